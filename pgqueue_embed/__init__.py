@@ -1,0 +1,3 @@
+"""PostgreSQL-as-queue workers that turn a text column into pgvector rows."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,69 @@
+"""Every error that pgembed raises on purpose, as one tree.
+
+    PgembedError                   one line for a person: what, why and the way out
+    ├── UsageError                 the request itself is wrong (exit code 2)
+    ├── DatabaseUnavailable        no connection; worth trying again
+    ├── SetupError                 the database, model or machine is not ready for work
+    │   ├── MigrationError         schema pgembed is absent, older or newer than this program
+    │   ├── ModelError             the model cannot be found, loaded or used
+    │   │   └── ModelMismatch      the local model is not the pipeline's model
+    │   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
+    │   └── MachineFault           this machine kills its worker processes
+    ├── PipelineFault              a table or column of a pipeline is gone: the pipeline is paused
+    ├── LeaseLost                  the server took the claim back; nothing was written
+    └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
+"""
+
+from __future__ import annotations
+
+
+class PgembedError(Exception):
+    """Base of all errors meant for a person; its text is one line."""
+
+    exit_code = 1
+
+
+class UsageError(PgembedError):
+    """The request itself is wrong: an unknown pipeline, a column that is not there."""
+
+    exit_code = 2
+
+
+class DatabaseUnavailable(PgembedError):
+    """PostgreSQL does not answer, or refuses the connection."""
+
+
+class SetupError(PgembedError):
+    """The database, the model or the machine is not ready for work."""
+
+
+class MigrationError(SetupError):
+    """Schema pgembed is absent, older or newer than this program."""
+
+
+class ModelError(SetupError):
+    """The model cannot be found, loaded or used."""
+
+
+class ModelMismatch(ModelError):
+    """The local model is not the one that the pipeline was created with."""
+
+
+class EmbeddedServerError(SetupError):
+    """The private PostgreSQL cannot be installed, started or stopped."""
+
+
+class MachineFault(SetupError):
+    """This machine kills its worker processes, whichever records they hold."""
+
+
+class PipelineFault(PgembedError):
+    """A table or column that a pipeline needs is gone; the pipeline is paused."""
+
+
+class LeaseLost(PgembedError):
+    """The server took the claim back before it was committed."""
+
+
+class RecordFault(PgembedError):
+    """One record cannot be embedded, and it is the record's fault."""
