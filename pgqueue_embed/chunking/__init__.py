@@ -1,0 +1,6 @@
+"""Cut documents into token-exact, verbatim chunks without loading a model."""
+
+from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
+from pgqueue_embed.chunking.chunker import Chunker
+
+__all__ = ["Chunk", "ChunkedDocument", "Chunker"]

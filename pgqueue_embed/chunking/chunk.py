@@ -1,0 +1,34 @@
+"""What a document is cut into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A verbatim slice of a document: ``document[start:end] == text`` always.
+
+    ``index`` counts from 0 within the document; ``start`` and ``end`` are character offsets.
+    ``token_ids`` are the content tokens of ``text`` itself, without special tokens: tokenising
+    the text again gives the same ids, wherever the cut fell.
+    """
+
+    index: int
+    start: int
+    end: int
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedDocument:
+    """The chunks of one document, in order, and what its text is made of.
+
+    ``tokens`` counts the tokens of the whole document, overlaps once; ``unknown_tokens`` says
+    how many of them the tokenizer could not read.
+    """
+
+    chunks: tuple[Chunk, ...]
+    tokens: int
+    unknown_tokens: int

@@ -1,0 +1,186 @@
+"""From documents to chunks: tokenise once, plan the cuts, slice, repair what a cut changed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pgqueue_embed.chunking import boundaries
+from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
+from pgqueue_embed.chunking.encoding import Tokens, private_copy, tokenise, unknown_id
+from pgqueue_embed.errors import RecordFault, UsageError
+
+# Cut into small windows when a chunker is made, to learn whether the ids of a slice are those
+# that its text has on its own.
+_CANARIES = (
+    "The pump's alarm (model X-200) was silenced, then re-started.  It failed again!\n\n"
+    'Next day: "no flow" at 3.14 ml/h;\tthe nurse e-mailed bio-med@example.org immediately.\r\n',
+    "设备在使用过程中突然停止工作，护士立即更换了备用设备。患者没有受到伤害！制造商已收到通知。",
+    "Устройство перестало работать. Ça n'était pas prévu… 장치가 작동을 멈췄습니다. できません。",
+    "Temperature\u00a037 °C 🙂🙂 naïve co\u00f6perate\u200b hyphen\u00adation ﬁne ① x²=4 [SEP] end",
+)
+_CANARY_TOKENS = 12
+# A slice may have a token more than its part of the document, where ids are not reusable.
+_SLACK_TOKENS = 2
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A slice and its ids, which are None until its text is tokenised on its own."""
+
+    document: int
+    start: int
+    end: int
+    ids: tuple[int, ...] | None
+
+
+class Chunker:
+    """Cuts documents into chunks of at most ``max_tokens`` content tokens.
+
+    Special tokens and prompt are not part of the budget: subtract them first. Neighbouring
+    chunks share up to ``overlap_tokens``, from a word start. The tokenizer is copied; its
+    truncation, padding and control tokens have no effect here. Safe to call from many threads.
+    ``reuses_ids`` tells whether one pass over a document is enough, as for WordPiece; if not,
+    its slices are tokenised again.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, overlap_tokens: int) -> None:
+        """Raise UsageError unless ``0 <= overlap_tokens < max_tokens / 2``."""
+        _check(max_tokens, overlap_tokens)
+        self.max_tokens = max_tokens
+        self.overlap_tokens = overlap_tokens
+        self._tokenizer = private_copy(tokenizer)
+        self._unknown_id = unknown_id(self._tokenizer)
+        self.reuses_ids = self._slices_keep_their_ids()
+
+    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
+        """Cut each document; one without readable text has no chunks.
+
+        Every character but white space at the edges of chunks is in some chunk. Raises
+        RecordFault if one character alone has more tokens than the budget.
+        """
+        drafts: list[_Draft] = []
+        counts: list[tuple[int, int]] = []
+        for number, tokens in enumerate(tokenise(self._tokenizer, documents)):
+            drafts += self._draft(number, documents[number], tokens)
+            counts.append((len(tokens.ids), self._unknown(tokens)))
+        chunks = _finish(documents, self._repair(documents, drafts))
+        return [
+            ChunkedDocument(chunks=tuple(parts), tokens=total, unknown_tokens=unknown)
+            for parts, (total, unknown) in zip(chunks, counts, strict=True)
+        ]
+
+    def _unknown(self, tokens: Tokens) -> int:
+        return 0 if self._unknown_id is None else int(np.sum(tokens.ids == self._unknown_id))
+
+    def _draft(self, number: int, document: str, tokens: Tokens) -> list[_Draft]:
+        slack = 0 if self.reuses_ids else min(_SLACK_TOKENS, self.max_tokens // 8)
+        ranges = boundaries.plan(
+            tokens.classes, max_tokens=self.max_tokens - slack, overlap_tokens=self.overlap_tokens
+        )
+        drafts = list(_slices(number, document, tokens, ranges))
+        if not self.reuses_ids:
+            for draft in drafts:
+                draft.ids = None
+        return drafts
+
+    def _repair(self, documents: Sequence[str], drafts: list[_Draft]) -> list[_Draft]:
+        """Give each draft the ids of its own text, and part it where they are too many."""
+        while broken := [draft for draft in drafts if not self._is_ready(draft)]:
+            texts = [documents[draft.document][draft.start : draft.end] for draft in broken]
+            tokens = tokenise(self._tokenizer, texts, whole=True)
+            parts = {
+                id(draft): self._settle(draft, text, own)
+                for draft, text, own in zip(broken, texts, tokens, strict=True)
+            }
+            drafts = [part for draft in drafts for part in parts.get(id(draft), [draft])]
+        return drafts
+
+    def _is_ready(self, draft: _Draft) -> bool:
+        return draft.ids is not None and len(draft.ids) <= self.max_tokens
+
+    def _settle(self, draft: _Draft, text: str, tokens: Tokens) -> list[_Draft]:
+        count = len(tokens.ids)
+        if count <= self.max_tokens:
+            draft.ids = tuple(tokens.ids.tolist())
+            return [draft]
+        even_share = -(-count // -(-count // self.max_tokens))
+        ranges = boundaries.plan(tokens.classes, max_tokens=even_share, overlap_tokens=0)
+        parts = list(_slices(draft.document, text, tokens, ranges))
+        if len(parts) < 2:
+            raise RecordFault(
+                f"the character {text[0]!a} has {count} tokens, more than the {self.max_tokens} "
+                "of a chunk; give the pipeline longer chunks"
+            )
+        for part in parts:
+            part.start, part.end = part.start + draft.start, part.end + draft.start
+            part.ids = None
+        return parts
+
+    def _slices_keep_their_ids(self) -> bool:
+        drafts: list[_Draft] = []
+        for number, tokens in enumerate(tokenise(self._tokenizer, _CANARIES)):
+            ranges = boundaries.plan(tokens.classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
+            drafts += _slices(number, _CANARIES[number], tokens, ranges)
+        reusable = [draft for draft in drafts if draft.ids is not None]
+        texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
+        own = tokenise(self._tokenizer, texts, whole=True)
+        return bool(reusable) and all(
+            draft.ids == tuple(tokens.ids.tolist())
+            for draft, tokens in zip(reusable, own, strict=True)
+        )
+
+
+def _check(max_tokens: int, overlap_tokens: int) -> None:
+    if max_tokens < 1:
+        raise UsageError(f"a chunk needs at least 1 token, not {max_tokens}")
+    if not 0 <= 2 * overlap_tokens < max_tokens:
+        raise UsageError(
+            f"an overlap of {overlap_tokens} tokens does not fit chunks of {max_tokens}; "
+            "give 0 or more, and less than half a chunk"
+        )
+
+
+def _slices(
+    number: int, document: str, tokens: Tokens, ranges: Iterable[tuple[int, int]]
+) -> Iterator[_Draft]:
+    """Turn token ranges into slices without white space at their edges.
+
+    What the tokenizer dropped between two slices belongs to the first one. The ids are those of
+    the range only where both its ends are word ends and it holds no seam.
+    """
+    count = len(tokens.ids)
+    for first, end in ranges:
+        start = int(tokens.starts[first]) if first else 0
+        stop = int(tokens.starts[end]) if end < count else len(document)
+        start, stop = _strip(document, start, stop)
+        whole_words = tokens.fresh[first] and (end == count or tokens.fresh[end])
+        seam = bisect_left(tokens.seams, first)
+        clean = whole_words and (seam == len(tokens.seams) or tokens.seams[seam] > end)
+        ids = tuple(tokens.ids[first:end].tolist()) if clean else None
+        if start < stop:
+            yield _Draft(document=number, start=start, end=stop, ids=ids)
+
+
+def _strip(document: str, start: int, end: int) -> tuple[int, int]:
+    text = document[start:end]
+    end -= len(text) - len(text.rstrip())
+    return min(end, start + len(text) - len(text.lstrip())), end
+
+
+def _finish(documents: Sequence[str], drafts: Iterable[_Draft]) -> list[list[Chunk]]:
+    """Number the chunks of each document, leaving out any that is part of a neighbour."""
+    chunks: list[list[Chunk]] = [[] for _ in documents]
+    for draft in drafts:
+        done = chunks[draft.document]
+        if draft.ids and (not done or draft.end > done[-1].end):
+            if done and draft.start == done[-1].start:
+                done.pop()
+            text = documents[draft.document][draft.start : draft.end]
+            span = {"index": len(done), "start": draft.start, "end": draft.end}
+            done.append(Chunk(**span, text=text, token_ids=draft.ids))
+    return chunks
