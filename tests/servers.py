@@ -1,0 +1,58 @@
+"""PostgreSQL servers for tests, from the same wheel that users get."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.embedded.account import server_account
+
+# Nobody keeps a test's data: a power cut may take it. A killed server may not, since tests do
+# kill it: synchronous_commit stays on, and without fsync it costs nothing.
+FAST_SETTINGS: Mapping[str, str] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "maintenance_work_mem": "64MB",
+    "max_wal_size": "1GB",
+}
+
+
+def make_server_folder() -> Path:
+    """Make an empty folder that the server's user can pass through; the caller removes it.
+
+    pytest's tmp_path will not do: it is closed to others, and root's server runs as nobody.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pgembed-test-", dir=_base_folder()))
+    if os.geteuid() == 0:
+        folder.chmod(0o755)
+    return folder
+
+
+@contextmanager
+def temporary_server(
+    major_version: int = 18, extra_settings: Mapping[str, str] | None = None
+) -> Iterator[EmbeddedServer]:
+    """Run a server of its own, without durability, and delete it at the end."""
+    folder = make_server_folder()
+    settings = {**FAST_SETTINGS, **(extra_settings or {})}
+    server = EmbeddedServer(
+        folder / "postgresql", major_version=major_version, extra_settings=settings
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.destroy()
+        shutil.rmtree(folder)
+
+
+def _base_folder() -> Path:
+    usual = Path(tempfile.gettempdir())
+    account = server_account(usual / "absent")
+    return usual if account is None or account.can_reach(usual / "absent") else Path("/tmp")
