@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from pgqueue_embed.embedded.ports import HOST
 
@@ -32,14 +34,34 @@ SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
     "log_timezone": "UTC",
 }
+SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 (only looked at)
+ENOUGH_SHARED_MEMORY_BYTES = 1024**3
 _PORT_LINE = re.compile(r"^port = '(\d+)'$", re.MULTILINE)
 
 
 def config_text(port: int, extra_settings: Mapping[str, str]) -> str:
     """Return the text of ``embedded.conf``; ``extra_settings`` win over ours."""
-    settings = {**SETTINGS, **extra_settings, "port": str(port)}
+    settings = {
+        **SETTINGS,
+        **machine_settings(SHARED_MEMORY_FOLDER),
+        **extra_settings,
+        "port": str(port),
+    }
     lines = [f"{name} = '{_quoted(value)}'" for name, value in settings.items()]
     return "\n".join(["# Written by pgembed at every start; changes are lost.", *lines, ""])
+
+
+def machine_settings(shared_memory_folder: Path) -> Mapping[str, str]:
+    """Return what this machine needs besides.
+
+    A container's /dev/shm has 64 MB, and a parallel build of a vector index wants as much as
+    maintenance_work_mem there: System V memory has no such limit. macOS has no such folder.
+    """
+    if not shared_memory_folder.is_dir():
+        return {}
+    if shutil.disk_usage(shared_memory_folder).total >= ENOUGH_SHARED_MEMORY_BYTES:
+        return {}
+    return {"dynamic_shared_memory_type": "sysv"}
 
 
 def configured_port(text: str) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,6 +51,8 @@ def _folder_name(major_version: int) -> str:
 
 
 def _reachable_copy(package: Path, folder_name: str, parent: Path) -> Path:
+    from importlib import metadata
+
     target = parent / f"{folder_name}-{metadata.version(WHEEL)}"
     if not target.exists():
         _copy_whole(package, folder_name, target)

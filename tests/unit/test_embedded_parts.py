@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.embedded import EmbeddedServer, default_server, distribution
+from pgqueue_embed.embedded import EmbeddedServer, config, default_server, distribution
 from pgqueue_embed.embedded.account import Account
 from pgqueue_embed.embedded.config import config_text, configured_port
 from pgqueue_embed.embedded.folders import write_private_file
@@ -54,6 +54,16 @@ def test_extra_settings_win_and_durability_is_never_switched_off_by_us() -> None
     assert "max_connections = '7'" in config_text(1, {"max_connections": "7"})
     for name in ("fsync", "synchronous_commit", "full_page_writes"):
         assert name not in config_text(1, {})
+
+
+def test_a_small_shared_memory_folder_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(config, "ENOUGH_SHARED_MEMORY_BYTES", 1)
+    assert config.machine_settings(tmp_path) == {}
+    monkeypatch.setattr(config, "ENOUGH_SHARED_MEMORY_BYTES", 2**62)
+    assert config.machine_settings(tmp_path) == {"dynamic_shared_memory_type": "sysv"}
+    assert config.machine_settings(tmp_path / "absent") == {}
 
 
 def test_a_picked_port_is_free_until_somebody_listens() -> None:
