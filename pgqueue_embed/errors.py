@@ -1,17 +1,17 @@
 """Every error that pgembed raises on purpose, as one tree.
 
-    PgembedError                   one line for a person: what, why and the way out
-    ├── UsageError                 the request itself is wrong (exit code 2)
-    ├── DatabaseUnavailable        no connection; worth trying again
-    ├── SetupError                 the database, model or machine is not ready for work
-    │   ├── MigrationError         schema pgembed is absent, older or newer than this program
-    │   ├── ModelError             the model cannot be found, loaded or used
-    │   │   └── ModelMismatch      the local model is not the pipeline's model
-    │   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
-    │   └── MachineFault           this machine kills its worker processes
-    ├── PipelineFault              a table or column of a pipeline is gone: the pipeline is paused
-    ├── LeaseLost                  the server took the claim back; nothing was written
-    └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
+PgembedError                   one line for a person: what, why and the way out
+├── UsageError                 the request itself is wrong (exit code 2)
+├── DatabaseUnavailable        no connection; worth trying again
+├── SetupError                 the database, model or machine is not ready for work
+│   ├── MigrationError         schema pgembed is absent, older or newer than this program
+│   ├── ModelError             the model cannot be found, loaded or used
+│   │   └── ModelMismatch      the local model is not the pipeline's model
+│   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
+│   └── MachineFault           this machine kills its worker processes
+├── PipelineFault              a table or column of a pipeline is gone: the pipeline is paused
+├── LeaseLost                  the server took the claim back; nothing was written
+└── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+-- The queue, the ledger and the history of pgembed.
+--
+-- Producers only ever insert into `work`; a worker holds the rows it has claimed locked in an
+-- open transaction and deletes them in the same commit that writes the vectors. There are no
+-- foreign keys on the tables that are written for every claim: their locks would serialise
+-- workers on one row of `pipelines`.
+set local lock_timeout = '5s';
+
+create table pgembed.pipelines (
+    id bigint generated always as identity primary key,
+    name text not null,
+    state text not null default 'active',
+    state_reason text,
+    source_schema text not null,
+    source_table text not null,
+    id_field text not null,
+    id_type text not null,
+    text_field text not null,
+    target_schema text not null,
+    target_table text not null,
+    target_columns jsonb not null,
+    vector_type text not null,
+    dimensions integer not null,
+    model text not null,
+    model_revision text,
+    model_fingerprint text not null,
+    model_files jsonb not null,
+    chunk_tokens integer not null,
+    overlap_tokens integer not null,
+    max_attempts integer not null default 3,
+    generation integer not null default 1,
+    created_at timestamptz not null default clock_timestamp(),
+    constraint pipelines_name_is_unique unique (name),
+    constraint pipelines_target_is_unique unique (target_schema, target_table),
+    constraint pipelines_name_is_not_empty check (name <> ''),
+    constraint pipelines_state_is_known check (state in ('active', 'paused')),
+    constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
+    constraint pipelines_dimensions_are_positive check (dimensions > 0),
+    constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
+    constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
+    constraint pipelines_max_attempts_is_positive check (max_attempts > 0)
+);
+
+comment on table pgembed.pipelines is
+    'One configured embedding job: source table and text, target table, model and chunking.';
+comment on column pgembed.pipelines.state_reason is
+    'Why the pipeline is paused: by a person, or the fault that paused it.';
+comment on column pgembed.pipelines.id_type is
+    'Type of the source key; keys travel as text and are cast to it.';
+comment on column pgembed.pipelines.target_columns is
+    'Name of each column of the target table, by its meaning.';
+comment on column pgembed.pipelines.model_fingerprint is
+    'SHA-256 over weights, tokenizer and configuration; a worker with another model refuses to claim.';
+comment on column pgembed.pipelines.model_files is
+    'SHA-256 of each file behind the fingerprint, to name the one that differs.';
+comment on column pgembed.pipelines.chunk_tokens is
+    'Most tokens of a chunk, special tokens not counted.';
+comment on column pgembed.pipelines.generation is
+    'Counts changes of configuration that alter vectors; part of what makes a record unchanged.';
+
+create table pgembed.work (
+    id bigint generated always as identity primary key,
+    pipeline_id bigint not null,
+    keys text[] not null,
+    records integer not null,
+    priority smallint not null default 1,
+    known boolean not null default false,
+    embed_again boolean not null default false,
+    retrying boolean not null default false,
+    alone boolean not null default false,
+    deaths integer not null default 0,
+    available_at timestamptz not null default clock_timestamp(),
+    created_at timestamptz not null default clock_timestamp(),
+    constraint work_records_match_keys check (records = cardinality(keys)),
+    constraint work_size_is_limited check (records between 1 and 256),
+    constraint work_deaths_are_counted check (deaths >= 0)
+);
+
+-- The claim: one pipeline's items in order. `alone` leads because suspects are claimed apart.
+create index work_claim_order on pgembed.work (pipeline_id, alone, priority, id);
+
+comment on table pgembed.work is
+    'The work-claim table: one row per batch of up to 256 source keys, deleted when it is done.';
+comment on column pgembed.work.priority is '0: changes of the source, 1: bulk loading and retries.';
+comment on column pgembed.work.known is 'The records have a ledger state already, so they are counted there.';
+comment on column pgembed.work.embed_again is 'Embed the records even if nothing about them changed.';
+comment on column pgembed.work.retrying is 'The one record of this item failed before.';
+comment on column pgembed.work.alone is
+    'A worker process died while it held this item: no other claim may run beside it in one process.';
+comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';
+comment on column pgembed.work.available_at is 'Not claimed before this moment.';
+
+create table pgembed.attempts (
+    id bigint generated always as identity primary key,
+    work_id bigint not null,
+    worker_id bigint not null,
+    claim_xid xid8 not null,
+    started_at timestamptz not null default clock_timestamp(),
+    died_at timestamptz
+);
+
+-- The claim counts deaths by item; the commit deletes attempts by item.
+create index attempts_by_work on pgembed.attempts (work_id);
+
+comment on table pgembed.attempts is
+    'Tries at work items, logged before they start and deleted in the claim''s own commit; a row left behind means a claim that ended without commit.';
+comment on column pgembed.attempts.claim_xid is 'Transaction of the claim; while it runs, the attempt is in flight.';
+comment on column pgembed.attempts.died_at is 'Set by the supervisor when its worker process crashed in this attempt; nothing else counts against an item.';
+
+create table pgembed.records (
+    pipeline_id bigint not null,
+    key text collate "C" not null,
+    state text,
+    generation integer,
+    document_hash bytea,
+    chunks integer not null default 0,
+    attempts integer not null default 0,
+    failed_hash bytea,
+    last_error text,
+    embedded_at timestamptz,
+    dead_at timestamptz,
+    constraint records_pkey primary key (pipeline_id, key),
+    constraint records_state_is_known check (state in ('embedded', 'empty', 'dead')),
+    constraint records_chunks_match_state check (chunks >= 0 and (chunks = 0 or state = 'embedded')),
+    constraint records_dead_is_dated check ((state is not distinct from 'dead') = (dead_at is not null))
+) with (fillfactor = 85);
+
+-- The dead letters. On dead_at and not on state: a column that changes for every record would
+-- cost each of them a heap-only update.
+create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_at is not null;
+
+comment on table pgembed.records is
+    'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';
+comment on column pgembed.records.state is 'embedded, empty (no text), dead (given up on), or null while no verdict is reached.';
+comment on column pgembed.records.document_hash is 'SHA-256 of the document behind the state, computed by the server.';
+comment on column pgembed.records.attempts is 'Failed attempts at the document of failed_hash; starts again when the text changes.';
+comment on column pgembed.records.failed_hash is 'SHA-256 of the document that failed last.';
+
+create table pgembed.batches (
+    id bigint generated always as identity primary key,
+    pipeline_id bigint not null,
+    worker_id bigint,
+    committed_at timestamptz not null default clock_timestamp(),
+    records bigint not null default 0,
+    embedded bigint not null default 0,
+    empty bigint not null default 0,
+    dead bigint not null default 0,
+    unchanged bigint not null default 0,
+    failed bigint not null default 0,
+    chunks bigint not null default 0,
+    tokens bigint not null default 0,
+    unknown_tokens bigint not null default 0,
+    cache_hits bigint not null default 0,
+    read_seconds double precision not null default 0,
+    chunk_seconds double precision not null default 0,
+    embed_seconds double precision not null default 0,
+    write_seconds double precision not null default 0,
+    rolled_up boolean not null default false
+);
+
+-- The rates of the last minute, the last commit and the roll-up of old rows.
+create index batches_by_time on pgembed.batches (pipeline_id, committed_at);
+
+comment on table pgembed.batches is
+    'One row per commit, never changed; progress and rates are sums over it.';
+comment on column pgembed.batches.embedded is 'Signed change of the number of records in state embedded; empty and dead likewise.';
+comment on column pgembed.batches.chunks is 'Chunks written by this commit.';
+comment on column pgembed.batches.failed is 'Records whose attempt failed, retried or given up on.';
+comment on column pgembed.batches.rolled_up is 'A sum of older rows that were folded into this one.';
+
+create table pgembed.scans (
+    pipeline_id bigint primary key,
+    selection text not null,
+    last_key text,
+    queued bigint not null default 0,
+    limit_records bigint,
+    finished boolean not null default false,
+    started_at timestamptz not null default clock_timestamp()
+);
+
+comment on table pgembed.scans is
+    'The cursor of enqueue, one per pipeline: machines that enqueue at once take turns on it, and an interrupted enqueue goes on from it.';
+comment on column pgembed.scans.selection is 'What the scan looks for; another selection starts from the beginning.';
+comment on column pgembed.scans.last_key is 'The scan has covered every key up to this one.';
+
+create table pgembed.workers (
+    id bigint generated always as identity primary key,
+    host text not null,
+    pid integer not null,
+    device text not null,
+    precision text not null,
+    model text not null,
+    version text not null,
+    concurrency integer not null,
+    pipeline_ids bigint[] not null,
+    memory_bytes bigint,
+    state text not null default 'working',
+    started_at timestamptz not null default clock_timestamp(),
+    heartbeat_at timestamptz not null default clock_timestamp(),
+    stopped_at timestamptz,
+    stop_reason text
+);
+
+comment on table pgembed.workers is
+    'Worker processes, for people to look at: no correctness depends on a heartbeat.';
+comment on column pgembed.workers.memory_bytes is 'Resident memory and device memory of the process.';

@@ -1,0 +1,182 @@
+-- depends: 0001_create_queue
+--
+-- The public SQL interface: what an operator selects from. Columns are only ever added.
+set local lock_timeout = '5s';
+
+-- An attempt is in flight while its claim's transaction runs. The attempt is inserted by a later
+-- transaction than the claim, so a claim that is not below the snapshot's end comes from another
+-- cluster (a restored dump), where pg_xact_status would raise an error.
+create view pgembed.in_flight as
+select
+    pipelines.name as pipeline,
+    work.id as work_id,
+    work.records,
+    work.alone,
+    workers.host,
+    workers.pid,
+    attempts.started_at,
+    clock_timestamp() - attempts.started_at as running_for
+from pgembed.attempts
+join pgembed.work on work.id = attempts.work_id
+join pgembed.pipelines on pipelines.id = work.pipeline_id
+left join pgembed.workers on workers.id = attempts.worker_id
+where case
+    when attempts.claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+    then pg_xact_status(attempts.claim_xid) = 'in progress'
+    else false
+end;
+
+comment on view pgembed.in_flight is 'Work items that a worker holds at this moment.';
+
+create view pgembed.worker_status as
+select
+    workers.id as worker_id,
+    workers.host,
+    workers.pid,
+    case
+        when workers.stopped_at is not null then 'stopped'
+        when workers.heartbeat_at < clock_timestamp() - interval '45 seconds' then 'silent'
+        else workers.state
+    end as state,
+    workers.device,
+    workers.precision,
+    workers.model,
+    workers.concurrency,
+    workers.version,
+    coalesce(recent.records_per_second, 0) as records_per_second,
+    coalesce(recent.chunks_per_second, 0) as chunks_per_second,
+    workers.memory_bytes,
+    workers.started_at,
+    workers.heartbeat_at,
+    workers.stopped_at,
+    workers.stop_reason
+from pgembed.workers
+left join lateral (
+    select
+        round(sum(batches.records) / 60.0, 1) as records_per_second,
+        round(sum(batches.chunks) / 60.0, 1) as chunks_per_second
+    from pgembed.batches
+    where batches.worker_id = workers.id
+        and batches.committed_at > clock_timestamp() - interval '1 minute'
+) as recent on true;
+
+comment on view pgembed.worker_status is
+    'Worker processes: what they run on, whether they are heard of, their rates over the last minute.';
+
+create view pgembed.dead_letters as
+select
+    pipelines.name as pipeline,
+    records.key,
+    records.attempts,
+    records.last_error,
+    records.dead_at
+from pgembed.records
+join pgembed.pipelines on pipelines.id = records.pipeline_id
+where records.dead_at is not null;
+
+comment on view pgembed.dead_letters is
+    'Records given up on, with their last error; `pgembed retry` puts them back into the queue.';
+
+create view pgembed.progress as
+-- What each pipeline has reached: the sums of all signed changes.
+with reached as (
+    select
+        pipeline_id,
+        sum(embedded) as embedded,
+        sum(empty) as empty,
+        sum(dead) as dead,
+        sum(chunks) as chunks_written,
+        max(committed_at) as last_commit_at
+    from pgembed.batches
+    group by pipeline_id
+),
+-- What was committed in the last minute, or since the pipeline's first commit if that is shorter.
+recent as (
+    select
+        pipeline_id,
+        sum(records) as records,
+        sum(chunks) as chunks,
+        sum(tokens) as tokens
+    from pgembed.batches
+    where committed_at > clock_timestamp() - interval '1 minute'
+        and not rolled_up
+    group by pipeline_id
+),
+-- What is queued. Records with a ledger state are in `reached` too, and counted once.
+queued as (
+    select
+        pipeline_id,
+        sum(records) as pending,
+        coalesce(sum(records) filter (where not known), 0) as unseen,
+        coalesce(sum(records) filter (where retrying), 0) as retrying,
+        min(created_at) as oldest_pending_at
+    from pgembed.work
+    group by pipeline_id
+),
+flying as (
+    select pipeline, sum(records) as in_flight
+    from pgembed.in_flight
+    group by pipeline
+),
+counted as (
+    select
+        pipelines.id,
+        pipelines.name,
+        pipelines.state,
+        pipelines.state_reason,
+        coalesce(reached.embedded + reached.empty + reached.dead, 0) + coalesce(queued.unseen, 0) as total,
+        coalesce(queued.pending, 0) as pending,
+        coalesce(queued.retrying, 0) as retrying,
+        coalesce(reached.dead, 0) as dead,
+        coalesce(flying.in_flight, 0) as in_flight,
+        coalesce(recent.records, 0) / 60.0 as records_per_second,
+        coalesce(recent.chunks, 0) / 60.0 as chunks_per_second,
+        coalesce(recent.tokens, 0) / 60.0 as tokens_per_second,
+        reached.last_commit_at,
+        queued.oldest_pending_at
+    from pgembed.pipelines
+    left join reached on reached.pipeline_id = pipelines.id
+    left join recent on recent.pipeline_id = pipelines.id
+    left join queued on queued.pipeline_id = pipelines.id
+    left join flying on flying.pipeline = pipelines.name
+)
+select
+    name as pipeline,
+    state,
+    total::bigint,
+    greatest(total - pending - dead, 0)::bigint as done,
+    pending::bigint,
+    in_flight::bigint,
+    retrying::bigint,
+    dead::bigint,
+    case
+        when total = 0 then 0
+        else round(100.0 * greatest(total - pending, 0) / total, 1)
+    end as percent,
+    round(records_per_second, 1) as records_per_second,
+    round(chunks_per_second, 1) as chunks_per_second,
+    round(tokens_per_second, 0) as tokens_per_second,
+    case
+        when pending > 0 and records_per_second > 0
+        then make_interval(secs => round(pending / records_per_second)::double precision)
+    end as eta,
+    (
+        select count(*)
+        from pgembed.workers
+        where workers.stopped_at is null
+            and workers.heartbeat_at > clock_timestamp() - interval '45 seconds'
+            and counted.id = any (workers.pipeline_ids)
+    ) as live_workers,
+    last_commit_at,
+    oldest_pending_at,
+    state_reason
+from counted;
+
+comment on view pgembed.progress is
+    'One row per pipeline: how far it is, how fast it goes, what is left. Rates are over the last minute.';
+comment on column pgembed.progress.total is 'Records that a worker has seen or that wait in the queue.';
+comment on column pgembed.progress.done is 'Records embedded, or empty and so without vectors.';
+comment on column pgembed.progress.pending is 'Records that wait in the queue, those in flight included.';
+comment on column pgembed.progress.retrying is 'Pending records that failed before and are tried again.';
+comment on column pgembed.progress.dead is 'Records given up on; see pgembed.dead_letters.';
+comment on column pgembed.progress.eta is 'Time left at the rate of the last minute.';

@@ -1,0 +1,268 @@
+"""The story of one claim: claim, log the attempt, read, chunk, embed, write, commit.
+
+The claim's transaction is open from the first step to the last and its row lock is the lease.
+While the model runs it touches nothing of the user's: the source is read on a second connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+
+from pgqueue_embed.claims import (
+    Claim,
+    WorkItem,
+    add_items,
+    claim_items,
+    claim_transaction,
+    delete_attempts,
+    finish_items,
+    log_attempts,
+    renew,
+)
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.embed import Device, DocumentChunker, Embedding, embed_records
+from pgqueue_embed.history import Batch, record_batch
+from pgqueue_embed.policy import ClaimSize, Rate
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import SourceRecord, read_records
+from pgqueue_embed.suspects import death_sentence, set_apart, suspects
+from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.verdicts import Finding, Found, Verdict
+from pgqueue_embed.write import Findings, Written, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What one worker loop works with.
+
+    `connection` holds the claim, `side` is a second one in autocommit. `checkpoint` is called
+    wherever the claim makes progress and raises to abandon it.
+    """
+
+    connection: Connection
+    side: Connection
+    codec: VectorCodec
+    worker_id: int
+    lease_seconds: float
+    retry_delay_seconds: float
+    checkpoint: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """One finished claim: what its commit did, and what it took; `rate` is None if it did no work."""
+
+    batch: Batch
+    rate: Rate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """The records of a claim as read: those with text to embed, and findings on the others.
+
+    `left_over` are the keys, by item, that lie beyond the bytes of this claim.
+    """
+
+    to_embed: Sequence[tuple[SourceRecord, bool]]
+    findings: Sequence[Finding]
+    left_over: dict[WorkItem, list[str]]
+    seconds: float
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(len(record.document or "") for record, _ in self.to_embed)
+
+
+def process_claim(
+    session: Session,
+    pipeline: Pipeline,
+    *,
+    chunker: DocumentChunker,
+    device: Device,
+    size: ClaimSize,
+    alone: bool = False,
+) -> Done | None:
+    """Claim work of `pipeline`, embed it and commit it; returns None when there is none to have.
+
+    Raises LeaseLost when the server took the claim back, PipelineFault when a table or column is
+    gone, and whatever the session's checkpoint raises; then nothing is written or charged.
+    """
+    started = time.monotonic()
+    with claim_transaction(session.connection, lease_seconds=session.lease_seconds):
+        claim = claim_items(session.connection, pipeline.id, limit=size.items, alone=alone)
+        if claim is None:
+            return None
+        if suspects(claim):
+            set_apart(session.connection, claim)
+            return Done(batch=Batch(), rate=None)
+        with _attempt(session, claim):
+            reading = _read(session, pipeline, claim, size.limit_bytes)
+            embedding = _embed(session, reading, chunker, device)
+            batch = _write(session, pipeline, claim, reading, embedding)
+    return Done(batch=batch, rate=_rate(claim, reading, size, time.monotonic() - started))
+
+
+@contextmanager
+def _attempt(session: Session, claim: Claim) -> Iterator[None]:
+    """Log an attempt at each item; whatever goes wrong short of a crash, it does not count."""
+    attempt_ids = log_attempts(session.side, claim, session.worker_id)
+    try:
+        yield
+    except BaseException:
+        _delete_quietly(session.side, attempt_ids)
+        raise
+
+
+def _delete_quietly(side: Connection, attempt_ids: list[int]) -> None:
+    """Delete attempts; without a connection they stay as orphans, which count for nothing."""
+    try:
+        delete_attempts(side, attempt_ids)
+    except psycopg.Error:
+        pass
+
+
+def _progress(session: Session) -> None:
+    session.checkpoint()
+    renew(session.connection)
+
+
+def _read(session: Session, pipeline: Pipeline, claim: Claim, limit_bytes: int) -> _Reading:
+    started = time.monotonic()
+    owner: dict[str, WorkItem] = {key: item for item in claim.items for key in item.keys}
+    condemned = {
+        item.keys[0]: sentence for item in claim.items if (sentence := death_sentence(item))
+    }
+    keys = list(owner)
+    again = [owner[key].embed_again for key in keys]
+    records = read_records(session.side, pipeline, keys, again, limit_bytes=limit_bytes)
+    found = {record.key: record for record in records}
+    left_over: dict[WorkItem, list[str]] = {}
+    findings: list[Finding] = []
+    to_embed: list[tuple[SourceRecord, bool]] = []
+    for key, item in owner.items():
+        record = found.get(key)
+        if record is not None and record.beyond_limit:
+            left_over.setdefault(item, []).append(key)
+        elif record is not None and not record.unchanged and key not in condemned:
+            to_embed.append((record, item.embed_again))
+        else:
+            findings.append(_finding_unread(key, item, record, condemned.get(key)))
+    _progress(session)
+    return _Reading(
+        to_embed=to_embed,
+        findings=findings,
+        left_over=left_over,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _finding_unread(
+    key: str, item: WorkItem, record: SourceRecord | None, sentence: str | None
+) -> Finding:
+    if record is None:
+        return Finding(key=key, found=Found.GONE, embed_again=item.embed_again)
+    return Finding(
+        key=key,
+        found=Found.FAILED if sentence else Found.UNCHANGED,
+        embed_again=item.embed_again,
+        document_hash=record.document_hash,
+        error=sentence,
+        hopeless=sentence is not None,
+    )
+
+
+def _embed(
+    session: Session, reading: _Reading, chunker: DocumentChunker, device: Device
+) -> Embedding:
+    return embed_records(
+        reading.to_embed,
+        chunker=chunker,
+        device=device,
+        on_progress=lambda: _progress(session),
+    )
+
+
+def _write(
+    session: Session, pipeline: Pipeline, claim: Claim, reading: _Reading, embedding: Embedding
+) -> Batch:
+    """Write the findings and everything that belongs into the same commit."""
+    started = time.monotonic()
+    findings = Findings(
+        records=[*reading.findings, *embedding.findings],
+        chunks=embedding.chunks,
+        vectors=_stacked(embedding, pipeline.dimensions),
+    )
+    written = write(
+        session.connection,
+        session.codec,
+        pipeline,
+        findings,
+        lease_seconds=session.lease_seconds,
+        retry_delay_base_seconds=session.retry_delay_seconds,
+        checkpoint=session.checkpoint,
+    )
+    finish_items(session.connection, claim)
+    _put_back(session.connection, pipeline, reading.left_over)
+    batch = _batch(written, reading, embedding, time.monotonic() - started)
+    record_batch(session.connection, pipeline.id, session.worker_id, batch)
+    return batch
+
+
+def _stacked(embedding: Embedding, dimensions: int) -> np.ndarray:
+    if not embedding.vectors:
+        return np.empty((0, dimensions), dtype=np.float32)
+    return np.concatenate(embedding.vectors)
+
+
+def _put_back(
+    connection: Connection, pipeline: Pipeline, left_over: dict[WorkItem, list[str]]
+) -> None:
+    for item, keys in left_over.items():
+        add_items(
+            connection,
+            pipeline.id,
+            keys,
+            priority=item.priority,
+            known=item.known,
+            embed_again=item.embed_again,
+            alone=item.alone,
+            deaths=item.deaths,
+        )
+
+
+def _batch(
+    written: Written, reading: _Reading, embedding: Embedding, write_seconds: float
+) -> Batch:
+    verdicts = written.verdicts
+    settled = (Verdict.FORGET, Verdict.KEEP, Verdict.MARK_EMPTY, Verdict.REPLACE, Verdict.GIVE_UP)
+    return Batch(
+        records=sum(verdicts[verdict] for verdict in settled),
+        embedded=written.states["embedded"],
+        empty=written.states["empty"],
+        dead=written.states["dead"],
+        unchanged=verdicts[Verdict.KEEP],
+        failed=verdicts[Verdict.RETRY] + verdicts[Verdict.GIVE_UP],
+        chunks=written.chunks,
+        tokens=embedding.tokens,
+        unknown_tokens=embedding.unknown_tokens,
+        cache_hits=embedding.cache_hits,
+        read_seconds=reading.seconds,
+        chunk_seconds=embedding.chunk_seconds,
+        embed_seconds=embedding.embed_seconds,
+        write_seconds=write_seconds,
+    )
+
+
+def _rate(claim: Claim, reading: _Reading, size: ClaimSize, seconds: float) -> Rate:
+    return Rate(
+        items=max(len(claim.items) - len(reading.left_over), 1),
+        limit_bytes=size.limit_bytes,
+        text_bytes=reading.text_bytes,
+        seconds=seconds,
+    )

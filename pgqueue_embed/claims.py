@@ -1,0 +1,220 @@
+"""Claiming work items: the row lock of an open transaction is the lease.
+
+If the process, the machine or the network dies, the server ends the session and the items are
+free again at once. No clock is compared and nobody reaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.errors import LeaseLost
+from pgqueue_embed.policy import MAX_ITEM_RECORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkItem:
+    """One claimed row of pgembed.work; `deaths` counts those not yet marked too."""
+
+    id: int
+    keys: tuple[str, ...]
+    priority: int
+    known: bool
+    embed_again: bool
+    alone: bool
+    deaths: int
+    unmarked_deaths: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Work items locked by the open transaction of one connection."""
+
+    pipeline_id: int
+    items: tuple[WorkItem, ...]
+    xid: str
+
+    @property
+    def work_ids(self) -> list[int]:
+        """The ids of the claimed items."""
+        return [item.id for item in self.items]
+
+
+@contextmanager
+def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterator[None]:
+    """Open the transaction of a claim, which the server ends after `lease_seconds` of silence.
+
+    READ COMMITTED is said aloud: under a REPEATABLE READ default the re-check before the write
+    would see the snapshot of the claim. SET LOCAL only, so that pgbouncer in transaction mode
+    works. Raises LeaseLost when the connection is gone.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(_opening(lease_seconds))
+            yield
+    except psycopg.OperationalError as error:
+        if not connection.closed:
+            raise
+        raise LeaseLost(f"the claim's connection was lost: {first_line(error)}") from None
+
+
+def _opening(lease_seconds: float) -> sql.Composed:
+    # The keepalives are the server's: it notices a machine that went to sleep in mid-statement.
+    return sql.SQL(
+        """
+        set transaction isolation level read committed;
+        set local idle_in_transaction_session_timeout = {lease};
+        set local statement_timeout = {lease};
+        set local tcp_keepalives_idle = 15;
+        set local tcp_keepalives_interval = 5;
+        set local tcp_keepalives_count = 3
+        """
+    ).format(lease=int(lease_seconds * 1000))
+
+
+def renew(connection: Connection) -> None:
+    """Tell the server that this claim makes progress; raises LeaseLost if it took the claim back."""
+    try:
+        connection.execute("select 1")
+    except psycopg.OperationalError as error:
+        raise LeaseLost(f"the lease ran out: {first_line(error)}") from None
+
+
+# The locking query is materialised: inlined, the planner may run it again and lock more rows than
+# the limit. OF, because a joined table would be locked too. Locked rows are another worker's.
+CLAIM = """
+with claimed as materialized (
+    select id, keys, priority, known, embed_again, alone, deaths
+    from pgembed.work
+    where pipeline_id = %(pipeline_id)s
+        and alone = %(alone)s
+        and available_at <= clock_timestamp()
+    order by priority, id
+    limit %(limit)s
+    for update of work skip locked
+)
+select
+    claimed.*,
+    (
+        select count(*)
+        from pgembed.attempts
+        where attempts.work_id = claimed.id and attempts.died_at is not null
+    ) as unmarked_deaths,
+    pg_current_xact_id()::text as xid
+from claimed
+order by priority, id
+"""
+
+
+def claim_items(
+    connection: Connection, pipeline_id: int, *, limit: int, alone: bool = False
+) -> Claim | None:
+    """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
+
+    None does not mean that the pipeline is finished: other workers hold items.
+    """
+    values = {"pipeline_id": pipeline_id, "alone": alone, "limit": limit}
+    rows = connection.execute(CLAIM, values).fetchall()
+    items = tuple(
+        WorkItem(
+            id=id_,
+            keys=tuple(keys),
+            priority=priority,
+            known=known,
+            embed_again=embed_again,
+            alone=is_alone,
+            deaths=deaths + unmarked,
+            unmarked_deaths=unmarked,
+        )
+        for id_, keys, priority, known, embed_again, is_alone, deaths, unmarked, _ in rows
+    )
+    return Claim(pipeline_id=pipeline_id, items=items, xid=rows[0][-1]) if items else None
+
+
+def log_attempts(side: Connection, claim: Claim, worker_id: int) -> list[int]:
+    """Commit one attempt for each claimed item on a second connection and return their ids."""
+    rows = side.execute(
+        """
+        insert into pgembed.attempts (work_id, worker_id, claim_xid)
+        select work_id, %s, %s::xid8 from unnest(%s::bigint[]) as claimed (work_id)
+        returning id
+        """,
+        (worker_id, claim.xid, claim.work_ids),
+    )
+    return [attempt_id for (attempt_id,) in rows]
+
+
+def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:
+    """Delete attempts that ended without a commit and without a crash, so that none counts."""
+    side.execute("delete from pgembed.attempts where id = any(%s)", (list(attempt_ids),))
+
+
+def finish_items(connection: Connection, claim: Claim) -> None:
+    """Delete the claimed items and every attempt at them, in the claim's transaction."""
+    connection.execute("delete from pgembed.work where id = any(%s)", (claim.work_ids,))
+    connection.execute("delete from pgembed.attempts where work_id = any(%s)", (claim.work_ids,))
+
+
+def add_items(
+    connection: Connection,
+    pipeline_id: int,
+    keys: Sequence[str],
+    *,
+    priority: int = 1,
+    known: bool = False,
+    embed_again: bool = False,
+    retrying: bool = False,
+    alone: bool = False,
+    deaths: int = 0,
+    delay_seconds: float = 0.0,
+    records_per_item: int = MAX_ITEM_RECORDS,
+) -> None:
+    """Insert work items of `records_per_item` keys each, to be claimed after `delay_seconds`."""
+    for start in range(0, len(keys), records_per_item):
+        item_keys = list(keys[start : start + records_per_item])
+        values = (pipeline_id, item_keys, len(item_keys), priority, known, embed_again)
+        connection.execute(ADD, (*values, retrying, alone, deaths, delay_seconds))
+
+
+ADD = """
+insert into pgembed.work
+    (pipeline_id, keys, records, priority, known, embed_again, retrying, alone, deaths, available_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s))
+"""
+
+
+def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
+    """Return whether nothing of the pipelines is pending, delayed retries included."""
+    (pending,) = side.execute(
+        "select exists (select 1 from pgembed.work where pipeline_id = any(%s))",
+        (list(pipeline_ids),),
+    ).fetchone() or (True,)
+    return not pending
+
+
+CLAIMABLE = """
+select pipelines.id
+from pgembed.pipelines
+where pipelines.id = any(%(pipeline_ids)s)
+    and pipelines.state = 'active'
+    and exists (
+        select 1
+        from pgembed.work
+        where work.pipeline_id = pipelines.id
+            and work.alone = %(alone)s
+            and work.available_at <= clock_timestamp()
+    )
+order by pipelines.id
+"""
+
+
+def claimable_pipelines(side: Connection, pipeline_ids: Sequence[int], *, alone: bool) -> list[int]:
+    """Return which active pipelines have an item to claim, locked ones included."""
+    rows = side.execute(CLAIMABLE, {"pipeline_ids": list(pipeline_ids), "alone": alone})
+    return [pipeline_id for (pipeline_id,) in rows]

@@ -1,0 +1,46 @@
+"""The command line: one file per group of commands, joined here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pgqueue_embed import __version__
+from pgqueue_embed.cli import db, setup
+from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
+
+app = typer.Typer(
+    name="pgembed",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(db.app, name="db")
+setup.add_commands(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pgembed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pgembed(
+    ctx: typer.Context,
+    log_level: LogLevel = None,
+    log_file: LogFile = None,
+    log_format: LogFormat = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Turn a text column of a PostgreSQL table into pgvector rows, on as many machines as you have.
+
+    Start here: [bold]pgembed demo[/bold], or on your own table [bold]pgembed run NAME
+    --source-table reports[/bold].
+    """
+    ctx.obj = {"log_level": log_level, "log_file": log_file, "log_format": log_format}

@@ -1,0 +1,137 @@
+"""Connections to PostgreSQL: which database is meant, and how a session is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgqueue_embed.errors import DatabaseUnavailable, UsageError
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Any of these in the environment means that the user has named a database the libpq way.
+LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+
+# A dead peer is noticed within 15 + 3 × 5 seconds, far below any lease.
+KEEPALIVE: dict[str, Any] = {
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseOptions:
+    """The connection options of the command line; None where one was not given."""
+
+    dsn: str | None = None
+    host: str | None = None
+    port: int | None = None
+    name: str | None = None
+    user: str | None = None
+    password: str | None = None
+
+    def parts(self) -> dict[str, str | int]:
+        """Return the separately given options under their libpq names."""
+        given = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.name,
+            "user": self.user,
+            "password": self.password,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def resolve_conninfo(options: DatabaseOptions, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the libpq connection string that options and environment name.
+
+    In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
+    the ``PG*`` variables (an empty string: libpq reads them itself), the embedded server, which
+    is started if need be. Raises UsageError for a string that cannot be read or two at once, and
+    EmbeddedServerError if the embedded server is needed and cannot run.
+    """
+    parts = options.parts()
+    if options.dsn and parts:
+        raise UsageError("--dsn and --db-* both name a database; give one of them")
+    if options.dsn or parts:
+        return normalise(options.dsn, "--dsn") if options.dsn else make_conninfo("", **parts)
+    for variable in ("PGEMBED_DSN", "DATABASE_URL"):
+        if environment.get(variable):
+            return normalise(environment[variable], variable)
+    if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
+        return ""
+    from pgqueue_embed.embedded import ensure_running
+
+    return ensure_running()
+
+
+def normalise(dsn: str, origin: str) -> str:
+    """Return `dsn` as a libpq connection string; drops SQLAlchemy's driver suffix.
+
+    Raises UsageError without repeating the text, which may hold a password.
+    """
+    scheme, separator, rest = dsn.partition("://")
+    if separator and scheme.partition("+")[0] in {"postgres", "postgresql"}:
+        dsn = f"postgresql://{rest}"
+    try:
+        return make_conninfo("", **conninfo_to_dict(dsn))
+    except psycopg.Error:
+        raise UsageError(
+            f"the connection string of {origin} cannot be read (not shown, it may hold a password);"
+            " expected postgresql://user@host:5432/database or host=… dbname=…"
+        ) from None
+
+
+def connect(conninfo: str, *, application_name: str = "pgembed") -> Connection:
+    """Open an autocommit session that works through pgbouncer in transaction mode.
+
+    Raises DatabaseUnavailable with one line that holds no password.
+    """
+    try:
+        return psycopg.connect(
+            conninfo,
+            autocommit=True,
+            prepare_threshold=None,
+            application_name=application_name,
+            client_encoding="UTF8",
+            connect_timeout=10,
+            **KEEPALIVE,
+        )
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"cannot connect to {describe(conninfo)}: {first_line(error)}"
+        ) from None
+
+
+def describe(conninfo: str) -> str:
+    """Return where `conninfo` leads, without any secret: ``app@db.lan:5432/reports``."""
+    values = {**_libpq_defaults(), **conninfo_to_dict(conninfo)}
+    if values.get("service"):
+        return f"service {values['service']}"
+    host = values.get("host") or "the local socket"
+    user = f"{values['user']}@" if values.get("user") else ""
+    return f"{user}{host}:{values.get('port') or 5432}/{values.get('dbname') or ''}"
+
+
+def _libpq_defaults() -> dict[str, Any]:
+    names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}
+    names["service"] = "PGSERVICE"
+    return {
+        name: os.environ[variable] for name, variable in names.items() if variable in os.environ
+    }
+
+
+def first_line(error: BaseException) -> str:
+    """Return the part of a database error that a person needs, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    failures = [line for line in lines if "failed:" in line]
+    text = (failures or lines or [type(error).__name__])[-1 if failures else 0]
+    return text.removeprefix("connection failed:").strip().removeprefix("ERROR:").strip()

@@ -1,0 +1,175 @@
+"""From documents to vectors: chunk them, embed the chunks, narrow a failure down to its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from pgqueue_embed.chunking import Chunk, ChunkedDocument
+from pgqueue_embed.errors import PgembedError, RecordFault
+from pgqueue_embed.source import SourceRecord
+from pgqueue_embed.verdicts import Finding, Found
+
+Progress = Callable[[], None]
+
+
+class EmbeddedChunks(Protocol):
+    """What a device gives back: float32 vectors of shape (chunks, dimensions), unit norm."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]: ...
+    @property
+    def cache_hits(self) -> int: ...
+
+
+class Device(Protocol):
+    """The one thread that owns the model; see embedding.DeviceThread."""
+
+    def embed(self, chunks: Sequence[Chunk], *, on_progress: Progress) -> EmbeddedChunks:
+        """Return the vectors of `chunks`; calls `on_progress` in this thread as batches end."""
+        ...
+
+    def verify(self) -> None:
+        """Raise ModelError if the device no longer computes what it should."""
+        ...
+
+
+class DocumentChunker(Protocol):
+    """See chunking.Chunker."""
+
+    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
+        """Return the chunks of each document."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Embedding:
+    """The work of one claim as it comes together: findings, chunks, vectors, and what it took."""
+
+    findings: list[Finding] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    tokens: int = 0
+    unknown_tokens: int = 0
+    cache_hits: int = 0
+    chunk_seconds: float = 0.0
+    embed_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One record with text, chunked."""
+
+    record: SourceRecord
+    embed_again: bool
+    chunked: ChunkedDocument
+
+
+def embed_records(
+    records: Sequence[tuple[SourceRecord, bool]],
+    *,
+    chunker: DocumentChunker,
+    device: Device,
+    on_progress: Progress,
+) -> Embedding:
+    """Chunk and embed `records` (each with whether to embed it again); every one gets a finding.
+
+    Raises PgembedError for what is not a record's fault: a device that fails its self-test, a
+    lost lease. Then nothing is charged.
+    """
+    embedding = Embedding()
+    started = time.monotonic()
+    chunked = chunker.chunk([record.document or "" for record, _ in records])
+    embedding.chunk_seconds = time.monotonic() - started
+    on_progress()
+    prepared = [
+        _Prepared(record, again, document)
+        for (record, again), document in zip(records, chunked, strict=True)
+    ]
+    for each in prepared:
+        embedding.tokens += each.chunked.tokens
+        embedding.unknown_tokens += each.chunked.unknown_tokens
+        if not each.chunked.chunks:
+            embedding.findings.append(_finding(each, Found.EMPTY))
+    started = time.monotonic()
+    _embed(embedding, [each for each in prepared if each.chunked.chunks], device, on_progress)
+    embedding.embed_seconds = time.monotonic() - started
+    return embedding
+
+
+def _embed(
+    embedding: Embedding, prepared: Sequence[_Prepared], device: Device, on_progress: Progress
+) -> None:
+    """Embed `prepared` as one, or after a failure by halves down to the record that fails."""
+    if not prepared:
+        return
+    chunks = [chunk for each in prepared for chunk in each.chunked.chunks]
+    try:
+        embedded = device.embed(chunks, on_progress=on_progress)
+    except Exception as error:
+        if not _may_be_the_records(error):
+            raise
+        if len(prepared) == 1:
+            # A device that fails its self-test is at fault itself, and raises here.
+            device.verify()
+            embedding.findings.append(_finding(prepared[0], Found.FAILED, error=describe(error)))
+            return
+    else:
+        _accept(embedding, prepared, chunks, embedded)
+        return
+    middle = len(prepared) // 2
+    _embed(embedding, prepared[:middle], device, on_progress)
+    _embed(embedding, prepared[middle:], device, on_progress)
+
+
+def _may_be_the_records(error: Exception) -> bool:
+    if isinstance(error, PgembedError):
+        return isinstance(error, RecordFault)
+    return not isinstance(error, psycopg.Error)
+
+
+def _accept(
+    embedding: Embedding,
+    prepared: Sequence[_Prepared],
+    chunks: list[Chunk],
+    embedded: EmbeddedChunks,
+) -> None:
+    first = len(embedding.chunks)
+    for each in prepared:
+        count = len(each.chunked.chunks)
+        embedding.findings.append(_finding(each, Found.EMBEDDED, first_chunk=first, chunks=count))
+        first += count
+    embedding.chunks += chunks
+    embedding.vectors.append(embedded.vectors)
+    embedding.cache_hits += embedded.cache_hits
+
+
+def _finding(
+    each: _Prepared,
+    found: Found,
+    *,
+    first_chunk: int = 0,
+    chunks: int = 0,
+    error: str | None = None,
+) -> Finding:
+    return Finding(
+        key=each.record.key,
+        found=found,
+        embed_again=each.embed_again,
+        document_hash=each.record.document_hash,
+        first_chunk=first_chunk,
+        chunks=chunks,
+        error=error,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line of the ledger: its kind and its text, cut at 500 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500].rstrip(": ")

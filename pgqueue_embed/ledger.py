@@ -1,0 +1,179 @@
+"""The records ledger: the mutex of each record at the write, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import source_names
+from pgqueue_embed.verdicts import Current, Finding
+
+# Inserting is the lock. For a row that is there already, DO UPDATE … WHERE false locks it without
+# writing a new version; a second worker with the same record waits here until we have committed,
+# and its next statement sees what we did.
+LOCK = """
+insert into pgembed.records (pipeline_id, key)
+select %(pipeline_id)s, key
+from unnest(%(keys)s::text[]) as listed (key)
+on conflict (pipeline_id, key) do update set key = excluded.key where false
+"""
+
+
+def lock_records(connection: Connection, pipeline: Pipeline, keys: Iterable[str]) -> None:
+    """Lock the records of `keys` until the transaction ends, in bytewise order.
+
+    One order for all workers, so that two with common records cannot deadlock.
+    """
+    ordered = sorted(set(keys), key=str.encode)
+    connection.execute(LOCK, {"pipeline_id": pipeline.id, "keys": ordered})
+
+
+# A statement of its own, after the lock: in one statement with it, it would see the old text.
+CURRENT = """
+with listed as (
+    select
+        listed.key,
+        source.{id} is not null as present,
+        {document_hash} as document_hash
+    from unnest(%(keys)s::text[]) as listed (key)
+    left join {source} as source on source.{id} = listed.key::{id_type}
+)
+select
+    listed.key,
+    listed.present,
+    listed.document_hash,
+    ledger.state,
+    ledger.generation,
+    ledger.document_hash,
+    case
+        when ledger.state = 'embedded' and ledger.document_hash = listed.document_hash
+        then ledger.chunks = (
+            select count(*) from {target} as target where target.{fulltext_id} = listed.key::{id_type}
+        )
+        else true
+    end as chunks_agree,
+    ledger.attempts,
+    ledger.failed_hash
+from listed
+join pgembed.records as ledger on ledger.pipeline_id = %(pipeline_id)s and ledger.key = listed.key
+"""
+
+
+def read_current(
+    connection: Connection, pipeline: Pipeline, keys: Sequence[str]
+) -> dict[str, Current]:
+    """Return how each record stands now; to be called with the records locked."""
+    query = sql.SQL(CURRENT).format(**source_names(pipeline))
+    rows = connection.execute(query, {"pipeline_id": pipeline.id, "keys": list(keys)})
+    return {
+        row[0]: Current(
+            key=row[0],
+            present=row[1],
+            document_hash=row[2],
+            state=row[3],
+            generation=row[4],
+            ledger_hash=row[5],
+            chunks_agree=row[6],
+            attempts=row[7],
+            failed_hash=row[8],
+        )
+        for row in rows
+    }
+
+
+SETTLE = """
+update pgembed.records
+set state = settled.state,
+    generation = %(generation)s,
+    document_hash = settled.document_hash,
+    chunks = settled.chunks,
+    attempts = 0,
+    failed_hash = null,
+    last_error = null,
+    embedded_at = clock_timestamp(),
+    dead_at = null
+from unnest(%(keys)b::text[], %(states)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[])
+    as settled (key, state, document_hash, chunks)
+where records.pipeline_id = %(pipeline_id)s and records.key = settled.key
+"""
+
+
+def settle(
+    connection: Connection, pipeline: Pipeline, findings: Sequence[Finding], state: str
+) -> None:
+    """Give the records of `findings` the state ``embedded`` or ``empty``."""
+    if not findings:
+        return
+    values = {
+        "pipeline_id": pipeline.id,
+        "generation": pipeline.generation,
+        "keys": [finding.key for finding in findings],
+        "states": [state] * len(findings),
+        "hashes": [finding.document_hash for finding in findings],
+        "chunks": [finding.chunks if state == "embedded" else 0 for finding in findings],
+    }
+    connection.execute(SETTLE, values)
+
+
+CHARGE = """
+update pgembed.records
+set attempts = charged.attempts,
+    failed_hash = charged.failed_hash,
+    last_error = charged.last_error
+from unnest(%(keys)s::text[], %(attempts)s::integer[], %(hashes)s::bytea[], %(errors)s::text[])
+    as charged (key, attempts, failed_hash, last_error)
+where records.pipeline_id = %(pipeline_id)s and records.key = charged.key
+"""
+
+BURY = """
+update pgembed.records
+set state = 'dead',
+    generation = %(generation)s,
+    document_hash = failed_hash,
+    chunks = 0,
+    embedded_at = null,
+    dead_at = clock_timestamp()
+where pipeline_id = %(pipeline_id)s and key = any(%(keys)s)
+"""
+
+
+def charge(
+    connection: Connection,
+    pipeline: Pipeline,
+    failed: Sequence[Finding],
+    current: Mapping[str, Current],
+) -> None:
+    """Count a failed attempt, with its error, against each record of `failed`."""
+    if not failed:
+        return
+    values = {
+        "pipeline_id": pipeline.id,
+        "keys": [finding.key for finding in failed],
+        "attempts": [current[finding.key].attempts_with(finding) for finding in failed],
+        "hashes": [finding.document_hash for finding in failed],
+        "errors": [finding.error for finding in failed],
+    }
+    connection.execute(CHARGE, values)
+
+
+def bury(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+    """Give up on the records `keys`, whose last failure is charged already."""
+    if keys:
+        values = {
+            "pipeline_id": pipeline.id,
+            "generation": pipeline.generation,
+            "keys": list(keys),
+        }
+        connection.execute(BURY, values)
+
+
+def forget(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+    """Delete the ledger rows of records that the source no longer has."""
+    if keys:
+        connection.execute(
+            "delete from pgembed.records where pipeline_id = %s and key = any(%s)",
+            (pipeline.id, list(keys)),
+        )

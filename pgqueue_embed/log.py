@@ -1,0 +1,79 @@
+"""Logging: one event per change of state, lower case, with its values as fields."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from pgqueue_embed.errors import UsageError
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("console", "json")
+
+SECRETS = (
+    re.compile(r"(password=)('[^']*'|\S+)", re.IGNORECASE),
+    re.compile(r"(://[^:/@\s]*:)([^@\s]+)(?=@)"),
+)
+
+
+def mask(text: str) -> str:
+    """Return `text` with the passwords of connection strings and URLs replaced by ``***``."""
+    for secret in SECRETS:
+        text = secret.sub(r"\1***", text)
+    return text
+
+
+def configure(*, level: str = "info", file: Path | None = None, style: str = "console") -> None:
+    """Send log events of `level` and above to stderr, or to `file`, as lines of `style`.
+
+    Raises UsageError for an unknown level or style, or a file that cannot be written.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"unknown log level '{level}'; choose one of {', '.join(LEVELS)}")
+    if style not in FORMATS:
+        raise UsageError(f"unknown log format '{style}'; choose one of {', '.join(FORMATS)}")
+    stream = _open(file) if file else sys.stderr
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(
+                fmt="iso" if style == "json" else "%H:%M:%S", utc=False
+            ),
+            _mask_values,
+            _renderer(style, stream),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(**values: Any) -> Any:
+    """Return a logger that adds `values` to every event."""
+    return structlog.get_logger(**values)
+
+
+def _open(file: Path) -> TextIO:
+    try:
+        return file.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UsageError(f"cannot write the log file {file}: {error.strerror}") from None
+
+
+def _renderer(style: str, stream: TextIO) -> Any:
+    if style == "json":
+        return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    return structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
+
+
+def _mask_values(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return {name: mask(value) if isinstance(value, str) else value for name, value in event.items()}

@@ -1,0 +1,234 @@
+"""One worker loop: claim after claim on a connection of its own, until there is a reason to stop."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import psycopg
+
+from pgqueue_embed.batch import Done, Session, process_claim
+from pgqueue_embed.claims import claimable_pipelines, is_drained
+from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.embed import Device, DocumentChunker
+from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PgembedError, PipelineFault
+from pgqueue_embed.gate import Gate
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.pipelines import pause_pipeline
+from pgqueue_embed.policy import (
+    FIRST_CLAIM,
+    ClaimSize,
+    Rate,
+    next_claim_size,
+    poll_delay_seconds,
+    reconnect_delay_seconds,
+)
+from pgqueue_embed.settings import Pipeline, WorkerSettings
+from pgqueue_embed.vectors import VectorCodec
+
+# Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
+SUSPECT_POLL_SECONDS = 2.0
+
+
+class Abandoned(PgembedError):
+    """The claim in hand is given up because the worker must leave at once."""
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """What the loops of one worker process have in common.
+
+    `serviceable` returns the pipelines that the loaded model may work on. `stop` asks the loops
+    to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends.
+    """
+
+    conninfo: str
+    settings: WorkerSettings
+    worker_id: int
+    device: Device
+    serviceable: Callable[[], list[Pipeline]]
+    chunker: Callable[[Pipeline], DocumentChunker]
+    stop: threading.Event = field(default_factory=threading.Event)
+    abandon: threading.Event = field(default_factory=threading.Event)
+    gate: Gate = field(default_factory=Gate)
+    sizes: dict[int, ClaimSize] = field(default_factory=dict)
+    records_done: int = 0
+    turn: int = 0
+    next_suspect_poll: float = 0.0
+    ending: str | None = None
+    failure: PgembedError | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finish(self, ending: str, failure: PgembedError | None = None) -> None:
+        """Ask every loop to leave; the first reason given stays."""
+        with self.lock:
+            if self.ending is None:
+                self.ending, self.failure = ending, failure
+        self.stop.set()
+
+    def account(self, pipeline: Pipeline, done: Done, size: ClaimSize) -> None:
+        """Learn from a finished claim how large the next one should be."""
+        with self.lock:
+            self.records_done += done.batch.records
+            if done.rate is not None and done.batch.chunks:
+                self.sizes[pipeline.id] = self._next_size(size, done.rate)
+        limit = self.settings.max_records
+        if limit is not None and self.records_done >= limit:
+            self.finish("max records reached")
+
+    def _next_size(self, size: ClaimSize, rate: Rate) -> ClaimSize:
+        return next_claim_size(size, rate, target_seconds=self.settings.claim_seconds)
+
+    def suspects_due(self, *, idle: bool) -> bool:
+        """Return whether it is time to look for items that must run alone."""
+        with self.lock:
+            due = idle or time.monotonic() >= self.next_suspect_poll
+            if due:
+                self.next_suspect_poll = time.monotonic() + SUSPECT_POLL_SECONDS
+        return due
+
+    def checkpoint(self) -> None:
+        """Raise Abandoned once the worker must leave at once."""
+        if self.abandon.is_set():
+            raise Abandoned("left at once; the claim in hand was rolled back")
+
+
+def run_loop(shared: Shared) -> None:
+    """Work until the shared stop is set, reconnecting with back-off whenever the database is away."""
+    log = get_logger(worker=shared.worker_id)
+    failures = 0
+    while not shared.stop.is_set():
+        try:
+            with _session(shared) as session:
+                failures = 0
+                _work(shared, session)
+        except Abandoned:
+            return
+        except (DatabaseUnavailable, LeaseLost, psycopg.OperationalError) as error:
+            log.warning("claim given back", reason=first_line(error))
+            shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))  # noqa: S311
+            failures += 1
+        except PgembedError as error:
+            shared.finish("failed", error)
+
+
+@contextmanager
+def _session(shared: Shared) -> Iterator[Session]:
+    with (
+        connect(shared.conninfo, application_name="pgembed claim") as connection,
+        connect(shared.conninfo, application_name="pgembed side") as side,
+    ):
+        yield Session(
+            connection=connection,
+            side=side,
+            codec=VectorCodec(connection),
+            worker_id=shared.worker_id,
+            lease_seconds=shared.settings.lease_seconds,
+            retry_delay_seconds=shared.settings.retry_delay_seconds,
+            checkpoint=shared.checkpoint,
+        )
+
+
+def _work(shared: Shared, session: Session) -> None:
+    idle_polls = 0
+    while not shared.stop.is_set():
+        pipelines = {pipeline.id: pipeline for pipeline in shared.serviceable()}
+        if _claim_once(shared, session, pipelines, idle=idle_polls > 0):
+            idle_polls = 0
+            continue
+        if shared.settings.drain and is_drained(session.side, list(pipelines)):
+            shared.finish("drained")
+            return
+        idle_polls += 1
+        shared.stop.wait(_idle_delay(shared, idle_polls))
+
+
+def _idle_delay(shared: Shared, idle_polls: int) -> float:
+    delay = poll_delay_seconds(idle_polls, jitter=random.random())  # noqa: S311
+    # A draining worker waits for the last claims of others and for retries: look more often.
+    return min(delay, 0.5) if shared.settings.drain else delay
+
+
+def _claim_once(
+    shared: Shared, session: Session, pipelines: dict[int, Pipeline], *, idle: bool
+) -> bool:
+    """Process one claim of any pipeline, suspects first; returns whether there was one."""
+    if shared.suspects_due(idle=idle):
+        suspected = claimable_pipelines(session.side, list(pipelines), alone=True)
+        if suspected:
+            with shared.gate.exclusive():
+                if _claim_first(shared, session, pipelines, suspected, alone=True):
+                    return True
+    claimable = claimable_pipelines(session.side, list(pipelines), alone=False)
+    with shared.gate.shared() if claimable else nullcontext():
+        return _claim_first(shared, session, pipelines, _in_turn(shared, claimable), alone=False)
+
+
+def _in_turn(shared: Shared, pipeline_ids: list[int]) -> list[int]:
+    """Return the pipelines starting with another one at each claim, so that none is starved."""
+    if not pipeline_ids:
+        return []
+    with shared.lock:
+        shared.turn += 1
+        first = shared.turn % len(pipeline_ids)
+    return pipeline_ids[first:] + pipeline_ids[:first]
+
+
+def _claim_first(
+    shared: Shared,
+    session: Session,
+    pipelines: dict[int, Pipeline],
+    pipeline_ids: list[int],
+    *,
+    alone: bool,
+) -> bool:
+    for pipeline_id in pipeline_ids:
+        if _process(shared, session, pipelines[pipeline_id], alone=alone):
+            return True
+    return False
+
+
+def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: bool) -> bool:
+    size = FIRST_CLAIM if alone else shared.sizes.get(pipeline.id, FIRST_CLAIM)
+    try:
+        done = process_claim(
+            session,
+            pipeline,
+            chunker=shared.chunker(pipeline),
+            device=shared.device,
+            size=size,
+            alone=alone,
+        )
+    except PipelineFault as error:
+        _pause(session.side, pipeline, error)
+        return False
+    if done is None:
+        return False
+    shared.account(pipeline, done, size)
+    _log_claim(pipeline, done)
+    return True
+
+
+def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:
+    reason = f"{error}; mend it and run: pgembed resume {pipeline.name}"
+    pause_pipeline(side, pipeline, reason)
+    get_logger().error("pipeline paused", pipeline=pipeline.name, reason=str(error))
+
+
+def _log_claim(pipeline: Pipeline, done: Done) -> None:
+    if done.rate is None:
+        get_logger().warning("suspect set apart", pipeline=pipeline.name)
+        return
+    batch = done.batch
+    get_logger().info(
+        "batch committed",
+        pipeline=pipeline.name,
+        records=batch.records,
+        chunks=batch.chunks,
+        failed=batch.failed,
+        seconds=round(done.rate.seconds, 2),
+    )

@@ -1,0 +1,241 @@
+"""Pipelines: made with their target table, loaded, paused, resumed and dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.settings import Pipeline, Table, TargetColumns, check_identifier
+from pgqueue_embed.source import check_source
+from pgqueue_embed.target import create_target
+from pgqueue_embed.vectors import VectorCodec
+
+COLUMNS = """
+    id, name, state, source_schema, source_table, id_field, id_type, text_field, target_schema,
+    target_table, target_columns, vector_type, dimensions, model, model_revision,
+    model_fingerprint, model_files, chunk_tokens, overlap_tokens, max_attempts, generation
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """What a pipeline remembers of its model."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    files: dict[str, str]
+    dimensions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSpec:
+    """What a person asks for when creating a pipeline."""
+
+    name: str
+    source: Table
+    target: Table
+    id_field: str
+    text_field: str
+    chunk_tokens: int = 128
+    overlap_tokens: int = 20
+    columns: TargetColumns = TargetColumns()
+    vector_type: str = "vector"
+    max_attempts: int = 3
+
+    def __post_init__(self) -> None:
+        check_identifier(self.id_field)
+        check_identifier(self.text_field)
+        _check_name(self.name)
+        if self.chunk_tokens < 1:
+            raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
+        if not 0 <= self.overlap_tokens <= self.chunk_tokens // 2:
+            raise UsageError(
+                f"--overlap-tokens {self.overlap_tokens}: give 0 to {self.chunk_tokens // 2},"
+                f" half of --chunk-size {self.chunk_tokens}"
+            )
+        if self.vector_type not in ("vector", "halfvec"):
+            raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
+        if self.max_attempts < 1:
+            raise UsageError(f"--max-attempts {self.max_attempts}: give at least 1")
+        if self.source == self.target:
+            raise UsageError(f"{self.source} cannot be source and target at once")
+
+
+def _check_name(name: str) -> None:
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UsageError("a pipeline's name has 1 to 100 printable characters")
+
+
+def check_tables(connection: Connection, spec: PipelineSpec) -> str:
+    """Return the type that the source's keys are cast to, once all about the tables is checked.
+
+    Raises UsageError for whatever `create_pipeline` would trip over later.
+    """
+    id_type = check_source(connection, spec.source, spec.id_field, spec.text_field)
+    _check_target_is_free(connection, spec)
+    codec = VectorCodec(connection)
+    if not codec.supports(spec.vector_type):
+        raise UsageError(
+            f"pgvector {codec.version} on this server has no {spec.vector_type}"
+            " (it came with 0.7); use --vector-type vector or upgrade the extension"
+        )
+    return id_type
+
+
+def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
+    if spec.name in pipeline_names(connection):
+        raise UsageError(
+            f"pipeline '{spec.name}' exists already; use --if-not-exists to keep it,"
+            f" or remove it: pgembed drop {spec.name}"
+        )
+    row = connection.execute(
+        "select to_regclass(%s), to_regnamespace(%s)",
+        (_quoted(spec.target), _quoted_name(spec.target.schema)),
+    ).fetchone()
+    table, schema = row or (None, None)
+    if table is not None:
+        raise UsageError(
+            f"table {spec.target} exists already; name another with --target-table, or drop it"
+        )
+    if schema is None:
+        raise UsageError(
+            f"there is no schema {spec.target.schema}; create it: create schema"
+            f" {_quoted_name(spec.target.schema)}"
+        )
+
+
+def _quoted_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _quoted(table: Table) -> str:
+    return f"{_quoted_name(table.schema)}.{_quoted_name(table.name)}"
+
+
+def create_pipeline(
+    connection: Connection, spec: PipelineSpec, id_type: str, model: ModelIdentity
+) -> Pipeline:
+    """Make the pipeline and its target table, both or neither, and return the pipeline.
+
+    Raises UsageError when the role may not create the table, or another create was faster.
+    """
+    codec = VectorCodec(connection)
+    vector_type = sql.SQL("{}({})").format(
+        sql.Identifier(codec.schema, spec.vector_type), sql.Literal(model.dimensions)
+    )
+    try:
+        with connection.transaction():
+            create_target(
+                connection,
+                table=spec.target,
+                columns=spec.columns,
+                id_type=id_type,
+                vector_type=vector_type,
+                pipeline_name=spec.name,
+            )
+            _insert(connection, spec, id_type, model)
+    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
+        raise UsageError(
+            f"pipeline '{spec.name}' or table {spec.target} was created by somebody else just now"
+        ) from None
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ProgramLimitExceeded) as error:
+        raise UsageError(f"cannot create table {spec.target}: {first_line(error)}") from None
+    return load_pipeline(connection, spec.name)
+
+
+def _insert(connection: Connection, spec: PipelineSpec, id_type: str, model: ModelIdentity) -> None:
+    values: dict[str, Any] = {
+        "name": spec.name,
+        "source_schema": spec.source.schema,
+        "source_table": spec.source.name,
+        "id_field": spec.id_field,
+        "id_type": id_type,
+        "text_field": spec.text_field,
+        "target_schema": spec.target.schema,
+        "target_table": spec.target.name,
+        "target_columns": Jsonb(asdict(spec.columns)),
+        "vector_type": spec.vector_type,
+        "dimensions": model.dimensions,
+        "model": model.name,
+        "model_revision": model.revision,
+        "model_fingerprint": model.fingerprint,
+        "model_files": Jsonb(model.files),
+        "chunk_tokens": spec.chunk_tokens,
+        "overlap_tokens": spec.overlap_tokens,
+        "max_attempts": spec.max_attempts,
+    }
+    query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)),
+        sql.SQL(", ").join(map(sql.Placeholder, values)),
+    )
+    connection.execute(query, values)
+
+
+def pipeline_names(connection: Connection) -> list[str]:
+    """Return the names of all pipelines, in order."""
+    return [name for (name,) in connection.execute("select name from pgembed.pipelines order by 1")]
+
+
+def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pipeline]:
+    """Return the pipelines called `names`, or all of them; raises UsageError for an unknown name."""
+    rows = connection.execute(f"select {COLUMNS} from pgembed.pipelines order by id")
+    pipelines = {pipeline.name: pipeline for pipeline in map(_pipeline, rows)}
+    for name in names:
+        if name not in pipelines:
+            known = ", ".join(pipelines) or "none yet; make one: pgembed create"
+            raise UsageError(f"there is no pipeline '{name}'; there is {known}")
+    return [pipeline for pipeline in pipelines.values() if not names or pipeline.name in names]
+
+
+def load_pipeline(connection: Connection, name: str) -> Pipeline:
+    """Return the pipeline called `name`; raises UsageError when there is none."""
+    return load_pipelines(connection, [name])[0]
+
+
+def _pipeline(row: tuple[Any, ...]) -> Pipeline:
+    values = dict(zip(COLUMNS.replace(",", " ").split(), row, strict=True))
+    files = values.pop("model_files")
+    return Pipeline(
+        source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
+        target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
+        columns=TargetColumns(**values.pop("target_columns")),
+        model_files=json.loads(files) if isinstance(files, str) else files,
+        **values,
+    )
+
+
+def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:
+    """Stop workers from claiming; what is claimed already is finished."""
+    connection.execute(
+        "update pgembed.pipelines set state = 'paused', state_reason = %s where id = %s",
+        (reason, pipeline.id),
+    )
+
+
+def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
+    """Let workers claim again."""
+    connection.execute(
+        "update pgembed.pipelines set state = 'active', state_reason = null where id = %s",
+        (pipeline.id,),
+    )
+
+
+def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
+    """Remove the pipeline with its queue, ledger and history, and its target table if asked."""
+    with connection.transaction():
+        connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
+        for table in ("work", "records", "batches", "scans"):
+            query = sql.SQL("delete from {} where pipeline_id = %s")
+            connection.execute(query.format(sql.Identifier("pgembed", table)), (pipeline.id,))
+        if delete_vectors:
+            target = sql.Identifier(pipeline.target.schema, pipeline.target.name)
+            connection.execute(sql.SQL("drop table if exists {}").format(target))

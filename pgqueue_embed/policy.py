@@ -1,0 +1,85 @@
+"""Pure policy: numbers in, numbers out. Callers query and sleep."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_ITEM_RECORDS = 256
+
+# A queue of fewer items than this could not be shared evenly by a handful of workers.
+WANTED_ITEMS = 64
+
+
+def records_per_item(estimated_records: int) -> int:
+    """Return how many keys a work item holds: full for a large source, fewer to share a small one."""
+    return max(8, min(MAX_ITEM_RECORDS, estimated_records // WANTED_ITEMS))
+
+
+def retry_delay_seconds(attempts: int, *, base_seconds: float, jitter: float) -> float:
+    """Return the wait before a record's next attempt, after `attempts` failed ones.
+
+    Doubles from `base_seconds` up to an hour; `jitter` in [0, 1) spreads it over ±25 %.
+    """
+    delay = min(base_seconds * float(2 ** min(attempts - 1, 20)), 3600.0)
+    return delay * (0.75 + 0.5 * jitter)
+
+
+def poll_delay_seconds(idle_polls: int, *, jitter: float) -> float:
+    """Return the wait of an idle worker: 1 s growing to 5 s, `jitter` in [0, 1) spreads it."""
+    return min(1.0 * 1.5 ** min(idle_polls, 8), 5.0) * (0.75 + 0.5 * jitter)
+
+
+def reconnect_delay_seconds(failures: int, *, jitter: float) -> float:
+    """Return the wait before reconnecting: 0.5 s doubling to 30 s, spread by `jitter` in [0, 1)."""
+    return min(0.5 * float(2 ** min(failures, 10)), 30.0) * (0.75 + 0.5 * jitter)
+
+
+def restart_delay_seconds(crashes_in_a_row: int) -> float:
+    """Return the wait before a crashed worker process is started again: 0.5 s doubling to 60 s."""
+    return min(0.5 * float(2 ** min(crashes_in_a_row - 1, 10)), 60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimSize:
+    """How much one claim takes: so many work items, and so many bytes of text of them."""
+
+    items: int
+    limit_bytes: int
+
+
+# The first claim, before anything is measured: a second or two on a slow CPU.
+FIRST_CLAIM = ClaimSize(items=1, limit_bytes=64 * 1024)
+MAX_CLAIM_ITEMS = 16
+MAX_CLAIM_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """What a claim did: records, bytes of text, work items and the seconds it took."""
+
+    items: int
+    limit_bytes: int
+    text_bytes: int
+    seconds: float
+
+
+def next_claim_size(last: ClaimSize, rate: Rate, *, target_seconds: float) -> ClaimSize:
+    """Return the size that should make the next claim last `target_seconds`.
+
+    Grows at most fourfold at a step, so that one quick claim does not make a huge one.
+    """
+    factor = min(max(target_seconds / max(rate.seconds, 0.001), 0.25), 4.0)
+    items = min(max(math.ceil(rate.items * factor), 1), MAX_CLAIM_ITEMS, last.items * 4)
+    wanted_bytes = int(max(rate.text_bytes, 4096) * factor)
+    limit_bytes = min(max(wanted_bytes, 32 * 1024), MAX_CLAIM_BYTES)
+    return ClaimSize(items=items, limit_bytes=limit_bytes)
+
+
+SPLIT_PARTS = 16
+FATAL_DEATHS = 3
+
+
+def split_size(records: int) -> int:
+    """Return how many records each part holds when a suspect item is split into up to 16."""
+    return math.ceil(records / SPLIT_PARTS)

@@ -1,0 +1,104 @@
+"""The workers table: who works, for people to look at. No correctness depends on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgqueue_embed import __version__
+from pgqueue_embed.connect import Connection
+
+# Long enough for a supervisor that waits for its database to come back.
+ORPHAN_AGE = "1 hour"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerIdentity:
+    """What a worker process says about itself."""
+
+    device: str
+    precision: str
+    model: str
+    concurrency: int
+    pipeline_ids: Sequence[int]
+
+
+def register(connection: Connection, identity: WorkerIdentity) -> int:
+    """Insert a row for this process and return its id."""
+    (worker_id,) = connection.execute(
+        """
+        insert into pgembed.workers
+            (host, pid, device, precision, model, version, concurrency, pipeline_ids)
+        values (%s, %s, %s, %s, %s, %s, %s, %s)
+        returning id
+        """,
+        (
+            platform.node() or "unknown",
+            os.getpid(),
+            identity.device,
+            identity.precision,
+            identity.model,
+            __version__,
+            identity.concurrency,
+            list(identity.pipeline_ids),
+        ),
+    ).fetchone() or (0,)
+    return int(worker_id)
+
+
+def heartbeat(
+    connection: Connection,
+    worker_id: int,
+    *,
+    state: str,
+    memory_bytes: int,
+    pipeline_ids: Sequence[int],
+) -> None:
+    """Say that the process lives and how much memory it takes."""
+    connection.execute(
+        """
+        update pgembed.workers
+        set heartbeat_at = clock_timestamp(), state = %s, memory_bytes = %s, pipeline_ids = %s
+        where id = %s
+        """,
+        (state, memory_bytes, list(pipeline_ids), worker_id),
+    )
+
+
+def sign_off(connection: Connection, worker_id: int, reason: str) -> None:
+    """Say that the process has ended, and why; the first reason given stays."""
+    connection.execute(
+        """
+        update pgembed.workers
+        set stopped_at = clock_timestamp(), stop_reason = %s, state = 'stopped'
+        where id = %s and stopped_at is null
+        """,
+        (reason, worker_id),
+    )
+
+
+def sweep(connection: Connection) -> int:
+    """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows."""
+    orphans = connection.execute(
+        f"""
+        delete from pgembed.attempts
+        where started_at < clock_timestamp() - interval '{ORPHAN_AGE}'
+            and (died_at is null or not exists (
+                select 1 from pgembed.work where work.id = attempts.work_id
+            ))
+            and case
+                when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+                then pg_xact_status(claim_xid) is distinct from 'in progress'
+                else true
+            end
+        """  # noqa: S608 (a constant of this module)
+    ).rowcount
+    connection.execute(
+        """
+        delete from pgembed.workers
+        where coalesce(stopped_at, heartbeat_at) < clock_timestamp() - interval '7 days'
+        """
+    )
+    return orphans

@@ -1,0 +1,129 @@
+"""The target table: its shape, and how a record's chunks and vectors are replaced in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.settings import Pipeline, Table, TargetColumns
+from pgqueue_embed.source import source_names
+from pgqueue_embed.vectors import VectorCodec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRows:
+    """Chunks to write, column by column; all sequences and `vectors` have one entry a chunk.
+
+    `start_chars` and `end_chars` are character offsets in the document, `vectors` is float32 of
+    shape (chunks, dimensions) with rows of unit norm.
+    """
+
+    keys: Sequence[str]
+    chunk_indexes: Sequence[int]
+    texts: Sequence[str]
+    start_chars: Sequence[int]
+    end_chars: Sequence[int]
+    tokens: Sequence[int]
+    vectors: NDArray[np.float32]
+
+
+CREATE = """
+create table {target} (
+    {id} bigint generated always as identity primary key,
+    {fulltext_id} {id_type} not null,
+    {chunk_id} text not null unique,
+    {chunk_index} integer not null,
+    {text_chunk} text not null,
+    {start_char} integer not null,
+    {end_char} integer not null,
+    {tokens} integer not null,
+    {embedding} {vector_type} not null,
+    {created_at} timestamptz not null default clock_timestamp()
+)
+"""
+
+
+def create_target(
+    connection: Connection,
+    *,
+    table: Table,
+    columns: TargetColumns,
+    id_type: str,
+    vector_type: sql.Composable,
+    pipeline_name: str,
+) -> None:
+    """Create the target table, its index on the source key, and comments on both."""
+    names = {
+        "target": sql.Identifier(table.schema, table.name),
+        "id_type": sql.SQL(id_type),
+        "vector_type": vector_type,
+        **column_names(columns),
+    }
+    connection.execute(sql.SQL(CREATE).format(**names))
+    connection.execute(sql.SQL("create index on {target} ({fulltext_id})").format(**names))
+    comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
+    connection.execute(
+        sql.SQL("comment on table {target} is {comment}").format(**names, comment=comment)
+    )
+    connection.execute(
+        sql.SQL("comment on column {target}.{start_char} is {comment}").format(
+            **names,
+            comment="Offset of the chunk's first character in the document, counted from 0.",
+        )
+    )
+
+
+def column_names(columns: TargetColumns) -> dict[str, sql.Composable]:
+    """Return the identifiers of a target's columns by their meaning."""
+    return {meaning: sql.Identifier(name) for meaning, name in vars(columns).items()}
+
+
+DELETE = "delete from {target} where {fulltext_id} = any(%(keys)s::text[]::{id_type}[])"
+
+INSERT = """
+insert into {target}
+    ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk}, {start_char}, {end_char}, {tokens}, {embedding})
+select key::{id_type}, key || '_' || chunk_index, chunk_index, text_chunk, start_char, end_char, tokens, embedding
+from unnest(
+    %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],
+    %(start_chars)b::integer[], %(end_chars)b::integer[], %(tokens)b::integer[], %(vectors)b
+) as chunk (key, chunk_index, text_chunk, start_char, end_char, tokens, embedding)
+"""
+
+
+def delete_chunks(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+    """Delete all chunks of the records `keys`."""
+    if keys:
+        query = sql.SQL(DELETE).format(**_names(pipeline))
+        connection.execute(query, {"keys": list(keys)})
+
+
+def insert_chunks(
+    connection: Connection, codec: VectorCodec, pipeline: Pipeline, rows: ChunkRows
+) -> None:
+    """Insert `rows` by one statement over binary arrays.
+
+    Not COPY: a client that stops inside COPY FROM STDIN switches every server timeout off and
+    holds its claim for ever.
+    """
+    if not rows.keys:
+        return
+    values = {
+        "keys": list(rows.keys),
+        "chunk_indexes": list(rows.chunk_indexes),
+        "texts": list(rows.texts),
+        "start_chars": list(rows.start_chars),
+        "end_chars": list(rows.end_chars),
+        "tokens": list(rows.tokens),
+        "vectors": codec.pack(rows.vectors, pipeline.vector_type),
+    }
+    connection.execute(sql.SQL(INSERT).format(**_names(pipeline)), values)
+
+
+def _names(pipeline: Pipeline) -> dict[str, sql.Composable]:
+    return {**source_names(pipeline), **column_names(pipeline.columns)}

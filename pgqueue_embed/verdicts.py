@@ -1,0 +1,113 @@
+"""What becomes of a record at the write: pure decisions over what was found and what is current.
+
+Everything read before the mutex is a hint. `decide` compares it with what the database says under
+the mutex, and is the only place where the fate of a record is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Found(Enum):
+    """What the claim found out about a record before the mutex was held."""
+
+    GONE = "gone"
+    UNCHANGED = "unchanged"
+    EMPTY = "empty"
+    EMBEDDED = "embedded"
+    FAILED = "failed"
+
+
+class Verdict(Enum):
+    """What is done about a record under the mutex."""
+
+    FORGET = "forget"
+    KEEP = "keep"
+    MARK_EMPTY = "mark empty"
+    REPLACE = "replace"
+    REQUEUE = "requeue"
+    RETRY = "retry"
+    GIVE_UP = "give up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One record of a claim as the work on it ended.
+
+    `first_chunk` and `chunks` are the record's rows in the claim's chunk list. `hopeless` means
+    that no further attempt is worth it.
+    """
+
+    key: str
+    found: Found
+    embed_again: bool = False
+    document_hash: bytes | None = None
+    first_chunk: int = 0
+    chunks: int = 0
+    error: str | None = None
+    hopeless: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Current:
+    """One record as it stands under the mutex.
+
+    `chunks_agree` tells whether the target holds as many chunks as the ledger says.
+    """
+
+    key: str
+    present: bool
+    document_hash: bytes
+    state: str | None
+    generation: int | None
+    ledger_hash: bytes | None
+    chunks_agree: bool
+    attempts: int
+    failed_hash: bytes | None
+
+    def is_settled(self, generation: int) -> bool:
+        """Return whether the ledger's state belongs to the current text and configuration."""
+        return (
+            self.state in ("embedded", "empty")
+            and self.ledger_hash == self.document_hash
+            and self.generation == generation
+            and self.chunks_agree
+        )
+
+    def attempts_with(self, finding: Finding) -> int:
+        """Return the failed attempts at the current text, the one of `finding` included."""
+        return 1 + (self.attempts if self.failed_hash == finding.document_hash else 0)
+
+
+def decide(finding: Finding, current: Current, *, generation: int, max_attempts: int) -> Verdict:
+    """Return what becomes of the record; the text of `finding` counts only if it is still current."""
+    if not current.present:
+        return Verdict.FORGET
+    if finding.found is Found.GONE or finding.document_hash != current.document_hash:
+        return Verdict.REQUEUE
+    if current.is_settled(generation) and not finding.embed_again:
+        return Verdict.KEEP
+    if finding.found is Found.FAILED:
+        exhausted = finding.hopeless or current.attempts_with(finding) >= max_attempts
+        return Verdict.GIVE_UP if exhausted else Verdict.RETRY
+    return {
+        Found.UNCHANGED: Verdict.REQUEUE,
+        Found.EMPTY: Verdict.MARK_EMPTY,
+        Found.EMBEDDED: Verdict.REPLACE,
+    }[finding.found]
+
+
+# The state that a verdict leaves behind; the others leave it as it is.
+STATE_AFTER = {
+    Verdict.FORGET: None,
+    Verdict.MARK_EMPTY: "empty",
+    Verdict.REPLACE: "embedded",
+    Verdict.GIVE_UP: "dead",
+}
+
+
+def state_after(verdict: Verdict, before: str | None) -> str | None:
+    """Return the ledger state of a record once `verdict` is carried out."""
+    return STATE_AFTER.get(verdict, before)

@@ -1,0 +1,265 @@
+"""The write: under the mutex of every record, compared with what is current, in one commit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from pgqueue_embed import ledger
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.claims import add_items
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.policy import retry_delay_seconds
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.target import ChunkRows, delete_chunks, insert_chunks
+from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
+
+# Below deadlock_timeout (1 s by default), so that we lose a deadlock and never the user.
+LOCK_TIMEOUT_MILLISECONDS = 400
+
+# A user's DDL may hold the source for long; after this the claim is given back and done again.
+MAX_LOCK_WAIT_SECONDS = 600.0
+
+# A write error of so many records at once is not a record's: the target itself is at fault.
+COMMON_FAULT_RECORDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a claim found: one finding a record, with the chunks and vectors they point into.
+
+    `vectors` is float32 of shape (chunks, dimensions), in the order of `chunks`.
+    """
+
+    records: Sequence[Finding]
+    chunks: Sequence[Chunk]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a write did: the signed change of each state, and how many records met each verdict."""
+
+    states: Counter[str]
+    verdicts: Counter[Verdict]
+    chunks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """The findings with the verdict on each, by key."""
+
+    findings: dict[str, Finding]
+    current: dict[str, Current]
+    verdicts: dict[str, Verdict]
+
+    def having(self, *verdicts: Verdict) -> list[Finding]:
+        return [self.findings[key] for key, verdict in self.verdicts.items() if verdict in verdicts]
+
+    def keys(self, *verdicts: Verdict) -> list[str]:
+        return [finding.key for finding in self.having(*verdicts)]
+
+
+def write(
+    connection: Connection,
+    codec: VectorCodec,
+    pipeline: Pipeline,
+    findings: Findings,
+    *,
+    lease_seconds: float,
+    retry_delay_base_seconds: float,
+    checkpoint: Callable[[], None],
+) -> Written:
+    """Write `findings` in the open transaction of their claim.
+
+    Waits for locks in short tries with the vectors in hand, and calls `checkpoint` between them.
+    Raises PipelineFault when the source or target has lost a table or column, or refuses
+    everything.
+    """
+    _allow_long_write(connection, lease_seconds)
+    deadline = time.monotonic() + MAX_LOCK_WAIT_SECONDS
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
+                return _write_once(connection, codec, pipeline, findings, retry_delay_base_seconds)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() > deadline:
+                raise
+            checkpoint()
+            time.sleep(0.05 + 0.2 * random.random())  # noqa: S311 (jitter, not a secret)
+        except PIPELINE_FAULTS as error:
+            raise PipelineFault(first_line(error)) from None
+
+
+def _allow_long_write(connection: Connection, lease_seconds: float) -> None:
+    """Bound the write by ten leases, the parts of it in which no other timeout runs included.
+
+    A client that stops in the middle of sending a statement is not idle for the server; only
+    transaction_timeout (PostgreSQL 17) ends it.
+    """
+    milliseconds = int(lease_seconds * 10_000)
+    connection.execute(f"set local statement_timeout = {milliseconds}")
+    if connection.info.server_version >= 170_000:
+        connection.execute(f"set local transaction_timeout = {milliseconds}")
+
+
+def _write_once(
+    connection: Connection,
+    codec: VectorCodec,
+    pipeline: Pipeline,
+    findings: Findings,
+    retry_delay_base_seconds: float,
+) -> Written:
+    keys = [finding.key for finding in findings.records]
+    ledger.lock_records(connection, pipeline, keys)
+    current = ledger.read_current(connection, pipeline, keys)
+    judged = _judge(pipeline, {finding.key: finding for finding in findings.records}, current)
+    refused = _replace(connection, codec, pipeline, findings, judged.having(Verdict.REPLACE))
+    if refused:
+        _check_common_fault(refused, judged)
+        judged = _judge(pipeline, {**judged.findings, **_failed(refused, judged)}, current)
+    _clear(connection, pipeline, judged)
+    _settle(connection, pipeline, judged)
+    _queue_again(connection, pipeline, judged, retry_delay_base_seconds)
+    return _account(judged)
+
+
+def _judge(
+    pipeline: Pipeline, findings: dict[str, Finding], current: dict[str, Current]
+) -> _Judged:
+    verdicts = {
+        key: decide(
+            finding,
+            current[key],
+            generation=pipeline.generation,
+            max_attempts=pipeline.max_attempts,
+        )
+        for key, finding in findings.items()
+    }
+    return _Judged(findings=findings, current=current, verdicts=verdicts)
+
+
+def _replace(
+    connection: Connection,
+    codec: VectorCodec,
+    pipeline: Pipeline,
+    findings: Findings,
+    records: Sequence[Finding],
+) -> dict[str, str]:
+    """Replace the chunks of `records`; returns the error of each record that the target refuses.
+
+    A refusal (a CHECK of the user's, say) is narrowed down by halves, each in its own savepoint.
+    """
+    if not records:
+        return {}
+    try:
+        with connection.transaction():
+            delete_chunks(connection, pipeline, [record.key for record in records])
+            insert_chunks(connection, codec, pipeline, _rows(findings, records))
+            return {}
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if len(records) == 1:
+            return {records[0].key: f"the target table refused it: {first_line(error)}"}
+    middle = len(records) // 2
+    halves = (records[:middle], records[middle:])
+    refused: dict[str, str] = {}
+    for half in halves:
+        refused |= _replace(connection, codec, pipeline, findings, half)
+    return refused
+
+
+def _rows(findings: Findings, records: Sequence[Finding]) -> ChunkRows:
+    picked = [
+        (record.key, index)
+        for record in records
+        for index in range(record.first_chunk, record.first_chunk + record.chunks)
+    ]
+    chunks = [findings.chunks[index] for _, index in picked]
+    return ChunkRows(
+        keys=[key for key, _ in picked],
+        chunk_indexes=[chunk.index for chunk in chunks],
+        texts=[chunk.text for chunk in chunks],
+        start_chars=[chunk.start for chunk in chunks],
+        end_chars=[chunk.end for chunk in chunks],
+        tokens=[len(chunk.token_ids) for chunk in chunks],
+        vectors=findings.vectors[[index for _, index in picked]],
+    )
+
+
+def _check_common_fault(refused: Mapping[str, str], judged: _Judged) -> None:
+    if len(refused) >= COMMON_FAULT_RECORDS and len(refused) == len(judged.having(Verdict.REPLACE)):
+        raise PipelineFault(next(iter(refused.values())))
+
+
+def _failed(refused: Mapping[str, str], judged: _Judged) -> dict[str, Finding]:
+    return {
+        key: replace(judged.findings[key], found=Found.FAILED, chunks=0, error=error)
+        for key, error in refused.items()
+    }
+
+
+def _clear(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:
+    without_chunks = judged.keys(Verdict.FORGET, Verdict.MARK_EMPTY, Verdict.GIVE_UP)
+    delete_chunks(connection, pipeline, without_chunks)
+    ledger.forget(connection, pipeline, judged.keys(Verdict.FORGET))
+
+
+def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:
+    ledger.settle(connection, pipeline, judged.having(Verdict.REPLACE), "embedded")
+    ledger.settle(connection, pipeline, judged.having(Verdict.MARK_EMPTY), "empty")
+    failed = judged.having(Verdict.RETRY, Verdict.GIVE_UP)
+    ledger.charge(connection, pipeline, failed, judged.current)
+    ledger.bury(connection, pipeline, judged.keys(Verdict.GIVE_UP))
+
+
+def _queue_again(
+    connection: Connection, pipeline: Pipeline, judged: _Judged, retry_delay_base_seconds: float
+) -> None:
+    """Put changed records back at once, and each failed one by itself after its delay."""
+    changed: dict[tuple[bool, bool], list[str]] = {}
+    for finding in judged.having(Verdict.REQUEUE):
+        known = judged.current[finding.key].state is not None
+        changed.setdefault((known, finding.embed_again), []).append(finding.key)
+    for (known, embed_again), keys in changed.items():
+        add_items(connection, pipeline.id, keys, priority=0, known=known, embed_again=embed_again)
+    for finding in judged.having(Verdict.RETRY):
+        attempts = judged.current[finding.key].attempts_with(finding)
+        add_items(
+            connection,
+            pipeline.id,
+            [finding.key],
+            known=judged.current[finding.key].state is not None,
+            embed_again=finding.embed_again,
+            retrying=True,
+            delay_seconds=retry_delay_seconds(
+                attempts,
+                base_seconds=retry_delay_base_seconds,
+                jitter=random.random(),  # noqa: S311 (jitter, not a secret)
+            ),
+        )
+
+
+def _account(judged: _Judged) -> Written:
+    states: Counter[str] = Counter()
+    for key, verdict in judged.verdicts.items():
+        before = judged.current[key].state
+        after = state_after(verdict, before)
+        if before != after:
+            states.update({state: 1 for state in [after] if state})
+            states.subtract({state: 1 for state in [before] if state})
+    return Written(
+        states=states,
+        verdicts=Counter(judged.verdicts.values()),
+        chunks=sum(finding.chunks for finding in judged.having(Verdict.REPLACE)),
+    )
