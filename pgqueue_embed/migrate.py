@@ -41,7 +41,8 @@ def migrate(conninfo: str) -> list[str]:
             with _explained():
                 _create_extension(connection)
                 connection.execute("create schema if not exists pgembed")
-                return _apply(connection)
+                _refuse_newer(connection)
+                return _apply(conninfo)
 
 
 def applied_migrations(connection: Connection) -> list[str]:
@@ -74,30 +75,29 @@ def check_schema(connection: Connection) -> None:
         raise MigrationError(f"the database {what}; run: pgembed migrate")
 
 
-def _apply(connection: Connection) -> list[str]:
+def _apply(conninfo: str) -> list[str]:
     # Imported here: it costs every other command 70 ms.
     from yoyo import read_migrations
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
     from yoyo.connections import parse_uri
 
     class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-        """Yoyo over the connection that is open already, with its tables in schema pgembed."""
+        """Yoyo over our own connections, with its tables in schema pgembed."""
 
         def connect(self, _uri: Any) -> Connection:
-            return connection
+            return connect(conninfo, application_name="pgembed migrate")
 
         def init_connection(self, connection: Connection) -> None:
             connection.execute("set search_path to pgembed")
 
     logging.getLogger("yoyo").setLevel(logging.ERROR)
-    backend = Backend(parse_uri("postgresql+psycopg://"), "_yoyo_migration")
-    backend.init_database()
-    # Yoyo takes a pattern, and a folder may be called [so].
-    migrations = read_migrations(glob.escape(str(migrations_folder())))
-    _refuse_newer(connection)
-    pending = backend.to_apply(migrations)
-    backend.apply_migrations(pending)
-    return [migration.id for migration in pending]
+    with Backend(parse_uri("postgresql+psycopg://"), "_yoyo_migration") as backend:
+        backend.init_database()
+        # Yoyo takes a pattern, and a folder may be called [so].
+        migrations = read_migrations(glob.escape(str(migrations_folder())))
+        pending = backend.to_apply(migrations)
+        backend.apply_migrations(pending)
+        return [migration.id for migration in pending]
 
 
 def _refuse_newer(connection: Connection) -> None:
