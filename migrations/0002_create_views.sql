@@ -28,6 +28,24 @@ end;
 
 comment on view pgembed.in_flight is 'Work items that a worker holds at this moment.';
 
+-- Rates are over the last minute, or over the time since work began if that is shorter: `seconds`
+-- is how long ago the work on the batch began, at most a minute.
+create view pgembed.recent_batches as
+select
+    pipeline_id,
+    worker_id,
+    committed_at,
+    records,
+    chunks,
+    tokens,
+    least(60.0, greatest(1.0, extract(epoch from clock_timestamp() - committed_at)
+        + read_seconds + chunk_seconds + embed_seconds + write_seconds)) as seconds
+from pgembed.batches
+where committed_at > clock_timestamp() - interval '1 minute'
+    and not rolled_up;
+
+comment on view pgembed.recent_batches is 'The commits of the last minute, behind the rates of the other views.';
+
 create view pgembed.worker_status as
 select
     workers.id as worker_id,
@@ -53,11 +71,10 @@ select
 from pgembed.workers
 left join lateral (
     select
-        round(sum(batches.records) / 60.0, 1) as records_per_second,
-        round(sum(batches.chunks) / 60.0, 1) as chunks_per_second
-    from pgembed.batches
-    where batches.worker_id = workers.id
-        and batches.committed_at > clock_timestamp() - interval '1 minute'
+        round((sum(records) / max(seconds))::numeric, 1) as records_per_second,
+        round((sum(chunks) / max(seconds))::numeric, 1) as chunks_per_second
+    from pgembed.recent_batches
+    where recent_batches.worker_id = workers.id
 ) as recent on true;
 
 comment on view pgembed.worker_status is
@@ -90,16 +107,13 @@ with reached as (
     from pgembed.batches
     group by pipeline_id
 ),
--- What was committed in the last minute, or since the pipeline's first commit if that is shorter.
 recent as (
     select
         pipeline_id,
-        sum(records) as records,
-        sum(chunks) as chunks,
-        sum(tokens) as tokens
-    from pgembed.batches
-    where committed_at > clock_timestamp() - interval '1 minute'
-        and not rolled_up
+        sum(records) / max(seconds) as records_per_second,
+        sum(chunks) / max(seconds) as chunks_per_second,
+        sum(tokens) / max(seconds) as tokens_per_second
+    from pgembed.recent_batches
     group by pipeline_id
 ),
 -- What is queued. Records with a ledger state are in `reached` too, and counted once.
@@ -129,9 +143,9 @@ counted as (
         coalesce(queued.retrying, 0) as retrying,
         coalesce(reached.dead, 0) as dead,
         coalesce(flying.in_flight, 0) as in_flight,
-        coalesce(recent.records, 0) / 60.0 as records_per_second,
-        coalesce(recent.chunks, 0) / 60.0 as chunks_per_second,
-        coalesce(recent.tokens, 0) / 60.0 as tokens_per_second,
+        coalesce(recent.records_per_second, 0)::numeric as records_per_second,
+        coalesce(recent.chunks_per_second, 0)::numeric as chunks_per_second,
+        coalesce(recent.tokens_per_second, 0)::numeric as tokens_per_second,
         reached.last_commit_at,
         queued.oldest_pending_at
     from pgembed.pipelines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,10 +121,8 @@ def _attempt(session: Session, claim: Claim) -> Iterator[None]:
 
 def _delete_quietly(side: Connection, attempt_ids: list[int]) -> None:
     """Delete attempts; without a connection they stay as orphans, which count for nothing."""
-    try:
+    with suppress(psycopg.Error):
         delete_attempts(side, attempt_ids)
-    except psycopg.Error:
-        pass
 
 
 def _progress(session: Session) -> None:

@@ -190,9 +190,19 @@ values (%s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(se
 
 
 def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
-    """Return whether nothing of the pipelines is pending, delayed retries included."""
+    """Return whether nothing is pending in the active ones of the pipelines.
+
+    Delayed retries count as pending, and so does what other workers hold.
+    """
     (pending,) = side.execute(
-        "select exists (select 1 from pgembed.work where pipeline_id = any(%s))",
+        """
+        select exists (
+            select 1
+            from pgembed.work
+            join pgembed.pipelines on pipelines.id = work.pipeline_id
+            where pipelines.id = any(%s) and pipelines.state = 'active'
+        )
+        """,
         (list(pipeline_ids),),
     ).fetchone() or (True,)
     return not pending

@@ -105,7 +105,8 @@ def _check_where(connection: Connection, pipeline: Pipeline, where: str | None) 
     try:
         connection.execute(query.format(**source_names(pipeline), where=sql.SQL(where)))
     except psycopg.Error as error:
-        raise UsageError(f"--where is not a condition over {pipeline.source}: {first_line(error)}")  # noqa: B904
+        reason = first_line(error)
+        raise UsageError(f"--where is not a condition over {pipeline.source}: {reason}") from None
 
 
 def _escaped(where: str) -> str:

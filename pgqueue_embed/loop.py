@@ -1,4 +1,4 @@
-"""One worker loop: claim after claim on a connection of its own, until there is a reason to stop."""
+"""One worker loop: claim after claim on its own connections, until there is a reason to stop."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ from pgqueue_embed.vectors import VectorCodec
 # Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
 SUSPECT_POLL_SECONDS = 2.0
 
+# Endings after which the supervisor starts a fresh process at once.
+ANOTHER_MODEL = "another model's work waits"
+RECYCLED = "memory limit passed"
+STALLED = "the device made no progress"
+
 
 class Abandoned(PgembedError):
     """The claim in hand is given up because the worker must leave at once."""
@@ -42,7 +47,8 @@ class Abandoned(PgembedError):
 class Shared:
     """What the loops of one worker process have in common.
 
-    `serviceable` returns the pipelines that the loaded model may work on. `stop` asks the loops
+    `serviceable` returns the pipelines that the loaded model may work on, `other_model_waits`
+    whether this one has had its turn (it is told whether this loop is idle). `stop` asks the loops
     to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends.
     """
 
@@ -50,8 +56,10 @@ class Shared:
     settings: WorkerSettings
     worker_id: int
     device: Device
+    device_name: str
     serviceable: Callable[[], list[Pipeline]]
     chunker: Callable[[Pipeline], DocumentChunker]
+    other_model_waits: Callable[[bool], bool] = lambda idle: False
     stop: threading.Event = field(default_factory=threading.Event)
     abandon: threading.Event = field(default_factory=threading.Event)
     gate: Gate = field(default_factory=Gate)
@@ -98,7 +106,7 @@ class Shared:
 
 
 def run_loop(shared: Shared) -> None:
-    """Work until the shared stop is set, reconnecting with back-off whenever the database is away."""
+    """Work until the shared stop is set, reconnecting with back-off while the database is away."""
     log = get_logger(worker=shared.worker_id)
     failures = 0
     while not shared.stop.is_set():
@@ -110,7 +118,7 @@ def run_loop(shared: Shared) -> None:
             return
         except (DatabaseUnavailable, LeaseLost, psycopg.OperationalError) as error:
             log.warning("claim given back", reason=first_line(error))
-            shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))  # noqa: S311
+            shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))
             failures += 1
         except PgembedError as error:
             shared.finish("failed", error)
@@ -137,18 +145,21 @@ def _work(shared: Shared, session: Session) -> None:
     idle_polls = 0
     while not shared.stop.is_set():
         pipelines = {pipeline.id: pipeline for pipeline in shared.serviceable()}
-        if _claim_once(shared, session, pipelines, idle=idle_polls > 0):
+        idle = idle_polls > 0
+        if shared.other_model_waits(idle):
+            shared.finish(ANOTHER_MODEL)
+        elif _claim_once(shared, session, pipelines, idle=idle):
             idle_polls = 0
-            continue
-        if shared.settings.drain and is_drained(session.side, list(pipelines)):
-            shared.finish("drained")
-            return
-        idle_polls += 1
-        shared.stop.wait(_idle_delay(shared, idle_polls))
+        elif shared.settings.drain and is_drained(session.side, list(pipelines)):
+            waits = shared.other_model_waits(True)
+            shared.finish(ANOTHER_MODEL if waits else "drained")
+        else:
+            idle_polls += 1
+            shared.stop.wait(_idle_delay(shared, idle_polls))
 
 
 def _idle_delay(shared: Shared, idle_polls: int) -> float:
-    delay = poll_delay_seconds(idle_polls, jitter=random.random())  # noqa: S311
+    delay = poll_delay_seconds(idle_polls, jitter=random.random())
     # A draining worker waits for the last claims of others and for retries: look more often.
     return min(delay, 0.5) if shared.settings.drain else delay
 

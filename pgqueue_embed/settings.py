@@ -91,7 +91,10 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """How one worker process works; every field has a command-line option of `pgembed work`."""
+    """How one worker process works; see `pgembed work --help`.
+
+    `last_model` is the fingerprint of the model that the process before this one worked with.
+    """
 
     concurrency: int = 2
     drain: bool = False
@@ -105,6 +108,7 @@ class WorkerSettings:
     retry_delay_seconds: float = 5.0
     cache_megabytes: int = 256
     memory_limit_megabytes: int | None = None
+    last_model: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= 64:

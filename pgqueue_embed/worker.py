@@ -1,26 +1,122 @@
-"""One worker process: the model on its device thread, the loops, and a heartbeat."""
+"""One worker process: a model on its device thread, loops that feed it, and a heartbeat."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import psycopg
-
 from pgqueue_embed import registry
-from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection, connect, first_line
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, Fingerprint, resolve_model
-from pgqueue_embed.errors import ModelMismatch, PgembedError, SetupError
-from pgqueue_embed.history import roll_up
+from pgqueue_embed.connect import connect
+from pgqueue_embed.embedding import DeviceThread
+from pgqueue_embed.errors import PgembedError, SetupError
+from pgqueue_embed.heartbeat import Heartbeat
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.loop import Shared, run_loop
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.settings import Pipeline, WorkerSettings
+from pgqueue_embed.serviceable import Serviceable, choose_model
+from pgqueue_embed.settings import WorkerSettings
 
-HEARTBEAT_SECONDS = 10.0
-HOUSEKEEPING_SECONDS = 60.0
-PIPELINE_REFRESH_SECONDS = 3.0
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why a worker process ended, and the fingerprint of the model that it worked with."""
+
+    reason: str
+    model: str
+
+
+class Worker:
+    """Claims, embeds and commits until it is stopped or has nothing left to do."""
+
+    def __init__(self, conninfo: str, settings: WorkerSettings) -> None:
+        self._conninfo = conninfo
+        self._settings = settings
+        self._stop = threading.Event()
+        self._abandon = threading.Event()
+
+    def stop(self) -> None:
+        """Finish the claim in hand and leave; called again: roll it back and leave at once."""
+        if self._stop.is_set():
+            self._abandon.set()
+        self._stop.set()
+
+    def run(self, *, on_start: Callable[[int], None] = lambda _: None) -> Ending:
+        """Work, and return why it ended; calls `on_start` with the worker's id once it is known.
+
+        Raises SetupError when the database, the model or the machine is not ready for work.
+        """
+        with connect(self._conninfo) as connection:
+            check_schema(connection)
+            chosen = choose_model(connection, self._settings)
+        with DeviceThread(chosen.load) as device:
+            serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
+            shared = self._register(device, serviceable)
+            on_start(shared.worker_id)
+            try:
+                self._run_loops(shared, serviceable)
+            finally:
+                self._sign_off(shared)
+        if shared.failure is not None:
+            raise shared.failure
+        return Ending(reason=shared.ending or "stopped", model=chosen.fingerprint)
+
+    def _register(self, device: DeviceThread, serviceable: Serviceable) -> Shared:
+        identity = registry.WorkerIdentity(
+            device=device.model.device,
+            precision=device.model.precision,
+            model=device.model.name,
+            concurrency=self._settings.concurrency,
+            pipeline_ids=[pipeline.id for pipeline in serviceable.pipelines()],
+        )
+        with connect(self._conninfo) as connection:
+            worker_id = registry.register(connection, identity)
+        get_logger().info(
+            "worker started",
+            worker=worker_id,
+            device=identity.device,
+            precision=identity.precision,
+            model=identity.model,
+            concurrency=identity.concurrency,
+        )
+        return Shared(
+            conninfo=self._conninfo,
+            settings=self._settings,
+            worker_id=worker_id,
+            device=device,
+            device_name=device.model.device,
+            serviceable=serviceable.pipelines,
+            chunker=serviceable.chunker,
+            other_model_waits=serviceable.other_model_waits,
+            stop=self._stop,
+            abandon=self._abandon,
+        )
+
+    def _run_loops(self, shared: Shared, serviceable: Serviceable) -> None:
+        loops = [
+            threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
+            for number in range(self._settings.concurrency)
+        ]
+        with Heartbeat(shared, serviceable):
+            for loop in loops:
+                loop.start()
+            for loop in loops:
+                loop.join()
+
+    def _sign_off(self, shared: Shared) -> None:
+        reason = str(shared.failure) if shared.failure else shared.ending or "stopped"
+        get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
+        try:
+            with connect(self._conninfo) as connection:
+                registry.sign_off(connection, shared.worker_id, reason)
+        except PgembedError as error:
+            get_logger().warning("could not sign off", reason=str(error))
+
+
+def _guarded(shared: Shared) -> None:
+    """Run one loop; a fault of the program ends the whole process, not only its thread."""
+    try:
+        run_loop(shared)
+    except Exception as error:  # noqa: BLE001 (the process must end, whatever it was)
+        get_logger().error("loop failed", error=repr(error), exc_info=True)
+        shared.finish("failed", SetupError(f"a fault of pgembed itself: {error!r}"))

@@ -97,7 +97,7 @@ def write(
             if time.monotonic() > deadline:
                 raise
             checkpoint()
-            time.sleep(0.05 + 0.2 * random.random())  # noqa: S311 (jitter, not a secret)
+            time.sleep(0.05 + 0.2 * random.random())
         except PIPELINE_FAULTS as error:
             raise PipelineFault(first_line(error)) from None
 
@@ -245,7 +245,7 @@ def _queue_again(
             delay_seconds=retry_delay_seconds(
                 attempts,
                 base_seconds=retry_delay_base_seconds,
-                jitter=random.random(),  # noqa: S311 (jitter, not a secret)
+                jitter=random.random(),
             ),
         )
 

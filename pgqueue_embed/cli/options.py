@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -96,17 +96,17 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         _configure_log({name: shared.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
         command(_conninfo(shared), **values)
 
-    parameters = list(own.parameters.values())[1:]
+    hints = get_type_hints(command, include_extras=True)
+    kept = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name])
+        for each in list(own.parameters.values())[1:]
+    ]
     wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[context, *(_keyword(each) for each in parameters), *added]
+        parameters=[context, *kept, *added], return_annotation=None
     )
-    hints = {name: value for name, value in command.__annotations__.items() if name != "conninfo"}
+    del hints["conninfo"]
     wrapper.__annotations__ = {**hints, **SHARED_OPTIONS, "ctx": typer.Context}
     return wrapper
-
-
-def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _configure_log(given: dict[str, Any], earlier: dict[str, Any]) -> None:

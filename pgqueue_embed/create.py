@@ -1,0 +1,59 @@
+"""Making a pipeline: the tables and the model are checked against each other before anything is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.migrate import check_schema
+from pgqueue_embed.pipelines import ModelIdentity, PipelineSpec, check_tables, create_pipeline
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.unknown_tokens import describe_unknown_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """A new pipeline, and a warning about its model's grasp of the text, if there is one."""
+
+    pipeline: Pipeline
+    warning: str | None
+
+
+def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> Created:
+    """Check tables and model, and make the pipeline and its target table, both or neither.
+
+    Raises UsageError for what is wrong with the tables or the chunk size, ModelError for a model
+    that is not to be had.
+    """
+    check_schema(connection)
+    id_type = check_tables(connection, spec)
+    resolved = resolve_model(model_reference)
+    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+    _check_chunk_size(spec, model)
+    pipeline = create_pipeline(connection, spec, id_type, _identity(resolved, model))
+    warning = describe_unknown_tokens(connection, pipeline, model.tokenizer)
+    return Created(pipeline=pipeline, warning=warning)
+
+
+def _check_chunk_size(spec: PipelineSpec, model: EmbeddingModel) -> None:
+    if spec.chunk_tokens > model.content_budget:
+        raise UsageError(
+            f"--chunk-size {spec.chunk_tokens} does not fit the model: it reads"
+            f" {model.max_sequence_tokens} tokens, {model.content_budget} of them text;"
+            f" give --chunk-size {model.content_budget} or less"
+        )
+
+
+def _identity(resolved: ResolvedModel, model: EmbeddingModel) -> ModelIdentity:
+    files = fingerprint(resolved.path)
+    is_folder = Path(resolved.name).expanduser().is_dir()
+    return ModelIdentity(
+        name=str(resolved.path) if is_folder else resolved.name,
+        revision=resolved.revision,
+        fingerprint=files.digest,
+        files=dict(files.files),
+        dimensions=model.dimensions,
+    )

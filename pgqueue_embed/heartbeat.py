@@ -1,0 +1,97 @@
+"""The thread that tells the database that a worker process lives, and keeps house."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Protocol
+
+import psutil
+import psycopg
+
+from pgqueue_embed import registry
+from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.embedding import device_memory_bytes
+from pgqueue_embed.errors import DatabaseUnavailable
+from pgqueue_embed.history import roll_up
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.loop import RECYCLED, Shared
+from pgqueue_embed.settings import Pipeline
+
+HEARTBEAT_SECONDS = 10.0
+HOUSEKEEPING_SECONDS = 60.0
+
+
+class PipelineList(Protocol):
+    """See serviceable.Serviceable."""
+
+    def pipelines(self) -> list[Pipeline]:
+        """Return the pipelines to work on now."""
+        ...
+
+
+class Heartbeat:
+    """A background thread with its own connection; no correctness depends on it."""
+
+    def __init__(self, shared: Shared, serviceable: PipelineList) -> None:
+        self._shared = shared
+        self._serviceable = serviceable
+        self._done = threading.Event()
+        self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            try:
+                with connect(self._shared.conninfo, application_name="pgembed heartbeat") as own:
+                    self._beat(own)
+            except (DatabaseUnavailable, psycopg.OperationalError) as error:
+                get_logger().debug("heartbeat missed", reason=first_line(error))
+                self._done.wait(HEARTBEAT_SECONDS)
+
+    def _beat(self, connection: Connection) -> None:
+        while True:
+            memory_bytes = process_memory_bytes(self._shared)
+            pipelines = self._serviceable.pipelines()
+            registry.heartbeat(
+                connection,
+                self._shared.worker_id,
+                state="stopping" if self._shared.stop.is_set() else "working",
+                memory_bytes=memory_bytes,
+                pipeline_ids=[pipeline.id for pipeline in pipelines],
+            )
+            self._recycle_if_large(memory_bytes)
+            if time.monotonic() >= self._next_housekeeping:
+                self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+                registry.sweep(connection)
+                for pipeline in pipelines:
+                    roll_up(connection, pipeline.id)
+            if self._done.wait(HEARTBEAT_SECONDS):
+                return
+
+    def _recycle_if_large(self, memory_bytes: int) -> None:
+        limit = self._shared.settings.memory_limit_megabytes
+        if limit is not None and memory_bytes > limit * 1024 * 1024:
+            get_logger().warning("memory limit passed", megabytes=memory_bytes // 1024**2)
+            self._shared.finish(RECYCLED)
+
+
+def process_memory_bytes(shared: Shared) -> int:
+    """Return the memory of this process, that on the device included (resident size hides it)."""
+    resident = int(psutil.Process(os.getpid()).memory_info().rss)
+    return resident + device_memory_bytes(shared.device_name)

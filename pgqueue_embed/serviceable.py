@@ -1,0 +1,168 @@
+"""Which pipelines this process may work on: those of the one model that it has loaded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgqueue_embed.chunking import Chunker
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.embedding import EmbeddingModel, Fingerprint, ResolvedModel, resolve_model
+from pgqueue_embed.embedding import fingerprint as fingerprint_of
+from pgqueue_embed.errors import ModelMismatch, PgembedError, SetupError
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.pipelines import load_pipelines
+from pgqueue_embed.settings import Pipeline, WorkerSettings
+
+REFRESH_SECONDS = 3.0
+
+# A pipeline with another model waits at most this long while the first one stays busy.
+MODEL_TURN_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenModel:
+    """The model that this process loads, found on this machine and equal to the pipelines'."""
+
+    resolved: ResolvedModel
+    fingerprint: str
+    device: str
+    precision: str
+
+    def load(self) -> EmbeddingModel:
+        """Load the model; to be called on the device thread."""
+        return EmbeddingModel.load(self.resolved, device=self.device, precision=self.precision)
+
+
+def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenModel:
+    """Return the model to load: that of the pipeline whose work has waited longest.
+
+    Raises SetupError when there is no pipeline, and ModelMismatch or ModelError when none of the
+    pipelines' models is on this machine.
+    """
+    pipelines = load_pipelines(connection, settings.pipelines)
+    if not pipelines:
+        raise SetupError("there is no pipeline yet; make one: pgembed create NAME --source-table …")
+    failure: PgembedError | None = None
+    for pipeline in _by_waiting(connection, pipelines, settings.last_model):
+        try:
+            resolved = check_local_model(pipeline, settings.model_path)
+        except PgembedError as error:
+            get_logger().error("pipeline skipped", pipeline=pipeline.name, reason=str(error))
+            failure = failure or error
+            continue
+        return ChosenModel(
+            resolved=resolved,
+            fingerprint=pipeline.model_fingerprint,
+            device=settings.device,
+            precision=settings.precision,
+        )
+    raise failure or SetupError("no pipeline can be worked on")
+
+
+def check_local_model(pipeline: Pipeline, model_path: str | None = None) -> ResolvedModel:
+    """Return this machine's model of `pipeline`; raises ModelMismatch when it is another one."""
+    resolved = resolve_model(model_path or pipeline.model, revision=pipeline.model_revision)
+    local = fingerprint_of(resolved.path)
+    if local.digest != pipeline.model_fingerprint:
+        wanted = Fingerprint(digest=pipeline.model_fingerprint, files=pipeline.model_files)
+        raise ModelMismatch(
+            f"the model at {resolved.path} is not the one of pipeline '{pipeline.name}':"
+            f" {', '.join(local.difference(wanted))} differ; install the same model, or name its"
+            " folder with --model-path"
+        )
+    return resolved
+
+
+def _by_waiting(
+    connection: Connection, pipelines: Sequence[Pipeline], last_model: str | None
+) -> list[Pipeline]:
+    """Order by the age of the work that waits; the model that had its turn last comes behind."""
+    waiting = first_waiting(connection, pipelines)
+
+    def rank(pipeline: Pipeline) -> tuple[bool, bool, int]:
+        had_its_turn = pipeline.model_fingerprint == last_model
+        return pipeline.id not in waiting, had_its_turn, waiting.get(pipeline.id, 0)
+
+    return sorted(pipelines, key=rank)
+
+
+def first_waiting(connection: Connection, pipelines: Sequence[Pipeline]) -> dict[int, int]:
+    """Return the lowest id of claimable work by pipeline, for those that have any."""
+    rows = connection.execute(
+        """
+        select work.pipeline_id, min(work.id)
+        from pgembed.work
+        join pgembed.pipelines on pipelines.id = work.pipeline_id
+        where work.pipeline_id = any(%s)
+            and pipelines.state = 'active'
+            and work.available_at <= clock_timestamp()
+        group by work.pipeline_id
+        """,
+        ([pipeline.id for pipeline in pipelines],),
+    )
+    return dict(rows.fetchall())
+
+
+class Serviceable:
+    """The pipelines of the loaded model, looked up anew every few seconds, and their chunkers."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        settings: WorkerSettings,
+        chosen: ChosenModel,
+        model: EmbeddingModel,
+    ) -> None:
+        self._conninfo = conninfo
+        self._settings = settings
+        self._chosen = chosen
+        self._model = model
+        self._lock = threading.Lock()
+        self._pipelines: list[Pipeline] = []
+        self._others: list[Pipeline] = []
+        self._refreshed_at = -REFRESH_SECONDS
+        self._started_at = time.monotonic()
+        self._chunkers: dict[tuple[int, int], Chunker] = {}
+
+    def pipelines(self) -> list[Pipeline]:
+        """Return the pipelines to work on now."""
+        with self._lock:
+            if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:
+                self._refresh()
+            return self._pipelines
+
+    def other_model_waits(self, idle: bool) -> bool:
+        """Return whether work for another model waits and this one has had its turn."""
+        if not self._others or not (idle or self._turn_is_over()):
+            return False
+        with connect(self._conninfo) as connection:
+            return bool(first_waiting(connection, self._others))
+
+    def chunker(self, pipeline: Pipeline) -> Chunker:
+        """Return the chunker with the budget of `pipeline`."""
+        budget = (pipeline.chunk_tokens, pipeline.overlap_tokens)
+        with self._lock:
+            if budget not in self._chunkers:
+                self._chunkers[budget] = make_chunker(self._model, *budget)
+            return self._chunkers[budget]
+
+    def _turn_is_over(self) -> bool:
+        return time.monotonic() - self._started_at >= MODEL_TURN_SECONDS
+
+    def _refresh(self) -> None:
+        with connect(self._conninfo) as connection:
+            pipelines = load_pipelines(connection, self._settings.pipelines)
+        fingerprint = self._chosen.fingerprint
+        self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]
+        self._others = [each for each in pipelines if each.model_fingerprint != fingerprint]
+        self._refreshed_at = time.monotonic()
+
+
+def make_chunker(model: EmbeddingModel, chunk_tokens: int, overlap_tokens: int) -> Chunker:
+    """Return a chunker for `model`; raises ModelError for a model without a tokenizer."""
+    return Chunker(
+        model.tokenizer, max_tokens=chunk_tokens, overlap_tokens=overlap_tokens
+    )

@@ -1,0 +1,97 @@
+"""What `pgembed status` tells: the progress view, the workers and what a person may do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import UsageError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Rows of pgembed.progress and pgembed.worker_status by column name.
+
+    `unindexed` names the pipelines that are complete and have no vector index.
+    """
+
+    pipelines: list[Row]
+    workers: list[Row]
+    unindexed: list[str]
+
+
+def read_status(connection: Connection, name: str | None = None) -> Status:
+    """Return how the pipeline `name`, or every pipeline, stands, with its workers.
+
+    Raises UsageError for an unknown name.
+    """
+    pipelines = _rows(connection, PROGRESS, {"name": None})
+    if name is not None:
+        known = [row["pipeline"] for row in pipelines]
+        _check_known(name, known)
+        pipelines = [row for row in pipelines if row["pipeline"] == name]
+    complete = [row["pipeline"] for row in pipelines if row["total"] and not row["pending"]]
+    return Status(
+        pipelines=pipelines,
+        workers=_rows(connection, WORKERS, {"name": name}),
+        unindexed=_unindexed(connection, complete),
+    )
+
+
+PROGRESS = "select * from pgembed.progress order by pipeline"
+
+# A stopped worker is news for a while; a silent one (its lid is closed, or it crashed) for longer.
+WORKERS = """
+select worker_status.*
+from pgembed.worker_status
+join pgembed.workers on workers.id = worker_status.worker_id
+where coalesce(
+        workers.stopped_at > clock_timestamp() - interval '10 minutes',
+        workers.heartbeat_at > clock_timestamp() - interval '1 day'
+    )
+    and (
+        %(name)s::text is null
+        or (select id from pgembed.pipelines where name = %(name)s) = any (workers.pipeline_ids)
+    )
+order by worker_status.state = 'stopped', worker_status.host, worker_status.pid
+"""
+
+
+def _rows(connection: Connection, query: str, values: Row) -> list[Row]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, values).fetchall()
+
+
+def _check_known(name: str, known: list[str]) -> None:
+    if name not in known:
+        names = ", ".join(known) or "none yet; make one: pgembed create"
+        raise UsageError(f"there is no pipeline '{name}'; there is {names}")
+
+
+# Any valid index of an access method other than PostgreSQL's own counts: the user may have made
+# one by hand.
+UNINDEXED = """
+select pipelines.name
+from pgembed.pipelines
+join pg_namespace on nspname = target_schema
+join pg_class on relnamespace = pg_namespace.oid and relname = target_table
+join pg_attribute on attrelid = pg_class.oid and attname = target_columns ->> 'embedding'
+where name = any(%(names)s)
+    and not exists (
+        select 1
+        from pg_index
+        join pg_class as index on index.oid = indexrelid
+        join pg_am on pg_am.oid = index.relam
+        where indrelid = pg_class.oid and indisvalid and attnum = any(indkey) and amname <> 'btree'
+    )
+order by 1
+"""
+
+
+def _unindexed(connection: Connection, names: list[str]) -> list[str]:
+    return [row["name"] for row in _rows(connection, UNINDEXED, {"names": names})]

@@ -1,0 +1,116 @@
+"""The program of the process that a supervisor starts: `python -m pgqueue_embed.worker_process`.
+
+It reads its orders as one line of JSON from standard input, so that no password shows in `ps`,
+and reports on the file descriptor that the orders name. When standard input ends, the supervisor
+is gone, and the worker stops as if told to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgqueue_embed import log
+from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.settings import WorkerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Where and how a worker process logs."""
+
+    level: str = "info"
+    file: str | None = None
+    style: str = "console"
+
+    def apply(self) -> None:
+        """Configure the log of this process."""
+        file = Path(self.file) if self.file else None
+        log.configure(level=self.level, file=file, style=self.style)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """All that a worker process is told."""
+
+    conninfo: str
+    settings: WorkerSettings
+    log: LogSettings
+    report_descriptor: int
+
+    def to_line(self) -> bytes:
+        """Return the orders as one line of JSON."""
+        values = {
+            "conninfo": self.conninfo,
+            "settings": self.settings.to_json(),
+            "log": vars(self.log),
+            "report_descriptor": self.report_descriptor,
+        }
+        return json.dumps(values).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Orders:
+        """Return the orders that `to_line` wrote."""
+        values = json.loads(line)
+        return cls(
+            conninfo=values["conninfo"],
+            settings=WorkerSettings.from_json(values["settings"]),
+            log=LogSettings(**values["log"]),
+            report_descriptor=values["report_descriptor"],
+        )
+
+
+class Reporter:
+    """Tells the supervisor, a line of JSON at a time, what became of the worker."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def tell(self, **values: Any) -> None:
+        """Write one report; a supervisor that is gone hears nothing."""
+        with suppress(OSError):
+            os.write(self._descriptor, json.dumps(values).encode() + b"\n")
+
+
+def main() -> None:
+    """Work as ordered; always exits with 0 once the ending is reported."""
+    orders = Orders.from_line(sys.stdin.buffer.readline())
+    orders.log.apply()
+    report = Reporter(orders.report_descriptor)
+    # Imported late: the orders decide about the log that torch's import may write to.
+    from pgqueue_embed.worker import Worker
+
+    worker = Worker(orders.conninfo, orders.settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+    threading.Thread(target=_watch_supervisor, args=(worker.stop,), daemon=True).start()
+    try:
+        ending = worker.run(on_start=lambda worker_id: report.tell(worker_id=worker_id))
+    except PgembedError as error:
+        report.tell(failed=str(error), exit_code=error.exit_code)
+    else:
+        report.tell(ended=ending.reason, model=ending.model)
+    _leave()
+
+
+def _watch_supervisor(stop: Any) -> None:
+    sys.stdin.buffer.read()
+    stop()
+
+
+def _leave() -> None:
+    """Exit without waiting for a device thread that may hang in a driver."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
