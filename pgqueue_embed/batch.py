@@ -56,7 +56,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """One finished claim: what its commit did, and what it took; `rate` is None if it did no work."""
+    """One finished claim: what its commit did and what it took; no `rate` if it did no work."""
 
     batch: Batch
     rate: Rate | None

@@ -79,7 +79,7 @@ def _opening(lease_seconds: float) -> sql.Composed:
 
 
 def renew(connection: Connection) -> None:
-    """Tell the server that this claim makes progress; raises LeaseLost if it took the claim back."""
+    """Tell the server that this claim goes on; raises LeaseLost if the server took it back."""
     try:
         connection.execute("select 1")
     except psycopg.OperationalError as error:
@@ -184,8 +184,10 @@ def add_items(
 
 ADD = """
 insert into pgembed.work
-    (pipeline_id, keys, records, priority, known, embed_again, retrying, alone, deaths, available_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s))
+    (pipeline_id, keys, records, priority, known, embed_again, retrying, alone, deaths,
+    available_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s,
+    clock_timestamp() + make_interval(secs => %s))
 """
 
 

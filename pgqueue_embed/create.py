@@ -1,4 +1,4 @@
-"""Making a pipeline: the tables and the model are checked against each other before anything is made."""
+"""Making a pipeline: tables and model are checked before anything is made."""
 
 from __future__ import annotations
 

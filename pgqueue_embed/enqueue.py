@@ -129,7 +129,7 @@ where scans.finished or scans.selection <> excluded.selection
 
 
 def _open_scan(connection: Connection, pipeline: Pipeline, selection: Selection) -> bool:
-    """Start a scan, or join one of the same selection that is not finished; returns whether joined."""
+    """Start a scan, or join an unfinished one of the same selection; returns whether joined."""
     values = {
         "pipeline_id": pipeline.id,
         "selection": selection.as_text(),

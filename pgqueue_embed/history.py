@@ -54,8 +54,9 @@ with old as (
     returning *
 )
 insert into pgembed.batches
-    (pipeline_id, committed_at, records, embedded, empty, dead, unchanged, failed, chunks, tokens,
-    unknown_tokens, cache_hits, read_seconds, chunk_seconds, embed_seconds, write_seconds, rolled_up)
+    (pipeline_id, committed_at, records, embedded, empty, dead, unchanged, failed, chunks,
+    tokens, unknown_tokens, cache_hits, read_seconds, chunk_seconds, embed_seconds,
+    write_seconds, rolled_up)
 select
     %(pipeline_id)s, max(committed_at), sum(records), sum(embedded), sum(empty), sum(dead),
     sum(unchanged), sum(failed), sum(chunks), sum(tokens), sum(unknown_tokens), sum(cache_hits),

@@ -51,7 +51,9 @@ select
     case
         when ledger.state = 'embedded' and ledger.document_hash = listed.document_hash
         then ledger.chunks = (
-            select count(*) from {target} as target where target.{fulltext_id} = listed.key::{id_type}
+            select count(*)
+            from {target} as target
+            where target.{fulltext_id} = listed.key::{id_type}
         )
         else true
     end as chunks_agree,

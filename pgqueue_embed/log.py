@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,19 @@ def mask(text: str) -> str:
     for secret in SECRETS:
         text = secret.sub(r"\1***", text)
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Where and how a process logs: level, file (stderr if None) and style, console or json."""
+
+    level: str = "info"
+    file: str | None = None
+    style: str = "console"
+
+    def apply(self) -> None:
+        """Configure the log of this process; raises UsageError like `configure`."""
+        configure(level=self.level, file=Path(self.file) if self.file else None, style=self.style)
 
 
 def configure(*, level: str = "info", file: Path | None = None, style: str = "console") -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg
@@ -18,11 +17,12 @@ from pgqueue_embed.source import check_source
 from pgqueue_embed.target import create_target
 from pgqueue_embed.vectors import VectorCodec
 
-COLUMNS = """
-    id, name, state, source_schema, source_table, id_field, id_type, text_field, target_schema,
-    target_table, target_columns, vector_type, dimensions, model, model_revision,
-    model_fingerprint, model_files, chunk_tokens, overlap_tokens, max_attempts, generation
-"""
+COLUMNS = (
+    *("id", "name", "state", "source_schema", "source_table", "id_field", "id_type"),
+    *("text_field", "target_schema", "target_table", "target_columns", "vector_type"),
+    *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
+    *("chunk_tokens", "overlap_tokens", "max_attempts", "generation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class PipelineSpec:
     text_field: str
     chunk_tokens: int = 128
     overlap_tokens: int = 20
-    columns: TargetColumns = TargetColumns()
+    columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
     max_attempts: int = 3
 
@@ -186,8 +186,9 @@ def pipeline_names(connection: Connection) -> list[str]:
 
 
 def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pipeline]:
-    """Return the pipelines called `names`, or all of them; raises UsageError for an unknown name."""
-    rows = connection.execute(f"select {COLUMNS} from pgembed.pipelines order by id")
+    """Return the pipelines called `names`, or all; raises UsageError for an unknown name."""
+    query = sql.SQL("select {} from pgembed.pipelines order by id")
+    rows = connection.execute(query.format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS))))
     pipelines = {pipeline.name: pipeline for pipeline in map(_pipeline, rows)}
     for name in names:
         if name not in pipelines:
@@ -202,13 +203,11 @@ def load_pipeline(connection: Connection, name: str) -> Pipeline:
 
 
 def _pipeline(row: tuple[Any, ...]) -> Pipeline:
-    values = dict(zip(COLUMNS.replace(",", " ").split(), row, strict=True))
-    files = values.pop("model_files")
+    values = dict(zip(COLUMNS, row, strict=True))
     return Pipeline(
         source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
         target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
         columns=TargetColumns(**values.pop("target_columns")),
-        model_files=json.loads(files) if isinstance(files, str) else files,
         **values,
     )
 

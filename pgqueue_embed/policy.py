@@ -12,7 +12,7 @@ WANTED_ITEMS = 64
 
 
 def records_per_item(estimated_records: int) -> int:
-    """Return how many keys a work item holds: full for a large source, fewer to share a small one."""
+    """Return how many keys a work item holds: fewer where a small source is to be shared."""
     return max(8, min(MAX_ITEM_RECORDS, estimated_records // WANTED_ITEMS))
 
 

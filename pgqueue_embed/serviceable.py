@@ -163,6 +163,4 @@ class Serviceable:
 
 def make_chunker(model: EmbeddingModel, chunk_tokens: int, overlap_tokens: int) -> Chunker:
     """Return a chunker for `model`; raises ModelError for a model without a tokenizer."""
-    return Chunker(
-        model.tokenizer, max_tokens=chunk_tokens, overlap_tokens=overlap_tokens
-    )
+    return Chunker(model.tokenizer, max_tokens=chunk_tokens, overlap_tokens=overlap_tokens)

@@ -223,7 +223,9 @@ hinted as (
             when ledger.generation is distinct from %(generation)s then false
             when ledger.state = 'empty' then true
             when ledger.state = 'embedded' then ledger.chunks = (
-                select count(*) from {target} as target where target.{fulltext_id} = hashed.key::{id_type}
+                select count(*)
+                from {target} as target
+                where target.{fulltext_id} = hashed.key::{id_type}
             )
             else false
         end as unchanged

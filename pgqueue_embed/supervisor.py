@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, replace
 from pgqueue_embed.connect import connect
 from pgqueue_embed.deaths import Death, machine_is_ill, record_death
 from pgqueue_embed.errors import DatabaseUnavailable, MachineFault, SetupError
-from pgqueue_embed.log import get_logger
+from pgqueue_embed.log import LogSettings, get_logger
 from pgqueue_embed.loop import ANOTHER_MODEL, RECYCLED, STALLED
 from pgqueue_embed.policy import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.worker_process import LogSettings, Orders
+from pgqueue_embed.worker_process import Orders
 
 TICK_SECONDS = 0.2
 

@@ -87,8 +87,11 @@ DELETE = "delete from {target} where {fulltext_id} = any(%(keys)s::text[]::{id_t
 
 INSERT = """
 insert into {target}
-    ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk}, {start_char}, {end_char}, {tokens}, {embedding})
-select key::{id_type}, key || '_' || chunk_index, chunk_index, text_chunk, start_char, end_char, tokens, embedding
+    ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk},
+    {start_char}, {end_char}, {tokens}, {embedding})
+select
+    key::{id_type}, key || '_' || chunk_index, chunk_index, text_chunk,
+    start_char, end_char, tokens, embedding
 from unnest(
     %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],
     %(start_chars)b::integer[], %(end_chars)b::integer[], %(tokens)b::integer[], %(vectors)b

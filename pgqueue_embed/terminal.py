@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def console(*, error: bool = True) -> Console:
-    """Return a console on stderr (progress), or on stdout (results), without rich's highlighting."""
+    """Return a console on stderr (progress) or stdout (results), without highlighting."""
     from rich.console import Console
 
     return Console(stderr=error, highlight=False, soft_wrap=not sys.stdout.isatty())

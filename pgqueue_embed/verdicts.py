@@ -82,7 +82,7 @@ class Current:
 
 
 def decide(finding: Finding, current: Current, *, generation: int, max_attempts: int) -> Verdict:
-    """Return what becomes of the record; the text of `finding` counts only if it is still current."""
+    """Return what becomes of the record; a finding counts only if its text is still current."""
     if not current.present:
         return Verdict.FORGET
     if finding.found is Found.GONE or finding.document_hash != current.document_hash:

@@ -14,26 +14,11 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pgqueue_embed import log
 from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.log import LogSettings
 from pgqueue_embed.settings import WorkerSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSettings:
-    """Where and how a worker process logs."""
-
-    level: str = "info"
-    file: str | None = None
-    style: str = "console"
-
-    def apply(self) -> None:
-        """Configure the log of this process."""
-        file = Path(self.file) if self.file else None
-        log.configure(level=self.level, file=file, style=self.style)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed import __version__
-from pgqueue_embed.cli import db, setup
+from pgqueue_embed.cli import db, setup, working
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
+working.add_commands(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -35,7 +36,9 @@ def pgembed(
     log_format: LogFormat = None,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Turn a text column of a PostgreSQL table into pgvector rows, on as many machines as you have.

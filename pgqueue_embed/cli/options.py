@@ -6,9 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from pgqueue_embed.log import LogSettings
 
 CONNECTION = "Connection"
 LOGGING = "Logging"
@@ -109,16 +112,26 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _configure_log(given: dict[str, Any], earlier: dict[str, Any]) -> None:
-    chosen = {name: given[name] or earlier.get(name) for name in LOG_OPTIONS}
-    if not any(chosen.values()):
-        return
-    from pgqueue_embed import log
+_chosen_log: dict[str, Any] = {}
 
-    log.configure(
-        level=chosen["log_level"] or "info",
-        file=chosen["log_file"],
-        style=chosen["log_format"] or "console",
+
+def _configure_log(given: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Take the logging options, those before the command where it has none of its own."""
+    _chosen_log.clear()
+    _chosen_log.update({name: given[name] or earlier.get(name) for name in LOG_OPTIONS})
+    if any(_chosen_log.values()):
+        log_settings().apply()
+
+
+def log_settings(*, quiet: bool = False) -> LogSettings:
+    """Return how this command and its worker processes log; `quiet` hides less than warnings."""
+    from pgqueue_embed.log import LogSettings
+
+    file = _chosen_log.get("log_file")
+    return LogSettings(
+        level=_chosen_log.get("log_level") or ("warning" if quiet and not file else "info"),
+        file=str(file) if file else None,
+        style=_chosen_log.get("log_format") or "console",
     )
 
 

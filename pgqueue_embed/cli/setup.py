@@ -138,8 +138,8 @@ def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pip
     created = make(connection, spec, model)
     pipeline = created.pipeline
     typer.echo(
-        f"made pipeline {pipeline.name}: {pipeline.source}.{pipeline.text_field} → {pipeline.target}"
-        f" ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
+        f"made pipeline {pipeline.name}: {pipeline.source}.{pipeline.text_field} →"
+        f" {pipeline.target} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )
     if created.warning:
@@ -152,9 +152,7 @@ Limit = Annotated[
 ]
 Where = Annotated[
     str | None,
-    typer.Option(
-        "--where", help="Only records matching this SQL condition.", show_default=False
-    ),
+    typer.Option("--where", help="Only records matching this SQL condition.", show_default=False),
 ]
 Everything = Annotated[
     bool, typer.Option("--all", help="Queue records that are embedded already, too.")

@@ -1,0 +1,142 @@
+"""The demonstration: Python's own language reference, embedded by two workers and searched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.pipelines import PipelineSpec, drop_pipeline, load_pipeline, pipeline_names
+from pgqueue_embed.settings import Table
+
+PIPELINE = "demo"
+SOURCE = Table(schema="pgembed_demo", name="language_reference")
+TARGET = Table(schema="pgembed_demo", name="language_reference_vectors")
+SPEC = PipelineSpec(name=PIPELINE, source=SOURCE, target=TARGET, id_field="id", text_field="body")
+
+QUESTIONS = (
+    "How do I run cleanup code even if an exception is raised?",
+    "What happens if a default argument is a mutable list?",
+)
+
+# Paragraphs are joined up to this length; the reference gives several hundred records then.
+RECORD_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one worker process did of the demonstration."""
+
+    worker: str
+    records: int
+    chunks: int
+    commits: int
+
+
+def reference_records(topics: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (topic, text) of the language reference that comes with every Python, cut at paragraphs."""
+    if topics is None:
+        from pydoc_data.topics import topics  # type: ignore[no-redef]
+    for topic, text in sorted((topics or {}).items()):
+        record = ""
+        for paragraph in text.split("\n\n"):
+            if record and len(record) + len(paragraph) > RECORD_CHARACTERS:
+                yield topic, record
+                record = ""
+            record = f"{record}\n\n{paragraph}" if record else paragraph
+        if record.strip():
+            yield topic, record
+
+
+def load_source(connection: Connection) -> int:
+    """Make the source table anew, fill it, and return how many records it has.
+
+    Removes what an earlier demonstration left. Raises UsageError when a pipeline of the user's
+    has the demonstration's name.
+    """
+    _remove_earlier(connection)
+    names = {"schema": sql.Identifier(SOURCE.schema), "table": sql.Identifier(*vars(SOURCE).values())}
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(sql.SQL("drop schema if exists {schema} cascade").format(**names))
+        cursor.execute(sql.SQL("create schema {schema}").format(**names))
+        cursor.execute(
+            sql.SQL(
+                "create table {table}"
+                " (id bigint generated always as identity primary key, topic text, body text)"
+            ).format(**names)
+        )
+        copy_in = sql.SQL("copy {table} (topic, body) from stdin").format(**names)
+        with cursor.copy(copy_in) as copy:
+            for record in reference_records():
+                copy.write_row(record)
+        (count,) = cursor.execute(sql.SQL("select count(*) from {table}").format(**names)).fetchone()
+    return int(count)
+
+
+def _remove_earlier(connection: Connection) -> None:
+    if PIPELINE not in pipeline_names(connection):
+        return
+    pipeline = load_pipeline(connection, PIPELINE)
+    if pipeline.source != SOURCE:
+        raise UsageError(
+            f"a pipeline of your own is called '{PIPELINE}'; the demonstration leaves it alone,"
+            " so give it another database with --dsn"
+        )
+    drop_pipeline(connection, pipeline, delete_vectors=True)
+
+
+def embed_with_workers(conninfo: str, workers: int, on_tick: Callable[[], None]) -> None:
+    """Run `workers` processes of `pgembed work --drain` side by side until all have left.
+
+    Raises SetupError when one fails; the others are stopped then.
+    """
+    processes = [_start_worker(conninfo, workers) for _ in range(workers)]
+    try:
+        while any(process.poll() is None for process in processes):
+            on_tick()
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.terminate()
+    if any(process.wait() for process in processes):
+        raise SetupError("a worker of the demonstration failed; its message stands above")
+
+
+def _start_worker(conninfo: str, workers: int) -> subprocess.Popen[bytes]:
+    # By the environment, where a password does not show. The cores are shared evenly.
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment = {**os.environ, "PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": str(threads)}
+    command = ["work", "--pipeline", PIPELINE, "--drain", "--log-level", "warning"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pgqueue_embed", *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def shares(connection: Connection) -> list[Share]:
+    """Return what each worker did for the demonstration's pipeline, in the order they started."""
+    rows = connection.execute(
+        """
+        select format('%%s (pid %%s)', host, pid), sum(records), sum(chunks), count(*)
+        from pgembed.batches
+        join pgembed.workers on workers.id = batches.worker_id
+        join pgembed.pipelines on pipelines.id = batches.pipeline_id
+        where pipelines.name = %s
+        group by workers.id
+        order by workers.id
+        """,
+        (PIPELINE,),
+    )
+    return [
+        Share(worker=worker, records=int(records), chunks=int(chunks), commits=commits)
+        for worker, records, chunks, commits in rows
+    ]
