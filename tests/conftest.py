@@ -1,0 +1,110 @@
+"""Servers and databases: one migrated template a server, one clone of it a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.migrate import migrate
+from tests.servers import temporary_server
+
+DEFAULT_VERSION = 18
+OLDER_VERSION = 16
+
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "on_both_servers: run on PostgreSQL 16 too, not on 18 alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("on_both_servers"):
+        versions = [DEFAULT_VERSION, OLDER_VERSION]
+        ids = [f"pg{version}" for version in versions]
+        metafunc.parametrize("server", versions, indirect=True, ids=ids)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[int], EmbeddedServer]]:
+    """A function from major version to a running server of this test run, started when asked."""
+    with ExitStack() as stack:
+
+        @cache
+        def running(major_version: int) -> EmbeddedServer:
+            return stack.enter_context(temporary_server(major_version))
+
+        yield running
+
+
+@pytest.fixture(scope="session")
+def templates() -> Callable[[EmbeddedServer], str]:
+    """A function from server to the name of its migrated, otherwise empty database."""
+
+    @cache
+    def migrated(server: EmbeddedServer) -> str:
+        name = "migrated_template"
+        _administrate(server, "create database {}", name)
+        migrate(database_conninfo(server, name))
+        return name
+
+    return migrated
+
+
+@pytest.fixture(scope="session")
+def server(
+    request: pytest.FixtureRequest, servers: Callable[[int], EmbeddedServer]
+) -> EmbeddedServer:
+    """A running server: PostgreSQL 18, and 16 too for tests marked ``on_both_servers``."""
+    return servers(getattr(request, "param", DEFAULT_VERSION))
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str]) -> str:
+    """The name of a migrated database to clone; nobody may be connected to it."""
+    return templates(server)
+
+
+@pytest.fixture
+def conninfo(server: EmbeddedServer, template: str) -> Iterator[str]:
+    """A migrated database of the test's own; the role is a superuser."""
+    yield from _temporary_database(server, "create database {} template {}", template)
+
+
+@pytest.fixture
+def empty_conninfo(server: EmbeddedServer) -> Iterator[str]:
+    """A database of the test's own without schema pgembed and without the vector extension."""
+    yield from _temporary_database(server, "create database {}")
+
+
+@pytest.fixture
+def connection(conninfo: str) -> Iterator[Connection]:
+    """An autocommit session in the test's database."""
+    with connect(conninfo, application_name="test") as session:
+        yield session
+
+
+def database_conninfo(server: EmbeddedServer, name: str) -> str:
+    """Return the connection string of another database of `server`."""
+    return make_conninfo(server.conninfo(), dbname=name)
+
+
+def _temporary_database(server: EmbeddedServer, statement: str, *names: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _administrate(server, statement, name, *names)
+    yield database_conninfo(server, name)
+    _administrate(server, "drop database {} with (force)", name)
+
+
+def _administrate(server: EmbeddedServer, statement: str, *names: str) -> None:
+    with psycopg.connect(server.conninfo(), autocommit=True) as session:
+        session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

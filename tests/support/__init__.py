@@ -1,0 +1,1 @@
+"""What tests of several kinds share: corpora, a fake device, pipelines, and the oracle."""

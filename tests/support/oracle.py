@@ -1,0 +1,199 @@
+"""The oracle: whether a pipeline has kept its promise, asked of the database alone.
+
+It says in SQL of its own what the design promises, and shares no query with the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgqueue_embed.connect import Connection
+
+Names = dict[str, sql.Composable]
+
+# Each promise with a query for what breaks it. `source` and `ledger` are listed for all of them:
+# the records as they are now with their hash, and the ledger rows of the pipeline.
+COMMON = """
+with source as (
+    select
+        {id}::text as key,
+        {id} as id,
+        {text}::text as document,
+        sha256(convert_to(coalesce({text}::text, ''), 'UTF8')) as hash
+    from {source}
+    where {id} is not null
+),
+ledger as (
+    select * from pgembed.records where pipeline_id = {pipeline_id}
+),
+target as (
+    select
+        {fulltext_id} as fulltext_id,
+        {fulltext_id}::text as key,
+        {chunk_id} as chunk_id,
+        {chunk_index} as chunk_index,
+        {text_chunk} as text_chunk,
+        {start_char} as start_char,
+        {end_char} as end_char,
+        {tokens} as tokens,
+        {embedding} as embedding
+    from {target}
+)
+"""
+
+BREACHES = {
+    "a record has no ledger state": """
+        select source.key, ledger.state
+        from source left join ledger using (key)
+        where ledger.state is null
+    """,
+    "the ledger knows a record that the source does not have": """
+        select ledger.key, ledger.state
+        from ledger left join source using (key)
+        where source.key is null
+    """,
+    "the ledger's hash is not that of the current document": """
+        select source.key, ledger.state
+        from source join ledger using (key)
+        where ledger.document_hash is distinct from source.hash
+    """,
+    "the state does not fit the text": """
+        select source.key, ledger.state, source.document
+        from source join ledger using (key)
+        where ledger.state = 'embedded' and coalesce(source.document, '') !~ '\\S'
+            or ledger.state = 'empty' and source.document ~ '[[:alnum:]]'
+    """,
+    "the ledger and the target count different chunks": """
+        select ledger.key, ledger.chunks, count(target.key)
+        from ledger left join target using (key)
+        group by ledger.key, ledger.chunks
+        having count(target.key) <> ledger.chunks
+    """,
+    "an embedded record has no chunks, or another one has some": """
+        select key, state, chunks from ledger where (state = 'embedded') <> (chunks > 0)
+    """,
+    "a chunk belongs to no embedded record": """
+        select target.key, target.chunk_index
+        from target left join ledger on ledger.key = target.key and ledger.state = 'embedded'
+        where ledger.key is null
+    """,
+    "chunk indexes are not 0, 1, 2 …": """
+        select key, array_agg(chunk_index order by chunk_index)
+        from target
+        group by key
+        having min(chunk_index) <> 0
+            or max(chunk_index) <> count(*) - 1
+            or count(distinct chunk_index) <> count(*)
+    """,
+    "a chunk is not the slice of the document that it says": """
+        select target.key, target.chunk_index, target.text_chunk
+        from target join source on source.id = target.fulltext_id
+        where target.start_char < 0
+            or target.end_char <= target.start_char
+            or target.text_chunk is distinct from substr(
+                source.document, target.start_char + 1, target.end_char - target.start_char
+            )
+    """,
+    "a chunk has no tokens, or an id that is not its own": """
+        select key, chunk_id, tokens
+        from target
+        where tokens < 1 or chunk_id <> key || '_' || chunk_index
+    """,
+    "a failed attempt is charged to a record that succeeded": """
+        select key, attempts, last_error
+        from ledger
+        where state <> 'dead'
+            and (attempts > 0 or failed_hash is not null or last_error is not null)
+    """,
+    "a dead letter has no error or no attempt": """
+        select key, attempts, last_error
+        from ledger
+        where state = 'dead' and (attempts < 1 or coalesce(last_error, '') = '')
+    """,
+    "a vector is not finite or not of length 1": """
+        select key, chunk_index, embedding
+        from target
+        where abs(sqrt((
+            select sum(element::double precision ^ 2)
+            from unnest(string_to_array(trim(embedding::text, '[]'), ',')) as element
+        )) - 1) > 1e-3
+    """,
+    "work is left": """
+        select id, keys[1], records, available_at
+        from pgembed.work
+        where pipeline_id = {pipeline_id}
+    """,
+    "attempts are left": """
+        select attempts.id, work_id, died_at from pgembed.attempts
+    """,
+}
+
+PROGRESS = """
+select
+    progress.*,
+    (select count(*) from source) as records,
+    (select count(*) from ledger where state = 'dead') as dead_records
+from pgembed.progress
+where progress.pipeline = {name}
+"""
+
+
+def assert_converged(connection: Connection, pipeline_name: str) -> None:
+    """Fail unless everything is done and every record of the pipeline is as promised.
+
+    Each source key is in exactly one ledger state; its chunks are verbatim slices of its current
+    text, numbered from 0, with vectors of length 1; nothing is pending, and no trace of anything
+    else is left. To be called when nothing works on the pipeline any more.
+    """
+    breaches = list(_breaches(connection, _names(connection, pipeline_name)))
+    assert not breaches, f"pipeline {pipeline_name}:\n" + "\n".join(breaches)
+
+
+def _breaches(connection: Connection, names: Names) -> Iterator[str]:
+    for promise, query in BREACHES.items():
+        rows = connection.execute(sql.SQL(COMMON + query).format(**names)).fetchall()
+        if rows:
+            yield f"- {promise}: {len(rows)}, such as {rows[:3]}"
+    yield from _progress_breaches(connection, names)
+
+
+def _progress_breaches(connection: Connection, names: Names) -> Iterator[str]:
+    cursor = connection.cursor(row_factory=dict_row)
+    progress: dict[str, Any] = (
+        cursor.execute(sql.SQL(COMMON + PROGRESS).format(**names)).fetchone() or {}
+    )
+    records, dead = progress["records"], progress["dead_records"]
+    expected = {
+        "total": records,
+        "done": records - dead,
+        "dead": dead,
+        "pending": 0,
+        "in_flight": 0,
+        "retrying": 0,
+        "percent": 100 if records else 0,
+    }
+    for column, value in expected.items():
+        if progress[column] != value:
+            yield f"- pgembed.progress says {column} = {progress[column]}, not {value}"
+
+
+def _names(connection: Connection, pipeline_name: str) -> Names:
+    cursor = connection.cursor(row_factory=dict_row)
+    row = cursor.execute(
+        "select * from pgembed.pipelines where name = %s", (pipeline_name,)
+    ).fetchone()
+    assert row is not None, f"there is no pipeline {pipeline_name}"
+    columns = {meaning: sql.Identifier(column) for meaning, column in row["target_columns"].items()}
+    return {
+        **columns,
+        "id": sql.Identifier(row["id_field"]),
+        "text": sql.Identifier(row["text_field"]),
+        "source": sql.Identifier(row["source_schema"], row["source_table"]),
+        "target": sql.Identifier(row["target_schema"], row["target_table"]),
+        "pipeline_id": sql.Literal(row["id"]),
+        "name": sql.Literal(pipeline_name),
+    }

@@ -1,0 +1,85 @@
+"""Working on a pipeline without a worker process: claims, one after the other, in this thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pgqueue_embed.batch import Done, Session, process_claim
+from pgqueue_embed.claims import is_drained
+from pgqueue_embed.connect import connect
+from pgqueue_embed.embed import Device, DocumentChunker
+from pgqueue_embed.policy import ClaimSize
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.vectors import VectorCodec
+from tests.support.conditions import wait_until
+from tests.support.fakes import FakeDevice, fake_chunker
+
+SIZE = ClaimSize(items=4, limit_bytes=1 << 20)
+
+
+@contextmanager
+def open_session(
+    conninfo: str,
+    *,
+    worker_id: int = 1,
+    lease_seconds: float = 30.0,
+    retry_delay_seconds: float = 0.0,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Iterator[Session]:
+    """Open what a worker loop works with; failed records are tried again at once."""
+    with connect(conninfo) as connection, connect(conninfo) as side:
+        yield Session(
+            connection=connection,
+            side=side,
+            codec=VectorCodec(connection),
+            worker_id=worker_id,
+            lease_seconds=lease_seconds,
+            retry_delay_seconds=retry_delay_seconds,
+            checkpoint=checkpoint,
+        )
+
+
+def work_once(
+    session: Session,
+    pipeline: Pipeline,
+    device: Device | None = None,
+    *,
+    size: ClaimSize = SIZE,
+    alone: bool = False,
+    chunker: DocumentChunker | None = None,
+) -> Done | None:
+    """Process one claim with a fake device and a small chunker."""
+    return process_claim(
+        session,
+        pipeline,
+        chunker=chunker or fake_chunker(),
+        device=device or FakeDevice(dimensions=pipeline.dimensions),
+        size=size,
+        alone=alone,
+    )
+
+
+def drain(
+    session: Session,
+    pipeline: Pipeline,
+    device: Device | None = None,
+    *,
+    size: ClaimSize = SIZE,
+    chunker: DocumentChunker | None = None,
+) -> list[Done]:
+    """Process claims until nothing of the pipeline is pending, items set apart included."""
+    done: list[Done] = []
+
+    def is_finished() -> bool:
+        for alone in (False, True):
+            while (
+                claim := work_once(
+                    session, pipeline, device, size=size, alone=alone, chunker=chunker
+                )
+            ) is not None:
+                done.append(claim)
+        return is_drained(session.side, [pipeline.id])
+
+    wait_until(is_finished, f"pipeline {pipeline.name} is drained")
+    return done
