@@ -1,0 +1,20 @@
+"""From chunks to vectors: one model, owned by one thread. Importing this loads no torch."""
+
+from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
+from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
+from pgqueue_embed.embedding.model import EmbeddingModel
+from pgqueue_embed.embedding.resolve import ResolvedModel, resolve_model
+from pgqueue_embed.embedding.rows import NonFiniteVectors
+from pgqueue_embed.embedding.vector_cache import VectorCache
+
+__all__ = [
+    "DeviceThread",
+    "Embedded",
+    "EmbeddingModel",
+    "Fingerprint",
+    "NonFiniteVectors",
+    "ResolvedModel",
+    "VectorCache",
+    "fingerprint",
+    "resolve_model",
+]

@@ -1,0 +1,233 @@
+"""One thread owns the model: loading, checks and every forward pass happen in it.
+
+Metal aborts the process when two threads enter it. Worker loops hand over chunks and wait; the
+thread takes one batch of each caller in turn, so that a large claim does not hold up a small
+one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Rows
+from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors, WrongVectors
+from pgqueue_embed.embedding.shapes import Batch, plan_batches
+from pgqueue_embed.embedding.vector_cache import VectorCache
+from pgqueue_embed.errors import ModelError
+
+CACHE_BYTES = 256 << 20
+CLOSE_SECONDS = 10.0
+
+LoadedModel = TypeVar("LoadedModel", bound=Model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """``vectors`` are float32 unit vectors (n, dimensions), in the order of the chunks.
+
+    ``cache_hits`` counts chunks that needed no computing: their text was embedded before, or
+    occurs twice in the call. ``device_seconds`` is the time the device spent on this call.
+    """
+
+    vectors: Vectors
+    cache_hits: int
+    device_seconds: float
+
+
+class _Call:
+    """The chunks of one caller on their way; its fields are guarded by the thread's condition."""
+
+    def __init__(self, chunks: Sequence[Chunk], batches: Sequence[Batch], dimensions: int) -> None:
+        self.chunks = chunks
+        self.batches = deque(batches)
+        self.unfinished = len(batches)
+        self.vectors = np.zeros((len(chunks), dimensions), np.float32)
+        self.computed: set[int] = set()
+        self.unusable: set[int] = set()
+        self.error: Exception | None = None
+        self.device_seconds = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return self.unfinished == 0 or self.error is not None
+
+    def store(self, rows: Rows, vectors: Vectors | None) -> None:
+        if vectors is None:
+            self.unusable.update(rows)
+        else:
+            self.vectors[list(rows)] = vectors
+            self.computed.update(rows)
+
+
+class DeviceThread(Generic[LoadedModel]):
+    """Starts at once and loads the model with ``load``; safe to use from many threads.
+
+    ``batches_completed`` and ``last_progress_monotonic`` tell a watchdog whether the device
+    still answers; ``cache`` holds the vectors of chunks embedded before.
+    """
+
+    def __init__(self, load: Callable[[], LoadedModel], *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.batches_completed = 0
+        self.last_progress_monotonic = time.monotonic()
+        self.cache = VectorCache(cache_bytes)
+        self._load = load
+        self._condition = threading.Condition()
+        self._waiting: deque[_Call] = deque()  # calls with batches left, next one first
+        self._active: set[_Call] = set()
+        self._loaded: tuple[LoadedModel, BatchRunner] | None = None
+        self._longest = 0
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="pgembed-device", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model, waiting until it is loaded; raises what its loading raised."""
+        return self._when_loaded()[0]
+
+    def embed(
+        self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None] = lambda: None
+    ) -> Embedded:
+        """Embed chunks, each distinct text once, and wait for their vectors.
+
+        ``on_progress`` is called in this thread after every batch that the device completes, of
+        any caller; what it raises ends the call. Raises NonFiniteVectors naming the chunks the
+        model has no vector for (all others are in the cache by then), ModelError where the
+        device or its memory fails, and whatever else a batch of this call raised.
+        """
+        keys = [VectorCache.key(chunk.text) for chunk in chunks]
+        distinct = dict(zip(reversed(keys), reversed(chunks), strict=True))
+        found = {key: self.cache.get(key) for key in distinct}
+        missing = [key for key, vector in found.items() if vector is None]
+        call = self._submit([distinct[key] for key in missing])
+        try:
+            self._wait(call, on_progress)
+        finally:
+            self._withdraw(call)
+            self._remember(call, missing)
+        if call.unusable:
+            bad = {missing[row] for row in call.unusable}
+            raise NonFiniteVectors(tuple(row for row, key in enumerate(keys) if key in bad))
+        computed = dict(zip(missing, call.vectors, strict=True))
+        vectors = np.empty((len(keys), call.vectors.shape[1]), np.float32)
+        for row, key in enumerate(keys):
+            vectors[row] = computed[key] if key in computed else found[key]
+        hits = len(keys) - len(missing)
+        return Embedded(vectors=vectors, cache_hits=hits, device_seconds=call.device_seconds)
+
+    def close(self) -> None:
+        """Stop the thread; calls that still wait raise ModelError."""
+        self._stop(ModelError("the device thread is closed"))
+        self._thread.join(CLOSE_SECONDS)
+
+    def _when_loaded(self) -> tuple[LoadedModel, BatchRunner]:
+        with self._condition:
+            while self._loaded is None and self._error is None:
+                self._condition.wait()
+            if self._loaded is None or self._error is not None:
+                raise self._error or ModelError("the model is not loaded")
+            return self._loaded
+
+    def _submit(self, chunks: Sequence[Chunk]) -> _Call:
+        model, runner = self._when_loaded()
+        lengths = [model.sequence_tokens(chunk) for chunk in chunks]
+        with self._condition:
+            self._longest = max([self._longest, *lengths])
+            batches = plan_batches(lengths, runner.limits, longest=self._longest)
+            call = _Call(chunks, batches, model.dimensions)
+            call.error = self._error
+            self._active.add(call)
+            if batches:
+                self._waiting.append(call)
+                self._condition.notify_all()
+        return call
+
+    def _wait(self, call: _Call, on_progress: Callable[[], None]) -> None:
+        seen = self.batches_completed
+        while not call.is_done:
+            before, seen = seen, self._await_batch(call, seen)
+            if seen != before and call.error is None:
+                on_progress()
+        if call.error is not None:
+            raise call.error
+
+    def _await_batch(self, call: _Call, seen: int) -> int:
+        with self._condition:
+            self._condition.wait_for(lambda: call.is_done or self.batches_completed != seen)
+            return self.batches_completed
+
+    def _withdraw(self, call: _Call) -> None:
+        with self._condition:
+            self._active.discard(call)
+            if call in self._waiting:
+                self._waiting.remove(call)
+
+    def _remember(self, call: _Call, keys: Sequence[bytes]) -> None:
+        with self._condition:
+            computed = list(call.computed)
+        for row in computed:
+            self.cache.put(keys[row], call.vectors[row])
+
+    def _run(self) -> None:
+        try:
+            model = self._load()
+            runner = BatchRunner(model)
+            with self._condition:
+                self._loaded = (model, runner)
+                self._condition.notify_all()
+            with model.session():
+                while (job := self._next()) is not None:
+                    self._work(runner, *job)
+        except Exception as error:  # noqa: BLE001 - callers get it; this thread has nobody to tell
+            self._stop(error)
+
+    def _next(self) -> tuple[_Call, Batch] | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._waiting or self._error is not None)
+            if self._error is not None:
+                return None
+            call = self._waiting.popleft()
+            batch = call.batches.popleft()
+            if call.batches:
+                self._waiting.append(call)
+            return call, batch
+
+    def _work(self, runner: BatchRunner, call: _Call, batch: Batch) -> None:
+        started = time.monotonic()
+        error: Exception | None = None
+        try:
+            for rows, vectors in runner.run(call.chunks, batch):
+                self._progress(call, rows, vectors)
+        except WrongVectors:
+            raise
+        except Exception as caught:  # noqa: BLE001 - a batch's error is its caller's alone
+            error = caught
+        with self._condition:
+            call.device_seconds += time.monotonic() - started
+            call.unfinished -= 1
+            call.error = call.error or error
+            if error is not None and call in self._waiting:
+                self._waiting.remove(call)
+            self._condition.notify_all()
+
+    def _progress(self, call: _Call, rows: Rows, vectors: Vectors | None) -> None:
+        with self._condition:
+            call.store(rows, vectors)
+            self.batches_completed += 1
+            self.last_progress_monotonic = time.monotonic()
+            self._condition.notify_all()
+
+    def _stop(self, error: Exception) -> None:
+        with self._condition:
+            self._error = self._error or error
+            for call in self._active:
+                call.error = call.error or self._error
+            self._condition.notify_all()

@@ -1,0 +1,87 @@
+"""Which device computes, and how to treat it: the differences between mps, cuda and cpu."""
+
+from __future__ import annotations
+
+import re
+
+from pgqueue_embed.errors import UsageError
+
+# Metal's own limit lies above the RAM: a Mac would swap instead of failing.
+_MPS_MEMORY_FRACTION = 0.6
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|std::bad_alloc",
+    re.IGNORECASE,
+)
+
+
+def choose_device(requested: str) -> str:
+    """Return the device for ``auto``, ``mps``, ``cuda``, ``cuda:N`` or ``cpu``.
+
+    ``auto`` takes the first of mps, cuda and cpu that is there. Raises UsageError for a device
+    that this machine does not have.
+    """
+    import torch
+
+    available = {
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+        "cpu": True,
+    }
+    if requested == "auto":
+        return next(device for device, there in available.items() if there)
+    kind, _, number = requested.partition(":")
+    if kind not in available or (number and not (kind == "cuda" and number.isdigit())):
+        raise UsageError(f"unknown device {requested!r}: give auto, mps, cuda, cuda:N or cpu")
+    if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
+        raise UsageError(f"this machine has no {requested} device; give --device auto or cpu")
+    return requested
+
+
+def configure_device(device: str) -> None:
+    """Set what a device needs before a model is moved to it.
+
+    PYTORCH_ENABLE_MPS_FALLBACK stays unset: it hides missing kernels.
+    """
+    import torch
+
+    if kind_of(device) == "mps":
+        torch.mps.set_per_process_memory_fraction(_MPS_MEMORY_FRACTION)
+
+
+def kind_of(device: str) -> str:
+    """Return ``mps``, ``cuda`` or ``cpu``."""
+    return device.partition(":")[0]
+
+
+def is_out_of_memory(exception: BaseException) -> bool:
+    """Tell whether a smaller batch may help.
+
+    Metal and the CPU raise a plain RuntimeError, so that their text has to be matched.
+    """
+    if isinstance(exception, MemoryError):
+        return True
+    return isinstance(exception, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(exception)))
+
+
+def release_memory(device: str) -> None:
+    """Give cached blocks back to the device. Costs time: for use after out of memory only."""
+    import torch
+
+    if kind_of(device) == "mps":
+        torch.mps.empty_cache()
+    elif kind_of(device) == "cuda":
+        torch.cuda.empty_cache()
+
+
+def device_memory_bytes(device: str) -> int:
+    """Return the bytes this process holds on its device; 0 for cpu, whose memory is the host's.
+
+    For mps this is the driver's figure: the resident size of the process hides Metal memory.
+    """
+    import torch
+
+    if kind_of(device) == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    if kind_of(device) == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    return 0

@@ -1,0 +1,83 @@
+"""What a model folder must and must not hold before it is loaded. Pure: names and JSON only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pgqueue_embed.errors import ModelError
+
+# Only these are fetched from a hub: no pickles, no code, no weights of other frameworks.
+WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
+UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "*.bin", "*.pt", "*.h5", "*.msgpack")
+
+_PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "sentencepiece")
+_OTHER_FRAMEWORKS = {"onnx", "openvino", "coreml"}
+_MODULES_WITH_FILES = ("Transformer", "Pooling", "Dense", "StaticEmbedding")
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Raise ModelError unless ``path`` is a whole model, in safetensors, without own code."""
+    if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+        raise ModelError(f"{path} is not a model folder: it has no modules.json or config.json")
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    refuse_pickles(files, name)
+    _refuse_code(path, name)
+    missing = list(_missing_files(path, set(files)))
+    if missing:
+        raise ModelError(f"model {name} is incomplete: {missing[0]} is missing in {path}")
+
+
+def refuse_pickles(files: Iterable[str], name: str) -> None:
+    """Raise ModelError where a folder's only weights are pickles, which can run any code.
+
+    ``files`` are paths relative to the model.
+    """
+    paths = [PurePosixPath(file) for file in files]
+    paths = [path for path in paths if not _OTHER_FRAMEWORKS & set(path.parts)]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    pickled = [path for path in paths if _is_pickled_weights(path) and path.parent not in safe]
+    if pickled:
+        raise ModelError(
+            f"model {name} has {pickled[0]} only as a pickle, which can run any code when loaded; "
+            "use a revision with model.safetensors, or convert it where you trust it: "
+            "SentenceTransformer(OLD).save_pretrained(NEW)"
+        )
+    if not safe:
+        raise ModelError(f"model {name} has no weights in safetensors")
+
+
+def _is_pickled_weights(path: PurePosixPath) -> bool:
+    return path.suffix in _PICKLED_SUFFIXES and not path.name.startswith(_NOT_WEIGHTS)
+
+
+def _refuse_code(path: Path, name: str) -> None:
+    types = [module["type"] for module in _read_json(path / "modules.json") or []]
+    for router in path.rglob("router_config.json"):
+        types += (_read_json(router) or {}).get("types", {}).values()
+    for module_type in types:
+        if not str(module_type).startswith("sentence_transformers."):
+            raise ModelError(f"model {name} needs code of its own ({module_type}): refused")
+
+
+def _missing_files(path: Path, files: set[str]) -> Iterable[str]:
+    for module in _read_json(path / "modules.json") or []:
+        folder = module.get("path") or ""
+        if module["type"].endswith(_MODULES_WITH_FILES) and folder:
+            inside = {file for file in files if file.startswith(f"{folder}/")}
+            yield from () if inside else (f"{folder}/config.json",)
+    for index in path.glob("*.safetensors.index.json"):
+        shards = set((_read_json(index) or {}).get("weight_map", {}).values())
+        yield from sorted(shards - files)
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error

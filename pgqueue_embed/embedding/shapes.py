@@ -1,0 +1,92 @@
+"""Plan batches of few shapes: lengths in, rows and lengths out.
+
+Metal compiles and keeps a graph for every input shape and never gives it back, so that shapes
+must be few: lengths are rounded up, and a length has one number of rows, or a quarter or a
+sixteenth of it for what is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+_FINE_STEPS = 8  # lengths up to this many steps are told apart by one step, then coarser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How large batches may be, in tokens (padding included) and rows.
+
+    ``fill`` repeats rows of a call to reach a full shape; without it the last batch is smaller.
+    """
+
+    max_tokens_per_batch: int
+    length_step: int
+    max_rows: int
+    fill: bool
+
+    def halved(self, rows: int, length: int) -> BatchLimits:
+        """Return limits that allow half the rows at a length, after these were too many."""
+        return replace(self, max_tokens_per_batch=max(1, rows // 2) * length)
+
+    def rows_at(self, length: int) -> int:
+        """Return the number of rows of a full batch of sequences of ``length`` tokens."""
+        rows = min(self.max_rows, max(1, self.max_tokens_per_batch // length))
+        return rows if rows < 8 else rows - rows % 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """``rows`` are positions in the planned sequence, repeated where the batch is filled up."""
+
+    rows: tuple[int, ...]
+    length: int
+
+
+# Rates are flat on Apple GPUs from about 64 rows of 130 tokens and on CPUs from about 16 rows.
+_LIMITS = {
+    "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, max_rows=128, fill=True),
+    "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, max_rows=512, fill=True),
+    "cpu": BatchLimits(max_tokens_per_batch=4_096, length_step=8, max_rows=64, fill=False),
+}
+
+
+def limits_for(kind: str) -> BatchLimits:
+    """Return the limits to start with on ``mps``, ``cuda`` or ``cpu``."""
+    return _LIMITS[kind]
+
+
+def plan_batches(
+    lengths: Sequence[int], limits: BatchLimits, *, longest: int | None = None
+) -> list[Batch]:
+    """Group sequences, given by their lengths in tokens, into batches; longest first.
+
+    Rounding up stops at ``longest``, the longest sequence ever met, so that full chunks need no
+    padding.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    cap = max([longest or 0, *lengths]) if order else 0
+    batches: list[Batch] = []
+    done = 0
+    while done < len(order):
+        length = min(cap, bucket(lengths[order[done]], limits.length_step))
+        full = limits.rows_at(length)
+        rows = order[done : done + full]
+        done += len(rows)
+        if limits.fill:
+            rows = _filled(rows, full)
+        batches.append(Batch(rows=tuple(rows), length=length))
+    return batches
+
+
+def bucket(length: int, step: int) -> int:
+    """Round a length up to a multiple of ``step``, which doubles with long lengths."""
+    while length > step * _FINE_STEPS:
+        step *= 2
+    return -(-max(1, length) // step) * step
+
+
+def _filled(rows: list[int], full: int) -> list[int]:
+    sizes = (max(1, full // 16), max(1, full // 4), full)
+    size = next(size for size in sizes if size >= len(rows))
+    return [rows[n % len(rows)] for n in range(size)]

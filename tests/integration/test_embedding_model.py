@@ -1,0 +1,261 @@
+"""The real bundled model: the vectors of sentence-transformers, and nothing cut off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+
+from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, fingerprint, resolve_model
+from pgqueue_embed.embedding import precision as precisions
+from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine, unit_rows
+from pgqueue_embed.errors import ModelError, RecordFault, UsageError
+
+DOCUMENTS = [
+    "The infusion pump's alarm was silenced; nobody was hurt. " * 30,
+    "Short.",
+    "设备在使用过程中突然停止工作，护士立即更换了备用设备。" * 20,
+    "A literal [SEP] and [CLS] in a report, 🙂 and a tail." * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def reference() -> SentenceTransformer:
+    path = resolve_model("all-MiniLM-L6-v2").path
+    return SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+
+def chunks_of(model: EmbeddingModel, documents: list[str], max_tokens: int = 128) -> list[Chunk]:
+    assert model.tokenizer is not None
+    chunker = Chunker(model.tokenizer, max_tokens=max_tokens, overlap_tokens=20)
+    return [chunk for document in chunker.chunk(documents) for chunk in document.chunks]
+
+
+def test_the_model_knows_itself(model: EmbeddingModel) -> None:
+    assert (model.device, model.precision, model.notes) == ("cpu", "fp32", ())
+    assert (model.dimensions, model.max_sequence_tokens, model.content_budget) == (384, 256, 254)
+    assert (model.document_prompt, model.query_prompt) == ("", "")
+    assert model.exact_ids
+    assert model.fingerprint.files["model.safetensors"].startswith("53aa5117")
+
+
+def test_vectors_equal_those_of_encode(
+    model: EmbeddingModel, reference: SentenceTransformer
+) -> None:
+    chunks = [c for c in chunks_of(model, DOCUMENTS) if "[SEP]" not in c.text]
+    vectors = model.forward(chunks)
+    expected = reference.encode([chunk.text for chunk in chunks], show_progress_bar=False)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert lowest_cosine(vectors, unit_rows(expected)) >= 0.9999
+    longer = model.forward(chunks, length=200)
+    assert lowest_cosine(longer, vectors) >= 0.9999
+
+
+def test_a_full_batch_without_a_mask_has_the_same_vectors(
+    model: EmbeddingModel, reference: SentenceTransformer
+) -> None:
+    (chunk,) = chunks_of(model, ["one two three four five"])
+    expected = reference.encode([chunk.text], show_progress_bar=False)
+    assert lowest_cosine(model.forward([chunk, chunk]), unit_rows(expected.repeat(2, 0))) > 0.9999
+
+
+def test_literal_control_tokens_are_read_as_text(model: EmbeddingModel) -> None:
+    chunks = chunks_of(model, ["pump [SEP] failed"])
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode("pump [SEP] failed").ids
+    assert tuple(ids) == (101, *chunks[0].token_ids, 102)
+    model.exact_ids = False
+    try:
+        by_text = model.forward(chunks)
+    finally:
+        model.exact_ids = True
+    assert lowest_cosine(model.forward(chunks), by_text) > 0.9999
+
+
+def test_a_query_finds_the_chunk_it_is_about(model: EmbeddingModel) -> None:
+    vectors = model.forward(chunks_of(model, ["The pump stopped.", "A cake with sugar."]))
+    scores = vectors @ model.encode_query("device failure")
+    assert scores[0] > scores[1]
+
+
+def test_nothing_is_cut_off_silently(model: EmbeddingModel) -> None:
+    chunk = chunks_of(model, ["word " * 250], max_tokens=254)[0]
+    too_long = Chunk(index=0, start=0, end=1, text=chunk.text * 2, token_ids=chunk.token_ids * 2)
+    with pytest.raises(RecordFault, match="nothing is cut off"):
+        model.forward([too_long])
+    with pytest.raises(UsageError, match="tokens"):
+        model.encode_query("word " * 300)
+
+
+def test_wrong_numbers_are_noticed_per_shape(
+    model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.verify(8, 64)
+    right = model._from_ids
+    monkeypatch.setattr(model, "_from_ids", lambda *args: right(*args)[:, ::-1])
+    with pytest.raises(WrongVectors, match="8 x 64 tokens"):
+        model.verify(8, 64)
+
+
+def test_auto_precision_falls_back_to_fp32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "candidates", lambda *_: ("fp16", "fp32"))
+    monkeypatch.setattr(precisions, "LOWEST_COSINE", 1.0)
+    loaded = EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu")
+    assert loaded.precision == "fp32"
+    assert len(loaded.notes) == 1
+    assert "fp16 on cpu does not agree with fp32" in loaded.notes[0]
+    assert str(next(loaded._network.parameters()).dtype) == "torch.float32"
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_a_lower_precision_agrees_with_fp32(model: EmbeddingModel, name: str) -> None:
+    low = EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", precision=name)
+    chunks = chunks_of(model, DOCUMENTS[:2])
+    assert low.precision == name
+    assert lowest_cosine(low.forward(chunks), model.forward(chunks)) >= 0.999
+
+
+def test_the_device_thread_gives_the_models_vectors(model: EmbeddingModel) -> None:
+    chunks = chunks_of(model, DOCUMENTS, max_tokens=64)
+    thread = DeviceThread(lambda: model)
+    try:
+        result = thread.embed(chunks)
+    finally:
+        thread.close()
+    assert lowest_cosine(result.vectors, model.forward(chunks)) >= 0.9999
+    assert result.device_seconds > 0
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    target = tmp_path / "some where" / "model"
+    shutil.copytree(resolve_model("all-MiniLM-L6-v2").path, target)
+    return target
+
+
+def test_copies_have_one_fingerprint_until_a_byte_changes(copied: Path) -> None:
+    bundled = fingerprint(resolve_model("all-MiniLM-L6-v2").path)
+    assert fingerprint(copied) == bundled
+    with (copied / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, os.SEEK_END)
+        last = weights.read(1)
+        weights.seek(-1, os.SEEK_END)
+        weights.write(bytes([last[0] ^ 1]))
+    assert fingerprint(copied).difference(bundled) == ["model.safetensors"]
+
+
+def test_a_model_with_pickled_weights_only_is_refused(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
+        resolve_model(str(copied))
+
+
+def test_damaged_weights_are_one_line(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        EmbeddingModel.load(resolve_model(str(copied)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_are_part_of_the_input_and_of_the_budget(copied: Path) -> None:
+    config = '{"prompts": {"passage": "passage: ", "query": "query: "}}'
+    (copied / "config_sentence_transformers.json").write_text(config)
+    loaded = EmbeddingModel.load(resolve_model(str(copied)), device="cpu")
+    assert (loaded.document_prompt, loaded.query_prompt) == ("passage: ", "query: ")
+    assert loaded.exact_ids
+    assert loaded.content_budget == 252
+    chunks = chunks_of(loaded, ["The pump stopped."])
+    reference = SentenceTransformer(str(copied), device="cpu", local_files_only=True)
+    expected = reference.encode(["passage: The pump stopped."], show_progress_bar=False)
+    assert lowest_cosine(loaded.forward(chunks), unit_rows(expected)) > 0.9999
+    query = reference.encode(["query: pump"], show_progress_bar=False)
+    assert loaded.encode_query("pump") @ unit_rows(query)[0] > 0.9999
+
+
+@pytest.fixture
+def static_model(tmp_path: Path) -> Path:
+    file = resolve_model("all-MiniLM-L6-v2").path / "tokenizer.json"
+    weights = np.random.default_rng(0).normal(size=(30522, 64)).astype(np.float32)
+    module = StaticEmbedding(Tokenizer.from_file(str(file)), embedding_weights=weights)
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(
+        str(tmp_path / "static"), create_model_card=False
+    )
+    return tmp_path / "static"
+
+
+def test_a_static_model_is_embedded_from_texts(static_model: Path) -> None:
+    loaded = EmbeddingModel.load(resolve_model(str(static_model)))
+    assert (loaded.device, loaded.precision, loaded.exact_ids) == ("cpu", "fp32", False)
+    assert loaded.dimensions == 64
+    assert loaded.content_budget > 100_000
+    chunks = chunks_of(loaded, DOCUMENTS[:3])
+    reference = SentenceTransformer(str(static_model), device="cpu", local_files_only=True)
+    expected = reference.encode([chunk.text for chunk in chunks], show_progress_bar=False)
+    assert lowest_cosine(loaded.forward(chunks), unit_rows(expected)) > 0.9999
+    assert loaded.encode_query("pump").shape == (64,)
+
+
+NO_NETWORK = """
+import sys
+from pgqueue_embed.embedding import resolve_model
+from pgqueue_embed.errors import ModelError
+try:
+    resolve_model("someone/some-model")
+except ModelError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def silent_endpoint() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent", "offline"])
+def test_a_hub_name_without_a_network_fails_fast_in_one_line(
+    tmp_path: Path, silent_endpoint: str, kind: str
+) -> None:
+    settings = {
+        "refused": {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        "silent": {"HF_ENDPOINT": silent_endpoint},
+        "offline": {"HF_HUB_OFFLINE": "1"},
+    }
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    environment |= {"HF_HOME": str(tmp_path), **settings[kind]}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK], env=environment, capture_output=True, text=True
+    )
+    assert "someone/some-model is not on this machine" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+    assert time.monotonic() - started < 15  # 4 s of waiting beside the imports
+
+
+def test_loading_prints_nothing() -> None:
+    code = (
+        "from pgqueue_embed.embedding import EmbeddingModel, resolve_model;"
+        "EmbeddingModel.load(resolve_model('all-MiniLM-L6-v2'), device='cpu')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,307 @@
+"""Scheduling, out-of-memory and hung-device logic of the device thread, on a fake model."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import pytest
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import DeviceThread, NonFiniteVectors
+from pgqueue_embed.embedding import batch_runner as runner_module
+from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
+from pgqueue_embed.errors import ModelError
+
+WAIT_SECONDS = 20.0
+Hook = Callable[[Sequence[Chunk], int], None]
+
+
+def chunk(text: str, tokens: int = 10) -> Chunk:
+    return Chunk(index=0, start=0, end=len(text), text=text, token_ids=tuple(range(tokens)))
+
+
+def chunks(prefix: str, count: int, tokens: int = 10) -> list[Chunk]:
+    return [chunk(f"{prefix}{n}", tokens) for n in range(count)]
+
+
+def vector_of(text: str) -> np.ndarray:
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    return digest.astype(np.float32) + 1
+
+
+class FakeModel:
+    """Vectors from hashes of texts; ``hook`` sees each batch first and may raise or wait."""
+
+    name = "fake"
+    dimensions = 32
+
+    def __init__(self, hook: Hook | None = None, device: str = "cpu") -> None:
+        self.device = device
+        self.hook = hook
+        self.batches: list[tuple[list[str], int]] = []
+        self.verified: list[tuple[int, int]] = []
+        self.wrong = False
+        self.threads: set[str] = set()
+
+    def session(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def sequence_tokens(self, chunk: Chunk) -> int:
+        return len(chunk.token_ids) + 2
+
+    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
+        assert length is not None
+        self.threads.add(threading.current_thread().name)
+        if self.hook:
+            self.hook(chunks, length)
+        self.batches.append(([chunk.text for chunk in chunks], length))
+        raw = np.array([vector_of(chunk.text) for chunk in chunks])
+        raw[[chunk.text.startswith("bad") for chunk in chunks]] = np.nan
+        return unit_rows(raw)
+
+    def verify(self, rows: int, length: int) -> None:
+        self.verified.append((rows, length))
+        if self.wrong:
+            raise WrongVectors("wrong")
+
+
+@contextmanager
+def running(model: FakeModel) -> Iterator[DeviceThread[FakeModel]]:
+    thread = DeviceThread(lambda: model)
+    try:
+        yield thread
+    finally:
+        thread.close()
+
+
+def assert_right(vectors: Vectors, wanted: Sequence[Chunk]) -> None:
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, unit_rows(np.array([vector_of(c.text) for c in wanted])))
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_vectors_come_back_in_the_order_of_the_chunks(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "release_memory", lambda _: None)
+    wanted = [chunk(f"c{n}", 1 + n * 37 % 300) for n in range(500)]
+    model = FakeModel(device=device)
+    with running(model) as thread:
+        result = thread.embed(wanted)
+    assert_right(result.vectors, wanted)
+    assert model.threads == {"pgembed-device"}
+    assert result.cache_hits == 0
+
+
+def test_no_chunks_give_no_vectors() -> None:
+    with running(FakeModel()) as thread:
+        assert thread.embed([]).vectors.shape == (0, 32)
+
+
+def test_a_text_is_embedded_once_in_a_call_and_once_in_a_process() -> None:
+    model = FakeModel()
+    with running(model) as thread:
+        first = thread.embed([chunk("a"), chunk("b"), chunk("a")])
+        second = thread.embed([chunk("b"), chunk("c")])
+    assert [texts for texts, _ in model.batches] == [["a", "b"], ["c"]]
+    assert (first.cache_hits, second.cache_hits) == (1, 1)
+    assert_right(first.vectors, [chunk("a"), chunk("b"), chunk("a")])
+    assert_right(second.vectors, [chunk("b"), chunk("c")])
+
+
+def test_batches_of_callers_take_turns() -> None:
+    gate = threading.Event()
+    model = FakeModel(lambda _chunks, _length: gate.wait(WAIT_SECONDS) and None)
+    with running(model) as thread, ThreadPoolExecutor(2) as pool:
+        large = pool.submit(thread.embed, chunks("large", 400))
+        wait_until(lambda: bool(thread._active))
+        small = pool.submit(thread.embed, chunks("small", 100))
+        wait_until(lambda: len(thread._active) == 2)
+        gate.set()
+        large.result(WAIT_SECONDS)
+        small.result(WAIT_SECONDS)
+    order = [texts[0][:5] for texts, _ in model.batches]
+    assert order[:5] == ["large", "large", "small", "large", "small"]
+
+
+def test_every_waiting_caller_hears_of_progress_in_its_own_thread() -> None:
+    model = FakeModel()
+    heard: dict[str, list[bool]] = {"a": [], "b": []}
+    barrier = threading.Barrier(2)
+
+    def caller(name: str) -> None:
+        me = threading.get_ident()
+
+        def note() -> None:
+            heard[name].append(threading.get_ident() == me)
+
+        barrier.wait(WAIT_SECONDS)
+        thread.embed(chunks(name, 1000), on_progress=note)
+
+    with running(model) as thread, ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(caller, name) for name in heard]:
+            job.result(WAIT_SECONDS)
+    assert all(notes and all(notes) for notes in heard.values())
+    assert thread.batches_completed == len(model.batches)
+
+
+def test_a_hung_device_gives_no_progress() -> None:
+    gate, entered = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def hang(_chunks: Sequence[Chunk], _length: int) -> None:
+        if thread.batches_completed == 2:
+            entered.set()
+            gate.wait(WAIT_SECONDS)
+
+    with running(FakeModel(hang)) as thread, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(thread.embed, chunks("x", 64 * 5), on_progress=lambda: calls.append(1))
+        assert entered.wait(WAIT_SECONDS)
+        before = thread.last_progress_monotonic
+        assert not job.done()
+        assert len(calls) <= 2
+        gate.set()
+        job.result(WAIT_SECONDS)
+        assert thread.last_progress_monotonic > before
+
+
+def test_a_lost_lease_ends_the_call_and_its_remaining_batches() -> None:
+    def lose() -> None:
+        raise LookupError("lease lost")
+
+    with running(FakeModel()) as thread:
+        with pytest.raises(LookupError):
+            thread.embed(chunks("lost", 2000), on_progress=lose)
+        assert not thread._active
+        assert not thread._waiting
+        assert_right(thread.embed(chunks("next", 3)).vectors, chunks("next", 3))
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(runner_module, "release_memory", released.append)
+
+    def limited(chunks: Sequence[Chunk], _length: int) -> None:
+        if len(chunks) > 20:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)")
+
+    model = FakeModel(limited, device="mps")
+    with running(model) as thread:
+        assert_right(thread.embed(chunks("a", 200)).vectors, chunks("a", 200))
+        failures = len(released)
+        assert failures == 3  # 128, 64, 32, and 16 fits
+        assert_right(thread.embed(chunks("b", 200)).vectors, chunks("b", 200))
+        assert len(released) == failures
+    assert {len(texts) for texts, _ in model.batches} == {16}
+
+
+def test_out_of_memory_with_a_single_row_is_the_machines_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "release_memory", lambda _: None)
+
+    def never(_chunks: Sequence[Chunk], _length: int) -> None:
+        raise RuntimeError("MPS backend out of memory")
+
+    refused = pytest.raises(ModelError, match="does not hold one sequence")
+    with running(FakeModel(never)) as thread, refused:
+        thread.embed(chunks("a", 30))
+
+
+def test_an_error_reaches_only_the_caller_whose_batch_failed() -> None:
+    def fail(chunks: Sequence[Chunk], _length: int) -> None:
+        if chunks[0].text.startswith("poison"):
+            raise ValueError("boom")
+
+    with running(FakeModel(fail)) as thread, ThreadPoolExecutor(2) as pool:
+        good = pool.submit(thread.embed, chunks("good", 500))
+        poison = pool.submit(thread.embed, chunks("poison", 500))
+        assert_right(good.result(WAIT_SECONDS).vectors, chunks("good", 500))
+        with pytest.raises(ValueError, match="boom"):
+            poison.result(WAIT_SECONDS)
+
+
+def test_rows_without_a_vector_are_named_and_the_others_kept() -> None:
+    wanted = [chunk("a"), chunk("bad1"), chunk("b"), chunk("bad2", 50), chunk("bad1")]
+    model = FakeModel()
+    with running(model) as thread:
+        with pytest.raises(NonFiniteVectors) as caught:
+            thread.embed(wanted)
+        assert caught.value.rows == (1, 3, 4)
+        again = thread.embed([wanted[0], wanted[2]])
+    assert again.cache_hits == 2
+    assert_right(again.vectors, [wanted[0], wanted[2]])
+
+
+def test_every_new_shape_is_verified_on_a_gpu_only() -> None:
+    gpu, cpu = FakeModel(device="mps"), FakeModel()
+    for model in (gpu, cpu):
+        with running(model) as thread:
+            thread.embed(chunks("a", 300))
+            thread.embed(chunks("b", 300, 60))
+            thread.embed(chunks("c", 300))
+    assert not cpu.verified
+    assert len(gpu.verified) == len(set(gpu.verified))
+    assert {(len(texts), length) for texts, length in gpu.batches} == set(gpu.verified)
+
+
+def test_shapes_are_verified_again_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "VERIFY_EVERY_BATCHES", 4)
+    model = FakeModel(device="mps")
+    with running(model) as thread:
+        thread.embed(chunks("a", 128 * 9))
+    assert model.verified == [(128, 12)] * 3
+
+
+def test_wrong_vectors_stop_the_device_for_all() -> None:
+    model = FakeModel(device="mps")
+    with running(model) as thread:
+        thread.embed(chunks("a", 10))
+        model.wrong = True
+        for _ in range(2):
+            with pytest.raises(WrongVectors):
+                thread.embed(chunks("b", 10, 60))
+
+
+def test_a_model_that_does_not_load_is_everybodys_error() -> None:
+    def load() -> FakeModel:
+        raise ModelError("no such model")
+
+    thread = DeviceThread(load)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="no such model"):
+            thread.embed(chunks("a", 1))
+    with pytest.raises(ModelError):
+        _ = thread.model
+
+
+def test_closing_ends_waiting_calls() -> None:
+    gate = threading.Event()
+    thread = DeviceThread(lambda: FakeModel(lambda _c, _l: gate.wait(WAIT_SECONDS) and None))
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(thread.embed, chunks("a", 500))
+        wait_until(lambda: bool(thread._active))
+        closing = threading.Thread(target=thread.close)
+        closing.start()
+        with pytest.raises(ModelError, match="closed"):
+            job.result(WAIT_SECONDS)
+        gate.set()
+        closing.join(WAIT_SECONDS)
+    with pytest.raises(ModelError, match="closed"):
+        thread.embed(chunks("a", 1))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(WAIT_SECONDS * 1000)):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("waited in vain")

@@ -1,0 +1,96 @@
+"""Which device and precision are taken, told by what a machine says it has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pgqueue_embed.embedding import precision
+from pgqueue_embed.embedding.devices import (
+    choose_device,
+    configure_device,
+    device_memory_bytes,
+    is_out_of_memory,
+    release_memory,
+)
+from pgqueue_embed.errors import UsageError
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The accelerators this machine claims to have; add to it."""
+    there: set[str] = set()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if "cuda" in there else 0)
+    return there
+
+
+@pytest.mark.parametrize(("has", "chosen"), [(set(), "cpu"), ({"cuda"}, "cuda"), ({"mps"}, "mps")])
+def test_auto_takes_the_fastest_device(machine: set[str], has: set[str], chosen: str) -> None:
+    machine.update(has)
+    assert choose_device("auto") == chosen
+
+
+def test_a_device_of_the_machine_can_be_asked_for(machine: set[str]) -> None:
+    machine.add("cuda")
+    assert [choose_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda", "cuda:0", "cpu"]
+
+
+@pytest.mark.parametrize("name", ["mps", "cuda", "cuda:0"])
+def test_an_absent_device_is_refused_with_the_way_out(machine: set[str], name: str) -> None:
+    with pytest.raises(UsageError, match=r"no .* device; give --device auto or cpu"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["tpu", "cpu:1", "cuda:x", "mps:0", ""])
+def test_an_unknown_device_is_refused(machine: set[str], name: str) -> None:
+    with pytest.raises(UsageError, match="unknown device"):
+        choose_device(name)
+
+
+def test_metal_is_kept_below_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", fractions.append)
+    configure_device("mps")
+    configure_device("cpu")
+    assert fractions == [0.6]
+
+
+def test_memory_is_asked_of_the_driver_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 123)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+    assert device_memory_bytes("mps") == 123
+    assert device_memory_bytes("cpu") == 0
+    release_memory("mps")
+    release_memory("cpu")
+    assert emptied == ["mps"]
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17.99 GB)"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("The size of tensor a must match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_known_by_its_text(error: Exception, answer: bool) -> None:
+    assert is_out_of_memory(error) is answer
+
+
+def test_precisions_are_tried_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision.candidates("mps", "auto") == ("fp16", "fp32")
+    assert precision.candidates("cuda:1", "auto") == ("fp16", "fp32")
+    assert precision.candidates("cpu", "bf16") == ("bf16",)
+    for amx in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        wanted = ("bf16", "fp32") if amx else ("fp32",)
+        assert precision.candidates("cpu", "auto") == wanted
+    with pytest.raises(UsageError, match="unknown precision"):
+        precision.candidates("cpu", "int8")

@@ -1,0 +1,77 @@
+"""Batches: every sequence once, few shapes, within the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqueue_embed.embedding.shapes import Batch, BatchLimits, bucket, limits_for, plan_batches
+
+LIMITS = st.builds(
+    BatchLimits,
+    max_tokens_per_batch=st.integers(1, 5_000),
+    length_step=st.sampled_from([1, 8, 16]),
+    max_rows=st.integers(1, 80),
+    fill=st.booleans(),
+)
+LENGTHS = st.lists(st.integers(1, 600), max_size=200)
+
+
+@given(lengths=LENGTHS, limits=LIMITS)
+def test_every_sequence_is_in_exactly_one_batch_and_fits(
+    lengths: list[int], limits: BatchLimits
+) -> None:
+    batches = plan_batches(lengths, limits)
+    assert sorted(row for batch in batches for row in set(batch.rows)) == list(range(len(lengths)))
+    for batch in batches:
+        assert all(lengths[row] <= batch.length for row in batch.rows)
+        assert len(batch.rows) <= limits.max_rows
+        assert len(batch.rows) == 1 or (
+            len(batch.rows) * batch.length <= limits.max_tokens_per_batch
+        )
+
+
+@given(lengths=LENGTHS)
+def test_filled_batches_have_one_of_three_row_counts_per_length(lengths: list[int]) -> None:
+    limits = limits_for("mps")
+    for batch in plan_batches(lengths, limits):
+        full = limits.rows_at(batch.length)
+        assert len(batch.rows) in {full, full // 4, full // 16}
+
+
+@pytest.mark.parametrize("kind", ["mps", "cuda"])
+def test_a_chunk_size_gives_a_small_set_of_shapes(kind: str) -> None:
+    limits = limits_for(kind)
+    lengths = list(range(3, 131)) * 40
+    shapes = {
+        (len(batch.rows), batch.length)
+        for size in (1, 5, 40, 300, 5_000)
+        for batch in plan_batches(lengths[:size], limits, longest=130)
+    }
+    assert len(shapes) <= 3 * 9
+
+
+def test_full_chunks_are_not_padded() -> None:
+    assert {b.length for b in plan_batches([130] * 300, limits_for("mps"))} == {130}
+    assert plan_batches([129], limits_for("mps"), longest=130)[0].length == 130
+
+
+def test_without_filling_the_last_batch_is_small() -> None:
+    assert plan_batches([10], limits_for("cpu"), longest=100) == [Batch(rows=(0,), length=16)]
+
+
+def test_buckets_are_coarser_for_long_sequences() -> None:
+    assert [bucket(n, 16) for n in (1, 16, 17, 128, 129, 250, 257, 8000)] == [
+        *(16, 16, 32, 128, 160, 256, 320, 8192)
+    ]
+
+
+def test_halving_allows_half_the_rows() -> None:
+    limits = limits_for("mps")
+    assert limits.rows_at(128) == 128
+    assert limits.halved(128, 128).rows_at(128) == 64
+    assert limits.halved(1, 128).rows_at(128) == 1
+    assert dataclasses.replace(limits, max_tokens_per_batch=1).rows_at(500) == 1
