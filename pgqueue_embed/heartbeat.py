@@ -13,7 +13,7 @@ import psycopg
 
 from pgqueue_embed import registry
 from pgqueue_embed.connect import Connection, connect, first_line
-from pgqueue_embed.embedding import device_memory_bytes
+from pgqueue_embed.embedding.devices import device_memory_bytes
 from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.history import roll_up
 from pgqueue_embed.log import get_logger

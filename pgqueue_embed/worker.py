@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from pgqueue_embed import registry
 from pgqueue_embed.connect import connect
-from pgqueue_embed.embedding import DeviceThread
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.heartbeat import Heartbeat
 from pgqueue_embed.log import get_logger
@@ -49,7 +50,8 @@ class Worker:
         with connect(self._conninfo) as connection:
             check_schema(connection)
             chosen = choose_model(connection, self._settings)
-        with DeviceThread(chosen.load) as device:
+        cache_bytes = self._settings.cache_megabytes << 20
+        with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
             serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
             shared = self._register(device, serviceable)
             on_start(shared.worker_id)
@@ -61,7 +63,7 @@ class Worker:
             raise shared.failure
         return Ending(reason=shared.ending or "stopped", model=chosen.fingerprint)
 
-    def _register(self, device: DeviceThread, serviceable: Serviceable) -> Shared:
+    def _register(self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable) -> Shared:
         identity = registry.WorkerIdentity(
             device=device.model.device,
             precision=device.model.precision,
