@@ -82,7 +82,14 @@ def normalise(dsn: str, origin: str) -> str:
     if separator and scheme.partition("+")[0] in {"postgres", "postgresql"}:
         dsn = f"postgresql://{rest}"
     try:
-        return make_conninfo("", **conninfo_to_dict(dsn))
+        values = conninfo_to_dict(dsn)
+        if separator and any("@" in str(values.get(name)) for name in ("host", "port", "dbname")):
+            # libpq takes the rest of such a password for a host or database, and shows it.
+            raise UsageError(
+                f"the password in the URL of {origin} holds an unescaped @ or /;"
+                " write %40 for @ and %2F for /"
+            )
+        return make_conninfo("", **values)
     except psycopg.Error:
         raise UsageError(
             f"the connection string of {origin} cannot be read (not shown, it may hold a password);"

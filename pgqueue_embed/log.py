@@ -18,8 +18,9 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 
 SECRETS = (
-    re.compile(r"(password=)('[^']*'|\S+)", re.IGNORECASE),
-    re.compile(r"(://[^:/@\s]*:)([^@\s]+)(?=@)"),
+    re.compile(r"(password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE),
+    # Up to the last @: an unescaped one may be part of the password.
+    re.compile(r"(://[^:/@\s]*:)(\S+)(?=@)"),
 )
 
 
@@ -90,4 +91,14 @@ def _renderer(style: str, stream: TextIO) -> Any:
 def _mask_values(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    return {name: mask(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _masked(value) for name, value in event.items()}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, (str, BaseException)):
+        return mask(str(value))
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    return value

@@ -57,10 +57,10 @@ class PipelineSpec:
         _check_name(self.name)
         if self.chunk_tokens < 1:
             raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
-        if not 0 <= self.overlap_tokens <= self.chunk_tokens // 2:
+        if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
             raise UsageError(
-                f"--overlap-tokens {self.overlap_tokens}: give 0 to {self.chunk_tokens // 2},"
-                f" half of --chunk-size {self.chunk_tokens}"
+                f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
+                f" less than half of --chunk-size {self.chunk_tokens}"
             )
         if self.vector_type not in ("vector", "halfvec"):
             raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")

@@ -13,6 +13,9 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # PostgreSQL cuts longer identifiers silently.
 MAX_IDENTIFIER_BYTES = 63
 
+# One name as a person writes it: in double quotes, or without any quote or dot.
+IDENTIFIER = r'"(?:[^"]|"")*"|[^".]+'
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetColumns:
@@ -151,9 +154,10 @@ def parse_table(text: str, default_schema: str) -> Table:
 
 def _split_identifiers(text: str) -> list[str]:
     """Split at the dots outside double quotes; a doubled quote inside quotes stands for one."""
-    parts = re.findall(r'(?:"(?:[^"]|"")*"|[^".])+', text)
-    return [re.sub(r'"((?:[^"]|"")*)"', _unquoted, part) for part in parts] or [""]
+    if not re.fullmatch(rf"(?:{IDENTIFIER})(?:\.(?:{IDENTIFIER}))*", text):
+        raise UsageError(f"'{text}' is not a table name; write table or schema.table")
+    return [_unquoted(part) for part in re.findall(IDENTIFIER, text)]
 
 
-def _unquoted(match: re.Match[str]) -> str:
-    return match[1].replace('""', '"')
+def _unquoted(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part

