@@ -40,11 +40,9 @@ class Share:
     commits: int
 
 
-def reference_records(topics: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (topic, text) of the language reference that comes with every Python, cut at paragraphs."""
-    if topics is None:
-        from pydoc_data.topics import topics  # type: ignore[no-redef]
-    for topic, text in sorted((topics or {}).items()):
+def reference_records(topics: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (topic, text) of the language reference in `topics`, cut at paragraphs."""
+    for topic, text in sorted(topics.items()):
         record = ""
         for paragraph in text.split("\n\n"):
             if record and len(record) + len(paragraph) > RECORD_CHARACTERS:
@@ -61,8 +59,13 @@ def load_source(connection: Connection) -> int:
     Removes what an earlier demonstration left. Raises UsageError when a pipeline of the user's
     has the demonstration's name.
     """
+    from pydoc_data.topics import topics
+
     _remove_earlier(connection)
-    names = {"schema": sql.Identifier(SOURCE.schema), "table": sql.Identifier(*vars(SOURCE).values())}
+    names = {
+        "schema": sql.Identifier(SOURCE.schema),
+        "table": sql.Identifier(SOURCE.schema, SOURCE.name),
+    }
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(sql.SQL("drop schema if exists {schema} cascade").format(**names))
         cursor.execute(sql.SQL("create schema {schema}").format(**names))
@@ -74,10 +77,9 @@ def load_source(connection: Connection) -> int:
         )
         copy_in = sql.SQL("copy {table} (topic, body) from stdin").format(**names)
         with cursor.copy(copy_in) as copy:
-            for record in reference_records():
+            for record in reference_records(topics):
                 copy.write_row(record)
-        (count,) = cursor.execute(sql.SQL("select count(*) from {table}").format(**names)).fetchone()
-    return int(count)
+        return cursor.rowcount
 
 
 def _remove_earlier(connection: Connection) -> None:

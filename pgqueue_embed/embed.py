@@ -39,6 +39,10 @@ class Device(Protocol):
         """Raise ModelError if the device no longer computes what it should."""
         ...
 
+    def stalled_seconds(self) -> float:
+        """Return for how long callers have waited without any progress of the device."""
+        ...
+
 
 class DocumentChunker(Protocol):
     """See chunking.Chunker."""

@@ -14,14 +14,19 @@ import psycopg
 from pgqueue_embed import registry
 from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embedding.devices import device_memory_bytes
+from pgqueue_embed.endings import RECYCLED, STALLED
 from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.history import roll_up
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.loop import RECYCLED, Shared
+from pgqueue_embed.loop import Shared
 from pgqueue_embed.settings import Pipeline
 
 HEARTBEAT_SECONDS = 10.0
 HOUSEKEEPING_SECONDS = 60.0
+
+# After one lease without progress the server has taken the claims back; another one, and the
+# device is taken to hang.
+STALL_LEASES = 2.0
 
 
 class PipelineList(Protocol):
@@ -76,6 +81,7 @@ class Heartbeat:
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
             )
             self._recycle_if_large(memory_bytes)
+            self._end_if_stalled(connection)
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 registry.sweep(connection)
@@ -83,6 +89,14 @@ class Heartbeat:
                     roll_up(connection, pipeline.id)
             if self._done.wait(HEARTBEAT_SECONDS):
                 return
+
+    def _end_if_stalled(self, connection: Connection) -> None:
+        """End the process if the device hangs: its loops wait for it and cannot be woken."""
+        stalled_seconds = self._shared.device.stalled_seconds()
+        if stalled_seconds > STALL_LEASES * self._shared.settings.lease_seconds:
+            get_logger().error("device stalled", seconds=round(stalled_seconds))
+            registry.sign_off(connection, self._shared.worker_id, STALLED)
+            self._shared.on_stall()
 
     def _recycle_if_large(self, memory_bytes: int) -> None:
         limit = self._shared.settings.memory_limit_megabytes

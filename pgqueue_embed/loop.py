@@ -15,6 +15,7 @@ from pgqueue_embed.batch import Done, Session, process_claim
 from pgqueue_embed.claims import claimable_pipelines, is_drained
 from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
+from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
 from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PgembedError, PipelineFault
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
@@ -33,11 +34,6 @@ from pgqueue_embed.vectors import VectorCodec
 # Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
 SUSPECT_POLL_SECONDS = 2.0
 
-# Endings after which the supervisor starts a fresh process at once.
-ANOTHER_MODEL = "another model's work waits"
-RECYCLED = "memory limit passed"
-STALLED = "the device made no progress"
-
 
 class Abandoned(PgembedError):
     """The claim in hand is given up because the worker must leave at once."""
@@ -49,7 +45,8 @@ class Shared:
 
     `serviceable` returns the pipelines that the loaded model may work on, `other_model_waits`
     whether this one has had its turn (it is told whether this loop is idle). `stop` asks the loops
-    to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends.
+    to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends, `on_stall`
+    ends the process when the device hangs.
     """
 
     conninfo: str
@@ -64,6 +61,7 @@ class Shared:
     abandon: threading.Event = field(default_factory=threading.Event)
     gate: Gate = field(default_factory=Gate)
     sizes: dict[int, ClaimSize] = field(default_factory=dict)
+    on_stall: Callable[[], None] = lambda: None
     records_done: int = 0
     turn: int = 0
     next_suspect_poll: float = 0.0
@@ -86,7 +84,7 @@ class Shared:
                 self.sizes[pipeline.id] = self._next_size(size, done.rate)
         limit = self.settings.max_records
         if limit is not None and self.records_done >= limit:
-            self.finish("max records reached")
+            self.finish(MAX_RECORDS)
 
     def _next_size(self, size: ClaimSize, rate: Rate) -> ClaimSize:
         return next_claim_size(size, rate, target_seconds=self.settings.claim_seconds)
@@ -121,7 +119,7 @@ def run_loop(shared: Shared) -> None:
             shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))
             failures += 1
         except PgembedError as error:
-            shared.finish("failed", error)
+            shared.finish(FAILED, error)
 
 
 @contextmanager
@@ -152,7 +150,7 @@ def _work(shared: Shared, session: Session) -> None:
             idle_polls = 0
         elif shared.settings.drain and is_drained(session.side, list(pipelines)):
             waits = shared.other_model_waits(True)
-            shared.finish(ANOTHER_MODEL if waits else "drained")
+            shared.finish(ANOTHER_MODEL if waits else DRAINED)
         else:
             idle_polls += 1
             shared.stop.wait(_idle_delay(shared, idle_polls))

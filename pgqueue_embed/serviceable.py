@@ -11,7 +11,7 @@ from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedding import EmbeddingModel, Fingerprint, ResolvedModel, resolve_model
 from pgqueue_embed.embedding import fingerprint as fingerprint_of
-from pgqueue_embed.errors import ModelMismatch, PgembedError, SetupError
+from pgqueue_embed.errors import ModelError, ModelMismatch, PgembedError, SetupError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline, WorkerSettings
@@ -163,4 +163,6 @@ class Serviceable:
 
 def make_chunker(model: EmbeddingModel, chunk_tokens: int, overlap_tokens: int) -> Chunker:
     """Return a chunker for `model`; raises ModelError for a model without a tokenizer."""
+    if model.tokenizer is None:
+        raise ModelError(f"model {model.name} has no fast tokenizer to cut documents by")
     return Chunker(model.tokenizer, max_tokens=chunk_tokens, overlap_tokens=overlap_tokens)

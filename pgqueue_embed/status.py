@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg.rows import dict_row
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.vector_index import indexed_pipelines
 
 Row = dict[str, Any]
 
@@ -17,9 +19,11 @@ Row = dict[str, Any]
 class Status:
     """Rows of pgembed.progress and pgembed.worker_status by column name.
 
-    `unindexed` names the pipelines that are complete and have no vector index.
+    `unindexed` names the pipelines that are complete and have no vector index; `now` is the
+    database's clock.
     """
 
+    now: datetime
     pipelines: list[Row]
     workers: list[Row]
     unindexed: list[str]
@@ -36,10 +40,12 @@ def read_status(connection: Connection, name: str | None = None) -> Status:
         _check_known(name, known)
         pipelines = [row for row in pipelines if row["pipeline"] == name]
     complete = [row["pipeline"] for row in pipelines if row["total"] and not row["pending"]]
+    indexed = indexed_pipelines(connection) if complete else set()
     return Status(
+        now=_rows(connection, "select clock_timestamp() as now", {})[0]["now"],
         pipelines=pipelines,
         workers=_rows(connection, WORKERS, {"name": name}),
-        unindexed=_unindexed(connection, complete),
+        unindexed=[each for each in complete if each not in indexed],
     )
 
 
@@ -71,27 +77,3 @@ def _check_known(name: str, known: list[str]) -> None:
     if name not in known:
         names = ", ".join(known) or "none yet; make one: pgembed create"
         raise UsageError(f"there is no pipeline '{name}'; there is {names}")
-
-
-# Any valid index of an access method other than PostgreSQL's own counts: the user may have made
-# one by hand.
-UNINDEXED = """
-select pipelines.name
-from pgembed.pipelines
-join pg_namespace on nspname = target_schema
-join pg_class on relnamespace = pg_namespace.oid and relname = target_table
-join pg_attribute on attrelid = pg_class.oid and attname = target_columns ->> 'embedding'
-where name = any(%(names)s)
-    and not exists (
-        select 1
-        from pg_index
-        join pg_class as index on index.oid = indexrelid
-        join pg_am on pg_am.oid = index.relam
-        where indrelid = pg_class.oid and indisvalid and attnum = any(indkey) and amname <> 'btree'
-    )
-order by 1
-"""
-
-
-def _unindexed(connection: Connection, names: list[str]) -> list[str]:
-    return [row["name"] for row in _rows(connection, UNINDEXED, {"names": names})]

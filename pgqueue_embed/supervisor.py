@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 
 from pgqueue_embed.connect import connect
 from pgqueue_embed.deaths import Death, machine_is_ill, record_death
+from pgqueue_embed.endings import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
 from pgqueue_embed.errors import DatabaseUnavailable, MachineFault, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
-from pgqueue_embed.loop import ANOTHER_MODEL, RECYCLED, STALLED
 from pgqueue_embed.policy import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.settings import WorkerSettings
 from pgqueue_embed.worker_process import Orders
@@ -60,13 +60,16 @@ class _Process:
 
     @property
     def crashed(self) -> bool:
-        """Whether the process is gone without having said why."""
+        """Whether the process is gone without having said why, or because its device hung."""
         stopped_by_us = self.signalled and self.popen.returncode in STOP_CODES
-        return self.ended is None and self.failed is None and not stopped_by_us
+        silent = self.ended is None and self.failed is None and not stopped_by_us
+        return silent or self.ended == STALLED
 
     def describe_end(self) -> str:
         """Return how the process ended, for people."""
         code = self.popen.returncode
+        if self.ended == STALLED:
+            return STALLED
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"exited with code {code}"
@@ -115,10 +118,10 @@ class Supervisor:
                     self._after_crash(process)
                 elif process.failed is not None:
                     raise _failure(process)
-                elif process.ended not in (ANOTHER_MODEL, RECYCLED, STALLED):
-                    return process.ended or "stopped"
+                elif process.ended not in (ANOTHER_MODEL, RECYCLED):
+                    return process.ended or STOPPED
                 if self._stops:
-                    return "stopped"
+                    return STOPPED
                 self._settings = replace(self._settings, last_model=process.model)
 
     def stop(self) -> None:

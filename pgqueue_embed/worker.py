@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pgqueue_embed import registry
 from pgqueue_embed.connect import connect
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
+from pgqueue_embed.endings import FAILED, STOPPED
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.heartbeat import Heartbeat
 from pgqueue_embed.log import get_logger
@@ -42,8 +43,16 @@ class Worker:
             self._abandon.set()
         self._stop.set()
 
-    def run(self, *, on_start: Callable[[int], None] = lambda _: None) -> Ending:
-        """Work, and return why it ended; calls `on_start` with the worker's id once it is known.
+    def run(
+        self,
+        *,
+        on_start: Callable[[int], None] = lambda _: None,
+        on_stall: Callable[[], None] = lambda: None,
+    ) -> Ending:
+        """Work, and return why it ended.
+
+        Calls `on_start` with the worker's id once it is known, and `on_stall` from another thread
+        when the device hangs, in which case nothing but the end of the process helps.
 
         Raises SetupError when the database, the model or the machine is not ready for work.
         """
@@ -54,6 +63,7 @@ class Worker:
         with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
             serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
             shared = self._register(device, serviceable)
+            shared.on_stall = on_stall
             on_start(shared.worker_id)
             try:
                 self._run_loops(shared, serviceable)
@@ -61,7 +71,7 @@ class Worker:
                 self._sign_off(shared)
         if shared.failure is not None:
             raise shared.failure
-        return Ending(reason=shared.ending or "stopped", model=chosen.fingerprint)
+        return Ending(reason=shared.ending or STOPPED, model=chosen.fingerprint)
 
     def _register(self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable) -> Shared:
         identity = registry.WorkerIdentity(
@@ -106,7 +116,7 @@ class Worker:
                 loop.join()
 
     def _sign_off(self, shared: Shared) -> None:
-        reason = str(shared.failure) if shared.failure else shared.ending or "stopped"
+        reason = str(shared.failure) if shared.failure else shared.ending or STOPPED
         get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
         try:
             with connect(self._conninfo) as connection:
@@ -121,4 +131,4 @@ def _guarded(shared: Shared) -> None:
         run_loop(shared)
     except Exception as error:  # noqa: BLE001 (the process must end, whatever it was)
         get_logger().error("loop failed", error=repr(error), exc_info=True)
-        shared.finish("failed", SetupError(f"a fault of pgembed itself: {error!r}"))
+        shared.finish(FAILED, SetupError(f"a fault of pgembed itself: {error!r}"))

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pgqueue_embed.endings import STALLED
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.settings import WorkerSettings
@@ -77,7 +78,10 @@ def main() -> None:
         signal.signal(number, lambda *_: worker.stop())
     threading.Thread(target=_watch_supervisor, args=(worker.stop,), daemon=True).start()
     try:
-        ending = worker.run(on_start=lambda worker_id: report.tell(worker_id=worker_id))
+        ending = worker.run(
+            on_start=lambda worker_id: report.tell(worker_id=worker_id),
+            on_stall=lambda: _leave_stalled(report),
+        )
     except PgembedError as error:
         report.tell(failed=str(error), exit_code=error.exit_code)
     else:
@@ -88,6 +92,11 @@ def main() -> None:
 def _watch_supervisor(stop: Any) -> None:
     sys.stdin.buffer.read()
     stop()
+
+
+def _leave_stalled(report: Reporter) -> None:
+    report.tell(ended=STALLED)
+    _leave()
 
 
 def _leave() -> None:

@@ -17,6 +17,7 @@ from pgqueue_embed.cli.setup import (
     make_spec,
     queue_records,
 )
+from pgqueue_embed.endings import DRAINED
 from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline, WorkerSettings
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def work(
     )
     ending = _supervise(conninfo, settings)
     typer.echo(f"worker left: {ending}", err=True)
-    if ending == "drained":
+    if ending == DRAINED:
         suggest_index(conninfo, settings.pipelines)
 
 
@@ -241,7 +242,7 @@ def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
 
     with progress_bar(conninfo, name) as bar:
         ending = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
-    if ending == "drained":
+    if ending == DRAINED:
         suggest_index(conninfo, (name,))
     else:
         typer.echo(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)

@@ -35,7 +35,7 @@ def make_conninfo(port: int, password: str, database: str = DATABASE) -> str:
     )
 
 
-class NoAnswer(Exception):  # noqa: N818 (silence is no error while a server starts)
+class NoAnswer(Exception):
     """The server of this data folder does not answer; the text says why."""
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,6 +26,7 @@ from pgqueue_embed.errors import ModelError
 
 CACHE_BYTES = 256 << 20
 CLOSE_SECONDS = 10.0
+CHECK_TOKENS = 64
 
 LoadedModel = TypeVar("LoadedModel", bound=Model)
 
@@ -54,6 +56,7 @@ class _Call:
         self.unusable: set[int] = set()
         self.error: Exception | None = None
         self.device_seconds = 0.0
+        self.started = time.monotonic()
 
     @property
     def is_done(self) -> bool:
@@ -82,6 +85,7 @@ class DeviceThread(Generic[LoadedModel]):
         self._condition = threading.Condition()
         self._waiting: deque[_Call] = deque()  # calls with batches left, next one first
         self._active: set[_Call] = set()
+        self._checks: deque[Future[None]] = deque()
         self._loaded: tuple[LoadedModel, BatchRunner] | None = None
         self._longest = 0
         self._error: Exception | None = None
@@ -122,6 +126,34 @@ class DeviceThread(Generic[LoadedModel]):
             vectors[row] = computed[key] if key in computed else found[key]
         hits = len(keys) - len(missing)
         return Embedded(vectors=vectors, cache_hits=hits, device_seconds=call.device_seconds)
+
+    def stalled_seconds(self) -> float:
+        """Return for how long callers have waited without any progress of the device."""
+        with self._condition:
+            if not self._active:
+                return 0.0
+            since = max(self.last_progress_monotonic, min(call.started for call in self._active))
+        return time.monotonic() - since
+
+    def verify(self) -> None:
+        """Compute the model's canaries on the device and wait for the outcome.
+
+        Raises ModelError if they come out wrong or not at all: then the device is at fault, and
+        not what it was given to compute.
+        """
+        self._when_loaded()
+        check: Future[None] = Future()
+        with self._condition:
+            if self._error is not None:
+                raise self._error
+            self._checks.append(check)
+            self._condition.notify_all()
+        try:
+            check.result()
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(f"the device fails its self-test: {error}") from error
 
     def close(self) -> None:
         """Stop the thread; calls that still wait raise ModelError."""
@@ -185,15 +217,22 @@ class DeviceThread(Generic[LoadedModel]):
                 self._condition.notify_all()
             with model.session():
                 while (job := self._next()) is not None:
-                    self._work(runner, *job)
+                    if isinstance(job, Future):
+                        _check(job, model)
+                    else:
+                        self._work(runner, *job)
         except Exception as error:  # noqa: BLE001 - callers get it; this thread has nobody to tell
             self._stop(error)
 
-    def _next(self) -> tuple[_Call, Batch] | None:
+    def _next(self) -> tuple[_Call, Batch] | Future[None] | None:
         with self._condition:
-            self._condition.wait_for(lambda: self._waiting or self._error is not None)
+            self._condition.wait_for(
+                lambda: self._waiting or self._checks or self._error is not None
+            )
             if self._error is not None:
                 return None
+            if self._checks:
+                return self._checks.popleft()
             call = self._waiting.popleft()
             batch = call.batches.popleft()
             if call.batches:
@@ -230,4 +269,16 @@ class DeviceThread(Generic[LoadedModel]):
             self._error = self._error or error
             for call in self._active:
                 call.error = call.error or self._error
+            while self._checks:
+                self._checks.popleft().set_exception(self._error)
             self._condition.notify_all()
+
+
+def _check(check: Future[None], model: Model) -> None:
+    """Verify a small shape, whatever the kind of device."""
+    try:
+        model.verify(1, CHECK_TOKENS)
+    except Exception as error:  # noqa: BLE001 - it is the asker's to judge
+        check.set_exception(error)
+    else:
+        check.set_result(None)

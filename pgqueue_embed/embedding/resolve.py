@@ -119,7 +119,7 @@ def _require_network(name: str) -> None:
     from huggingface_hub import constants
 
     way_out = "give the path of a local folder, or copy a Hugging Face cache to this machine"
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise ModelError(
             f"model {name} is not on this machine and HF_HUB_OFFLINE is set; {way_out}"
         )

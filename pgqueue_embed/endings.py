@@ -1,0 +1,15 @@
+"""Why a worker process ended, where its supervisor acts on the reason."""
+
+from __future__ import annotations
+
+DRAINED = "drained"
+STOPPED = "stopped"
+MAX_RECORDS = "max records reached"
+FAILED = "failed"
+
+# The supervisor starts a fresh process at once.
+ANOTHER_MODEL = "another model's work waits"
+RECYCLED = "memory limit passed"
+
+# The supervisor takes it for a crash over the claims in hand.
+STALLED = "the device made no progress"

@@ -1,0 +1,144 @@
+"""How a vector index is to be built: pure numbers, from rows and the server's limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pgqueue_embed.errors import UsageError
+
+MEGABYTE = 1024**2
+
+# pgvector README, "Indexing": the most dimensions that an index can have.
+MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000}
+ELEMENT_BYTES = {"vector": 4, "halfvec": 2}
+
+MAX_LISTS = 32_768
+
+# Even a small server can spare this much for the minutes of a build; a larger one says so by its
+# shared_buffers, usually a quarter of its memory.
+SPARE_BYTES = 1024 * MEGABYTE
+
+# Beyond these a build on a database that also serves others would take its processors.
+MAX_PARALLEL_WORKERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """What a person asks for; `lists` and `memory_megabytes` None stand for a good choice.
+
+    Limits are pgvector's: `m` 2 to 100, `ef_construction` 4 to 1,000 and at least twice `m`.
+    """
+
+    method: str = "hnsw"
+    lists: int | None = None
+    m: int = 16
+    ef_construction: int = 64
+    memory_megabytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in ("hnsw", "ivfflat"):
+            raise UsageError(f"--method {self.method}: give hnsw or ivfflat")
+        if not 2 <= self.m <= 100:
+            raise UsageError(f"--m {self.m}: give a number from 2 to 100")
+        least = max(4, 2 * self.m)
+        if not least <= self.ef_construction <= 1000:
+            raise UsageError(
+                f"--ef-construction {self.ef_construction}: give a number from {least}"
+                f" (twice --m {self.m}) to 1000"
+            )
+        if self.lists is not None and not 1 <= self.lists <= MAX_LISTS:
+            raise UsageError(f"--lists {self.lists}: give a number from 1 to {MAX_LISTS}")
+        if self.lists is not None and self.method == "hnsw":
+            raise UsageError("--lists belongs to ivfflat; add --method ivfflat, or leave it out")
+        if self.memory_megabytes is not None and self.memory_megabytes < 1:
+            raise UsageError(f"--memory {self.memory_megabytes}: give at least 1 megabyte")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """What the server allows as it is set up."""
+
+    maintenance_work_mem_bytes: int
+    shared_buffers_bytes: int
+    max_parallel_workers: int
+    max_parallel_maintenance_workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexPlan:
+    """How one index is built; `parameters` are its WITH options."""
+
+    method: str
+    rows: int
+    parameters: dict[str, int]
+    memory_megabytes: int
+    parallel_workers: int
+
+
+def plan_index(
+    options: IndexOptions, *, rows: int, vector_bytes: int, limits: ServerLimits
+) -> IndexPlan:
+    """Return the plan for `rows` vectors of `vector_bytes` each.
+
+    Raises UsageError for ivfflat without rows: its lists are learnt from them.
+    """
+    cap = max(SPARE_BYTES, limits.shared_buffers_bytes // 2)
+    if options.method == "hnsw":
+        parameters = {"m": options.m, "ef_construction": options.ef_construction}
+        needed = min(hnsw_bytes(rows, vector_bytes, options.m), cap)
+    else:
+        lists = options.lists or _lists_within(rows, vector_bytes, cap)
+        parameters = {"lists": lists}
+        needed = ivfflat_bytes(lists, vector_bytes)
+    memory = max(needed, limits.maintenance_work_mem_bytes)
+    return IndexPlan(
+        method=options.method,
+        rows=rows,
+        parameters=parameters,
+        memory_megabytes=options.memory_megabytes or math.ceil(memory / MEGABYTE),
+        parallel_workers=max(
+            limits.max_parallel_maintenance_workers,
+            min(limits.max_parallel_workers, MAX_PARALLEL_WORKERS),
+        ),
+    )
+
+
+def recommended_lists(rows: int) -> int:
+    """Return the number of lists for `rows` vectors; raises UsageError when there are none.
+
+    pgvector README, "IVFFlat": rows / 1000 up to 1 M rows, and sqrt(rows) above.
+    """
+    if rows < 1:
+        raise UsageError(
+            "ivfflat learns its lists from the vectors, and there are none yet;"
+            " embed first, or use --method hnsw"
+        )
+    lists = rows // 1000 if rows <= 1_000_000 else math.isqrt(rows)
+    return max(1, min(MAX_LISTS, lists))
+
+
+def _lists_within(rows: int, vector_bytes: int, cap_bytes: int) -> int:
+    lists = recommended_lists(rows)
+    while lists > 1 and ivfflat_bytes(lists, vector_bytes) > cap_bytes:
+        lists = lists * 9 // 10
+    return lists
+
+
+def hnsw_bytes(rows: int, vector_bytes: int, m: int) -> int:
+    """Return about how much memory the graph of `rows` vectors takes while it is built.
+
+    pgvector src/hnsw.h: an element, its vector, and neighbours of 16 bytes, 2 m of them on the
+    lowest layer; built beyond this memory, the index takes many times as long.
+    """
+    return int(1.15 * rows * (vector_bytes + 200 + 2 * m * 16))
+
+
+def ivfflat_bytes(lists: int, vector_bytes: int) -> int:
+    """Return how much memory k-means needs for `lists` centres; with less, the server refuses.
+
+    pgvector src/ivfkmeans.c: 50 samples a list, and a bound for each pair of sample and centre.
+    """
+    samples = max(10_000, 50 * lists)
+    pairs = samples * lists * 4 + 2 * lists * lists * 4
+    return int(1.05 * (pairs + (samples + 2 * lists) * (vector_bytes + 16))) + MEGABYTE
