@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,29 @@ class Tokens:
 
 def private_copy(tokenizer: Tokenizer) -> Tokenizer:
     """Copy a tokenizer, without truncation or padding and blind to control tokens in text."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
+    state = json.loads(tokenizer.to_str())
+    control = {token["content"] for token in state["added_tokens"] if token["special"]}
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+    _hide(state["model"], control)
+    copy = Tokenizer.from_str(json.dumps(state))
     copy.no_truncation()
     copy.no_padding()
-    copy.encode_special_tokens = True
     return copy
+
+
+def _hide(model: dict[str, Any], control: set[str]) -> None:
+    """Put control tokens out of reach of a text that spells them, keeping their ids.
+
+    Unigram models find ``</s>`` in their vocabulary like any other piece.
+    """
+    control = control - {model.get("unk_token")}
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        for name in control & vocabulary.keys():
+            vocabulary[f"\0{name}"] = vocabulary.pop(name)
+    else:
+        for entry in vocabulary:
+            entry[0] = f"\0{entry[0]}" if entry[0] in control else entry[0]
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:

@@ -196,6 +196,16 @@ def test_literal_control_tokens_are_plain_text() -> None:
     assert chunk.text == "[CLS] pump [SEP] [MASK] failed [PAD][UNK]"
 
 
+def test_control_tokens_in_the_vocabulary_are_not_found_in_text() -> None:
+    vocabulary = [("<unk>", 0.0), ("</s>", 0.0), *((c, -2.0) for c in "▁</s>pum")]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["</s>"])
+    (result,) = Chunker(tokenizer, max_tokens=64, overlap_tokens=0).chunk(["pump </s> pump"])
+    assert tokenizer.encode("</s>").ids == [1]
+    assert not {0, 1} & set(result.chunks[0].token_ids)
+
+
 def test_the_callers_tokenizer_is_left_alone() -> None:
     tokenizer = minilm()
     before = tokenizer.to_str()
