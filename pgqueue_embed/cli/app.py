@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed import __version__
-from pgqueue_embed.cli import db, setup, working
+from pgqueue_embed.cli import db, failures, index, inspect, setup, working
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 
 app = typer.Typer(
@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
+inspect.add_commands(app)
+failures.add_commands(app)
+index.add_commands(app)
 working.add_commands(app)
 
 

@@ -1,0 +1,89 @@
+"""How commands show things to a person, and to a program."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def console() -> Console:
+    """Return a console on standard output that colours only what it is told to."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, soft_wrap=False)
+
+
+def plain_table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """Return a table without borders: columns of text at the left, of numbers at the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        border_style="dim",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for title in left:
+        table.add_column(title, overflow="fold")
+    for title in right:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as indented JSON: times in ISO 8601, durations in seconds."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return str(value)
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 record`` or ``2,000 records``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def command(*words: str) -> str:
+    """Return the pgembed command of `words` as one types it in a shell."""
+    return shlex.join(["pgembed", *words])
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time by its two largest units: ``45 s``, ``12 min``, ``1 h 39 min``."""
+    whole = int(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def size(byte_count: int | None) -> str:
+    """Return a number of bytes for reading: ``850 MB``, ``1.9 GB``, or nothing for None."""
+    if byte_count is None:
+        return ""
+    megabytes = byte_count / 1024**2
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"

@@ -1,0 +1,184 @@
+"""The command that builds a vector index: index."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli.display import console, count, duration
+from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.pipeline_options import PipelineName
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pgqueue_embed.connect import Connection
+    from pgqueue_embed.index_build import BuildProgress
+    from pgqueue_embed.index_plan import IndexPlan
+    from pgqueue_embed.settings import Pipeline
+
+POLL_SECONDS = 0.5
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(index))
+
+
+def index(
+    conninfo: str,
+    name: PipelineName,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller).",
+        ),
+    ] = "hnsw",
+    lists: Annotated[
+        int | None,
+        typer.Option(
+            "--lists",
+            help="ivfflat: number of lists. Defaults to rows / 1000, sqrt(rows) above 1 M rows.",
+            show_default=False,
+        ),
+    ] = None,
+    m: Annotated[int, typer.Option("--m", help="hnsw: neighbours of a vector on a layer.")] = 16,
+    ef_construction: Annotated[
+        int, typer.Option("--ef-construction", help="hnsw: candidates looked at while building.")
+    ] = 64,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory",
+            help="Megabytes of the server's memory for the build. Defaults to what the index needs,"
+            " at most 1024 or half of shared_buffers.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Build a vector index (cosine distance), so that searches stay fast.
+
+    Build it when the pipeline is complete: an index makes loading many times
+    slower. Workers and readers go on meanwhile. Ctrl-C undoes the build.
+
+    Example: pgembed index reports
+    """
+    from pgqueue_embed.connect import connect
+    from pgqueue_embed.index_build import build_index
+    from pgqueue_embed.index_plan import IndexOptions
+    from pgqueue_embed.migrate import check_schema
+    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.vector_index import plan
+
+    options = IndexOptions(
+        method=method,
+        lists=lists,
+        m=m,
+        ef_construction=ef_construction,
+        memory_megabytes=memory,
+    )
+    with connect(conninfo, application_name="pgembed index") as connection:
+        check_schema(connection)
+        pipeline = load_pipeline(connection, name)
+        if _says_that_it_exists(connection, pipeline, method):
+            return
+        planned = plan(connection, pipeline, options)
+        _announce(connection, pipeline, planned)
+        started = time.monotonic()
+        with _watched(conninfo, pipeline):
+            built = build_index(connection, pipeline, planned)
+        typer.echo(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+
+
+def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str) -> bool:
+    from pgqueue_embed.vector_index import vector_indexes
+
+    for found in vector_indexes(connection, pipeline):
+        if found.valid and found.method == method:
+            typer.echo(f"{pipeline.name} has a vector index already: {found}")
+            return True
+    return False
+
+
+def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> None:
+    from pgqueue_embed.claims import is_drained
+
+    parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
+    typer.echo(
+        f"{planned.method} index ({parameters}) over {count(planned.rows, 'vector')} of"
+        f" {pipeline.target}, {planned.memory_megabytes:,} MB,"
+        f" up to {count(planned.parallel_workers, 'parallel worker')}"
+    )
+    if not is_drained(connection, [pipeline.id]):
+        typer.echo(
+            f"warning: {pipeline.name} has pending records, and an index slows their loading;"
+            " better build it when the pipeline is complete",
+            err=True,
+        )
+
+
+@contextmanager
+def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
+    """Draw a progress bar, fed by a connection and thread of its own, if anybody looks."""
+    out = console()
+    if not out.is_terminal:
+        yield
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
+    )
+    finished = threading.Event()
+    with bar:
+        task = bar.add_task("starting", total=None)
+        arguments = (conninfo, pipeline, bar, task, finished)
+        watcher = threading.Thread(target=_watch, args=arguments, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+
+
+def _watch(
+    conninfo: str, pipeline: Pipeline, bar: Progress, task: TaskID, finished: threading.Event
+) -> None:
+    import psycopg
+
+    from pgqueue_embed.connect import connect
+    from pgqueue_embed.errors import PgembedError
+    from pgqueue_embed.index_build import read_progress
+
+    # The bar is for the eye: the build goes on without it.
+    with (
+        suppress(psycopg.Error, PgembedError),
+        connect(conninfo, application_name="pgembed index (progress)") as connection,
+    ):
+        while not finished.wait(POLL_SECONDS):
+            found = read_progress(connection, pipeline)
+            if found is not None:
+                bar.update(
+                    task,
+                    description=_sentence(found),
+                    total=found.total or None,
+                    completed=found.done,
+                )
+
+
+def _sentence(found: BuildProgress) -> str:
+    if found.waits_for_pid is not None:
+        return f"{found.phase} (process {found.waits_for_pid})"
+    return found.phase.removeprefix("building index: ").removeprefix("index validation: ")

@@ -1,0 +1,153 @@
+"""Dead letters are listed, and put back without a record or a count being lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.failures import count_failures, read_failures, retry
+from pgqueue_embed.pipelines import pause_pipeline
+from pgqueue_embed.settings import Pipeline
+from tests.support.commands import pgembed
+from tests.support.conditions import wait_until_blocked
+from tests.support.corpus import make_source, set_text, texts
+from tests.support.fakes import POISON
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session
+
+DEAD = 5
+
+
+@pytest.fixture
+def reports(conninfo: str, connection: Connection) -> Pipeline:
+    """A finished pipeline: records 1 to 5 are dead letters, 6 to 8 embedded."""
+    source = make_source(connection, [*[f"{POISON} {n}" for n in range(DEAD)], *texts(3)])
+    pipeline = make_pipeline(connection, source, max_attempts=1)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    return pipeline
+
+
+def progress(connection: Connection) -> tuple[int, int, int, int]:
+    row = connection.execute("select total, done, pending, dead from pgembed.progress").fetchone()
+    assert row is not None
+    return row
+
+
+def cure(connection: Connection) -> None:
+    for key in range(1, DEAD + 1):
+        set_text(connection, REPORTS, key, f"Record {key} is harmless now.")
+
+
+def test_the_newest_failures_come_first_with_their_error(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("update pgembed.records set dead_at = now() + '1 h' where key = '3'")
+    rows = read_failures(connection, reports, limit=2)
+    assert len(rows) == 2
+    assert rows[0]["key"] == "3"
+    assert "chokes" in rows[0]["last_error"]
+
+
+def test_the_list_says_how_many_more_there_are(conninfo: str, reports: Pipeline) -> None:
+    shown = pgembed(conninfo, "failures", "reports", "--limit", "2").stdout
+    assert "the newest 2 of 5 dead letters" in shown
+    assert "pgembed retry reports" in shown
+
+
+def test_json_has_the_columns_of_the_view(conninfo: str, reports: Pipeline) -> None:
+    rows = json.loads(pgembed(conninfo, "failures", "reports", "--json").stdout)
+    assert len(rows) == DEAD
+    assert list(rows[0]) == ["pipeline", "key", "attempts", "last_error", "dead_at"]
+
+
+def test_retrying_everything_keeps_the_progress_exact(
+    connection: Connection, reports: Pipeline
+) -> None:
+    assert progress(connection) == (8, 3, 0, 5)
+    assert retry(connection, reports, slice_records=2) == DEAD
+    assert progress(connection) == (8, 3, 5, 0)
+    assert count_failures(connection, reports) == 0
+
+
+def test_a_cured_record_is_embedded_after_a_retry(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    cure(connection)
+    retry(connection, reports)
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    assert_converged(connection, "reports")
+    assert progress(connection) == (8, 8, 0, 0)
+
+
+def test_a_record_that_fails_again_has_all_its_attempts_before_it(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("update pgembed.pipelines set max_attempts = 2")
+    retry(connection, reports, ["2"])
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    (attempts,) = connection.execute(
+        "select attempts from pgembed.dead_letters where key = '2'"
+    ).fetchone() or (None,)
+    assert progress(connection) == (8, 3, 0, 5)
+    assert attempts == 1  # the pipeline object still says one attempt
+
+
+def test_only_the_named_keys_are_put_back(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    ran = pgembed(conninfo, "retry", "reports", "--key", "2", "--key", "4")
+    assert "put 2 dead letters of reports back" in ran.stdout
+    assert {row["key"] for row in read_failures(connection, reports, limit=9)} == {"1", "3", "5"}
+
+
+def test_one_key_that_is_no_dead_letter_stops_the_whole_retry(
+    connection: Connection, reports: Pipeline
+) -> None:
+    with pytest.raises(UsageError, match="no dead letter '7', so nothing was put back"):
+        retry(connection, reports, ["2", "7"])
+    assert progress(connection) == (8, 3, 0, 5)
+
+
+def test_a_second_retry_finds_nothing_and_queues_nothing(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    retry(connection, reports)
+    assert "reports has no dead letters" in pgembed(conninfo, "retry", "reports").stdout
+    assert progress(connection) == (8, 3, 5, 0)
+
+
+def test_two_retries_at_once_queue_every_record_once(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    retried: list[int] = []
+    with connect(conninfo) as first, connect(conninfo) as second:
+        thread = threading.Thread(target=lambda: retried.append(retry(second, reports)))
+        with first.transaction():
+            retried.append(retry(first, reports))
+            thread.start()
+            wait_until_blocked(connection, second.info.backend_pid)
+        thread.join()
+    assert retried == [DEAD, 0]
+    assert progress(connection) == (8, 3, 5, 0)
+
+
+def test_a_paused_pipeline_is_mentioned_after_a_retry(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    pause_pipeline(connection, reports, "paused by a person")
+    assert "pgembed resume reports" in pgembed(conninfo, "retry", "reports").stdout
+
+
+def test_a_limit_of_nothing_is_refused(conninfo: str, reports: Pipeline) -> None:
+    ran = pgembed(conninfo, "failures", "reports", "--limit", "0")
+    assert ran.error == "--limit 0: give at least 1"

@@ -1,0 +1,155 @@
+"""`pgembed status`: what it shows a person, and what it gives a program."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.pipelines import load_pipeline, pause_pipeline
+from pgqueue_embed.registry import WorkerIdentity, register, sign_off
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.status import read_status
+from tests.support.commands import pgembed
+from tests.support.corpus import make_source, texts
+from tests.support.fakes import POISON
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A pipeline with 6 records queued, one of which will die."""
+    source = make_source(connection, [*texts(5), POISON])
+    pipeline = make_pipeline(connection, source, max_attempts=1)
+    enqueue(connection, pipeline, Selection())
+    return pipeline
+
+
+def start_worker(connection: Connection, *pipelines: Pipeline, host: str = "mac-mini") -> int:
+    identity = WorkerIdentity(
+        device="mps",
+        precision="fp16",
+        model="fake",
+        concurrency=2,
+        pipeline_ids=[pipeline.id for pipeline in pipelines],
+    )
+    worker_id = register(connection, identity)
+    connection.execute("update pgembed.workers set host = %s where id = %s", (host, worker_id))
+    return worker_id
+
+
+def test_no_pipeline_is_said_with_the_way_out(conninfo: str) -> None:
+    assert "pgembed create" in pgembed(conninfo, "status").stdout
+
+
+def test_a_database_without_schema_is_told_to_migrate(empty_conninfo: str) -> None:
+    ran = pgembed(empty_conninfo, "status")
+    assert ran.error is not None
+    assert "pgembed migrate" in ran.error
+    assert ran.exit_code == 1
+
+
+def test_an_unknown_pipeline_is_a_usage_error_that_names_the_others(
+    conninfo: str, reports: Pipeline
+) -> None:
+    ran = pgembed(conninfo, "status", "nope")
+    assert ran.error == "there is no pipeline 'nope'; there is reports"
+    assert ran.exit_code == 2
+
+
+def test_json_has_exactly_the_columns_of_the_views(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    start_worker(connection, reports)
+    found = json.loads(pgembed(conninfo, "status", "--json").stdout)
+    assert sorted(found) == ["pipelines", "workers"]
+    for view, rows in (("progress", found["pipelines"]), ("worker_status", found["workers"])):
+        cursor = connection.execute(f"select * from pgembed.{view}")
+        assert cursor.description is not None
+        assert [list(row) for row in rows] == [[column.name for column in cursor.description]]
+    assert found["pipelines"][0]["pending"] == 6
+
+
+def test_waiting_work_without_a_worker_asks_for_one(conninfo: str, reports: Pipeline) -> None:
+    shown = pgembed(conninfo, "status").stdout
+    assert "no worker" in shown
+    assert "reports waits for a worker; on any machine: pgembed work" in shown
+
+
+def test_a_complete_pipeline_shows_its_dead_letters_and_asks_for_an_index(
+    conninfo: str, reports: Pipeline
+) -> None:
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    shown = pgembed(conninfo, "status").stdout
+    assert "complete" in shown
+    assert "reports has 1 dead letter; read: pgembed failures reports" in shown
+    assert "no vector index; build one: pgembed index reports" in shown
+    pgembed(conninfo, "index", "reports")
+    assert "vector index" not in pgembed(conninfo, "status").stdout
+
+
+def test_a_paused_pipeline_tells_why(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    pause_pipeline(connection, reports, "column [body] is gone")
+    shown = pgembed(conninfo, "status").stdout
+    assert "reports is paused: column [body] is gone; go on: pgembed resume reports" in shown
+
+
+def test_only_the_named_pipeline_and_its_workers_are_shown(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    notes = make_pipeline(connection, make_source(connection, table="notes"), name="notes")
+    start_worker(connection, reports, host="mac-a")
+    start_worker(connection, notes, host="mac-b")
+    shown = pgembed(conninfo, "status", "notes").stdout
+    assert "mac-b" in shown
+    assert "mac-a" not in shown
+    assert "reports" not in shown
+
+
+def test_a_worker_that_stopped_long_ago_is_left_out(
+    connection: Connection, reports: Pipeline
+) -> None:
+    just_now, long_ago = start_worker(connection, reports), start_worker(connection, reports)
+    sign_off(connection, just_now, "drained")
+    sign_off(connection, long_ago, "drained")
+    connection.execute(
+        "update pgembed.workers set stopped_at = stopped_at - interval '1 hour' where id = %s",
+        (long_ago,),
+    )
+    assert [worker["worker_id"] for worker in read_status(connection).workers] == [just_now]
+
+
+def test_a_worker_that_fell_silent_is_shown_with_the_time_of_silence(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    start_worker(connection, reports)
+    connection.execute("update pgembed.workers set heartbeat_at = now() - interval '5 minutes'")
+    assert "silent 5 min" in pgembed(conninfo, "status").stdout
+
+
+def test_an_abnormal_end_of_a_worker_is_explained_and_an_ordinary_one_is_not(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    sign_off(connection, start_worker(connection, reports, host="mac-a.local"), "disk on fire")
+    sign_off(connection, start_worker(connection, reports, host="mac-b.local"), "drained")
+    shown = pgembed(conninfo, "status").stdout
+    assert "stopped: disk on fire" in shown
+    assert "stopped: drained" not in shown
+
+
+def test_a_name_that_the_shell_would_split_is_quoted_in_every_hint(
+    conninfo: str, connection: Connection
+) -> None:
+    source = make_source(connection, texts(1), table="notes")
+    pipeline = make_pipeline(connection, source, name="my [red] notes")
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, load_pipeline(connection, pipeline.name))
+    shown = pgembed(conninfo, "status").stdout
+    assert "pgembed index 'my [red] notes'" in shown

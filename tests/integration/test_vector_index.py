@@ -1,0 +1,269 @@
+"""Vector indexes: built beside the workers, found again, cleaned up after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from psycopg import sql
+
+from pgqueue_embed import index_build
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import PgembedError, UsageError
+from pgqueue_embed.index_build import build_index, read_progress
+from pgqueue_embed.index_plan import IndexOptions
+from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.vector_index import (
+    has_vector_index,
+    index_name,
+    indexed_pipelines,
+    plan,
+    vector_indexes,
+)
+from tests.support.commands import pgembed
+from tests.support.conditions import wait_until
+from tests.support.corpus import make_source, texts
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session
+
+
+@pytest.fixture
+def empty(connection: Connection) -> Pipeline:
+    """A pipeline without vectors."""
+    return make_pipeline(connection, make_source(connection, texts(12, chunks=2)))
+
+
+@pytest.fixture
+def reports(conninfo: str, connection: Connection, empty: Pipeline) -> Pipeline:
+    """A finished pipeline with a few dozen vectors."""
+    enqueue(connection, empty, Selection())
+    with open_session(conninfo) as session:
+        drain(session, empty)
+    return empty
+
+
+def build(connection: Connection, pipeline: Pipeline, **options: object) -> str:
+    chosen = IndexOptions(**options)  # type: ignore[arg-type]
+    return build_index(connection, pipeline, plan(connection, pipeline, chosen))
+
+
+@contextmanager
+def someone_writes(conninfo: str, pipeline: Pipeline) -> Iterator[Connection]:
+    """Hold a transaction open that has written to the target: a build waits for its end."""
+    target = sql.Identifier(pipeline.target.schema, pipeline.target.name)
+    with connect(conninfo) as writer, writer.transaction():
+        writer.execute(sql.SQL("update {} set tokens = tokens").format(target))
+        yield writer
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("method", ["hnsw", "ivfflat"])
+@pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
+def test_an_index_is_built_and_used(connection: Connection, method: str, vector_type: str) -> None:
+    source = make_source(connection, [])
+    pipeline = make_pipeline(connection, source, vector_type=vector_type)
+    connection.execute(
+        "insert into reports_chunks"
+        " (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens, embedding)"
+        f" select n, n, 0, 'text', 0, 4, 1, array[n, 1, 1, 1, 1, 1, 1, 1]::{vector_type}"
+        " from generate_series(1, 200) as n"
+    )
+    assert not has_vector_index(connection, pipeline)
+    name = build(connection, pipeline, method=method)
+    assert has_vector_index(connection, pipeline)
+    assert indexed_pipelines(connection) == {"reports"}
+    connection.execute("set enable_seqscan = off")
+    explained = connection.execute(
+        "explain select id from reports_chunks order by embedding <=> '[1,1,1,1,1,1,1,1]' limit 3"
+    ).fetchall()
+    assert name in str(explained)
+
+
+def test_the_extension_may_live_in_any_schema(server: object, empty_conninfo: str) -> None:
+    from pgqueue_embed.migrate import migrate
+
+    with connect(empty_conninfo) as session:
+        session.execute('create schema "my vectors"')
+        session.execute('create extension vector schema "my vectors"')
+        migrate(empty_conninfo)
+        pipeline = make_pipeline(session, make_source(session))
+        build(session, pipeline)
+        assert has_vector_index(session, pipeline)
+
+
+def test_options_reach_the_index(connection: Connection, reports: Pipeline) -> None:
+    build(connection, reports, m=8, ef_construction=40)
+    build(connection, reports, method="ivfflat", lists=3)
+    found = {index.method: index.parameters for index in vector_indexes(connection, reports)}
+    assert found == {"hnsw": {"m": "8", "ef_construction": "40"}, "ivfflat": {"lists": "3"}}
+
+
+def test_an_existing_index_is_named_and_left_alone(conninfo: str, reports: Pipeline) -> None:
+    assert "built reports_chunks_embedding_hnsw" in pgembed(conninfo, "index", "reports").stdout
+    again = pgembed(conninfo, "index", "reports", "--m", "8")
+    assert again.exit_code == 0
+    assert "has a vector index already" in again.stdout
+    assert "m 16" in again.stdout
+
+
+def test_an_index_that_the_user_made_counts(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute(
+        "create index by_hand on reports_chunks using hnsw (embedding vector_cosine_ops)"
+    )
+    assert has_vector_index(connection, reports)
+    assert "by_hand" in pgembed(conninfo, "index", "reports").stdout
+
+
+def test_an_index_of_another_distance_does_not_count(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("create index on reports_chunks using hnsw (embedding vector_l2_ops)")
+    assert not has_vector_index(connection, reports)
+
+
+def test_ivfflat_on_an_empty_table_is_refused(conninfo: str, empty: Pipeline) -> None:
+    ran = pgembed(conninfo, "index", "reports", "--method", "ivfflat")
+    assert ran.exit_code == 2
+    assert "none yet; embed first" in (ran.error or "")
+
+
+def test_an_index_while_records_wait_is_warned_about(
+    conninfo: str, connection: Connection, empty: Pipeline
+) -> None:
+    enqueue(connection, empty, Selection())
+    assert "reports has pending records" in pgembed(conninfo, "index", "reports").stderr
+
+
+@pytest.mark.parametrize(
+    ("vector_type", "dimensions", "way_out"),
+    [
+        ("vector", 2001, "--vector-type halfvec"),
+        ("vector", 4001, "a model with fewer dimensions"),
+        ("halfvec", 4001, "a model with fewer dimensions"),
+    ],
+)
+def test_too_many_dimensions_are_refused_with_the_way_out(
+    conninfo: str, connection: Connection, vector_type: str, dimensions: int, way_out: str
+) -> None:
+    source = make_source(connection)
+    make_pipeline(connection, source, vector_type=vector_type, dimensions=dimensions)
+    ran = pgembed(conninfo, "index", "reports")
+    assert ran.exit_code == 2
+    assert way_out in (ran.error or "")
+    assert ("halfvec (up to" in (ran.error or "")) == (dimensions == 2001)
+
+
+def test_a_role_that_does_not_own_the_table_is_told_so(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("drop role if exists reader")
+    connection.execute("create role reader")
+    connection.execute("grant usage on schema pgembed to reader")
+    connection.execute("grant select on all tables in schema pgembed to reader")
+    connection.execute("grant select on reports_chunks to reader")
+    connection.execute("set role reader")
+    try:
+        with pytest.raises(UsageError, match="build as the table's owner"):
+            build(connection, reports)
+    finally:
+        connection.execute("reset role")
+        connection.execute("drop owned by reader; drop role reader")
+
+
+def test_a_name_that_is_taken_is_not_dropped(connection: Connection, reports: Pipeline) -> None:
+    connection.execute("create table public.reports_chunks_embedding_hnsw ()")
+    with pytest.raises(UsageError, match="exists already"):
+        build(connection, reports)
+    connection.execute("select from public.reports_chunks_embedding_hnsw")
+
+
+def test_a_dropped_target_table_is_said(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("drop table reports_chunks")
+    assert "reports_chunks is gone" in (pgembed(conninfo, "index", "reports").error or "")
+
+
+def test_a_long_table_name_gives_a_stable_name_of_63_bytes(reports: Pipeline) -> None:
+    names = [
+        index_name(dataclasses.replace(reports, target=Table(schema="public", name=table)), "hnsw")
+        for table in ("表" * 20 + "a", "表" * 20 + "b", "表" * 20 + "a")
+    ]
+    assert all(len(name.encode()) <= 63 for name in names)
+    assert names[0] == names[2] != names[1]
+    assert names[0].endswith("_hnsw")
+
+
+def test_ctrl_c_cancels_the_build_and_leaves_nothing_behind(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    command = [sys.executable, "-m", "pgqueue_embed", "index", "reports"]
+    environment = {**os.environ, "PGEMBED_DSN": conninfo}
+    with someone_writes(conninfo, reports):
+        process = subprocess.Popen(command, env=environment)
+        wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
+        assert vector_indexes(connection, reports)[0].valid is False
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: read_progress(connection, reports) is None, "the build is cancelled")
+    process.wait(timeout=30)
+    assert process.returncode == 130
+    assert vector_indexes(connection, reports) == []
+
+
+def test_what_could_not_be_cleaned_up_is_replaced_by_the_next_build(
+    conninfo: str,
+    connection: Connection,
+    reports: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index_build, "CLEAN_UP_SECONDS", 0.1)
+    failures: list[PgembedError] = []
+
+    def build_in_vain(builder: Connection) -> None:
+        try:
+            build(builder, reports)
+        except PgembedError as error:
+            failures.append(error)
+
+    with someone_writes(conninfo, reports), connect(conninfo) as builder:
+        thread = threading.Thread(target=build_in_vain, args=(builder,))
+        thread.start()
+        wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
+        connection.execute("select pg_cancel_backend(%s)", (builder.info.backend_pid,))
+        thread.join()
+    assert "the index was not built" in str(failures[0])
+    assert [index.valid for index in vector_indexes(connection, reports)] == [False]
+    assert not has_vector_index(connection, reports)
+    build(connection, reports)
+    assert [index.valid for index in vector_indexes(connection, reports)] == [True]
+
+
+def test_two_builds_at_once_do_not_drop_each_others_index(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    with connect(conninfo) as builder:
+        thread = threading.Thread(target=build, args=(builder, reports))
+        with someone_writes(conninfo, reports):
+            thread.start()
+            wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
+            progress = read_progress(connection, reports)
+            assert progress is not None
+            assert progress.waits_for_pid is not None
+            with pytest.raises(UsageError, match="being built already"):
+                build(connection, reports)
+        thread.join()
+    assert has_vector_index(connection, reports)
+
+
+def test_an_unknown_pipeline_is_a_usage_error(conninfo: str, reports: Pipeline) -> None:
+    assert pgembed(conninfo, "index", "nope").exit_code == 2

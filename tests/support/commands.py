@@ -1,0 +1,38 @@
+"""The command line, called in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from typer.testing import CliRunner
+
+from pgqueue_embed.cli.app import app
+from pgqueue_embed.errors import PgembedError
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed; `error` is the one line that it failed with."""
+
+    stdout: str
+    stderr: str
+    error: str | None
+    exit_code: int
+
+
+def pgembed(conninfo: str, *arguments: str) -> Ran:
+    """Run ``pgembed *arguments`` on the database of `conninfo`; other exceptions are raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "100")
+        result = CliRunner().invoke(app, [*arguments, "--dsn", conninfo])
+    error = result.exception
+    if error is not None and not isinstance(error, (PgembedError, SystemExit)):
+        raise error
+    failed = isinstance(error, PgembedError)
+    return Ran(
+        stdout=result.stdout,
+        stderr=result.stderr,
+        error=str(error) if failed else None,
+        exit_code=error.exit_code if isinstance(error, PgembedError) else result.exit_code,
+    )

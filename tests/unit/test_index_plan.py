@@ -1,0 +1,100 @@
+"""How an index is planned, in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.index_plan import (
+    MEGABYTE,
+    IndexOptions,
+    IndexPlan,
+    ServerLimits,
+    ivfflat_bytes,
+    plan_index,
+    recommended_lists,
+)
+
+SMALL_SERVER = ServerLimits(
+    maintenance_work_mem_bytes=64 * MEGABYTE,
+    shared_buffers_bytes=128 * MEGABYTE,
+    max_parallel_workers=8,
+    max_parallel_maintenance_workers=2,
+)
+
+
+def plan(rows: int, limits: ServerLimits = SMALL_SERVER, **options: Any) -> IndexPlan:
+    return plan_index(IndexOptions(**options), rows=rows, vector_bytes=8 + 384 * 4, limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lists"),
+    [(1, 1), (999, 1), (50_000, 50), (1_000_000, 1000), (4_000_000, 2000), (10**10, 32_768)],
+)
+def test_lists_follow_the_recommendation_of_pgvector(rows: int, lists: int) -> None:
+    assert recommended_lists(rows) == lists
+
+
+def test_ivfflat_without_rows_is_refused_with_a_way_out() -> None:
+    with pytest.raises(UsageError, match="--method hnsw"):
+        plan(0, method="ivfflat")
+
+
+def test_lists_that_would_not_fit_the_memory_are_fewer() -> None:
+    planned = plan(20_000_000, method="ivfflat")
+    assert 1000 < planned.parameters["lists"] < 4472
+    assert planned.memory_megabytes <= 1024
+
+
+def test_lists_that_a_person_wants_get_the_memory_they_need() -> None:
+    planned = plan(20_000_000, method="ivfflat", lists=4472)
+    assert planned.memory_megabytes * MEGABYTE >= ivfflat_bytes(4472, 8 + 384 * 4)
+
+
+def test_hnsw_gets_what_the_graph_needs() -> None:
+    assert 150 < plan(100_000).memory_megabytes < 400
+
+
+def test_memory_is_capped_by_what_the_server_can_spare() -> None:
+    assert plan(20_000_000).memory_megabytes == 1024
+    large = dataclasses.replace(SMALL_SERVER, shared_buffers_bytes=16_384 * MEGABYTE)
+    assert plan(20_000_000, large).memory_megabytes == 8192
+
+
+def test_memory_is_never_less_than_the_server_gives_anyway() -> None:
+    generous = dataclasses.replace(SMALL_SERVER, maintenance_work_mem_bytes=4096 * MEGABYTE)
+    assert plan(10, generous).memory_megabytes == 4096
+
+
+def test_memory_that_a_person_names_is_taken() -> None:
+    assert plan(20_000_000, memory_megabytes=3000).memory_megabytes == 3000
+
+
+@pytest.mark.parametrize(("allowed", "workers"), [(8, 4), (3, 3), (0, 2)])
+def test_parallel_workers_stay_within_the_servers(allowed: int, workers: int) -> None:
+    limits = dataclasses.replace(SMALL_SERVER, max_parallel_workers=allowed)
+    assert plan(10, limits).parallel_workers == workers
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"method": "btree"}, "--method btree"),
+        ({"m": 1}, "--m 1"),
+        ({"m": 101}, "--m 101"),
+        ({"ef_construction": 31}, "from 32 .twice --m 16. to 1000"),
+        ({"ef_construction": 1001}, "--ef-construction 1001"),
+        ({"lists": 4}, "--lists belongs to ivfflat"),
+        ({"lists": 0, "method": "ivfflat"}, "--lists 0"),
+        ({"lists": 40_000, "method": "ivfflat"}, "--lists 40000"),
+        ({"memory_megabytes": 0}, "--memory 0"),
+    ],
+)
+def test_what_pgvector_would_refuse_is_refused_at_once(
+    options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        IndexOptions(**options)
