@@ -45,8 +45,8 @@ class Shared:
 
     `serviceable` returns the pipelines that the loaded model may work on, `other_model_waits`
     whether this one has had its turn (it is told whether this loop is idle). `stop` asks the loops
-    to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends, `on_stall`
-    ends the process when the device hangs.
+    to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends,
+    `on_stall` ends the process when the device hangs.
     """
 
     conninfo: str

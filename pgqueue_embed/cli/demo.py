@@ -1,0 +1,110 @@
+"""The command that shows it all: demo."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from pgqueue_embed.cli.display import console, count, plain_table
+from pgqueue_embed.cli.options import connected, log_settings
+from pgqueue_embed.settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from pgqueue_embed.connect import Connection
+
+WORKERS = 2
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(demo))
+
+
+def demo(conninfo: str) -> None:
+    """Embed Python's own language reference with two workers, then search it.
+
+    Everything goes into schema pgembed_demo and a pipeline called demo, made anew each time.
+
+    Example: pgembed demo
+    """
+    from pgqueue_embed.connect import connect, describe
+    from pgqueue_embed.migrate import migrate
+
+    log_settings(quiet=True).apply()
+    typer.echo(f"database: {describe(conninfo)}")
+    migrate(conninfo)
+    with connect(conninfo) as connection:
+        _prepare(connection)
+        seconds = _embed(conninfo)
+        _show_work(connection, seconds)
+        _ask(connection)
+        _show_way_on(conninfo)
+
+
+def _prepare(connection: Connection) -> None:
+    from pgqueue_embed.create import create
+    from pgqueue_embed.demo import PIPELINE, SOURCE, SPEC, load_source
+    from pgqueue_embed.enqueue import Selection, enqueue
+    from pgqueue_embed.pipelines import load_pipeline
+
+    records = load_source(connection)
+    typer.echo(f"loaded {count(records, 'record')} of Python's language reference into {SOURCE}")
+    create(connection, SPEC, DEFAULT_MODEL)
+    enqueue(connection, load_pipeline(connection, PIPELINE), Selection())
+    typer.echo(f"queued them; starting {WORKERS} workers, as on {WORKERS} machines\n")
+
+
+def _embed(conninfo: str) -> float:
+    from pgqueue_embed.demo import PIPELINE, embed_with_workers
+    from pgqueue_embed.progress_bar import progress_bar
+
+    started = time.monotonic()
+    with progress_bar(conninfo, PIPELINE) as bar:
+        embed_with_workers(conninfo, WORKERS, bar.update)
+    return time.monotonic() - started
+
+
+def _show_work(connection: Connection, seconds: float) -> None:
+    from pgqueue_embed.cli.inspect import show
+    from pgqueue_embed.demo import PIPELINE, shares
+    from pgqueue_embed.status import read_status
+
+    typer.echo(f"\ndone in {seconds:.0f} s, the start of the workers included; who did what:\n")
+    table = plain_table(["Worker"], ["Commits", "Records", "Chunks"])
+    for share in shares(connection):
+        numbers = (share.commits, share.records, share.chunks)
+        table.add_row(share.worker, *(f"{number:,}" for number in numbers))
+    console().print(table)
+    typer.echo("\npgembed status, the same as SELECT * FROM pgembed.progress:\n")
+    show(read_status(connection, PIPELINE), notes=False)
+
+
+def _ask(connection: Connection) -> None:
+    from pgqueue_embed.cli.search import show_hits
+    from pgqueue_embed.demo import PIPELINE, QUESTIONS
+    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.search import QueryEncoder, search
+
+    pipeline = load_pipeline(connection, PIPELINE)
+    encoder = QueryEncoder(pipeline)
+    for question in QUESTIONS:
+        typer.echo(f'\npgembed search {PIPELINE} "{question}" --limit 2\n')
+        vector = encoder.encode(question)
+        show_hits(search(connection, pipeline, vector, limit=2, threshold=0.0))
+
+
+def _show_way_on(conninfo: str) -> None:
+    from pgqueue_embed.connect import describe
+    from pgqueue_embed.demo import PIPELINE
+
+    typer.echo(f"The vectors stay in {describe(conninfo)}. From here:")
+    steps = {
+        f"pgembed index {PIPELINE}": "build the vector index",
+        "pgembed db status": "where the private PostgreSQL keeps its data",
+        "pgembed db stop": "stop it",
+        "pgembed run NAME --source-table …": "your own table",
+    }
+    for command, meaning in steps.items():
+        typer.echo(f"  {command:<36} {meaning}")
