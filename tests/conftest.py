@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -19,6 +22,12 @@ from tests.servers import temporary_server
 
 DEFAULT_VERSION = 18
 OLDER_VERSION = 16
+
+# One clone is a few hundred small files: copied as files, they need no entry in the log.
+CLONE = "create database {} template {} strategy file_copy"
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 << 30
 
 _numbers = itertools.count(1)
 
@@ -41,7 +50,8 @@ def servers() -> Iterator[Callable[[int], EmbeddedServer]]:
 
         @cache
         def running(major_version: int) -> EmbeddedServer:
-            return stack.enter_context(temporary_server(major_version))
+            with _temporary_files_in_memory():
+                return stack.enter_context(temporary_server(major_version))
 
         yield running
 
@@ -77,13 +87,13 @@ def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str])
 @pytest.fixture
 def conninfo(server: EmbeddedServer, template: str) -> Iterator[str]:
     """A migrated database of the test's own; the role is a superuser."""
-    yield from _temporary_database(server, "create database {} template {}", template)
+    yield from _temporary_database(server, CLONE, template)
 
 
 @pytest.fixture
 def empty_conninfo(server: EmbeddedServer) -> Iterator[str]:
     """A database of the test's own without schema pgembed and without the vector extension."""
-    yield from _temporary_database(server, "create database {}")
+    yield from _temporary_database(server, CLONE, "template0")
 
 
 @pytest.fixture
@@ -91,6 +101,18 @@ def connection(conninfo: str) -> Iterator[Connection]:
     """An autocommit session in the test's database."""
     with connect(conninfo, application_name="test") as session:
         yield session
+
+
+@contextmanager
+def _temporary_files_in_memory() -> Iterator[None]:
+    """Cloning a database takes 15 ms in memory and 230 ms on a disk, and every test does it."""
+    usual = tempfile.tempdir
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        tempfile.tempdir = str(MEMORY)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
 
 
 def database_conninfo(server: EmbeddedServer, name: str) -> str:
