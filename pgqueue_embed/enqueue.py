@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -101,7 +102,7 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
 def _check_where(connection: Connection, pipeline: Pipeline, where: str | None) -> None:
     if where is None:
         return
-    query = sql.SQL("select 1 from {source} as source where ({where}) limit 0")
+    query = sql.SQL("select 1 from {source} as source where ({where}\n) limit 0")
     try:
         connection.execute(query.format(**source_names(pipeline), where=sql.SQL(where)))
     except psycopg.Error as error:
@@ -147,9 +148,9 @@ set local timezone = 'UTC'
 
 # The cursor's row is the turn of one machine; FOR NO KEY UPDATE holds it until the slice commits.
 TURN = """
-select last_key, queued
+select selection, finished, last_key, queued
 from pgembed.scans
-where pipeline_id = %(pipeline_id)s and selection = %(selection)s and not finished
+where pipeline_id = %s
 for no key update
 """
 
@@ -162,6 +163,20 @@ where pipeline_id = %(pipeline_id)s
 """
 
 
+def _take_turn(
+    connection: Connection, pipeline: Pipeline, selection: Selection
+) -> tuple[str | None, int] | None:
+    """Return (last key, records queued) of the scan, or None when another machine finished it."""
+    row = connection.execute(TURN, (pipeline.id,)).fetchone()
+    if row is None or row[0] != selection.as_text():
+        raise UsageError(
+            f"another enqueue of pipeline '{pipeline.name}' with other options has taken over;"
+            " what is queued stays queued, run this one again after it"
+        )
+    _, finished, last_key, queued = row
+    return None if finished else (last_key, queued)
+
+
 def _scan_slice(
     connection: Connection,
     pipeline: Pipeline,
@@ -169,16 +184,15 @@ def _scan_slice(
     slice_records: int,
     item_records: int,
 ) -> Slice:
-    scan = {"pipeline_id": pipeline.id, "selection": selection.as_text()}
     with connection.transaction():
         connection.execute(OPENING)
-        turn = connection.execute(TURN, scan).fetchone()
+        turn = _take_turn(connection, pipeline, selection)
         if turn is None:
             return Slice(scanned=0, queued=0, finished=True)
         last_key, queued_before = turn
         room = None if selection.limit is None else selection.limit - queued_before
         values = {
-            **scan,
+            "pipeline_id": pipeline.id,
             "generation": pipeline.generation,
             "everything": selection.everything,
             "last_key": last_key,
@@ -187,10 +201,10 @@ def _scan_slice(
             "room": room,
         }
         query = _slice_query(pipeline, selection, resumes=last_key is not None)
-        scanned, queued, reached = connection.execute(query, values).fetchone() or (0, 0, None)
+        scanned, queued, reached = _queue(connection, query, values, selection)
         finished = scanned < slice_records or (room is not None and queued >= room)
-        advance = {**scan, "last_key": reached, "queued": queued, "finished": finished}
-        connection.execute(ADVANCE, advance)
+        advance = {"last_key": reached, "queued": queued, "finished": finished}
+        connection.execute(ADVANCE, {**advance, "pipeline_id": pipeline.id})
     return Slice(scanned=scanned, queued=queued, finished=finished)
 
 
@@ -261,8 +275,18 @@ select
 """
 
 
+def _queue(
+    connection: Connection, query: sql.Composed, values: dict[str, Any], selection: Selection
+) -> tuple[int, int, str | None]:
+    try:
+        return connection.execute(query, values).fetchone() or (0, 0, None)
+    except psycopg.DataError as error:
+        what = "--where fails on a record" if selection.where else "a record cannot be read"
+        raise UsageError(f"{what}: {first_line(error)}") from None
+
+
 def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:
     names = source_names(pipeline)
     after = sql.SQL("and source.{id} > %(last_key)s::{id_type}") if resumes else sql.SQL("")
-    where = sql.SQL(f"and ({_escaped(selection.where)})" if selection.where else "")
+    where = sql.SQL(f"and ({_escaped(selection.where)}\n)" if selection.where else "")
     return sql.SQL(QUEUE_SLICE).format(**names, after=after.format(**names), where=where)

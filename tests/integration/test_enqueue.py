@@ -1,0 +1,445 @@
+"""Enqueue: every record that wants embedding is queued once, in key order, slice by slice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.errors import PgembedError, UsageError
+from pgqueue_embed.settings import Pipeline, Table
+from tests.support.conditions import wait_until_blocked
+from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session
+
+ODD_SETTINGS = {"datestyle": "SQL, DMY", "timezone": "Asia/Kathmandu", "intervalstyle": "iso_8601"}
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C."""
+
+
+def interrupt_after(slices: int) -> Callable[[Slice], None]:
+    seen: list[Slice] = []
+
+    def on_slice(done: Slice) -> None:
+        seen.append(done)
+        if len(seen) == slices:
+            raise Interrupted
+
+    return on_slice
+
+
+def queued_items(connection: Connection) -> list[list[str]]:
+    rows = connection.execute("select keys from pgembed.work order by priority, id")
+    return [keys for (keys,) in rows]
+
+
+def queued_keys(connection: Connection) -> list[str]:
+    return [key for keys in queued_items(connection) for key in keys]
+
+
+def numbers(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last + 1)]
+
+
+@pytest.fixture
+def pipeline(connection: Connection) -> Pipeline:
+    """A pipeline over 1,000 records."""
+    make_source(connection, texts(1000))
+    return make_pipeline(connection)
+
+
+@pytest.fixture
+def odd_settings(connection: Connection) -> None:
+    """Settings of the database that change how dates and times read, for sessions to come."""
+    database = sql.Identifier(connection.info.dbname)
+    for name, value in ODD_SETTINGS.items():
+        statement = sql.SQL("alter database {} set {} = {}")
+        connection.execute(statement.format(database, sql.Identifier(name), sql.Literal(value)))
+
+
+def test_keys_are_queued_in_key_order_in_items_of_limited_size(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    assert enqueue(connection, pipeline, Selection(), slice_records=300) == 1000
+    items = queued_items(connection)
+    assert [key for item in items for key in item] == numbers(1, 1000)
+    assert all(1 <= len(item) <= 256 for item in items)
+
+
+def test_items_of_a_large_source_are_full(connection: Connection) -> None:
+    make_source(connection, [])
+    connection.execute(
+        "insert into public.reports select n, 'text' from generate_series(1, 20000) as n"
+    )
+    enqueue(connection, make_pipeline(connection), Selection())
+    sizes = [len(item) for item in queued_items(connection)]
+    assert set(sizes[:-1]) == {256}
+    assert sum(sizes) == 20_000
+
+
+def test_enqueue_twice_queues_nothing_twice(connection: Connection, pipeline: Pipeline) -> None:
+    assert enqueue(connection, pipeline, Selection()) == 1000
+    assert enqueue(connection, pipeline, Selection()) == 0
+    assert enqueue(connection, pipeline, Selection(everything=True)) == 0
+    assert queued_keys(connection) == numbers(1, 1000)
+
+
+def test_limit_queues_so_many_and_the_next_run_as_many_more(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    assert enqueue(connection, pipeline, Selection(limit=30), slice_records=20) == 30
+    assert queued_keys(connection) == numbers(1, 30)
+    assert enqueue(connection, pipeline, Selection(limit=30), slice_records=20) == 30
+    assert queued_keys(connection) == numbers(1, 60)
+    assert enqueue(connection, pipeline, Selection()) == 940
+
+
+def test_limit_beyond_the_source_queues_what_there_is(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    assert enqueue(connection, pipeline, Selection(limit=5000), slice_records=100) == 1000
+
+
+def test_limit_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="--limit 0"):
+        Selection(limit=0)
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("id <= 10", 10),
+        ("id % 100 = 0", 10),
+        ("body like '%Report 1_.%'", 10),
+        ("body like 'Report 7.%' or body = 'it''s' or body like '%{braces}%'", None),
+        ('source.id between 5 and 6 and "body" is not null', 2),
+        ("id in (select id from public.reports where id < 4)", 3),
+        ("id < 3 -- a comment", 2),
+        ("false", 0),
+        ("body = '%s' or body = '%(last_key)s'", 0),
+    ],
+)
+def test_condition_is_the_users_own_sql(
+    connection: Connection, pipeline: Pipeline, where: str, count: int | None
+) -> None:
+    if count is None:
+        (count,) = connection.execute(
+            f"select count(*) from public.reports where {where}"
+        ).fetchone()
+        assert 0 < count < 1000
+    assert enqueue(connection, pipeline, Selection(where=where), slice_records=99) == count
+    assert enqueue(connection, pipeline, Selection(where=where), slice_records=99) == 0
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "nonsense",
+        "id = ",
+        "body",
+        "no_such(id)",
+        "true; select 1",
+        "id %% 2 = 0",
+    ],
+)
+def test_broken_condition_is_refused_in_the_users_terms(
+    connection: Connection, pipeline: Pipeline, where: str
+) -> None:
+    with pytest.raises(UsageError, match="--where") as refusal:
+        enqueue(connection, pipeline, Selection(where=where))
+    assert "\n" not in str(refusal.value)
+    assert queued_keys(connection) == []
+
+
+def test_condition_that_fails_on_a_record_is_refused_in_the_users_terms(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    with pytest.raises(UsageError, match=r"--where .*division by zero"):
+        enqueue(connection, pipeline, Selection(where="1 / (id - 500) > 0"))
+
+
+def test_what_is_embedded_is_queued_again_only_when_it_changes(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    enqueue(connection, pipeline, Selection(where="id <= 50"))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        assert enqueue(connection, pipeline, Selection(where="id <= 50")) == 0
+        set_text(connection, REPORTS, 7, "another text")
+        set_text(connection, REPORTS, 8, None)
+        set_text(connection, REPORTS, 0, "new, before all others")
+        assert enqueue(connection, pipeline, Selection(where="id <= 50")) == 3
+        assert sorted(queued_keys(connection), key=int) == ["0", "7", "8"]
+        known = "select keys, known from pgembed.work order by id"
+        assert connection.execute(known).fetchall() == [(["0"], False), (["7", "8"], True)]
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_everything_is_queued_if_asked(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    selection = Selection(where="id <= 20", everything=True)
+    enqueue(connection, pipeline, selection)
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    assert enqueue(connection, pipeline, selection) == 20
+    assert connection.execute("select bool_and(embed_again) from pgembed.work").fetchone() == (
+        True,
+    )
+
+
+def test_another_configuration_queues_everything(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    enqueue(connection, pipeline, Selection(where="id <= 20"))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    changed = Pipeline(**{**vars(pipeline), "generation": 2})
+    assert enqueue(connection, changed, Selection(where="id <= 20")) == 20
+
+
+def test_dead_letter_is_queued_again_only_when_its_text_changes(
+    connection: Connection, conninfo: str
+) -> None:
+    make_source(connection, ["fine", "POISON"])
+    pipeline = make_pipeline(connection, max_attempts=1)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        assert enqueue(connection, pipeline, Selection()) == 0
+        set_text(connection, REPORTS, 2, "cured")
+        assert enqueue(connection, pipeline, Selection()) == 1
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_interrupted_enqueue_goes_on_where_it_stopped(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    with pytest.raises(Interrupted):
+        enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=interrupt_after(3))
+    assert queued_keys(connection) == numbers(1, 300)
+    slices: list[Slice] = []
+    queued = enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=slices.append)
+    assert queued == 700
+    assert [done.queued for done in slices[:8]] == [100] * 7 + [0]
+    assert queued_keys(connection) == numbers(1, 1000)
+
+
+def test_resumed_enqueue_finds_what_came_in_behind_its_cursor(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    with pytest.raises(Interrupted):
+        enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=interrupt_after(3))
+    set_text(connection, REPORTS, -5, "came in late")
+    assert enqueue(connection, pipeline, Selection(), slice_records=100) == 701
+    assert "-5" in queued_keys(connection)
+
+
+def test_interrupted_limit_counts_what_it_had_queued(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    limited = Selection(limit=250)
+    with pytest.raises(Interrupted):
+        enqueue(connection, pipeline, limited, slice_records=100, on_slice=interrupt_after(2))
+    assert enqueue(connection, pipeline, limited, slice_records=100) == 50
+    assert queued_keys(connection) == numbers(1, 250)
+
+
+def test_another_selection_starts_from_the_beginning(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    with pytest.raises(Interrupted):
+        enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=interrupt_after(3))
+    assert enqueue(connection, pipeline, Selection(where="id <= 310"), slice_records=100) == 10
+    assert enqueue(connection, pipeline, Selection()) == 690
+
+
+def test_enqueue_never_ends_early_without_saying_so(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    """Somebody starts an enqueue with another selection while this one runs."""
+    taken_over = threading.Event()
+
+    def take_over(_: Slice) -> None:
+        if not taken_over.is_set():
+            taken_over.set()
+            with connect(conninfo) as other:
+                enqueue(other, pipeline, Selection(where="id <= 150"), slice_records=10)
+
+    try:
+        enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=take_over)
+    except PgembedError as error:
+        assert "enqueue" in str(error)  # noqa: PT017 (either outcome is fine)
+    else:
+        assert sorted(queued_keys(connection), key=int) == numbers(1, 1000)
+
+
+@pytest.mark.on_both_servers
+def test_two_machines_take_turns_and_queue_every_key_once(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    start = threading.Barrier(2)
+
+    def machine(_: int) -> int:
+        with connect(conninfo) as session:
+            start.wait(10)
+            return enqueue(session, pipeline, Selection(), slice_records=50)
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = list(pool.map(machine, range(2)))
+    assert sum(counts) == 1000
+    assert sorted(queued_keys(connection), key=int) == numbers(1, 1000)
+
+
+def test_second_machine_waits_for_the_slice_of_the_first(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    with pytest.raises(Interrupted):
+        enqueue(connection, pipeline, Selection(), slice_records=100, on_slice=interrupt_after(1))
+    with (
+        connect(conninfo) as first,
+        connect(conninfo) as second,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with first.transaction():
+            first.execute("select from pgembed.scans for no key update")
+            waiting = pool.submit(enqueue, second, pipeline, Selection(), slice_records=100)
+            wait_until_blocked(connection, second.info.backend_pid)
+            assert len(queued_keys(connection)) == 100
+        assert waiting.result(30) == 900
+
+
+def test_lost_connection_keeps_the_slices_that_were_committed(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    with connect(conninfo) as session:
+        pid = session.info.backend_pid
+        with pytest.raises(Exception, match=r"terminat|closed|lost"):
+            enqueue(
+                session,
+                pipeline,
+                Selection(),
+                slice_records=100,
+                on_slice=lambda _: connection.execute("select pg_terminate_backend(%s)", (pid,)),
+            )
+    assert queued_keys(connection) == numbers(1, 100)
+    assert enqueue(connection, pipeline, Selection()) == 900
+
+
+def test_records_without_a_key_are_left_out(connection: Connection) -> None:
+    connection.execute("create table public.reports (id bigint unique, body text)")
+    connection.execute("insert into public.reports values (null, 'a'), (1, 'b'), (null, 'c')")
+    assert enqueue(connection, make_pipeline(connection), Selection()) == 1
+
+
+def test_empty_source_queues_nothing(connection: Connection) -> None:
+    make_source(connection, [])
+    assert enqueue(connection, make_pipeline(connection), Selection()) == 0
+
+
+def test_gone_records_do_not_stop_a_scan(connection: Connection, pipeline: Pipeline) -> None:
+    delete_records(connection, REPORTS, list(range(1, 1000, 3)))
+    assert enqueue(connection, pipeline, Selection(), slice_records=10) == 667
+
+
+@pytest.mark.usefixtures("odd_settings")
+@pytest.mark.parametrize("key_type", KEY_OF_NUMBER)
+def test_keys_of_every_type_survive_odd_settings(conninfo: str, key_type: str) -> None:
+    """Keys travel as text: a date must mean the same day on every machine."""
+    with connect(conninfo) as connection:
+        assert connection.execute("show timezone").fetchone() == ("Asia/Kathmandu",)
+        source = make_source(connection, texts(120, chunks=2), key_type=key_type)
+        pipeline = make_pipeline(connection, source)
+        assert enqueue(connection, pipeline, Selection(), slice_records=50) == 120
+        connection.execute("set datestyle = 'German'; set timezone = 'America/Lima'")
+        assert enqueue(connection, pipeline, Selection(), slice_records=50) == 0
+        with open_session(conninfo) as session:
+            session.side.execute("set datestyle = 'Postgres, MDY'; set timezone = 'Europe/Paris'")
+            drain(session, pipeline)
+        assert enqueue(connection, pipeline, Selection(), slice_records=50) == 0
+    with connect(conninfo) as connection:
+        connection.execute("set datestyle = 'ISO'; set timezone = 'UTC'")
+        assert_converged(connection, "reports")
+
+
+def test_dates_of_all_ages_are_keys(connection: Connection, conninfo: str) -> None:
+    connection.execute("create table public.reports (id timestamptz primary key, body text)")
+    connection.execute(
+        "insert into public.reports select id::timestamptz, id from unnest(array["
+        "'0044-03-15 12:00:00.123456+00 BC', '0001-01-01 00:00+00', '12024-01-01 00:00+00',"
+        "'infinity', '-infinity', '1890-06-01 00:00:00+00']) as id"
+    )
+    pipeline = make_pipeline(connection)
+    assert enqueue(connection, pipeline, Selection()) == 6
+    with open_session(conninfo) as session:
+        session.side.execute("set datestyle = 'SQL, DMY'; set timezone = 'Europe/Amsterdam'")
+        drain(session, pipeline)
+    connection.execute("set timezone = 'UTC'")
+    assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize("collation", ["C", "ucs_basic", "default"])
+def test_text_keys_of_any_collation_are_queued_once(connection: Connection, collation: str) -> None:
+    connection.execute(
+        f'create table public.reports (id text collate "{collation}" primary key, body text)'
+    )
+    connection.execute(
+        "insert into public.reports select key, 'text' from ("
+        "select (case when n % 2 = 0 then 'a' else 'B' end) || '-' || n || ' é%' as key"
+        " from generate_series(1, 500) as n) as keys"
+    )
+    pipeline = make_pipeline(connection)
+    assert enqueue(connection, pipeline, Selection(), slice_records=60) == 500
+    assert enqueue(connection, pipeline, Selection(), slice_records=70) == 0
+    in_order = connection.execute("select id from public.reports order by id").fetchall()
+    assert queued_keys(connection) == [key for (key,) in in_order]
+
+
+def test_view_without_duplicates_can_be_a_source(connection: Connection, conninfo: str) -> None:
+    make_source(connection, texts(100), table="base")
+    connection.execute(
+        "create view public.reports as select id, upper(body) as body from public.base"
+    )
+    pipeline = make_pipeline(connection, Table(schema="public", name="reports"))
+    assert enqueue(connection, pipeline, Selection(), slice_records=30) == 100
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_pipelines_over_one_source_have_queues_of_their_own(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    other = make_pipeline(
+        connection, name="other", target=Table(schema="public", name="other_chunks")
+    )
+    assert enqueue(connection, pipeline, Selection()) == 1000
+    assert enqueue(connection, other, Selection(limit=10)) == 10
+
+
+def test_work_in_flight_is_not_queued_again(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    enqueue(connection, pipeline, Selection())
+    with connect(conninfo) as holder, holder.transaction():
+        holder.execute("select from pgembed.work for update")
+        assert enqueue(connection, pipeline, Selection()) == 0
+
+
+def test_default_isolation_of_the_database_does_not_matter(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    connection.execute("set default_transaction_isolation = 'repeatable read'")
+    assert enqueue(connection, pipeline, Selection(), slice_records=100) == 1000
