@@ -29,6 +29,9 @@ QUESTIONS = (
 # Paragraphs are joined up to this length; the reference gives several hundred records then.
 RECORD_CHARACTERS = 1_000
 
+# Shorter paragraphs, such as "Note:", may well stand twice.
+REPEATED_CHARACTERS = 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
@@ -41,10 +44,17 @@ class Share:
 
 
 def reference_records(topics: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield (topic, text) of the language reference in `topics`, cut at paragraphs."""
+    """Yield (topic, text) of the language reference in `topics`, cut at paragraphs.
+
+    Topics repeat one another's text; a paragraph is taken where it stands first.
+    """
+    seen: set[str] = set()
     for topic, text in sorted(topics.items()):
         record = ""
         for paragraph in text.split("\n\n"):
+            if len(paragraph) > REPEATED_CHARACTERS and paragraph in seen:
+                continue
+            seen.add(paragraph)
             if record and len(record) + len(paragraph) > RECORD_CHARACTERS:
                 yield topic, record
                 record = ""

@@ -32,18 +32,26 @@ class ProgressBar:
         self._name = pipeline_name
         self._task = bar.add_task(pipeline_name, total=None, facts="starting workers")
         self._next = 0.0
+        self._started = time.monotonic()
 
-    def update(self, *, now: bool = False) -> None:
+    def update(self) -> None:
         """Read the progress view and redraw; a database that is away leaves the bar as it is."""
-        if time.monotonic() < self._next and not now:
+        if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REFRESH_SECONDS
+        self._redraw()
+
+    def finish(self) -> None:
+        """Redraw for the last time, with the time it all took."""
+        self._redraw(f"in {_duration(time.monotonic() - self._started)}")
+
+    def _redraw(self, facts: str | None = None) -> None:
         try:
             row = self._connection.execute(PROGRESS, (self._name,)).fetchone()
         except psycopg.Error:
             return
         if row is not None:
-            self._bar.update(self._task, total=row[0], completed=row[1], facts=_facts(row))
+            self._bar.update(self._task, total=row[0], completed=row[1], facts=facts or _facts(row))
 
 
 def _facts(row: tuple[Any, ...]) -> str:
@@ -92,4 +100,4 @@ def progress_bar(conninfo: str, pipeline_name: str) -> Iterator[ProgressBar]:
         try:
             yield shown
         finally:
-            shown.update(now=True)
+            shown.finish()

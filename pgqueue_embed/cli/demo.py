@@ -99,7 +99,7 @@ def _show_way_on(conninfo: str) -> None:
     from pgqueue_embed.connect import describe
     from pgqueue_embed.demo import PIPELINE
 
-    typer.echo(f"The vectors stay in {describe(conninfo)}. From here:")
+    typer.echo(f"\nThe vectors stay in {describe(conninfo)}. From here:")
     steps = {
         f"pgembed index {PIPELINE}": "build the vector index",
         "pgembed db status": "where the private PostgreSQL keeps its data",

@@ -150,7 +150,6 @@ def work(
         memory_limit_megabytes=memory_limit,
     )
     ending = _supervise(conninfo, settings)
-    typer.echo(f"worker left: {ending}", err=True)
     if ending == DRAINED:
         suggest_index(conninfo, settings.pipelines)
 
@@ -200,6 +199,7 @@ def run(
 
     Example: pgembed run reports --source-table event_text --text-field foi_text
     """
+    from pgqueue_embed.claims import is_drained
     from pgqueue_embed.connect import connect
     from pgqueue_embed.enqueue import Selection
     from pgqueue_embed.migrate import migrate
@@ -232,8 +232,13 @@ def run(
                 max_attempts=max_attempts,
             )
             make_pipeline(connection, spec, model)
-        queue_records(connection, load_pipeline(connection, name), selection)
-    embed_all(conninfo, name, settings)
+        pipeline = load_pipeline(connection, name)
+        queue_records(connection, pipeline, selection)
+        drained = is_drained(connection, [pipeline.id])
+    if drained:
+        suggest_index(conninfo, (name,))
+    else:
+        embed_all(conninfo, name, settings)
 
 
 def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:

@@ -90,7 +90,7 @@ def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
     assert done > 0
     assert (done + pending, in_flight) == (400, 0)
     assert attempts_left(connection) == 0
-    assert "worker left: stopped" in worker.log()
+    assert "reason=stopped" in worker.log()
 
 
 def test_second_stop_gives_the_claim_back_at_once(
