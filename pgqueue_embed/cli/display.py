@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -56,6 +57,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     return str(value)
+
+
+# Control characters, the escapes that steer a terminal among them; table values are not ours.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def one_line(text: str | None) -> str:
+    """Return a text of the user's for showing: white space collapsed, control characters gone."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join((text or "").split()))
 
 
 def count(number: int, noun: str) -> str:

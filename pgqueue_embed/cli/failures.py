@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgqueue_embed.cli.display import command, console, count, plain_table, print_json
+from pgqueue_embed.cli.display import command, console, count, one_line, plain_table, print_json
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
@@ -68,10 +68,10 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table = plain_table(["Key", "Given up on", "Attempts", "Error"])
     for row in rows:
         table.add_row(
-            row["key"],
+            one_line(row["key"]),
             f"{row['dead_at'].astimezone():%Y-%m-%d %H:%M}",
             str(row["attempts"]),
-            row["last_error"],
+            one_line(row["last_error"]),
         )
     return table
 

@@ -1,0 +1,196 @@
+"""Semantic search in a pipeline's vectors: the query's vector, and the chunks nearest to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.chunking import Chunker
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.migrate import vector_extension
+from pgqueue_embed.serviceable import check_local_model
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.target import column_names
+from pgqueue_embed.vector_index import vector_indexes
+
+# pgvector README, "Query Options": hnsw looks at 40 candidates by default, 1,000 at most.
+DEFAULT_CANDIDATES = 40
+MAX_CANDIDATES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A chunk that answers a query; `score` is the cosine similarity, -1 to 1.
+
+    `chunk` is verbatim: the document's characters from `start_char` up to `end_char`.
+    """
+
+    key: str
+    score: float
+    chunk_index: int
+    start_char: int
+    end_char: int
+    chunk: str
+
+
+class QueryEncoder:
+    """A pipeline's own model, loaded to encode queries: on the CPU, where one query is fast."""
+
+    def __init__(self, pipeline: Pipeline, *, model_path: str | None = None) -> None:
+        """Raise ModelMismatch if this machine's model is not the pipeline's, else ModelError."""
+        resolved = check_local_model(pipeline, model_path)
+        self._model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+
+    def encode(self, query: str) -> NDArray[np.float32]:
+        """Return the unit vector of `query`, shape (dimensions,), with the model's query prompt.
+
+        Raises UsageError for a query without text, or longer than the model reads.
+        """
+        if not query.strip():
+            raise UsageError("the query is empty; give a few words")
+        return self._model.encode_query(query)
+
+    def unknown_share(self, query: str) -> float:
+        """Return the share, 0 to 1, of the query's tokens that the model does not know."""
+        if self._model.tokenizer is None:
+            return 0.0
+        budget = self._model.content_budget
+        chunker = Chunker(self._model.tokenizer, max_tokens=budget, overlap_tokens=0)
+        (chunked,) = chunker.chunk([query])
+        return chunked.unknown_tokens / chunked.tokens if chunked.tokens else 0.0
+
+
+# Ordered by the operator itself, so that the index is used; ordered again because an iterative
+# ivfflat scan returns rows in roughly this order only.
+SEARCH = """
+with nearest as materialized (
+    select
+        target.{fulltext_id}::text as key,
+        target.{chunk_index} as chunk_index,
+        target.{start_char} as start_char,
+        target.{end_char} as end_char,
+        target.{text_chunk} as chunk,
+        target.{embedding} operator({extension}.<=>) %(query)s::{vector_type} as distance
+    from {target} as target
+    order by target.{embedding} operator({extension}.<=>) %(query)s::{vector_type}
+    limit %(limit)s
+)
+select key, 1 - distance, chunk_index, start_char, end_char, chunk
+from nearest
+where 1 - distance >= %(threshold)s
+order by distance, key, chunk_index
+"""
+
+
+def search(
+    connection: Connection,
+    pipeline: Pipeline,
+    query_vector: NDArray[np.float32],
+    *,
+    limit: int,
+    threshold: float,
+) -> list[Hit]:
+    """Return up to `limit` chunks with a cosine similarity of at least `threshold`, best first.
+
+    `query_vector` has shape (dimensions,). Raises UsageError for a limit below 1, a threshold
+    outside -1 to 1, or a target table that is not there or may not be read.
+    """
+    check_options(limit, threshold)
+    schema, version = vector_extension(connection) or ("", "")
+    if not schema:
+        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    query = sql.SQL(SEARCH).format(
+        **column_names(pipeline.columns),
+        target=sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        extension=sql.Identifier(schema),
+        vector_type=sql.Identifier(schema, pipeline.vector_type),
+    )
+    values = {
+        "query": "[" + ",".join(map(repr, query_vector.tolist())) + "]",
+        "limit": limit,
+        "threshold": threshold,
+    }
+    try:
+        with connection.transaction():
+            _widen_scan(connection, pipeline, limit, version)
+            return [_hit(row) for row in connection.execute(query, values)]
+    except PIPELINE_FAULTS as error:
+        raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
+
+
+def check_options(limit: int, threshold: float) -> None:
+    """Raise UsageError for what `search` cannot take, before a model is loaded."""
+    if limit < 1:
+        raise UsageError(f"--limit {limit}: give at least 1")
+    if not -1 <= threshold <= 1:
+        raise UsageError(
+            f"--threshold {threshold:g}: a cosine similarity lies between -1 and 1; unrelated"
+            " text is near 0, a good answer often above 0.5"
+        )
+
+
+def _hit(row: tuple[Any, ...]) -> Hit:
+    key, score, chunk_index, start_char, end_char, chunk = row
+    return Hit(
+        key=key,
+        score=score,
+        chunk_index=chunk_index,
+        start_char=start_char,
+        end_char=end_char,
+        chunk=chunk,
+    )
+
+
+def _widen_scan(connection: Connection, pipeline: Pipeline, limit: int, version: str) -> None:
+    """Let an index look at enough candidates for `limit` rows, for this transaction only."""
+    candidates = min(MAX_CANDIDATES, max(DEFAULT_CANDIDATES, 2 * limit))
+    settings = {"hnsw.ef_search": candidates, "ivfflat.probes": _probes(connection, pipeline)}
+    for name, value in settings.items():
+        connection.execute(RAISE, {"name": name, "value": value})
+    if _version(version) >= (0, 8):
+        connection.execute("set local hnsw.iterative_scan = strict_order")
+        connection.execute("set local ivfflat.iterative_scan = relaxed_order")
+
+
+# A person who has set more for the role or the database keeps it.
+RAISE = """
+select set_config(
+    %(name)s,
+    greatest(nullif(current_setting(%(name)s, true), '')::integer, %(value)s)::text,
+    true
+)
+"""
+
+
+def _probes(connection: Connection, pipeline: Pipeline) -> int:
+    """Return how many ivfflat lists to look into: the square root of all (pgvector README)."""
+    lists = [
+        int(index.parameters.get("lists", 100))
+        for index in vector_indexes(connection, pipeline)
+        if index.method == "ivfflat"
+    ]
+    return math.ceil(math.sqrt(max(lists, default=1)))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether there is anything to find; raises UsageError when the target is gone."""
+    query = sql.SQL("select exists (select 1 from {})").format(
+        sql.Identifier(pipeline.target.schema, pipeline.target.name)
+    )
+    try:
+        (found,) = connection.execute(query).fetchone() or (False,)
+    except PIPELINE_FAULTS as error:
+        raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
+    return bool(found)
