@@ -58,7 +58,8 @@ def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterat
         with connection.transaction():
             connection.execute(_opening(lease_seconds))
             yield
-    except psycopg.OperationalError as error:
+    # The server's timeouts arrive as InternalError, a cut line as OperationalError.
+    except psycopg.Error as error:
         if not connection.closed:
             raise
         raise LeaseLost(f"the claim's connection was lost: {first_line(error)}") from None
@@ -82,8 +83,8 @@ def renew(connection: Connection) -> None:
     """Tell the server that this claim goes on; raises LeaseLost if the server took it back."""
     try:
         connection.execute("select 1")
-    except psycopg.OperationalError as error:
-        raise LeaseLost(f"the lease ran out: {first_line(error)}") from None
+    except psycopg.Error as error:
+        raise LeaseLost(f"the server took the claim back: {first_line(error)}") from None
 
 
 # The locking query is materialised: inlined, the planner may run it again and lock more rows than

@@ -1,0 +1,409 @@
+"""The claim: a row lock that lives as long as the connection that makes progress."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue_embed import claims
+from pgqueue_embed.claims import (
+    add_items,
+    claim_items,
+    claim_transaction,
+    claimable_pipelines,
+    delete_attempts,
+    finish_items,
+    is_drained,
+    log_attempts,
+    renew,
+)
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.errors import LeaseLost
+from pgqueue_embed.registry import sweep
+from tests.support.conditions import terminate, wait_until, wait_until_gone
+from tests.support.corpus import make_source
+from tests.support.pipelines import make_pipeline
+
+pytestmark = pytest.mark.on_both_servers
+
+PIPELINE = 1
+
+
+@pytest.fixture(autouse=True)
+def _pipeline(connection: Connection) -> None:
+    make_source(connection)
+    assert make_pipeline(connection).id == PIPELINE
+
+
+@pytest.fixture
+def other(conninfo: str) -> Iterator[Connection]:
+    """The connection of a second worker."""
+    with connect(conninfo) as session:
+        yield session
+
+
+def fill(connection: Connection, items: int, **fields: object) -> None:
+    for number in range(items):
+        add_items(connection, PIPELINE, [str(number)], **fields)  # type: ignore[arg-type]
+
+
+def claim(connection: Connection, limit: int = 1, *, alone: bool = False) -> list[int]:
+    claimed = claim_items(connection, PIPELINE, limit=limit, alone=alone)
+    return claimed.work_ids if claimed else []
+
+
+def count(connection: Connection, table: str) -> int:
+    (rows,) = connection.execute(f"select count(*) from pgembed.{table}").fetchone()
+    return rows
+
+
+def in_flight(connection: Connection) -> int:
+    return count(connection, "in_flight")
+
+
+def test_two_workers_never_share_an_item(connection: Connection, other: Connection) -> None:
+    fill(connection, 10)
+    with (
+        claim_transaction(connection, lease_seconds=30),
+        claim_transaction(other, lease_seconds=30),
+    ):
+        first, second = claim(connection, 4), claim(other, 20)
+    assert (len(first), len(second)) == (4, 6)
+    assert not set(first) & set(second)
+
+
+def test_racing_workers_claim_every_item_exactly_once(
+    connection: Connection, conninfo: str
+) -> None:
+    fill(connection, 120)
+    start = threading.Barrier(4)
+
+    def worker(_: int) -> list[int]:
+        done: list[int] = []
+        with connect(conninfo) as session:
+            start.wait(10)
+            while True:
+                with claim_transaction(session, lease_seconds=30):
+                    claimed = claim_items(session, PIPELINE, limit=3)
+                    if claimed is None:
+                        return done
+                    finish_items(session, claimed)
+                    done += claimed.work_ids
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(worker, range(4)))
+    taken = [work_id for share in shares for work_id in share]
+    assert len(taken) == len(set(taken)) == 120
+    assert is_drained(connection, [PIPELINE])
+
+
+def test_empty_claim_does_not_mean_drained(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim(connection) != []
+        with claim_transaction(other, lease_seconds=30):
+            assert claim(other) == []
+        assert not is_drained(other, [PIPELINE])
+    assert is_drained(other, [PIPELINE + 1])
+
+
+def test_killed_backend_frees_its_items(connection: Connection, other: Connection) -> None:
+    fill(connection, 3)
+
+    def be_killed() -> None:
+        with claim_transaction(other, lease_seconds=30):
+            assert len(claim(other, 3)) == 3
+            terminate(connection, other.info.backend_pid)
+            with claim_transaction(connection, lease_seconds=30):
+                assert len(claim(connection, 3)) == 3
+            renew(other)
+
+    with pytest.raises(LeaseLost, match="took the claim back: terminating connection"):
+        be_killed()
+
+
+def test_client_that_vanishes_frees_its_items(connection: Connection, conninfo: str) -> None:
+    fill(connection, 1)
+    vanishing = connect(conninfo)
+    vanishing.execute("begin")
+    assert claim(vanishing) != []
+    pid = vanishing.info.backend_pid
+    vanishing.close()
+    wait_until_gone(connection, pid)
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim(connection) != []
+
+
+def test_silent_worker_loses_its_lease(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+
+    def be_silent() -> None:
+        with claim_transaction(other, lease_seconds=1):
+            assert claim(other) != []
+            wait_until_gone(connection, other.info.backend_pid)
+            with claim_transaction(connection, lease_seconds=30):
+                assert claim(connection) != []
+            renew(other)
+
+    with pytest.raises(LeaseLost, match=r"took the claim back: .*idle-in-transaction"):
+        be_silent()
+    assert other.closed
+
+
+def test_lost_lease_is_noticed_at_the_write_too(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+
+    def write_late() -> None:
+        with claim_transaction(other, lease_seconds=1):
+            claim(other)
+            wait_until_gone(connection, other.info.backend_pid)
+            other.execute("insert into pgembed.records (pipeline_id, key) values (1, 'late')")
+
+    with pytest.raises(LeaseLost, match="connection was lost"):
+        write_late()
+    assert count(connection, "records") == 0
+
+
+def test_lost_lease_is_noticed_at_the_commit_too(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+
+    def commit_late() -> None:
+        with claim_transaction(other, lease_seconds=1):
+            finish_items(other, claim_items(other, PIPELINE, limit=1))  # type: ignore[arg-type]
+            wait_until_gone(connection, other.info.backend_pid)
+
+    with pytest.raises(LeaseLost, match="connection was lost"):
+        commit_late()
+    assert count(connection, "work") == 1
+
+
+def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+    server_now = "select clock_timestamp()"
+    (started,) = connection.execute(server_now).fetchone()
+    with claim_transaction(other, lease_seconds=1):
+        assert claim(other) != []
+
+        def long_after_the_lease() -> bool:
+            renew(other)
+            (now,) = connection.execute(server_now).fetchone()
+            return (now - started).total_seconds() > 1.6
+
+        wait_until(long_after_the_lease, "the lease has been renewed for 1.6 seconds")
+        assert not is_drained(connection, [PIPELINE])
+
+
+def test_lease_lasts_for_its_transaction_only(connection: Connection) -> None:
+    with claim_transaction(connection, lease_seconds=1):
+        setting = connection.execute("show idle_in_transaction_session_timeout").fetchone()
+        assert setting == ("1s",)
+    setting = connection.execute("show idle_in_transaction_session_timeout").fetchone()
+    assert setting == ("0",)
+    assert connection.execute("show statement_timeout").fetchone() == ("0",)
+
+
+def test_claim_reads_committed_whatever_the_default_is(
+    connection: Connection, other: Connection
+) -> None:
+    connection.execute("set default_transaction_isolation = 'serializable'")
+    with claim_transaction(connection, lease_seconds=30):
+        assert connection.execute("show transaction_isolation").fetchone() == ("read committed",)
+        before = count(connection, "records")
+        other.execute("insert into pgembed.records (pipeline_id, key) values (1, 'new')")
+        assert count(connection, "records") == before + 1
+
+
+def test_delayed_item_is_not_claimed_before_its_time(connection: Connection) -> None:
+    fill(connection, 1, delay_seconds=3600)
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim(connection) == []
+    assert claimable_pipelines(connection, [PIPELINE], alone=False) == []
+    assert not is_drained(connection, [PIPELINE])
+    connection.execute("update pgembed.work set available_at = clock_timestamp()")
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim(connection) != []
+
+
+def test_item_that_became_due_after_begin_is_claimed(connection: Connection) -> None:
+    """now() would be the time of BEGIN."""
+    with claim_transaction(connection, lease_seconds=30):
+        connection.execute("select pg_sleep(0.05)")
+        fill(connection, 1, delay_seconds=0.02)
+        connection.execute("select pg_sleep(0.03)")
+        assert claim(connection) != []
+
+
+def test_changes_come_before_bulk_loading(connection: Connection) -> None:
+    add_items(connection, PIPELINE, ["bulk"], priority=1)
+    add_items(connection, PIPELINE, ["change"], priority=0)
+    with claim_transaction(connection, lease_seconds=30):
+        claimed = claim_items(connection, PIPELINE, limit=2)
+        assert claimed is not None
+        assert [item.keys for item in claimed.items] == [("change",), ("bulk",)]
+
+
+def test_items_set_apart_are_claimed_apart(connection: Connection) -> None:
+    add_items(connection, PIPELINE, ["ordinary"])
+    add_items(connection, PIPELINE, ["suspect"], alone=True, deaths=2)
+    with claim_transaction(connection, lease_seconds=30):
+        ordinary = claim_items(connection, PIPELINE, limit=9)
+        suspect = claim_items(connection, PIPELINE, limit=9, alone=True)
+    assert ordinary is not None
+    assert suspect is not None
+    assert [item.keys for item in ordinary.items] == [("ordinary",)]
+    assert [(item.keys, item.deaths) for item in suspect.items] == [(("suspect",), 2)]
+
+
+def test_items_of_other_pipelines_are_not_claimed(connection: Connection) -> None:
+    add_items(connection, PIPELINE + 1, ["theirs"])
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim(connection, 9) == []
+
+
+def test_keys_are_divided_into_items_of_256(connection: Connection) -> None:
+    add_items(connection, PIPELINE, [str(number) for number in range(600)])
+    sizes = connection.execute("select records from pgembed.work order by id").fetchall()
+    assert sizes == [(256,), (256,), (88,)]
+
+
+def node_types(plan: dict[str, Any]) -> list[str]:
+    below = [kind for part in plan.get("Plans", []) for kind in node_types(part)]
+    return [plan["Node Type"], *below]
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
+    connection: Connection, conninfo: str, analyzed: bool
+) -> None:
+    connection.execute(
+        "insert into pgembed.work (pipeline_id, keys, records)"
+        " select 1 + n % 3, array[n::text], 1 from generate_series(1, 6000) as n"
+    )
+    if analyzed:
+        connection.execute("vacuum analyze pgembed.work")
+    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5}
+    with connect(conninfo) as planner, planner.transaction():
+        explain = "explain (analyze, format json) " + claims.CLAIM
+        (plan,) = planner.execute(explain, values).fetchone()
+        # A lock of a row is in its xmax, and in no view; another worker skips those locked.
+        with connection.transaction():
+            skipping = "select count(*) from (select from pgembed.work for update skip locked) w"
+            (free,) = connection.execute(skipping).fetchone()
+    assert "work_claim_order" in json.dumps(plan)
+    if analyzed:
+        assert "Sort" not in node_types(plan[0]["Plan"]["Plans"][0])
+    assert free == 6000 - 5
+
+
+def test_attempts_are_in_flight_while_the_claim_is_open(
+    connection: Connection, conninfo: str, other: Connection
+) -> None:
+    fill(connection, 2)
+    with claim_transaction(other, lease_seconds=30):
+        claimed = claim_items(other, PIPELINE, limit=2)
+        assert claimed is not None
+        log_attempts(connection, claimed, worker_id=7)
+        assert in_flight(connection) == 2
+        finish_items(other, claimed)
+        assert in_flight(connection) == 2
+    assert in_flight(connection) == 0
+    assert count(connection, "attempts") == 0
+
+
+def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
+    connection: Connection, other: Connection
+) -> None:
+    fill(connection, 1)
+
+    def be_killed() -> None:
+        with claim_transaction(other, lease_seconds=30):
+            claimed = claim_items(other, PIPELINE, limit=1)
+            log_attempts(connection, claimed, worker_id=7)  # type: ignore[arg-type]
+            terminate(connection, other.info.backend_pid)
+            renew(other)
+
+    with pytest.raises(LeaseLost):
+        be_killed()
+    assert count(connection, "attempts") == 1
+    assert in_flight(connection) == 0
+    with claim_transaction(connection, lease_seconds=30):
+        again = claim_items(connection, PIPELINE, limit=1)
+        assert again is not None
+        assert again.items[0].deaths == 0
+        finish_items(connection, again)
+    assert count(connection, "attempts") == 0
+
+
+def test_only_deaths_count_against_an_item(connection: Connection) -> None:
+    fill(connection, 1)
+    with claim_transaction(connection, lease_seconds=30):
+        (work_id,) = claim(connection)
+    connection.execute(
+        "insert into pgembed.attempts (work_id, worker_id, claim_xid, died_at)"
+        " values (%(id)s, 1, '3', now()), (%(id)s, 2, '3', now()), (%(id)s, 3, '3', null)",
+        {"id": work_id},
+    )
+    with claim_transaction(connection, lease_seconds=30):
+        claimed = claim_items(connection, PIPELINE, limit=1)
+    assert claimed is not None
+    assert (claimed.items[0].deaths, claimed.items[0].unmarked_deaths) == (2, 2)
+
+
+def test_attempts_of_other_claims_are_left_alone(connection: Connection) -> None:
+    fill(connection, 2)
+    with claim_transaction(connection, lease_seconds=30):
+        claimed = claim_items(connection, PIPELINE, limit=1)
+    assert claimed is not None
+    kept = log_attempts(connection, claimed, worker_id=1)
+    deleted = log_attempts(connection, claimed, worker_id=2)
+    delete_attempts(connection, deleted)
+    rows = connection.execute("select id from pgembed.attempts").fetchall()
+    assert rows == [(attempt_id,) for attempt_id in kept]
+
+
+def test_sweep_deletes_old_orphans_and_nothing_else(
+    connection: Connection, other: Connection
+) -> None:
+    fill(connection, 4)
+    with claim_transaction(other, lease_seconds=30):
+        flying = claim_items(other, PIPELINE, limit=1)
+        assert flying is not None
+        log_attempts(connection, flying, worker_id=1)
+        (waiting,) = connection.execute("select max(id) from pgembed.work").fetchone()
+        connection.execute(
+            "insert into pgembed.attempts (work_id, worker_id, claim_xid, died_at) values"
+            " (%(waiting)s, 11, '3', now()),"
+            " (%(waiting)s, 12, '3', null),"
+            " (-1, 13, '3', now()),"
+            " (%(waiting)s, 14, '9223372036854775807', null)",
+            {"waiting": waiting},
+        )
+        assert sweep(connection) == 0
+        connection.execute("update pgembed.attempts set started_at = now() - interval '2 hours'")
+        assert sweep(connection) == 3
+        rows = connection.execute("select worker_id from pgembed.attempts order by 1").fetchall()
+        assert rows == [(1,), (11,)]
+
+
+def test_paused_pipeline_is_neither_claimable_nor_waited_for(connection: Connection) -> None:
+    fill(connection, 1)
+    assert claimable_pipelines(connection, [PIPELINE], alone=False) == [PIPELINE]
+    assert claimable_pipelines(connection, [PIPELINE], alone=True) == []
+    connection.execute("update pgembed.pipelines set state = 'paused'")
+    assert claimable_pipelines(connection, [PIPELINE], alone=False) == []
+    assert is_drained(connection, [PIPELINE])
+
+
+def test_error_of_a_statement_is_not_a_lost_lease(connection: Connection) -> None:
+    with (
+        pytest.raises(psycopg.errors.UndefinedTable),
+        claim_transaction(connection, lease_seconds=30),
+    ):
+        connection.execute("select from no_such_table")
+    assert not connection.closed
