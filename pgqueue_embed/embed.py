@@ -89,22 +89,40 @@ def embed_records(
     """
     embedding = Embedding()
     started = time.monotonic()
-    chunked = chunker.chunk([record.document or "" for record, _ in records])
+    prepared = _chunk(embedding, records, chunker)
     embedding.chunk_seconds = time.monotonic() - started
     on_progress()
-    prepared = [
-        _Prepared(record, again, document)
-        for (record, again), document in zip(records, chunked, strict=True)
-    ]
     for each in prepared:
         embedding.tokens += each.chunked.tokens
         embedding.unknown_tokens += each.chunked.unknown_tokens
         if not each.chunked.chunks:
-            embedding.findings.append(_finding(each, Found.EMPTY))
+            embedding.findings.append(_finding(each.record, each.embed_again, Found.EMPTY))
     started = time.monotonic()
     _embed(embedding, [each for each in prepared if each.chunked.chunks], device, on_progress)
     embedding.embed_seconds = time.monotonic() - started
     return embedding
+
+
+def _chunk(
+    embedding: Embedding, records: Sequence[tuple[SourceRecord, bool]], chunker: DocumentChunker
+) -> list[_Prepared]:
+    """Chunk `records` as one, or after a failure by halves down to the record that fails."""
+    try:
+        chunked = chunker.chunk([record.document or "" for record, _ in records])
+    except Exception as error:
+        if not _may_be_the_records(error):
+            raise
+        if len(records) == 1:
+            embedding.findings.append(_finding(*records[0], Found.FAILED, error=describe(error)))
+            return []
+    else:
+        return [
+            _Prepared(record, again, document)
+            for (record, again), document in zip(records, chunked, strict=True)
+        ]
+    middle = len(records) // 2
+    halves = (records[:middle], records[middle:])
+    return [each for half in halves for each in _chunk(embedding, half, chunker)]
 
 
 def _embed(
@@ -122,7 +140,8 @@ def _embed(
         if len(prepared) == 1:
             # A device that fails its self-test is at fault itself, and raises here.
             device.verify()
-            embedding.findings.append(_finding(prepared[0], Found.FAILED, error=describe(error)))
+            record, again = prepared[0].record, prepared[0].embed_again
+            embedding.findings.append(_finding(record, again, Found.FAILED, error=describe(error)))
             return
     else:
         _accept(embedding, prepared, chunks, embedded)
@@ -147,7 +166,10 @@ def _accept(
     first = len(embedding.chunks)
     for each in prepared:
         count = len(each.chunked.chunks)
-        embedding.findings.append(_finding(each, Found.EMBEDDED, first_chunk=first, chunks=count))
+        found = _finding(
+            each.record, each.embed_again, Found.EMBEDDED, first_chunk=first, chunks=count
+        )
+        embedding.findings.append(found)
         first += count
     embedding.chunks += chunks
     embedding.vectors.append(embedded.vectors)
@@ -155,7 +177,8 @@ def _accept(
 
 
 def _finding(
-    each: _Prepared,
+    record: SourceRecord,
+    embed_again: bool,
     found: Found,
     *,
     first_chunk: int = 0,
@@ -163,10 +186,10 @@ def _finding(
     error: str | None = None,
 ) -> Finding:
     return Finding(
-        key=each.record.key,
+        key=record.key,
         found=found,
-        embed_again=each.embed_again,
-        document_hash=each.record.document_hash,
+        embed_again=embed_again,
+        document_hash=record.document_hash,
         first_chunk=first_chunk,
         chunks=chunks,
         error=error,

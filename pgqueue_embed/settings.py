@@ -139,6 +139,9 @@ def check_identifier(name: str) -> None:
         raise UsageError(
             f"the name '{name}' is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes"
         )
+    if "%" in name:
+        # psycopg would take it for a placeholder in every statement that has the name in it.
+        raise UsageError(f"the name '{name}' holds a %; rename it, or make a view without it")
 
 
 def parse_table(text: str, default_schema: str) -> Table:

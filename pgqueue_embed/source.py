@@ -265,7 +265,7 @@ def read_records(
     """Return the records of `keys` that exist, in that order, with up to `limit_bytes` of text.
 
     Runs in autocommit, apart from the claim's transaction: nothing of the user's stays locked.
-    Raises PipelineFault when the source or target has lost a table or column.
+    Raises PipelineFault when the source or target has lost a table or column, or cannot be read.
     """
     query = sql.SQL(READ).format(**source_names(pipeline))
     values = {
@@ -277,7 +277,7 @@ def read_records(
     }
     try:
         rows = connection.execute(query, values).fetchall()
-    except PIPELINE_FAULTS as error:
+    except UNREADABLE as error:
         raise PipelineFault(first_line(error)) from None
     return [
         SourceRecord(
@@ -297,3 +297,7 @@ PIPELINE_FAULTS = (
     psycopg.errors.DatatypeMismatch,
     psycopg.errors.WrongObjectType,
 )
+
+# Reading also fails for a key beyond the pipeline's type, or in an expression of the user's view:
+# no single record can be told to be at fault, and none can be read.
+UNREADABLE = (*PIPELINE_FAULTS, psycopg.DataError)

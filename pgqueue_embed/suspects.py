@@ -48,7 +48,8 @@ def _split(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
         known=item.known,
         embed_again=item.embed_again,
         alone=True,
-        deaths=item.deaths,
+        # One death short of the sentence: a part must kill once more, by itself, to get it.
+        deaths=min(item.deaths, FATAL_DEATHS - 1),
         records_per_item=split_size(len(item.keys)),
     )
     connection.execute("delete from pgembed.work where id = %s", (item.id,))

@@ -19,7 +19,7 @@ from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.policy import retry_delay_seconds
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.source import UNREADABLE
 from pgqueue_embed.target import ChunkRows, delete_chunks, insert_chunks
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
@@ -29,6 +29,15 @@ LOCK_TIMEOUT_MILLISECONDS = 400
 
 # A user's DDL may hold the source for long; after this the claim is given back and done again.
 MAX_LOCK_WAIT_SECONDS = 600.0
+
+# What a target says to a record that it does not take: a bad value, a broken constraint, an error
+# of the user's trigger, a text that is too long for the user's index.
+REFUSALS = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.RaiseException,
+    psycopg.errors.ProgramLimitExceeded,
+)
 
 # A write error of so many records at once is not a record's: the target itself is at fault.
 COMMON_FAULT_RECORDS = 8
@@ -98,7 +107,7 @@ def write(
                 raise
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())
-        except PIPELINE_FAULTS as error:
+        except UNREADABLE as error:
             raise PipelineFault(first_line(error)) from None
 
 
@@ -168,7 +177,7 @@ def _replace(
             delete_chunks(connection, pipeline, [record.key for record in records])
             insert_chunks(connection, codec, pipeline, _rows(findings, records))
             return {}
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
+    except REFUSALS as error:
         if len(records) == 1:
             return {records[0].key: f"the target table refused it: {first_line(error)}"}
     middle = len(records) // 2

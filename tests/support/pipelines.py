@@ -25,8 +25,9 @@ def make_pipeline(
 
     The target is ``<source>_chunks``. `fields` are any others of PipelineSpec.
     """
+    if "target" not in fields:
+        fields["target"] = Table(schema=source.schema, name=f"{source.name}_chunks")
     defaults = {
-        "target": Table(schema=source.schema, name=f"{source.name}_chunks"),
         "id_field": "id",
         "text_field": "body",
         "chunk_tokens": 16,

@@ -71,6 +71,12 @@ def test_name_of_63_bytes_fits_and_one_of_64_does_not() -> None:
         check_identifier("ü" * 32)
 
 
+def test_name_with_a_percent_sign_is_refused() -> None:
+    """psycopg would take it for a placeholder."""
+    with pytest.raises(UsageError, match="holds a %"):
+        check_identifier("% of total")
+
+
 def test_two_target_columns_of_one_name_are_refused() -> None:
     with pytest.raises(UsageError, match="two columns named 'tokens'"):
         TargetColumns(chunk_id="tokens")
