@@ -83,5 +83,7 @@ def roll_up(connection: Connection, pipeline_id: int) -> bool:
     values = {"pipeline_id": pipeline_id}
     (worth,) = connection.execute(WORTH_ROLLING_UP, values).fetchone() or (False,)
     if worth:
-        connection.execute(ROLL_UP, values)
+        with connection.transaction():
+            connection.execute("set transaction isolation level read committed")
+            connection.execute(ROLL_UP, values)
     return bool(worth)

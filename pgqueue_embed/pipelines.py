@@ -25,6 +25,14 @@ COLUMNS = (
 )
 
 
+# Why a target table cannot be made: a missing right, or more dimensions than a vector can have.
+REFUSALS = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.DataError,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
     """What a pipeline remembers of its model."""
@@ -147,7 +155,7 @@ def create_pipeline(
         raise UsageError(
             f"pipeline '{spec.name}' or table {spec.target} was created by somebody else just now"
         ) from None
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ProgramLimitExceeded) as error:
+    except REFUSALS as error:
         raise UsageError(f"cannot create table {spec.target}: {first_line(error)}") from None
     return load_pipeline(connection, spec.name)
 
@@ -229,12 +237,33 @@ def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
-    """Remove the pipeline with its queue, ledger and history, and its target table if asked."""
+    """Remove the pipeline with its queue, ledger and history, and its target table if asked.
+
+    Waits for the claims that workers hold.
+    """
+    pause_pipeline(connection, pipeline, "it is being dropped")
     with connection.transaction():
+        connection.execute("set transaction isolation level read committed")
+        # The cursor first: without it nothing is queued any more.
+        _delete_rows(connection, "scans", pipeline)
+        # The commit of a claim that this waits for may have put records back.
+        while _has_work(connection, pipeline):
+            _delete_rows(connection, "work", pipeline)
+        _delete_rows(connection, "records", pipeline)
+        _delete_rows(connection, "batches", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
-        for table in ("work", "records", "batches", "scans"):
-            query = sql.SQL("delete from {} where pipeline_id = %s")
-            connection.execute(query.format(sql.Identifier("pgembed", table)), (pipeline.id,))
         if delete_vectors:
             target = sql.Identifier(pipeline.target.schema, pipeline.target.name)
             connection.execute(sql.SQL("drop table if exists {}").format(target))
+
+
+def _has_work(connection: Connection, pipeline: Pipeline) -> bool:
+    (found,) = connection.execute(
+        "select exists (select 1 from pgembed.work where pipeline_id = %s)", (pipeline.id,)
+    ).fetchone() or (False,)
+    return bool(found)
+
+
+def _delete_rows(connection: Connection, table: str, pipeline: Pipeline) -> None:
+    query = sql.SQL("delete from {} where pipeline_id = %s")
+    connection.execute(query.format(sql.Identifier("pgembed", table)), (pipeline.id,))

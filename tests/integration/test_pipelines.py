@@ -1,0 +1,244 @@
+"""Pipelines: made with their target or not at all, paused, resumed and dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.claims import claimable_pipelines
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipelines import (
+    PipelineSpec,
+    check_tables,
+    create_pipeline,
+    drop_pipeline,
+    load_pipeline,
+    load_pipelines,
+    pause_pipeline,
+    pipeline_names,
+    resume_pipeline,
+)
+from pgqueue_embed.settings import Table, TargetColumns
+from tests.support.conditions import wait_until_blocked
+from tests.support.corpus import make_source, set_text, texts
+from tests.support.fakes import FAKE_MODEL, FakeDevice
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session, work_once
+
+TARGET = Table(schema="public", name="reports_chunks")
+
+
+@pytest.fixture(autouse=True)
+def _source(connection: Connection) -> None:
+    make_source(connection, texts(10))
+
+
+@pytest.fixture
+def stranger(connection: Connection, conninfo: str) -> Iterator[Connection]:
+    """A session of a role that may read the source and pgembed, and create nothing."""
+    connection.execute("create role stranger login password 'stranger'")
+    connection.execute("grant usage on schema public, pgembed to stranger")
+    connection.execute("grant select on all tables in schema public, pgembed to stranger")
+    with connect(make_conninfo(conninfo, user="stranger", password="stranger")) as session:
+        yield session
+    connection.execute("drop owned by stranger cascade")
+    connection.execute("drop role stranger")
+
+
+def spec(**fields: object) -> PipelineSpec:
+    usual = {
+        "name": "reports",
+        "source": REPORTS,
+        "target": TARGET,
+        "id_field": "id",
+        "text_field": "body",
+    }
+    return PipelineSpec(**{**usual, **fields})  # type: ignore[arg-type]
+
+
+def exists(connection: Connection, table: Table = TARGET) -> bool:
+    (found,) = connection.execute("select to_regclass(%s) is not null", (str(table),)).fetchone()
+    return found
+
+
+def test_pipeline_is_loaded_as_it_was_created(connection: Connection) -> None:
+    columns = TargetColumns(fulltext_id="report_id")
+    created = make_pipeline(connection, columns=columns, max_attempts=5, vector_type="halfvec")
+    assert load_pipeline(connection, "reports") == created
+    assert created.columns == columns
+    assert (created.state, created.generation, created.id_type) == ("active", 1, "bigint")
+    assert created.model_fingerprint == FAKE_MODEL.fingerprint
+
+
+def test_target_is_indexed_by_record_and_described(connection: Connection) -> None:
+    make_pipeline(connection)
+    indexed = connection.execute(
+        "select 1 from pg_indexes where tablename = 'reports_chunks'"
+        " and indexdef like '%(fulltext_id)%'"
+    )
+    assert indexed.fetchone() is not None
+    comment = "select obj_description('public.reports_chunks'::regclass, 'pg_class')"
+    assert "pipeline reports" in connection.execute(comment).fetchone()[0]
+
+
+@pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
+def test_vector_column_has_the_models_dimensions(connection: Connection, vector_type: str) -> None:
+    make_pipeline(connection, vector_type=vector_type)
+    (column,) = connection.execute(
+        "select format_type(atttypid, atttypmod) from pg_attribute"
+        " where attrelid = 'public.reports_chunks'::regclass and attname = 'embedding'"
+    ).fetchone()
+    assert column == f"{vector_type}(8)"
+
+
+def test_name_that_is_taken_is_refused(connection: Connection) -> None:
+    make_pipeline(connection)
+    other = Table(schema="public", name="other")
+    with pytest.raises(UsageError, match=r"'reports' exists already; .*pgembed drop reports"):
+        check_tables(connection, spec(target=other))
+    with pytest.raises(UsageError, match="somebody else just now"):
+        create_pipeline(connection, spec(target=other), "bigint", FAKE_MODEL)
+    assert not exists(connection, other)
+
+
+def test_table_that_is_there_is_never_used_as_a_target(connection: Connection) -> None:
+    connection.execute("create table public.reports_chunks (precious text)")
+    with pytest.raises(UsageError, match=r"table public\.reports_chunks exists already"):
+        check_tables(connection, spec())
+    with pytest.raises(UsageError, match="somebody else just now"):
+        create_pipeline(connection, spec(), "bigint", FAKE_MODEL)
+    assert pipeline_names(connection) == []
+
+
+def test_target_in_a_schema_that_is_absent_is_refused_with_the_way_out(
+    connection: Connection,
+) -> None:
+    absent = Table(schema='no "such"', name="chunks")
+    with pytest.raises(UsageError, match='create it: create schema "no ""such"""'):
+        check_tables(connection, spec(target=absent))
+
+
+def test_role_that_may_not_create_a_table_is_told_so(
+    connection: Connection, stranger: Connection
+) -> None:
+    with pytest.raises(UsageError, match=r"cannot create table public\.reports_chunks: permission"):
+        create_pipeline(stranger, spec(), "bigint", FAKE_MODEL)
+    assert pipeline_names(connection) == []
+
+
+def test_creation_that_fails_half_way_leaves_nothing(
+    connection: Connection, stranger: Connection
+) -> None:
+    connection.execute("grant create on schema public to stranger")
+    with pytest.raises(UsageError, match="permission denied"):
+        create_pipeline(stranger, spec(), "bigint", FAKE_MODEL)
+    assert not exists(connection)
+    assert pipeline_names(connection) == []
+
+
+def test_model_with_more_dimensions_than_a_vector_can_have_is_refused(
+    connection: Connection,
+) -> None:
+    with pytest.raises(UsageError, match="cannot create table"):
+        create_pipeline(connection, spec(), "bigint", replace(FAKE_MODEL, dimensions=17_000))
+    assert not exists(connection)
+
+
+def test_of_two_that_create_at_once_one_is_told(connection: Connection, conninfo: str) -> None:
+    start = threading.Barrier(2)
+
+    def create(_: int) -> str:
+        with connect(conninfo) as session:
+            start.wait(10)
+            try:
+                create_pipeline(session, spec(), "bigint", FAKE_MODEL)
+            except UsageError as error:
+                return str(error)
+            return "created"
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = sorted(pool.map(create, range(2)))
+    assert first == "created"
+    assert "somebody else just now" in second
+    assert pipeline_names(connection) == ["reports"]
+
+
+def test_unknown_pipeline_is_refused_with_those_that_there_are(connection: Connection) -> None:
+    with pytest.raises(UsageError, match="no pipeline 'x'; there is none yet; make one"):
+        load_pipeline(connection, "x")
+    make_pipeline(connection)
+    with pytest.raises(UsageError, match="no pipeline 'x'; there is reports"):
+        load_pipelines(connection, ["reports", "x"])
+    assert [pipeline.name for pipeline in load_pipelines(connection)] == ["reports"]
+
+
+def test_paused_pipeline_says_why_until_it_is_resumed(connection: Connection) -> None:
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    shown = "select state, state_reason from pgembed.progress"
+    pause_pipeline(connection, pipeline, "by a person")
+    assert connection.execute(shown).fetchone() == ("paused", "by a person")
+    assert claimable_pipelines(connection, [pipeline.id], alone=False) == []
+    resume_pipeline(connection, pipeline)
+    assert connection.execute(shown).fetchone() == ("active", None)
+    assert claimable_pipelines(connection, [pipeline.id], alone=False) == [pipeline.id]
+
+
+@pytest.mark.parametrize("delete_vectors", [False, True])
+def test_dropped_pipeline_leaves_nothing_but_its_vectors(
+    connection: Connection, conninfo: str, delete_vectors: bool
+) -> None:
+    pipeline = make_pipeline(connection)
+    kept = make_pipeline(connection, name="kept", target=Table(schema="public", name="kept"))
+    for each in (pipeline, kept):
+        enqueue(connection, each, Selection())
+        with open_session(conninfo) as session:
+            drain(session, each)
+    enqueue(connection, pipeline, Selection(everything=True))
+    drop_pipeline(connection, pipeline, delete_vectors=delete_vectors)
+    assert traces(connection, pipeline.id) == {}
+    assert exists(connection) is not delete_vectors
+    assert_converged(connection, "kept")
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_pipeline_that_is_dropped_while_a_worker_holds_work_leaves_nothing(
+    connection: Connection, conninfo: str, isolation: str
+) -> None:
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    device = FakeDevice(hold=threading.Event())
+    with (
+        open_session(conninfo) as session,
+        connect(conninfo) as dropping,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        dropping.execute(f"set default_transaction_isolation = '{isolation}'")
+        working = pool.submit(work_once, session, pipeline, device)
+        assert device.entered.wait(30)
+        # The worker will put this record back into the queue, in the commit that drop waits for.
+        set_text(connection, REPORTS, 3, "changed meanwhile")
+        dropped = pool.submit(drop_pipeline, dropping, pipeline, delete_vectors=True)
+        wait_until_blocked(connection, dropping.info.backend_pid)
+        device.hold.set()  # type: ignore[union-attr]
+        assert working.result(30) is not None
+        dropped.result(30)
+    assert traces(connection, pipeline.id) == {}
+    assert not exists(connection)
+
+
+def traces(connection: Connection, pipeline_id: int) -> dict[str, int]:
+    """Return how many rows of each table belong to the pipeline, where there are any."""
+    found = {}
+    for table in ("work", "records", "batches", "scans"):
+        query = f"select count(*) from pgembed.{table} where pipeline_id = %s"
+        (found[table],) = connection.execute(query, (pipeline_id,)).fetchone()
+    return {table: rows for table, rows in found.items() if rows}
