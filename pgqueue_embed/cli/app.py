@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed import __version__
-from pgqueue_embed.cli import db, demo, failures, index, inspect, search, setup, working
+from pgqueue_embed.cli import db, demo, doctor, failures, index, inspect, search, setup, working
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ inspect.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
 search.add_commands(app)
+doctor.add_commands(app)
 working.add_commands(app)
 demo.add_commands(app)
 

@@ -1,0 +1,86 @@
+"""The command that looks for what keeps work from running: doctor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli.display import console, count, one_line
+from pgqueue_embed.cli.options import connected
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+    from pgqueue_embed.doctor import Check
+
+STYLES = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(doctor))
+
+
+def doctor(
+    conninfo: str,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Try this model here too: a name, or a folder. Defaults to the pipelines' models.",
+            show_default=False,
+        ),
+    ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline", help="Look at this pipeline only. Defaults to all.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Check database, rights, tables, models and device, with the fix for what is wrong.
+
+    It changes nothing in the database, and fetches a model that is missing
+    as a worker would. Exits with 1 if work could not run.
+
+    Example: pgembed doctor --pipeline reports
+    """
+    from pgqueue_embed.doctor import Mark, examine
+
+    out = console()
+    checks = []
+    with _waiting() as spinner:
+        for check in examine(conninfo, model_name=model, pipeline_name=pipeline):
+            checks.append(check)
+            spinner.stop()
+            _show(out, check)
+            spinner.start()
+    failures = sum(check.mark is Mark.FAILED for check in checks)
+    warnings = sum(check.mark is Mark.WARNING for check in checks)
+    out.print()
+    if failures:
+        out.print(f"work cannot run: {count(failures, 'check')} failed")
+        raise typer.Exit(1)
+    out.print(
+        f"ready for work, with {count(warnings, 'warning')}" if warnings else "ready for work"
+    )
+
+
+def _waiting() -> Status:
+    """Show that something happens: a model takes seconds to load."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False).status("looking")
+
+
+def _show(out: Console, check: Check) -> None:
+    from rich.text import Text
+
+    mark = check.mark.value
+    line = Text.assemble((f"{mark:<9}", STYLES[mark]), (one_line(check.subject), "bold"))
+    line.append(f": {one_line(check.finding)}")
+    if check.fix:
+        line.append(f" → {one_line(check.fix)}")
+    out.print(line, soft_wrap=True)

@@ -1,0 +1,178 @@
+"""Checks of the database: the way to it, its version, the extension, the schema, the rights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import psycopg
+
+from pgqueue_embed.connect import Connection, describe, first_line
+from pgqueue_embed.doctor.check import Check, failed, ok, warning
+from pgqueue_embed.errors import MigrationError
+from pgqueue_embed.migrate import (
+    MINIMUM_SERVER_VERSION,
+    MINIMUM_VECTOR_VERSION,
+    available_migrations,
+    check_schema,
+    vector_extension,
+)
+
+# A claim takes about a dozen round trips; at this many milliseconds each they begin to show
+# beside the seconds of its computation.
+SLOW_MILLISECONDS = 50.0
+
+# Leases and retries go by the database's clock alone, but logs of two machines are read together.
+CLOCK_SECONDS = 60.0
+
+
+def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
+    """Say where the database is, as whom it is used and how far away it is."""
+    (role,) = connection.execute("select current_user").fetchone() or ("",)
+    place = describe(conninfo)
+    where = place if place.startswith(f"{role}@") else f"{place}, as {role}"
+    milliseconds = statistics.median(_round_trip(connection) for _ in range(5)) * 1000
+    away = f"{milliseconds:.1f} ms a round trip"
+    if milliseconds > SLOW_MILLISECONDS:
+        yield warning("connection", f"{where}, {away}", "use a higher --concurrency to hide it")
+    else:
+        yield ok("connection", f"{where}, {away}")
+    (seconds,) = connection.execute(
+        "select extract(epoch from clock_timestamp())::double precision"
+    ).fetchone() or (0.0,)
+    apart = abs(time.time() - seconds)
+    if apart > CLOCK_SECONDS:
+        yield warning(
+            "clock",
+            f"this machine's is {apart:,.0f} s away from the database's, which alone counts",
+            "set this machine's clock by the network, or its logs mislead",
+        )
+
+
+def _round_trip(connection: Connection) -> float:
+    started = time.perf_counter()
+    connection.execute("select 1")
+    return time.perf_counter() - started
+
+
+def check_server(connection: Connection) -> Iterator[Check]:
+    """Check the version of PostgreSQL, and that it can be written to."""
+    version, standby = connection.execute(
+        "select current_setting('server_version'), pg_is_in_recovery()"
+    ).fetchone() or ("", False)
+    if connection.info.server_version < MINIMUM_SERVER_VERSION:
+        yield failed("PostgreSQL", f"{version} is too old", "upgrade to PostgreSQL 13 or newer")
+    elif standby:
+        yield failed("PostgreSQL", f"{version}, a read-only standby", "connect to the primary")
+    else:
+        yield ok("PostgreSQL", version)
+
+
+def check_extension(connection: Connection) -> Iterator[Check]:
+    """Check that pgvector is there, and new enough."""
+    installed = vector_extension(connection)
+    if installed is None:
+        yield _absent_extension(connection)
+        return
+    schema, version = installed
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    if numbers < MINIMUM_VECTOR_VERSION:
+        fix = "run: alter extension vector update"
+        yield failed("pgvector", f"{version} is too old, pgembed needs 0.5", fix)
+    else:
+        limits = "" if numbers >= (0, 7) else " (halfvec needs 0.7)"
+        yield ok("pgvector", f"{version} in schema {schema}{limits}")
+
+
+def _absent_extension(connection: Connection) -> Check:
+    row = connection.execute(
+        "select default_version from pg_available_extensions where name = 'vector'"
+    ).fetchone()
+    if row is None:
+        return failed(
+            "pgvector",
+            "not installed on the server",
+            "install it there (Debian: postgresql-NN-pgvector, Homebrew: pgvector)",
+        )
+    return failed(
+        "pgvector",
+        f"{row[0]} is installed, but not created in this database",
+        "run: pgembed migrate; if that may not, an administrator: create extension vector",
+    )
+
+
+def check_migrations(connection: Connection) -> Iterator[Check]:
+    """Check that schema pgembed is there, may be used, and is this program's."""
+    (present,) = connection.execute(
+        "select exists (select 1 from pg_namespace where nspname = 'pgembed')"
+    ).fetchone() or (False,)
+    if not present:
+        yield _absent_schema(connection)
+        return
+    (usable, role) = connection.execute(
+        "select has_schema_privilege('pgembed', 'usage'), quote_ident(current_user)"
+    ).fetchone() or (False, "")
+    if not usable:
+        yield failed("schema", "this role may not use schema pgembed", _grants(role))
+        return
+    try:
+        check_schema(connection)
+    except MigrationError as error:
+        yield failed("schema", str(error))
+    except psycopg.errors.InsufficientPrivilege as error:
+        yield failed("schema", first_line(error), _grants(role))
+    else:
+        yield ok("schema", f"pgembed is up to date ({available_migrations()[-1]})")
+
+
+def _grants(role: str) -> str:
+    return (
+        f"its owner: grant usage on schema pgembed to {role};"
+        f" grant select, insert, update, delete on all tables in schema pgembed to {role}"
+    )
+
+
+def _absent_schema(connection: Connection) -> Check:
+    may_create, role, database = connection.execute(
+        "select has_database_privilege(current_database(), 'create'),"
+        " quote_ident(current_user), quote_ident(current_database())"
+    ).fetchone() or (False, "", "")
+    if may_create:
+        return failed("schema", "there is no schema pgembed yet", "run: pgembed migrate")
+    return failed(
+        "schema",
+        "there is no schema pgembed, and this role may not create it",
+        f"the database's owner: grant create on database {database} to {role}",
+    )
+
+
+MISSING_RIGHTS = """
+select relname, string_agg(privilege, ', ' order by privilege)
+from pg_class
+join pg_namespace on pg_namespace.oid = relnamespace
+cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted (privilege)
+where nspname = 'pgembed'
+    and relkind in ('r', 'v')
+    and relname not like '%yoyo%'
+    and (relkind = 'r' or privilege = 'select')
+    and not has_table_privilege(pg_class.oid, privilege)
+group by relname
+order by relname
+"""
+
+
+def check_rights(connection: Connection) -> Iterator[Check]:
+    """Check that the role may read and write what a worker reads and writes in schema pgembed."""
+    missing = connection.execute(MISSING_RIGHTS).fetchall()
+    if not missing:
+        yield ok("rights", "this role may read and write schema pgembed")
+        return
+    (role,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
+    table, rights = missing[0]
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    yield failed(
+        "rights",
+        f"this role lacks {rights} on pgembed.{table}{more}",
+        _grants(role),
+    )

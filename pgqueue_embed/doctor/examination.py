@@ -1,0 +1,77 @@
+"""The whole examination, in the order in which one problem hides the next."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.doctor import database, pipeline
+from pgqueue_embed.doctor.check import Check, Mark, failed, guarded, warning
+from pgqueue_embed.doctor.machine import Models, check_machine
+from pgqueue_embed.errors import DatabaseUnavailable
+from pgqueue_embed.pipelines import load_pipelines
+from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
+
+
+def examine(
+    conninfo: str, *, model_name: str | None = None, pipeline_name: str | None = None
+) -> Iterator[Check]:
+    """Yield one check after the other, going on after a failure where that makes sense.
+
+    `model_name` is a model to try on this machine, `pipeline_name` the one pipeline to look at.
+    Without any pipeline, the default model is tried. Raises UsageError for an unknown pipeline.
+    """
+    yield from guarded("machine", check_machine)
+    models = Models()
+    pipelines: list[Pipeline] = []
+    try:
+        connection = connect(conninfo, application_name="pgembed doctor")
+    except DatabaseUnavailable as error:
+        fix = "check address, user and password (--dsn, PGEMBED_DSN, ~/.pgpass), and the server"
+        yield failed("connection", str(error), fix)
+    else:
+        with connection:
+            if (yield from _database_is_ready(connection, conninfo)):
+                pipelines = load_pipelines(connection, [pipeline_name] if pipeline_name else [])
+                yield from _examine_pipelines(connection, models, pipelines)
+    tried = model_name or (None if pipelines else DEFAULT_MODEL)
+    if tried:
+        yield from guarded(tried, lambda: models.check_model(tried))
+
+
+def _database_is_ready(connection: Connection, conninfo: str) -> Generator[Check, None, bool]:
+    yield from guarded("connection", lambda: database.check_connection(connection, conninfo))
+    yield from guarded("PostgreSQL", lambda: database.check_server(connection))
+    yield from guarded("pgvector", lambda: database.check_extension(connection))
+    schema = list(guarded("schema", lambda: database.check_migrations(connection)))
+    yield from schema
+    if any(check.mark is Mark.FAILED for check in schema):
+        return False
+    rights = list(guarded("rights", lambda: database.check_rights(connection)))
+    yield from rights
+    return connection.execute(READABLE).fetchone() == (True,)
+
+
+READABLE = "select has_table_privilege('pgembed.pipelines', 'select')"
+
+
+def _examine_pipelines(
+    connection: Connection, models: Models, pipelines: Sequence[Pipeline]
+) -> Iterator[Check]:
+    if not pipelines:
+        fix = "make one: pgembed create NAME --source-table TABLE"
+        yield warning("pipelines", "there is none yet", fix)
+    for each in pipelines:
+        yield from _examine_pipeline(connection, models, each)
+
+
+def _examine_pipeline(
+    connection: Connection, models: Models, examined: Pipeline
+) -> Iterator[Check]:
+    name = examined.name
+    yield from guarded(name, lambda: pipeline.check_tables(connection, examined))
+    yield from guarded(name, lambda: models.check_pipeline(examined))
+    model = models.of_pipeline(examined)
+    if model is not None:
+        tokenizer = model.tokenizer
+        yield from guarded(name, lambda: pipeline.check_text(connection, examined, tokenizer))

