@@ -15,6 +15,9 @@ from pgqueue_embed.vectors import VectorCodec
 from tests.support.conditions import wait_until
 from tests.support.fakes import FakeDevice, fake_chunker
 
+# The application name of both connections of a session.
+WORKER_NAME = "pgembed worker"
+
 SIZE = ClaimSize(items=4, limit_bytes=1 << 20)
 
 
@@ -28,7 +31,11 @@ def open_session(
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
     """Open what a worker loop works with; failed records are tried again at once."""
-    with connect(conninfo) as connection, connect(conninfo) as side:
+    name = WORKER_NAME
+    with (
+        connect(conninfo, application_name=name) as connection,
+        connect(conninfo, application_name=name) as side,
+    ):
         yield Session(
             connection=connection,
             side=side,

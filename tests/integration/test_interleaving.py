@@ -1,0 +1,155 @@
+"""Everything at once: workers race, users change the source, back ends are killed.
+
+Chance picks the interleaving; the oracle says at the end whether the promise was kept.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost
+from pgqueue_embed.history import roll_up
+from pgqueue_embed.policy import ClaimSize
+from pgqueue_embed.settings import Pipeline
+from tests.support.corpus import make_source, texts
+from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import make_pipeline
+from tests.support.working import WORKER_NAME, drain, open_session, work_once
+
+SECONDS = 2.5
+RECORDS = 120
+WORKERS = 3
+
+# What capture does: every change queues its key in the transaction of the change.
+CAPTURE = """
+create function public.capture() returns trigger language plpgsql as $$
+begin
+    insert into pgembed.work (pipeline_id, keys, records, priority, known)
+    values (1, array[coalesce(new.id, old.id)::text], 1, 0, tg_op <> 'INSERT');
+    return null;
+end $$;
+create trigger capture after insert or update or delete on public.reports
+for each row execute function public.capture()
+"""
+
+
+class World:
+    """What the threads of one run share."""
+
+    def __init__(self, conninfo: str, pipeline: Pipeline, seed: int) -> None:
+        self.conninfo = conninfo
+        self.pipeline = pipeline
+        self.seed = seed
+        self.end = time.monotonic() + SECONDS
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.end
+
+
+def work(world: World, number: int) -> None:
+    chance = random.Random(f"{world.seed} worker {number}")
+
+    def dawdle() -> None:
+        time.sleep(chance.random() * 0.01)
+
+    while world.goes_on():
+        try:
+            with open_session(world.conninfo, worker_id=number) as session:
+                while world.goes_on():
+                    size = ClaimSize(items=chance.randint(1, 5), limit_bytes=2000)
+                    if work_once(session, world.pipeline, FakeDevice(during=dawdle), size=size):
+                        continue
+                    dawdle()
+        except (LeaseLost, DatabaseUnavailable, psycopg.OperationalError):
+            continue
+
+
+def change_source(world: World, number: int) -> None:
+    chance = random.Random(f"{world.seed} user {number}")
+    documents = [*texts(9, chunks=2), None, "", POISON, f"{NOT_A_NUMBER} again"]
+    with connect(world.conninfo) as user:
+        while world.goes_on():
+            with user.transaction():
+                for _ in range(chance.randint(1, 3)):
+                    change(user, chance, documents)
+                if chance.random() < 0.1:
+                    time.sleep(0.03)
+
+
+def change(user: Connection, chance: random.Random, documents: list[str | None]) -> None:
+    # In key order a user's transaction would deadlock with nobody; users do not care.
+    key = chance.randint(1, RECORDS + 20)
+    if chance.random() < 0.25:
+        user.execute("delete from public.reports where id = %s", (key,))
+        return
+    user.execute(
+        "insert into public.reports values (%s, %s)"
+        " on conflict (id) do update set body = excluded.body",
+        (key, chance.choice(documents)),
+    )
+
+
+def alter_source(world: World, number: int) -> None:
+    with connect(world.conninfo) as user:
+        user.execute("set lock_timeout = '2s'")
+        for step in range(100):
+            if not world.goes_on():
+                return
+            column = sql.Identifier(f"extra_{number}_{step}")
+            user.execute(sql.SQL("alter table public.reports add column {} int").format(column))
+            user.execute(sql.SQL("alter table public.reports drop column {}").format(column))
+            enqueue(user, world.pipeline, Selection(everything=step % 4 == 0), slice_records=40)
+            roll_up(user, world.pipeline.id)
+            time.sleep(0.1)
+
+
+def kill_backends(world: World, number: int) -> None:
+    chance = random.Random(f"{world.seed} killer {number}")
+    with connect(world.conninfo, application_name="killer") as killer:
+        while world.goes_on():
+            victims = killer.execute(
+                "select pid from pg_stat_activity"
+                " where datname = current_database() and application_name = %s",
+                (WORKER_NAME,),
+            ).fetchall()
+            if victims:
+                killer.execute("select pg_terminate_backend(%s)", chance.choice(victims))
+            time.sleep(0.08)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_promise_is_kept_whatever_happens_at_once(
+    connection: Connection, conninfo: str, seed: int
+) -> None:
+    make_source(connection, texts(RECORDS, chunks=2))
+    pipeline = make_pipeline(connection, max_attempts=2)
+    connection.execute(CAPTURE)
+    enqueue(connection, pipeline, Selection())
+    world = World(conninfo, pipeline, seed)
+    roles: list[Callable[[World, int], None]] = [
+        *[work] * WORKERS,
+        change_source,
+        alter_source,
+        kill_backends,
+    ]
+    with ThreadPoolExecutor(len(roles)) as pool:
+        running = [pool.submit(role, world, number) for number, role in enumerate(roles)]
+    for each in running:
+        each.result()
+    (attempted,) = connection.execute("select count(*) from pgembed.batches").fetchone()
+    assert attempted > 20
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    connection.execute("delete from pgembed.attempts")
+    assert_converged(connection, "reports")
