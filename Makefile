@@ -43,6 +43,13 @@ work: $(READY) ## Run a worker until stopped (ARGS='--concurrency 4')
 status: $(READY) ## Show progress, workers and failures
 	@$(PGEMBED) status
 
+bench: $(VENV)/.ready-bench ## Measure throughput in some 20 minutes (ARGS='--quick': 3)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/.ready-bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
 clean: ## Remove .venv, caches and build output; the embedded database stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

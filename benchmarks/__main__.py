@@ -1,0 +1,52 @@
+"""`python -m benchmarks`: measure, print one table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.bench import Bench
+from benchmarks.machine import describe_machine
+from benchmarks.options import FULL, QUICK, QUICK_ROUNDS, Options
+from benchmarks.report import print_report, write_json
+
+PARTS = {
+    "model": "the model alone, encode, a script and `pgembed work` (1 to 4)",
+    "pipeline": "a model that costs nothing: the pipeline's own cost (5)",
+    "queue": "enqueue, claims and progress at millions of records (6, 8)",
+    "scale": "many worker processes with a device of fixed rate (7)",
+}
+
+
+def main() -> None:
+    """Run the parts that the command line names."""
+    arguments = _parser().parse_args()
+    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
+    options = Options(rounds=rounds, sizes=QUICK if arguments.quick else FULL)
+    console = Console(width=arguments.width)
+    machine = {**describe_machine(), "rounds": rounds, "quick": arguments.quick}
+    with Bench(options, console) as bench:
+        for name in arguments.only or PARTS:
+            part = importlib.import_module(f"benchmarks.{name}_part")
+            bench.measured.add(part.measure(bench))
+        measured = bench.measured
+    print_report(console, machine, measured)
+    console.print(f"written to {write_json(arguments.out, machine, measured)}", soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    listed = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=listed)
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each variant (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one round of small samples")
+    parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
+    parser.add_argument("--width", type=int, default=160, help="columns of the table")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""How much is measured: the full benchmark, or the quick one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The amounts of work. A model's rate allows samples only: counts of whole records."""
+
+    maude_records: int = 400
+    wikipedia_records: int = 300
+    stub_records: int = 26_227
+    static_records: int = 4_000
+    poems: int = 4_000
+    queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
+    claims: int = 1_000
+    mac_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    window_seconds: float = 6.0
+    concurrencies: tuple[int, ...] = (1, 2, 4)
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    maude_records=80,
+    wikipedia_records=60,
+    stub_records=3_000,
+    static_records=500,
+    poems=500,
+    queue_records=(1_000_000,),
+    claims=200,
+    mac_counts=(1, 4, 16),
+    window_seconds=4.0,
+    concurrencies=(1, 2),
+)
+QUICK_ROUNDS = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asked for."""
+
+    rounds: int
+    sizes: Sizes

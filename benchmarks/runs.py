@@ -1,0 +1,103 @@
+"""Runs of a worker, read from the history that it leaves in pgembed.batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pgqueue_embed.connect import connect
+
+STAGES = ("read", "chunk", "embed", "write")
+RUN_SECONDS = 1_800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One drained queue.
+
+    `steady_seconds` last from the start of the first claim to the last commit; `wall_seconds`
+    include the start of the process and the loading of the model. `stages` are sums over all
+    claims, which overlap where several are in work.
+    """
+
+    records: int
+    chunks: int
+    cache_hits: int
+    claims: int
+    steady_seconds: float
+    stages: dict[str, float]
+    wall_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Chunks written a second, start-up left out."""
+        return self.chunks / self.steady_seconds
+
+    @property
+    def computed_rate(self) -> float:
+        """Chunks computed a second: those that the cache had are left out."""
+        return (self.chunks - self.cache_hits) / self.steady_seconds
+
+    @property
+    def record_rate(self) -> float:
+        """Records committed a second, start-up left out."""
+        return self.records / self.steady_seconds
+
+
+# The stages of a claim follow each other, so that their sum before its commit is its start.
+HISTORY = """
+select
+    sum(records),
+    sum(chunks),
+    sum(cache_hits),
+    count(*),
+    extract(epoch from max(committed_at) - min(committed_at - make_interval(
+        secs => read_seconds + chunk_seconds + embed_seconds + write_seconds))),
+    sum(read_seconds),
+    sum(chunk_seconds),
+    sum(embed_seconds),
+    sum(write_seconds)
+from pgembed.batches
+where records > 0
+"""
+
+
+def read_run(conninfo: str) -> Run:
+    """Return what the history of a database says of the one run that made it."""
+    with connect(conninfo) as connection:
+        row = connection.execute(HISTORY).fetchone()
+    assert row is not None, "an aggregate has a row"
+    records, chunks, hits, claims, seconds, *stages = row
+    return Run(
+        records=int(records),
+        chunks=int(chunks),
+        cache_hits=int(hits),
+        claims=int(claims),
+        steady_seconds=float(seconds),
+        stages=dict(zip(STAGES, map(float, stages), strict=True)),
+    )
+
+
+def timed_run(conninfo: str, work: Callable[[], object]) -> Run:
+    """Call `work`, which drains the queue of a database, and return the run."""
+    started = time.perf_counter()
+    work()
+    wall_seconds = time.perf_counter() - started
+    return replace(read_run(conninfo), wall_seconds=wall_seconds)
+
+
+def run_command(conninfo: str, arguments: Sequence[str]) -> Run:
+    """Drain by ``pgembed work --drain ARGUMENTS`` in a process of its own."""
+    command = [sys.executable, "-m", "pgqueue_embed", "work", "--drain", *arguments]
+    environment = {**os.environ, "PGEMBED_DSN": conninfo}
+
+    def work() -> None:
+        subprocess.run(
+            command, env=environment, check=True, capture_output=True, timeout=RUN_SECONDS
+        )
+
+    return timed_run(conninfo, work)
