@@ -107,7 +107,8 @@ def write(
                 raise
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())
-        except UNREADABLE as error:
+        # A key may be too long for the index of our ledger, and short enough for the source's.
+        except (*UNREADABLE, psycopg.errors.ProgramLimitExceeded) as error:
             raise PipelineFault(first_line(error)) from None
 
 

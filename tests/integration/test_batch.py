@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pgqueue_embed.deaths import record_death
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import LeaseLost, ModelError, PipelineFault, RecordFault
+from pgqueue_embed.ledger import lock_records
 from pgqueue_embed.pipelines import load_pipeline
 from pgqueue_embed.policy import ClaimSize
 from pgqueue_embed.settings import Pipeline, Table, TargetColumns
@@ -414,11 +416,16 @@ class TestChangesWhileTheModelRuns:
         assert states(connection) == {"1": "embedded"}
         assert_converged(connection, "reports")
 
+    @pytest.mark.parametrize("seen", [False, True], ids=["new", "seen before"])
     def test_second_worker_with_the_same_record_waits_and_keeps(
-        self, connection: Connection, session: Session, other: Session
+        self, connection: Connection, session: Session, other: Session, seen: bool
     ) -> None:
         pipeline = queue(connection, texts(3))
-        queue_keys(connection, pipeline, 3, 2, 1)
+        if seen:
+            drain(session, pipeline)
+            connection.execute("update public.reports set body = body || ' changed'")
+            queue_keys(connection, pipeline, 1, 2, 3, known=True)
+        queue_keys(connection, pipeline, 3, 2, 1, known=seen)
         first, second = FakeDevice(hold=threading.Event()), FakeDevice(hold=threading.Event())
         one = ClaimSize(items=1, limit_bytes=1 << 20)
         with ThreadPoolExecutor(2) as pool:
@@ -426,20 +433,16 @@ class TestChangesWhileTheModelRuns:
             assert first.entered.wait(30)
             late = pool.submit(work_once, other, pipeline, second, size=one)
             assert second.entered.wait(30)
-            assert len(first.embedded_texts) == len(second.embedded_texts) == 0
-            # Hold the records as a third worker's write would: both wait, and one is first.
+            # Hold a record as a third worker's write would: both wait, and one is first.
             with connection.transaction():
-                connection.execute(
-                    "insert into pgembed.records (pipeline_id, key) values (%s, '1')",
-                    (pipeline.id,),
-                )
+                lock_records(connection, pipeline, ["1"])
                 allow(first)
                 wait_until_blocked(connection, session.connection.info.backend_pid)
                 allow(second)
                 wait_until_blocked(connection, other.connection.info.backend_pid)
             batches = [early.result(30).batch, late.result(30).batch]  # type: ignore[union-attr]
         assert sorted(batch.unchanged for batch in batches) == [0, 3]
-        assert sorted(batch.embedded for batch in batches) == [0, 3]
+        assert sorted(batch.chunks > 0 for batch in batches) == [False, True]
         assert_converged(connection, "reports")
 
     def test_ddl_on_the_source_completes_at_once_while_the_model_runs(
@@ -769,6 +772,19 @@ class TestFaultsOfThePipeline:
         queue_keys(connection, pipeline, 1, 2, 3)
         with pytest.raises(PipelineFault, match="division by zero"):
             drain(session, pipeline)
+        assert nothing_was_written(connection)
+
+    def test_key_that_fits_the_source_but_not_the_ledger_faults_the_pipeline(
+        self, connection: Connection, session: Session
+    ) -> None:
+        """An index row has at most 2,704 bytes, and the ledger's holds the pipeline too."""
+        make_source(connection, key_type="text")
+        pipeline = make_pipeline(connection)
+        key = "".join(chr(0x21 + byte % 93) for byte in random.Random(7).randbytes(2690))
+        set_text(connection, REPORTS, key, "text")
+        enqueue(connection, pipeline, Selection())
+        with pytest.raises(PipelineFault, match="index row size"):
+            work_once(session, pipeline)
         assert nothing_was_written(connection)
 
     def test_target_that_refuses_everything_faults_the_pipeline(
