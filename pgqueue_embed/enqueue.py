@@ -211,8 +211,21 @@ def _scan_slice(
 # Items of bulk loading hold their keys in key order, so that the first and the last one tell
 # whether an item can hold a key of the slice; those of changes are few and all looked into. The
 # ledger is looked up key by key: a hash join would read all of it for every slice.
+#
+# A claim in flight may have compared a record with its text before that changed, so neither its
+# item nor the ledger says that the record needs nothing: it is queued once more. A claim that is
+# known to be rolled back is claimed anew, and one whose attempt does not show here has yet to read.
 QUEUE_SLICE = """
-with slice as materialized (
+with flying as materialized (
+    select work_id
+    from pgembed.attempts
+    where case
+        when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+        then pg_xact_status(claim_xid) is distinct from 'aborted'
+        else false
+    end
+),
+slice as materialized (
     select source.{id} as key
     from {source} as source
     where source.{id} is not null {after} {where}
@@ -225,7 +238,7 @@ bounds as (
         (select key from slice order by key desc limit 1) as last
 ),
 pending as materialized (
-    select unnest(keys)::{id_type} as key
+    select unnest(keys)::{id_type} as key, id in (select work_id from flying) as in_flight
     from pgembed.work, bounds
     where pipeline_id = %(pipeline_id)s
         and (
@@ -234,17 +247,18 @@ pending as materialized (
         )
 ),
 wanted as (
-    select slice.key, ledger.state is not null as known
+    select slice.key, ledger.state is not null or flight.key is not null as known
     from slice
+    left join (select distinct key from pending where in_flight) as flight using (key)
     left join lateral (
         select state, generation, document_hash
         from pgembed.records
         where pipeline_id = %(pipeline_id)s and records.key = slice.key::text collate "C"
         limit 1
     ) as ledger on true
-    where not exists (select 1 from pending where pending.key = slice.key)
+    where not exists (select 1 from pending where pending.key = slice.key and not in_flight)
         and case
-            when %(everything)s or ledger.state is null then true
+            when %(everything)s or ledger.state is null or flight.key is not null then true
             when ledger.generation is distinct from %(generation)s then true
             else ledger.document_hash is distinct from (
                 select {document_hash} from {source} as source where source.{id} = slice.key
