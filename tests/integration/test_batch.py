@@ -92,6 +92,11 @@ def count(connection: Connection, table: str) -> int:
     return rows
 
 
+def counted(connection: Connection) -> tuple[int, int]:
+    """Return (total, pending) of the one pipeline's progress."""
+    return connection.execute("select total, pending from pgembed.progress").fetchone()
+
+
 def nothing_was_written(connection: Connection) -> bool:
     tables = ("records", "batches", "attempts")
     written = [count(connection, f"pgembed.{table}") for table in tables]
@@ -370,6 +375,7 @@ class TestChangesWhileTheModelRuns:
         change = once(lambda: set_text(connection, REPORTS, 1, "Third text."))
         work_once(session, pipeline, FakeDevice(during=change))
         assert chunk_texts(connection, 1) == old
+        assert counted(connection) == (1, 1)
         drain(session, pipeline)
         assert chunk_texts(connection, 1) == ["Third text."]
         assert_converged(connection, "reports")
@@ -582,6 +588,7 @@ class TestFailures:
         queue_keys(connection, pipeline, 1, known=True)
         work_once(session, pipeline)
         assert states(connection) == {"1": "embedded"}
+        assert counted(connection) == (1, 1)
         assert chunk_texts(connection, 1) == old
         drain(session, pipeline)
         assert states(connection) == {"1": "dead"}

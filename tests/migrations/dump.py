@@ -77,7 +77,10 @@ PARTS = {
 
 def dump_schema(connection: Connection) -> str:
     """Return everything that the migrations made, as text with one fact a line."""
-    return "\n".join(_lines(connection)) + "\n"
+    with connection.transaction():
+        # So that every name is shown with its schema.
+        connection.execute("set local search_path = pg_catalog")
+        return "\n".join(_lines(connection)).rstrip() + "\n"
 
 
 def _lines(connection: Connection) -> Iterator[str]:
