@@ -12,6 +12,7 @@ from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.options import FULL, QUICK, QUICK_ROUNDS, Options
 from benchmarks.report import print_report, write_json
+from pgqueue_embed.log import LogSettings
 
 PARTS = {
     "model": "the model alone, encode, a script and `pgembed work` (1 to 4)",
@@ -27,6 +28,7 @@ def main() -> None:
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
     options = Options(rounds=rounds, sizes=QUICK if arguments.quick else FULL)
     console = Console(width=arguments.width)
+    LogSettings(level="warning").apply()
     machine = {**describe_machine(), "rounds": rounds, "quick": arguments.quick}
     with Bench(options, console) as bench:
         for name in arguments.only or PARTS:

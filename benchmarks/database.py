@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.create import create
@@ -82,15 +81,24 @@ def make_pipeline(connection: Connection, model: str | ModelIdentity) -> Pipelin
 @contextmanager
 def cloned(server: EmbeddedServer, conninfo: str) -> Iterator[str]:
     """A copy of a database to which nobody is connected, dropped at the end."""
-    template = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
-    clause = sql.SQL("template {} strategy file_copy").format(sql.Identifier(str(template)))
+    clause = sql.SQL("template {} strategy file_copy").format(sql.Identifier(_name(conninfo)))
     name = _create(server, clause)
+    copy = make_conninfo(server.conninfo(), dbname=name)
     try:
-        yield make_conninfo(server.conninfo(), dbname=name)
+        yield copy
     finally:
-        drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
-        with connect(server.conninfo()) as connection:
-            connection.execute(drop)
+        drop_database(server, copy)
+
+
+def drop_database(server: EmbeddedServer, conninfo: str) -> None:
+    """Drop a database, whoever is connected to it."""
+    drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(_name(conninfo)))
+    with connect(server.conninfo()) as connection:
+        connection.execute(drop)
+
+
+def _name(conninfo: str) -> str:
+    return str(conninfo_to_dict(conninfo)["dbname"])
 
 
 def _create(server: EmbeddedServer, clause: sql.Composable) -> str:

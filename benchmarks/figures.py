@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One quantity, measured once a round; `note` is what a reader must know to read it."""
+    """One quantity, measured once a round.
+
+    `note` is what a reader must know to read it, `details` go into the JSON only.
+    """
 
     part: str
     name: str
@@ -20,6 +23,7 @@ class Figure:
     unit: str
     values: Sequence[float]
     note: str = ""
+    details: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def median(self) -> float:

@@ -1,0 +1,138 @@
+"""Part 5: models that cost next to nothing, so that what is left is the pipeline's own cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.bench import Bench
+from benchmarks.corpora import Corpus, maude, poems, wikipedia
+from benchmarks.database import cloned, fake_identity, queued_database
+from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
+from benchmarks.packages import Missing
+from benchmarks.runs import STAGES, Run, run_command, timed_run
+from benchmarks.static_model import static_model
+from benchmarks.stub_model import (
+    DIMENSIONS,
+    default_chunker,
+    default_tokenizer,
+    drain_with_stub,
+)
+
+PART = "pipeline"
+TOKENISING = "tokenising alone"
+
+
+def measure(bench: Bench) -> Measured:
+    """Measure the stub model on all corpora and the static model on Wikipedia."""
+    measured = Measured()
+    sizes = bench.sizes
+    for load, records, concurrencies in (
+        (wikipedia, sizes.stub_records, sizes.concurrencies),
+        (maude, 2_000, (2,)),
+        (poems, sizes.poems, (2,)),
+    ):
+        corpus = bench.corpus(load)
+        if corpus is not None:
+            measured.add(_stub(bench, corpus.sample(records), concurrencies))
+    measured.add(_static(bench))
+    return measured
+
+
+def _stub(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measured:
+    bench.say(f"a model that costs nothing; {corpus.name}")
+    identity = fake_identity(DIMENSIONS)
+    template = queued_database(bench.server, corpus.documents, identity)
+    variants: dict[str, Callable[[], Run | float]] = {TOKENISING: _tokenising(corpus)}
+    for concurrency in concurrencies:
+        variants[f"stub -c {concurrency}"] = _drain(bench, template, concurrency)
+    outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
+    runs = {
+        name: [each for each in found if isinstance(each, Run)] for name, found in outcomes.items()
+    }
+    seconds = [each for each in outcomes[TOKENISING] if isinstance(each, float)]
+    return _stub_measured(corpus, seconds, {name: found for name, found in runs.items() if found})
+
+
+def _tokenising(corpus: Corpus) -> Callable[[], float]:
+    """Return a measurement of one tokenising pass on all cores, in seconds."""
+    tokenizer = default_tokenizer()
+
+    def measure_once() -> float:
+        started = time.perf_counter()
+        tokenizer.encode_batch(list(corpus.documents), add_special_tokens=False)
+        return time.perf_counter() - started
+
+    return measure_once
+
+
+def _drain(bench: Bench, template: str, concurrency: int) -> Callable[[], Run]:
+    chunker = default_chunker()
+
+    def drain() -> Run:
+        with cloned(bench.server, template) as conninfo:
+            return timed_run(conninfo, lambda: drain_with_stub(conninfo, concurrency, chunker))
+
+    return drain
+
+
+def _stub_measured(corpus: Corpus, tokenising: list[float], runs: dict[str, list[Run]]) -> Measured:
+    chunks = next(iter(runs.values()))[0].chunks
+    ceiling = [chunks / seconds for seconds in tokenising]
+    figures = [
+        _figure(TOKENISING, corpus, "chunks/s", ceiling, f"both cores, {chunks:,} chunks in all")
+    ]
+    for name, found in runs.items():
+        figures.append(_run_figure(name, corpus, found))
+    best = max(runs, key=lambda name: ratio([run.rate for run in runs[name]], ceiling))
+    reach = Reach(
+        name=f"{best} / {TOKENISING} ({corpus.name})",
+        measured=ratio([run.rate for run in runs[best]], ceiling),
+        target=0.7,
+    )
+    return Measured(figures=figures, reaches=[reach])
+
+
+def _run_figure(name: str, corpus: Corpus, runs: list[Run]) -> Figure:
+    """Return the rate, with what each stage takes (they overlap where claims run side by side)."""
+    costs = {
+        f"{stage} µs/chunk": [1e6 * run.stages[stage] / run.chunks for run in runs]
+        for stage in STAGES
+    }
+    shown = ", ".join(f"{stage} {median(values):.0f}" for stage, values in costs.items())
+    note = f"{runs[0].claims} claims: {shown}".replace(" µs/chunk", "") + " µs/chunk"
+    rates = [run.rate for run in runs]
+    return replace(_figure(name, corpus, "chunks/s", rates, note), details=costs)
+
+
+def _figure(name: str, corpus: Corpus, unit: str, values: list[float], note: str) -> Figure:
+    return Figure(part=PART, name=name, corpus=corpus.name, unit=unit, values=values, note=note)
+
+
+def _static(bench: Bench) -> Measured:
+    """Measure ``pgembed work`` with a static model, in a process of its own."""
+    corpus = bench.corpus(wikipedia)
+    model = _static_model(bench)
+    if corpus is None or model is None:
+        return Measured()
+    corpus = corpus.sample(bench.sizes.static_records)
+    template = queued_database(bench.server, corpus.documents, str(model))
+
+    def work() -> Run:
+        with cloned(bench.server, template) as conninfo:
+            return run_command(conninfo, ["--concurrency", "2"])
+
+    runs = interleaved(bench.rounds, {"static 256-d work -c 2": work}, on_run=bench.on_run)
+    figures = [_run_figure(name, corpus, found) for name, found in runs.items()]
+    return Measured(figures=figures)
+
+
+def _static_model(bench: Bench) -> Path | None:
+    try:
+        return static_model()
+    except Missing as missing:
+        bench.measured.notes.append(f"skipped: {missing}")
+        return None

@@ -1,0 +1,91 @@
+"""A model that costs nothing, on the real device thread; and the loops that feed it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from benchmarks.ceiling import CHUNK_TOKENS, OVERLAP_TOKENS
+from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.connect import connect
+from pgqueue_embed.embed import Device
+from pgqueue_embed.embedding import DeviceThread, resolve_model
+from pgqueue_embed.embedding.rows import Vectors
+from pgqueue_embed.loop import Shared, run_loop
+from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.settings import DEFAULT_MODEL, WorkerSettings
+
+DIMENSIONS = 384
+SPECIAL_TOKENS = 2
+
+
+class StubModel:
+    """Fulfils batch_runner.Model: one constant unit vector for every chunk."""
+
+    name = "stub"
+    device = "cpu"
+    dimensions = DIMENSIONS
+
+    def __init__(self) -> None:
+        self._vectors = np.full((1024, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Nothing to hold open."""
+        yield
+
+    def sequence_tokens(self, chunk: Chunk) -> int:
+        """Return the length that MiniLM would read."""
+        return len(chunk.token_ids) + SPECIAL_TOKENS
+
+    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
+        """Return constants, shape (chunks, dimensions)."""
+        return self._vectors[: len(chunks)]
+
+    def verify(self, rows: int, length: int) -> None:
+        """It is never wrong."""
+
+
+def default_tokenizer() -> Tokenizer:
+    """Return the default model's tokenizer, without truncation and padding."""
+    path = resolve_model(DEFAULT_MODEL).path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def default_chunker() -> Chunker:
+    """Return the chunker of a worker with default settings."""
+    return Chunker(default_tokenizer(), max_tokens=CHUNK_TOKENS, overlap_tokens=OVERLAP_TOKENS)
+
+
+def drain_with_stub(conninfo: str, concurrency: int, chunker: Chunker) -> None:
+    """Drain the queue by the real loops and the real device thread around the stub model."""
+    with closing(DeviceThread(StubModel)) as device:
+        shared = _shared(conninfo, concurrency, chunker, device)
+        loops = [threading.Thread(target=run_loop, args=(shared,)) for _ in range(concurrency)]
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
+    if shared.failure is not None:
+        raise shared.failure
+
+
+def _shared(conninfo: str, concurrency: int, chunker: Chunker, device: Device) -> Shared:
+    with connect(conninfo) as connection:
+        pipelines = [load_pipeline(connection, "reports")]
+    return Shared(
+        conninfo=conninfo,
+        settings=WorkerSettings(concurrency=concurrency, drain=True),
+        worker_id=1,
+        device=device,
+        device_name="stub",
+        serviceable=lambda: pipelines,
+        chunker=lambda pipeline: chunker,
+    )
