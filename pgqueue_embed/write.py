@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,10 @@ REFUSALS = (
     psycopg.errors.RaiseException,
     psycopg.errors.ProgramLimitExceeded,
 )
+
+# The parameters of a statement exist several times over on their way: a long document's chunks
+# are written in portions of some 20 MB.
+STATEMENT_CHUNKS = 8_192
 
 # A write error of so many records at once is not a record's: the target itself is at fault.
 COMMON_FAULT_RECORDS = 8
@@ -176,7 +180,8 @@ def _replace(
     try:
         with connection.transaction():
             delete_chunks(connection, pipeline, [record.key for record in records])
-            insert_chunks(connection, codec, pipeline, _rows(findings, records))
+            for rows in _rows(findings, records):
+                insert_chunks(connection, codec, pipeline, rows)
             return {}
     except REFUSALS as error:
         if len(records) == 1:
@@ -189,12 +194,18 @@ def _replace(
     return refused
 
 
-def _rows(findings: Findings, records: Sequence[Finding]) -> ChunkRows:
+def _rows(findings: Findings, records: Sequence[Finding]) -> Iterator[ChunkRows]:
+    """Yield the chunks of `records` in portions that one statement carries."""
     picked = [
         (record.key, index)
         for record in records
         for index in range(record.first_chunk, record.first_chunk + record.chunks)
     ]
+    for start in range(0, len(picked), STATEMENT_CHUNKS):
+        yield _portion(findings, picked[start : start + STATEMENT_CHUNKS])
+
+
+def _portion(findings: Findings, picked: Sequence[tuple[str, int]]) -> ChunkRows:
     chunks = [findings.chunks[index] for _, index in picked]
     return ChunkRows(
         keys=[key for key, _ in picked],

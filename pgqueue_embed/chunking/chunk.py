@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,15 +13,16 @@ class Chunk:
     """A verbatim slice of a document: ``document[start:end] == text`` always.
 
     ``index`` counts from 0 within the document; ``start`` and ``end`` are character offsets.
-    ``token_ids`` are the content tokens of ``text`` itself, without special tokens: tokenising
-    the text again gives the same ids, wherever the cut fell.
+    ``token_ids``, shape (tokens,), are the content tokens of ``text`` itself, without special
+    tokens: tokenising the text again gives the same ids, wherever the cut fell. The chunks of a
+    document share one array where they can, since a long document has millions of tokens.
     """
 
     index: int
     start: int
     end: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: NDArray[np.int32] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

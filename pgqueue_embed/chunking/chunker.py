@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import boundaries
@@ -35,7 +36,7 @@ class _Draft:
     document: int
     start: int
     end: int
-    ids: tuple[int, ...] | None
+    ids: NDArray[np.int32] | None
 
 
 class Chunker:
@@ -106,7 +107,7 @@ class Chunker:
     def _settle(self, draft: _Draft, text: str, tokens: Tokens) -> list[_Draft]:
         count = len(tokens.ids)
         if count <= self.max_tokens:
-            draft.ids = tuple(tokens.ids.tolist())
+            draft.ids = tokens.ids
             return [draft]
         even_share = -(-count // -(-count // self.max_tokens))
         ranges = boundaries.plan(tokens.classes, max_tokens=even_share, overlap_tokens=0)
@@ -130,7 +131,7 @@ class Chunker:
         texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
         own = tokenise(self._tokenizer, texts, whole=True)
         return bool(reusable) and all(
-            draft.ids == tuple(tokens.ids.tolist())
+            draft.ids is not None and np.array_equal(draft.ids, tokens.ids)
             for draft, tokens in zip(reusable, own, strict=True)
         )
 
@@ -161,7 +162,7 @@ def _slices(
         whole_words = tokens.fresh[first] and (end == count or tokens.fresh[end])
         seam = bisect_left(tokens.seams, first)
         clean = whole_words and (seam == len(tokens.seams) or tokens.seams[seam] > end)
-        ids = tuple(tokens.ids[first:end].tolist()) if clean else None
+        ids = tokens.ids[first:end] if clean else None
         if start < stop:
             yield _Draft(document=number, start=start, end=stop, ids=ids)
 
@@ -177,7 +178,7 @@ def _finish(documents: Sequence[str], drafts: Iterable[_Draft]) -> list[list[Chu
     chunks: list[list[Chunk]] = [[] for _ in documents]
     for draft in drafts:
         done = chunks[draft.document]
-        if draft.ids and (not done or draft.end > done[-1].end):
+        if draft.ids is not None and len(draft.ids) and (not done or draft.end > done[-1].end):
             if done and draft.start == done[-1].start:
                 done.pop()
             text = documents[draft.document][draft.start : draft.end]

@@ -19,7 +19,8 @@ from pgqueue_embed.chunking.characters import text_classes
 # Pieces of this many characters keep tokenising linear in the length of a document (one long
 # text takes five times as long as its pieces) and busy on all cores.
 PIECE_CHARACTERS = 1 << 15
-_GROUP_PIECES = 256
+# Encodings take some 200 bytes a token until they are read; a group of them is read at a time.
+_GROUP_PIECES = 32
 _CONTEXT = 16  # characters before a piece that decide how good a cut its start is
 _SEAM = re.compile(r"[\s\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff,.;:!?，。；：！？、]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
@@ -25,6 +26,7 @@ _TEXTS = ("pump", "The pump failed.", _ENGLISH, _ENGLISH * 6, *_SCRIPTS, " ".joi
 def canary_chunks(tokenizer: Tokenizer | None, content_budget: int) -> list[Chunk]:
     """Return chunks from one token up to the budget or a few hundred tokens long."""
     if tokenizer is None:
-        return [Chunk(index=0, start=0, end=len(text), text=text, token_ids=()) for text in _TEXTS]
+        none = np.empty(0, np.int32)
+        return [Chunk(index=0, start=0, end=len(t), text=t, token_ids=none) for t in _TEXTS]
     chunker = Chunker(tokenizer, max_tokens=min(content_budget, _MAX_TOKENS), overlap_tokens=0)
     return [chunk for document in chunker.chunk(_TEXTS) for chunk in document.chunks]

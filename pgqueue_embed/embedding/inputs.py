@@ -29,7 +29,7 @@ class Frame:
 
     def sequence(self, chunk: Chunk) -> tuple[int, ...]:
         """Return all ids that the model reads for a chunk."""
-        return (*self.before, *chunk.token_ids, *self.after)
+        return (*self.before, *map(int, chunk.token_ids), *self.after)
 
     def batch(
         self, chunks: Sequence[Chunk], length: int
@@ -39,12 +39,16 @@ class Frame:
         The mask is None where nothing is padded: attention is faster without one.
         """
         ids = np.full((len(chunks), length), self.padding_id, np.int64)
-        mask = np.zeros_like(ids)
-        for row, chunk in enumerate(chunks):
-            sequence = self.sequence(chunk)
-            ids[row, : len(sequence)] = sequence
-            mask[row, : len(sequence)] = 1
-        return ids, None if mask.all() else mask
+        first = len(self.before)
+        ids[:, :first] = self.before
+        ends = np.array([first + len(chunk.token_ids) for chunk in chunks])
+        for row, (chunk, end) in enumerate(zip(chunks, ends, strict=True)):
+            ids[row, first:end] = chunk.token_ids
+            ids[row, end : end + len(self.after)] = self.after
+        lengths = ends + len(self.after)
+        if (lengths == length).all():
+            return ids, None
+        return ids, (np.arange(length) < lengths[:, None]).astype(np.int64)
 
 
 def learn_frame(tokenizer: Tokenizer, prompt: str, padding_id: int | None) -> Frame | None:

@@ -98,7 +98,9 @@ def test_a_query_finds_the_chunk_it_is_about(model: EmbeddingModel) -> None:
 
 def test_nothing_is_cut_off_silently(model: EmbeddingModel) -> None:
     chunk = chunks_of(model, ["word " * 250], max_tokens=254)[0]
-    too_long = Chunk(index=0, start=0, end=1, text=chunk.text * 2, token_ids=chunk.token_ids * 2)
+    too_long = Chunk(
+        index=0, start=0, end=1, text=chunk.text * 2, token_ids=np.tile(chunk.token_ids, 2)
+    )
     with pytest.raises(RecordFault, match="nothing is cut off"):
         model.forward([too_long])
     with pytest.raises(UsageError, match="tokens"):

@@ -22,7 +22,9 @@ Hook = Callable[[Sequence[Chunk], int], None]
 
 
 def chunk(text: str, tokens: int = 10) -> Chunk:
-    return Chunk(index=0, start=0, end=len(text), text=text, token_ids=tuple(range(tokens)))
+    return Chunk(
+        index=0, start=0, end=len(text), text=text, token_ids=np.arange(tokens, dtype=np.int32)
+    )
 
 
 def chunks(prefix: str, count: int, tokens: int = 10) -> list[Chunk]:
