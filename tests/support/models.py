@@ -12,7 +12,7 @@ TINY_DIMENSIONS = 16
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """Save a static model (a table of one vector a token) with MiniLM's tokenizer, and return it."""
+    """Save a static model (one vector a token) with MiniLM's tokenizer, and return its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
