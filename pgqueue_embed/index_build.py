@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,6 @@ from psycopg import sql
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.index_plan import IndexPlan
-from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import vector_extension
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.vector_index import index_name
@@ -24,21 +23,34 @@ ADVISORY_LOCK = 7_034_213_000_000
 CLEAN_UP_SECONDS = 5.0
 
 
-def build_index(connection: Connection, pipeline: Pipeline, plan: IndexPlan) -> str:
+def _ignore(_warning: str) -> None:
+    pass
+
+
+def build_index(
+    connection: Connection,
+    pipeline: Pipeline,
+    plan: IndexPlan,
+    *,
+    on_warning: Callable[[str], None] = _ignore,
+) -> str:
     """Build the index of `plan` while reads and writes go on, and return its name.
+
+    `on_warning` gets what a person should know, such as a graph that outgrows its memory.
 
     An index that an interrupted build left invalid is replaced; interrupted itself, this build
     drops what it has made. Raises UsageError when the role does not own the table, the name is
     taken or another pgembed builds for this pipeline, SetupError when the server cannot do it.
     """
     name = index_name(pipeline, plan.method)
+    connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
     with _turn(connection, pipeline):
         _set_up_session(connection, plan)
         _drop_invalid(connection, pipeline, name)
         try:
             _create_with_retry(connection, pipeline, plan, name)
         except BaseException as error:
-            _clean_up(connection, pipeline, name)
+            _clean_up(connection, pipeline, name, on_warning)
             if isinstance(error, psycopg.Error):
                 raise _explained(error, pipeline, name) from None
             raise
@@ -98,15 +110,20 @@ def _drop_invalid(connection: Connection, pipeline: Pipeline, name: str) -> None
         connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
 
 
-def _clean_up(connection: Connection, pipeline: Pipeline, name: str) -> None:
+def _sentence(notice: psycopg.errors.Diagnostic) -> str:
+    parts = (notice.message_primary, notice.message_detail, notice.message_hint)
+    return ". ".join(part.rstrip(".") for part in parts if part)
+
+
+def _clean_up(
+    connection: Connection, pipeline: Pipeline, name: str, on_warning: Callable[[str], None]
+) -> None:
     """Drop what an interrupted build left, unless that has to wait for somebody's transaction."""
     try:
         connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
         _drop_invalid(connection, pipeline, name)
     except psycopg.Error:
-        get_logger().warning(
-            "an unusable index is left behind; the next build replaces it", index=name
-        )
+        on_warning(f"index {name} is left behind, unusable; the next build replaces it")
 
 
 def _create_with_retry(

@@ -92,7 +92,7 @@ def index(
         _announce(connection, pipeline, planned)
         started = time.monotonic()
         with _watched(conninfo, pipeline):
-            built = build_index(connection, pipeline, planned)
+            built = build_index(connection, pipeline, planned, on_warning=_warn)
         typer.echo(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
 
 
@@ -116,11 +116,14 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
         f" up to {count(planned.parallel_workers, 'parallel worker')}"
     )
     if not is_drained(connection, [pipeline.id]):
-        typer.echo(
-            f"warning: {pipeline.name} has pending records, and an index slows their loading;"
-            " better build it when the pipeline is complete",
-            err=True,
+        _warn(
+            f"{pipeline.name} has pending records, and an index slows their loading; better build"
+            " it when the pipeline is complete"
         )
+
+
+def _warn(text: str) -> None:
+    typer.secho(f"warning: {text}", fg="yellow", err=True)
 
 
 @contextmanager

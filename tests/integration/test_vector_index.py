@@ -144,6 +144,11 @@ def test_an_index_while_records_wait_is_warned_about(
     assert "reports has pending records" in pgembed(conninfo, "index", "reports").stderr
 
 
+def test_a_warning_of_the_server_is_passed_on(conninfo: str, reports: Pipeline) -> None:
+    ran = pgembed(conninfo, "index", "reports", "--method", "ivfflat", "--lists", "100")
+    assert "warning: ivfflat index created with little data" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("vector_type", "dimensions", "way_out"),
     [
@@ -228,10 +233,12 @@ def test_what_could_not_be_cleaned_up_is_replaced_by_the_next_build(
 ) -> None:
     monkeypatch.setattr(index_build, "CLEAN_UP_SECONDS", 0.1)
     failures: list[PgembedError] = []
+    warnings: list[str] = []
+    planned = plan(connection, reports, IndexOptions())
 
     def build_in_vain(builder: Connection) -> None:
         try:
-            build(builder, reports)
+            build_index(builder, reports, planned, on_warning=warnings.append)
         except PgembedError as error:
             failures.append(error)
 
@@ -242,6 +249,7 @@ def test_what_could_not_be_cleaned_up_is_replaced_by_the_next_build(
         connection.execute("select pg_cancel_backend(%s)", (builder.info.backend_pid,))
         thread.join()
     assert "the index was not built" in str(failures[0])
+    assert "the next build replaces it" in warnings[0]
     assert [index.valid for index in vector_indexes(connection, reports)] == [False]
     assert not has_vector_index(connection, reports)
     build(connection, reports)
