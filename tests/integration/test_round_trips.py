@@ -1,0 +1,184 @@
+"""What a claim costs, as counts: lower a bound when the code does better, never raise it lightly.
+
+Times depend on the machine; round trips, statements, tokenisations and shapes do not.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgqueue_embed.batch import Session
+from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
+from pgqueue_embed.embedding.rows import Vectors
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.policy import ClaimSize
+from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
+from pgqueue_embed.vectors import VectorCodec
+from tests.support.corpus import make_source, texts
+from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
+from tests.support.fakes import tokenizer
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import make_pipeline
+from tests.support.working import open_session, work_once
+
+REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
+
+# BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
+# batch; three settings of the write; its two savepoints, made and released; the statements of the
+# commit, and COMMIT.
+CLAIM_ROUND_TRIPS = 22
+# The attempt is logged, the records are read.
+SIDE_ROUND_TRIPS = 2
+# Mutex, what is current, delete, insert, ledger; items, attempts, history.
+COMMIT_STATEMENTS = 8
+# BEGIN, its settings, the claim, COMMIT.
+EMPTY_CLAIM_ROUND_TRIPS = 4
+
+# Of (rows, length), for 2,000 reports in claims of 1 to 2,000 chunks.
+METAL_SHAPES = 14
+CPU_LENGTHS = 12
+
+
+@pytest.fixture
+def session(conninfo: str) -> Iterator[Session]:
+    """A worker's session on connections that count."""
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_session(conninfo))
+        connection = stack.enter_context(counting_connection(conninfo))
+        side = stack.enter_context(counting_connection(conninfo))
+        codec = VectorCodec(connection)
+        yield replace(opened, connection=connection, side=side, codec=codec)
+
+
+def reports() -> list[str]:
+    with gzip.open(REPORTS, "rt", encoding="utf-8", newline="") as file:
+        return [row["foi_text"] for row in csv.DictReader(file)]
+
+
+def queue(connection: Connection, documents: Sequence[str]) -> Pipeline:
+    make_source(connection, documents)
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    return pipeline
+
+
+def counted(connection: Connection) -> CountingConnection:
+    assert isinstance(connection, CountingConnection)
+    return connection
+
+
+def work_on(session: Session, pipeline: Pipeline, items: int) -> None:
+    """Process one claim with the counters at nothing."""
+    for connection in (session.connection, session.side):
+        counted(connection).forget()
+    assert work_once(session, pipeline, size=ClaimSize(items=items, limit_bytes=1 << 24))
+
+
+class TestClaim:
+    """What the database is asked for one claim."""
+
+    @pytest.mark.parametrize("items", [1, 16])
+    def test_round_trips_of_a_claim_do_not_grow_with_its_records(
+        self, connection: Connection, session: Session, items: int
+    ) -> None:
+        pipeline = queue(connection, texts(600, chunks=3))
+        work_on(session, pipeline, items)
+        assert counted(session.connection).round_trips <= CLAIM_ROUND_TRIPS
+        assert counted(session.side).round_trips <= SIDE_ROUND_TRIPS
+
+    def test_statements_of_a_commit(self, connection: Connection, session: Session) -> None:
+        pipeline = queue(connection, texts(100, chunks=3))
+        work_on(session, pipeline, 16)
+        statements = counted(session.connection).statements
+        first = next(n for n, text in enumerate(statements) if "pgembed.records" in text)
+        assert len(statements[first:]) <= COMMIT_STATEMENTS, statements
+        assert_converged(connection, "reports")
+
+    def test_round_trips_of_a_claim_that_finds_nothing(
+        self, connection: Connection, session: Session
+    ) -> None:
+        pipeline = queue(connection, [])
+        counted(session.connection).forget()
+        assert work_once(session, pipeline) is None
+        assert counted(session.connection).round_trips <= EMPTY_CLAIM_ROUND_TRIPS
+
+
+class TestTokenising:
+    """One pass over every document."""
+
+    def test_document_is_tokenised_once(self) -> None:
+        chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
+        counting = CountingTokenizer(chunker._tokenizer)
+        chunker._tokenizer = counting  # type: ignore[assignment]
+        documents = reports()
+        chunker.chunk(documents)
+        assert counting.texts == documents
+
+    def test_model_reads_the_ids_of_chunks_and_no_text(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = EmbeddingModel(resolve_model(DEFAULT_MODEL))
+        assert model.exact_ids
+        (document,) = Chunker(tokenizer(), max_tokens=16, overlap_tokens=2).chunk(texts(1))
+        monkeypatch.setattr(model, "tokenizer", None)
+        monkeypatch.setattr(model, "_from_texts", None)
+        assert len(model.forward(document.chunks)) == len(document.chunks)
+
+
+class ShapeModel:
+    """Fulfils batch_runner.Model, computes nothing and notes the shapes that it is given."""
+
+    name = "shapes"
+    dimensions = 8
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.shapes: set[tuple[int, int]] = set()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        yield
+
+    def sequence_tokens(self, chunk: Chunk) -> int:
+        return len(chunk.token_ids) + 2
+
+    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
+        assert length is not None
+        self.shapes.add((len(chunks), length))
+        return np.ones((len(chunks), self.dimensions), np.float32)
+
+    def verify(self, rows: int, length: int) -> None:
+        self.shapes.add((rows, length))
+
+
+def shapes_of_reports(device: str) -> set[tuple[int, int]]:
+    """Embed real reports in claims of many sizes, and return the shapes that the device saw."""
+    model = ShapeModel(device)
+    chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
+    chunks = [chunk for each in chunker.chunk(reports()) for chunk in each.chunks]
+    with closing(DeviceThread(lambda: model)) as thread:
+        first, size = 0, 1
+        while first < len(chunks):
+            thread.embed(chunks[first : first + size])
+            first, size = first + size, size * 2 + 1
+    return model.shapes
+
+
+class TestShapes:
+    """Metal compiles a graph for every shape and keeps it."""
+
+    def test_metal_sees_few_shapes(self) -> None:
+        assert len(shapes_of_reports("mps")) <= METAL_SHAPES
+
+    def test_cpu_sees_few_lengths(self) -> None:
+        assert len({length for _, length in shapes_of_reports("cpu")}) <= CPU_LENGTHS

@@ -1,0 +1,61 @@
+"""Connections and tokenizers that count what goes through them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.abc import Params, Query
+from tokenizers import Encoding, Tokenizer
+
+
+class CountingCursor(psycopg.Cursor[Any]):
+    """Notes the first words of every statement with its connection."""
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Any:
+        """Execute, and note the statement."""
+        text = query if isinstance(query, str) else query.as_string(self.connection)  # type: ignore[union-attr]
+        self.connection.statements.append(" ".join(str(text).split()[:4]))
+        return super().execute(query, params, **options)
+
+
+class CountingConnection(psycopg.Connection[Any]):
+    """Counts the times that it waits for the server, and notes its statements.
+
+    BEGIN, SAVEPOINT, RELEASE and COMMIT of ``transaction()`` are waits without a statement.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.round_trips = 0
+        self.statements: list[str] = []
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Wait for the server once more."""
+        self.round_trips += 1
+        return super().wait(*arguments, **options)
+
+    def forget(self) -> None:
+        """Count from nothing."""
+        self.round_trips = 0
+        self.statements.clear()
+
+
+def counting_connection(conninfo: str) -> CountingConnection:
+    """Open a session like connect.connect does, that counts."""
+    return CountingConnection.connect(
+        conninfo, autocommit=True, prepare_threshold=None, cursor_factory=CountingCursor
+    )
+
+
+class CountingTokenizer:
+    """Stands in for a tokenizer, and notes every text that is tokenised."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.texts: list[str] = []
+
+    def encode_batch(self, texts: list[str], **options: Any) -> list[Encoding]:
+        """Tokenise, and note the texts."""
+        self.texts += texts
+        return self._tokenizer.encode_batch(texts, **options)
