@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
 
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Try this model here too: a name, or a folder. Defaults to the pipelines' models.",
+        show_default=False,
+    ),
+]
+OnlyPipeline = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline", help="Look at this pipeline only. Defaults to all.", show_default=False
+    ),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(doctor))
@@ -25,20 +41,8 @@ def add_commands(app: typer.Typer) -> None:
 
 def doctor(
     conninfo: str,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Try this model here too: a name, or a folder. Defaults to the pipelines' models.",
-            show_default=False,
-        ),
-    ] = None,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(
-            "--pipeline", help="Look at this pipeline only. Defaults to all.", show_default=False
-        ),
-    ] = None,
+    model: Model = None,
+    pipeline: OnlyPipeline = None,
 ) -> None:
     """Check database, rights, tables, models and device, with the fix for what is wrong.
 

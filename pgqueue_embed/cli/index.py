@@ -25,6 +25,36 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 
 
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller).",
+    ),
+]
+Lists = Annotated[
+    int | None,
+    typer.Option(
+        "--lists",
+        help="ivfflat: number of lists. Defaults to rows / 1000, sqrt(rows) above 1 M rows.",
+        show_default=False,
+    ),
+]
+M = Annotated[int, typer.Option("--m", help="hnsw: neighbours of a vector on a layer.")]
+EfConstruction = Annotated[
+    int, typer.Option("--ef-construction", help="hnsw: candidates looked at while building.")
+]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        help="Megabytes of the server's memory for the build. Defaults to what the index needs,"
+        " at most 1024 or half of shared_buffers.",
+        show_default=False,
+    ),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(index))
@@ -33,34 +63,11 @@ def add_commands(app: typer.Typer) -> None:
 def index(
     conninfo: str,
     name: PipelineName,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller).",
-        ),
-    ] = "hnsw",
-    lists: Annotated[
-        int | None,
-        typer.Option(
-            "--lists",
-            help="ivfflat: number of lists. Defaults to rows / 1000, sqrt(rows) above 1 M rows.",
-            show_default=False,
-        ),
-    ] = None,
-    m: Annotated[int, typer.Option("--m", help="hnsw: neighbours of a vector on a layer.")] = 16,
-    ef_construction: Annotated[
-        int, typer.Option("--ef-construction", help="hnsw: candidates looked at while building.")
-    ] = 64,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            "--memory",
-            help="Megabytes of the server's memory for the build. Defaults to what the index needs,"
-            " at most 1024 or half of shared_buffers.",
-            show_default=False,
-        ),
-    ] = None,
+    method: Method = "hnsw",
+    lists: Lists = None,
+    m: M = 16,
+    ef_construction: EfConstruction = 64,
+    memory: Memory = None,
 ) -> None:
     """Build a vector index (cosine distance), so that searches stay fast.
 

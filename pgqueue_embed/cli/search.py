@@ -26,6 +26,26 @@ INDENT = 7
 WORRYING_SHARE = 0.2
 
 
+Query = Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", help="Show at most so many chunks.")]
+Threshold = Annotated[float, typer.Option("--threshold", help="Least cosine similarity, -1 to 1.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON: key, score, chunk_index, start_char, end_char, verbatim chunk.",
+    ),
+]
+ModelPath = Annotated[
+    str | None,
+    typer.Option(
+        "--model-path",
+        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+        show_default=False,
+    ),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(search))
@@ -34,26 +54,11 @@ def add_commands(app: typer.Typer) -> None:
 def search(
     conninfo: str,
     name: PipelineName,
-    query: Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)],
-    limit: Annotated[int, typer.Option("--limit", help="Show at most so many chunks.")] = 5,
-    threshold: Annotated[
-        float, typer.Option("--threshold", help="Least cosine similarity, -1 to 1.")
-    ] = 0.0,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print JSON: key, score, chunk_index, start_char, end_char, verbatim chunk.",
-        ),
-    ] = False,
-    model_path: Annotated[
-        str | None,
-        typer.Option(
-            "--model-path",
-            help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
-            show_default=False,
-        ),
-    ] = None,
+    query: Query,
+    limit: Limit = 5,
+    threshold: Threshold = 0.0,
+    as_json: AsJson = False,
+    model_path: ModelPath = None,
 ) -> None:
     """Find the chunks that are nearest in meaning to a query.
 
