@@ -94,7 +94,10 @@ def process_claim(
     gone, and whatever the session's checkpoint raises; then nothing is written or charged.
     """
     started = time.monotonic()
-    with claim_transaction(session.connection, lease_seconds=session.lease_seconds):
+    with (
+        _attempts(session) as attempt_ids,
+        claim_transaction(session.connection, lease_seconds=session.lease_seconds),
+    ):
         # One suspect at a time: of two, nobody could tell which one killed the process.
         limit = 1 if alone else size.items
         claim = claim_items(session.connection, pipeline.id, limit=limit, alone=alone)
@@ -103,19 +106,22 @@ def process_claim(
         if suspects(claim):
             set_apart(session.connection, claim)
             return Done(batch=Batch(), rate=None)
-        with _attempt(session, claim):
-            reading = _read(session, pipeline, claim, size.limit_bytes)
-            embedding = _embed(session, reading, chunker, device)
-            batch = _write(session, pipeline, claim, reading, embedding)
+        attempt_ids += log_attempts(session.side, claim, session.worker_id)
+        reading = _read(session, pipeline, claim, size.limit_bytes)
+        embedding = _embed(session, reading, chunker, device)
+        batch = _write(session, pipeline, claim, reading, embedding)
     return Done(batch=batch, rate=_rate(claim, reading, size, time.monotonic() - started))
 
 
 @contextmanager
-def _attempt(session: Session, claim: Claim) -> Iterator[None]:
-    """Log an attempt at each item; whatever goes wrong short of a crash, it does not count."""
-    attempt_ids = log_attempts(session.side, claim, session.worker_id)
+def _attempts(session: Session) -> Iterator[list[int]]:
+    """Delete the attempts logged in the block if anything goes wrong in it, short of a crash.
+
+    After the claim is rolled back, whose transaction may have locked their rows.
+    """
+    attempt_ids: list[int] = []
     try:
-        yield
+        yield attempt_ids
     except BaseException:
         _delete_quietly(session.side, attempt_ids)
         raise

@@ -152,8 +152,19 @@ def log_attempts(side: Connection, claim: Claim, worker_id: int) -> list[int]:
 
 
 def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:
-    """Delete attempts that ended without a commit and without a crash, so that none counts."""
-    side.execute("delete from pgembed.attempts where id = any(%s)", (list(attempt_ids),))
+    """Delete attempts that ended without a commit and without a crash, so that none counts.
+
+    Those that a claim's transaction still has locked, its connection cut in mid-write, are left.
+    """
+    side.execute(
+        """
+        delete from pgembed.attempts
+        where id in (
+            select id from pgembed.attempts where id = any(%s) for update skip locked
+        )
+        """,
+        (list(attempt_ids),),
+    )
 
 
 def finish_items(connection: Connection, claim: Claim) -> None:

@@ -28,6 +28,9 @@ from pgqueue_embed.worker_process import Orders
 
 TICK_SECONDS = 0.2
 
+# What a worker process runs; tests put one with a model that costs nothing in its place.
+WORKER_PROGRAM = "pgqueue_embed.worker_process"
+
 # A machine whose worker dies so often before its first claim will not get better by itself.
 MAX_STARTUP_CRASHES = 3
 
@@ -133,7 +136,7 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         popen = subprocess.Popen(
-            [sys.executable, "-m", "pgqueue_embed.worker_process"],
+            [sys.executable, "-m", WORKER_PROGRAM],
             stdin=subprocess.PIPE,
             pass_fds=(writing,),
             start_new_session=True,

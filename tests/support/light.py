@@ -1,0 +1,243 @@
+"""Light worker processes: started in milliseconds, killed, frozen and woken by tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pgqueue_embed import supervisor
+from pgqueue_embed.connect import connect
+from pgqueue_embed.deaths import record_death
+from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.log import LogSettings
+from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.supervisor import Supervisor
+from tests.support import light_worker
+from tests.support.conditions import wait_until
+from tests.support.fault_points import DSN_VARIABLE, FAULT_VARIABLE, Fault
+
+LIGHT_PROGRAM = "tests.support.light_worker"
+
+
+def light_settings(**fields: Any) -> WorkerSettings:
+    """Return settings of a worker that loses its lease and retries failures quickly."""
+    quick = {"concurrency": 1, "drain": True, "lease_seconds": 1.0, "retry_delay_seconds": 0.01}
+    return WorkerSettings(**{**quick, **fields})
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """Set environment variables for the processes started inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set_environment(variables)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+# Processes without a supervisor ---------------------------------------------------------------
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([LIGHT_PROGRAM])
+    return context
+
+
+@dataclass
+class LightProcess:
+    """A worker process that is forked from a prepared one, with nobody to start it again."""
+
+    process: Any
+    log_file: Path
+    conninfo: str
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """Return what the worker has said."""
+        return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Return the exit code; fails the test, with the log, when it takes too long."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"the worker does not leave:\n{self.log()}"
+        return self.process.exitcode
+
+    def wait_until_frozen(self) -> None:
+        """Return once the process has stopped itself."""
+        stopped = psutil.STATUS_STOPPED
+        wait_until(lambda: psutil.Process(self.pid).status() == stopped, "the worker freezes")
+
+    def wake(self) -> None:
+        """Let a frozen process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def record_death(self) -> None:
+        """Do what a supervisor does when its worker process has crashed."""
+        with connect(self.conninfo) as connection:
+            (worker_id,) = connection.execute(
+                "select id from pgembed.workers where pid = %s", (self.pid,)
+            ).fetchone() or (0,)
+            record_death(connection, worker_id, "crashed")
+
+
+def _run(conninfo: str, settings: WorkerSettings, log_file: str, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    light_worker.prepare()
+    LogSettings(file=log_file).apply()
+    light_worker.worker.Worker(conninfo, settings).run()
+    os._exit(0)
+
+
+@contextmanager
+def light_process(
+    conninfo: str, folder: Path, *, fault: Fault | None = None, **fields: Any
+) -> Iterator[LightProcess]:
+    """Run one worker process (`fields` are of WorkerSettings); it does not outlive the block."""
+    log_file = folder / f"light-{len(list(folder.iterdir()))}.log"
+    variables = {FAULT_VARIABLE: str(fault or ""), DSN_VARIABLE: conninfo}
+    arguments = (conninfo, light_settings(**fields), str(log_file), variables)
+    process = _context().Process(target=_run, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield LightProcess(process, log_file, conninfo)
+    finally:
+        process.kill()
+        process.join(10)
+        process.close()
+
+
+# Supervised processes -------------------------------------------------------------------------
+
+
+class ThreadSupervisor(Supervisor):
+    """The real supervisor, in a thread of the test: signals are not its business there."""
+
+    def _signals(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the worker process that runs now."""
+        return self._process.popen.pid if self._process else None
+
+
+@dataclass
+class Supervised:
+    """A supervisor in a thread, with a light worker process."""
+
+    supervisor: ThreadSupervisor
+    log_file: Path
+    thread: threading.Thread = field(init=False)
+    ending: str | None = None
+    error: PgembedError | None = None
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.ending = self.supervisor.run()
+        except PgembedError as error:
+            self.error = error
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker process that runs now."""
+        return self.supervisor.worker_pid
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal to the worker process; returns whether there was one."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def log(self) -> str:
+        """Return what the worker processes have said."""
+        return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
+
+    def wait(self, seconds: float = 60.0) -> str:
+        """Return why the work ended; fails the test, with the log, if it ended in an error."""
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), f"the worker does not leave:\n{self.log()[-3000:]}"
+        assert self.error is None, f"{self.error}\n{self.log()[-3000:]}"
+        assert self.ending is not None
+        return self.ending
+
+    def end(self) -> None:
+        """Stop it by all means."""
+        for _ in range(3):
+            self.send(signal.SIGCONT)
+            self.supervisor.stop()
+            self.thread.join(3)
+
+
+@contextmanager
+def light_workers(
+    conninfo: str,
+    folder: Path,
+    count: int = 1,
+    *,
+    fault: Fault | None = None,
+    batch_seconds: float = 0.0,
+    **fields: Any,
+) -> Iterator[list[Supervised]]:
+    """Run supervised light workers (`fields` are those of WorkerSettings) while the block lasts."""
+    variables = {
+        FAULT_VARIABLE: str(fault or ""),
+        DSN_VARIABLE: conninfo,
+        light_worker.SECONDS_VARIABLE: str(batch_seconds),
+    }
+    with environment(**variables), _light_program():
+        running = [
+            _supervise(conninfo, light_settings(**fields), folder / f"supervised-{number}.log")
+            for number in range(count)
+        ]
+        try:
+            yield running
+        finally:
+            for each in running:
+                each.end()
+
+
+def _supervise(conninfo: str, settings: WorkerSettings, log_file: Path) -> Supervised:
+    log = LogSettings(file=str(log_file))
+    return Supervised(ThreadSupervisor(conninfo, settings, log), log_file)
+
+
+@contextmanager
+def _light_program() -> Iterator[None]:
+    usual = supervisor.WORKER_PROGRAM
+    supervisor.WORKER_PROGRAM = LIGHT_PROGRAM
+    try:
+        yield
+    finally:
+        supervisor.WORKER_PROGRAM = usual
