@@ -167,6 +167,23 @@ def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:
     )
 
 
+def forget_lost_attempts(side: Connection, worker_id: int) -> None:
+    """Delete the attempts of a living worker whose claims the server has rolled back.
+
+    Left in place, they would pass for crashes once the worker process does crash.
+    """
+    side.execute(
+        """
+        delete from pgembed.attempts
+        where worker_id = %s
+            and died_at is null
+            and claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+            and pg_xact_status(claim_xid) is distinct from 'in progress'
+        """,
+        (worker_id,),
+    )
+
+
 def finish_items(connection: Connection, claim: Claim) -> None:
     """Delete the claimed items and every attempt at them, in the claim's transaction."""
     connection.execute("delete from pgembed.work where id = any(%s)", (claim.work_ids,))

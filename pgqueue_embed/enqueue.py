@@ -16,6 +16,7 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
@@ -60,8 +61,10 @@ def enqueue(
     on_slice: Callable[[Slice], None] = lambda _: None,
     slice_records: int = SLICE_RECORDS,
 ) -> int:
-    """Queue the records of `selection` that are not queued already; returns how many were.
+    """Queue the records of `selection` that do not wait already; returns how many were.
 
+    These are new and changed records, and with neither `where` nor `limit` those that the source
+    has lost, whose vectors go.
     Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
     for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses.
@@ -78,7 +81,10 @@ def enqueue(
             if done.finished:
                 break
         if not resumed or selection.limit is not None:
-            return queued
+            break
+    if selection.where is None and selection.limit is None:
+        queued += enqueue_gone(connection, pipeline, slice_records=slice_records)
+    return queued
 
 
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
@@ -102,7 +108,10 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
 def _check_where(connection: Connection, pipeline: Pipeline, where: str | None) -> None:
     if where is None:
         return
-    query = sql.SQL("select 1 from {source} as source where ({where}\n) limit 0")
+    # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
+    query = sql.SQL(
+        "select 1 from {source} as source where case when {where}\nthen true end limit 0"
+    )
     try:
         connection.execute(query.format(**source_names(pipeline), where=sql.SQL(where)))
     except psycopg.Error as error:

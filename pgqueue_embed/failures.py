@@ -134,7 +134,8 @@ def _retry_slice(connection: Connection, pipeline: Pipeline, keys: Sequence[str]
         values = {"pipeline_id": pipeline.id, "keys": list(keys)}
         taken = [key for (key,) in connection.execute(TAKE_BACK, values)]
         if taken:
-            add_items(connection, pipeline.id, sorted(taken, key=str.encode))
+            # Not in the key order of bulk loading, so with the priority of changes.
+            add_items(connection, pipeline.id, sorted(taken, key=str.encode), priority=0)
             # The records leave the state dead and are counted in the queue from now on.
             record_batch(connection, pipeline.id, None, Batch(dead=-len(taken)))
     return len(taken)

@@ -6,9 +6,10 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -22,6 +23,32 @@ SECRETS = (
     # Up to the last @: an unescaped one may be part of the password.
     re.compile(r"(://[^:/@\s]*:)(\S+)(?=@)"),
 )
+
+
+class TolerantStream:
+    """A stream whose loss ends nothing: a terminal that was closed, a disk that is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write `text`, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush what was written, or lose it."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the stream."""
+        with suppress(OSError):
+            self._stream.close()
+
+    def isatty(self) -> bool:
+        """Return whether a person looks at the stream."""
+        return self._stream.isatty()
 
 
 def mask(text: str) -> str:
@@ -53,7 +80,7 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
         raise UsageError(f"unknown log level '{level}'; choose one of {', '.join(LEVELS)}")
     if style not in FORMATS:
         raise UsageError(f"unknown log format '{style}'; choose one of {', '.join(FORMATS)}")
-    stream = _open(file) if file else sys.stderr
+    stream = cast(TextIO, TolerantStream(_open(file) if file else sys.stderr))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from pgqueue_embed.batch import Done, Session, process_claim
-from pgqueue_embed.claims import claimable_pipelines, is_drained
+from pgqueue_embed.claims import claimable_pipelines, forget_lost_attempts, is_drained
 from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
@@ -128,6 +128,7 @@ def _session(shared: Shared) -> Iterator[Session]:
         connect(shared.conninfo, application_name="pgembed claim") as connection,
         connect(shared.conninfo, application_name="pgembed side") as side,
     ):
+        forget_lost_attempts(side, shared.worker_id)
         yield Session(
             connection=connection,
             side=side,

@@ -39,6 +39,8 @@ def migrate(conninfo: str) -> list[str]:
         with connect(conninfo) as connection:
             _check_server(connection)
             with _explained():
+                if applied_migrations(connection) == available_migrations():
+                    return []  # a role that may not create anything comes this far
                 _create_extension(connection)
                 connection.execute("create schema if not exists pgembed")
                 _refuse_newer(connection)

@@ -49,6 +49,7 @@ class _Process:
     model: str | None = None
     failed: str | None = None
     exit_code: int = 1
+    unavailable: bool = False
     signalled: bool = False
     unread: bytes = field(default=b"", repr=False)
 
@@ -106,6 +107,8 @@ class Supervisor:
         self._crashes_in_a_row = 0
         self._startup_crashes = 0
         self._last_death: Death | None = None
+        self._has_worked = False
+        self._failed_starts = 0
 
     def run(self) -> str:
         """Work until it ends, and return why: drained, stopped, or the record limit reached.
@@ -120,7 +123,7 @@ class Supervisor:
                 if process.crashed:
                     self._after_crash(process)
                 elif process.failed is not None:
-                    raise _failure(process)
+                    self._after_failure(process)
                 elif process.ended not in (ANOTHER_MODEL, RECYCLED):
                     return process.ended or STOPPED
                 if self._stops:
@@ -159,6 +162,8 @@ class Supervisor:
             self._on_tick()
             time.sleep(TICK_SECONDS)
         process.read_reports()
+        if process.worker_id is not None:
+            self._has_worked, self._failed_starts = True, 0
         os.close(process.reports)
         if process.popen.stdin:
             process.popen.stdin.close()
@@ -174,16 +179,26 @@ class Supervisor:
         else:
             process.popen.terminate()
 
+    def _after_failure(self, process: _Process) -> None:
+        """Wait for a database that was there before; raise anything else that failed."""
+        if not (process.unavailable and self._has_worked):
+            raise _failure(process)
+        get_logger().warning("worker cannot start yet", reason=process.failed)
+        self._pause(reconnect_delay_seconds(self._failed_starts, jitter=0.5))
+        self._failed_starts += 1
+
+    def _pause(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stops:
+            self._on_tick()
+            time.sleep(min(TICK_SECONDS, seconds))
+
     def _after_crash(self, process: _Process) -> None:
         how = process.describe_end()
         get_logger().error("worker process died", how=how, worker=process.worker_id)
         death = self._record(process.worker_id, how) if process.worker_id else None
         self._judge_machine(death, how)
-        delay = restart_delay_seconds(self._crashes_in_a_row)
-        deadline = time.monotonic() + delay
-        while time.monotonic() < deadline and not self._stops:
-            self._on_tick()
-            time.sleep(min(TICK_SECONDS, delay))
+        self._pause(restart_delay_seconds(self._crashes_in_a_row))
 
     def _judge_machine(self, death: Death | None, how: str) -> None:
         """Raise MachineFault when the deaths so far say that no record is to blame."""
@@ -222,7 +237,8 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        # A closed terminal is a request to leave, too.
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, lambda *_: self.stop()) for number in numbers}
         try:
             yield

@@ -147,16 +147,24 @@ def _absent_schema(connection: Connection) -> Check:
     )
 
 
+# What enqueue and work do to each table; of pipelines they update state and state_reason alone.
 MISSING_RIGHTS = """
 select relname, string_agg(privilege, ', ' order by privilege)
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
-cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted (privilege)
+join unnest(
+    array['pipelines', 'work', 'attempts', 'records', 'batches', 'scans', 'workers', 'progress'],
+    array['su', 'siud', 'siud', 'siud', 'sid', 'siu', 'siud', 's']
+) as needed (relation, letters) on relation = relname
+join unnest(
+    array['s', 'i', 'u', 'd'],
+    array['select', 'insert', 'update', 'delete']
+) as wanted (letter, privilege) on strpos(letters, letter) > 0
 where nspname = 'pgembed'
-    and relkind in ('r', 'v')
-    and relname not like '%yoyo%'
-    and (relkind = 'r' or privilege = 'select')
-    and not has_table_privilege(pg_class.oid, privilege)
+    and case privilege
+        when 'delete' then not has_table_privilege(pg_class.oid, privilege)
+        else not has_any_column_privilege(pg_class.oid, privilege)
+    end
 group by relname
 order by relname
 """

@@ -18,7 +18,6 @@ import pytest
 import typer
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.claims import is_drained
 from pgqueue_embed.cli.app import app
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.deaths import record_death
@@ -485,27 +484,6 @@ def test_documented_grants_let_nobody_change_the_source(
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 role.execute(statement)
-
-
-def test_documented_statement_queues_records_that_left_the_source(
-    conninfo: str, connection: Connection
-) -> None:
-    pipeline = event_pipeline(connection, list(texts(600)))
-    enqueue(connection, pipeline, Selection())
-    with open_session(conninfo) as session:
-        drain(session, pipeline)
-        connection.execute("delete from event_text where mdr_text_key <= 300")
-        assert enqueue(connection, pipeline, Selection()) == 0
-        connection.execute(
-            marked_block(OPERATIONS, "deleted records: executed by the tests", "sql")
-        )
-        assert not is_drained(connection, [pipeline.id])
-        query = "select total, done, pending from pgembed.progress"
-        assert connection.execute(query).fetchone() == (600, 300, 300)
-        drain(session, pipeline)
-    assert_converged(connection, "reports")
-    row = connection.execute("select count(distinct fulltext_id) from event_text_vectors")
-    assert row.fetchone() == (300,)
 
 
 # MAUDE

@@ -1,0 +1,69 @@
+"""Records that the source no longer has: found in the ledger and queued, to be forgotten.
+
+Enqueue walks the source and cannot see what is not there; this walks the ledger.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.policy import MAX_ITEM_RECORDS
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import source_names
+
+# Queued ahead of bulk loading, as changes are; only those items can hold a gone key already, and
+# one that is queued twice is forgotten once.
+QUEUE_GONE = """
+with slice as materialized (
+    select key
+    from pgembed.records
+    where pipeline_id = %(pipeline_id)s and key > %(last_key)s
+    order by key
+    limit %(slice_records)s
+),
+pending as materialized (
+    select unnest(keys) as key
+    from pgembed.work
+    where pipeline_id = %(pipeline_id)s and priority = 0
+),
+gone as (
+    select slice.key, (row_number() over (order by slice.key) - 1) / %(item_records)s as item
+    from slice
+    where not exists (
+            select from {source} as source where source.{id} = slice.key::{id_type}
+        )
+        and not exists (select from pending where pending.key = slice.key)
+),
+queued as (
+    insert into pgembed.work (pipeline_id, keys, records, priority, known)
+    select %(pipeline_id)s, array_agg(key order by key), count(*), 0, true
+    from gone
+    group by item
+    returning records
+)
+select
+    (select count(*) from slice),
+    (select coalesce(sum(records), 0) from queued),
+    (select max(key) from slice)
+"""
+
+
+def enqueue_gone(connection: Connection, pipeline: Pipeline, *, slice_records: int) -> int:
+    """Queue the records of the ledger that the source has lost; returns how many were.
+
+    Each slice of the ledger is its own commit; run again, it queues nothing twice.
+    """
+    query = sql.SQL(QUEUE_GONE).format(**source_names(pipeline))
+    values = {
+        "pipeline_id": pipeline.id,
+        "slice_records": slice_records,
+        "item_records": MAX_ITEM_RECORDS,
+        "last_key": "",
+    }
+    queued = 0
+    while True:
+        seen, gone, values["last_key"] = connection.execute(query, values).fetchone() or (0, 0, "")
+        queued += int(gone)
+        if seen < slice_records:
+            return queued
