@@ -19,8 +19,9 @@ from pgqueue_embed.chunking.characters import text_classes
 # Pieces of this many characters keep tokenising linear in the length of a document (one long
 # text takes five times as long as its pieces) and busy on all cores.
 PIECE_CHARACTERS = 1 << 15
-# Encodings take some 200 bytes a token until they are read; a group of them is read at a time.
-_GROUP_PIECES = 32
+# Pieces are tokenised and read so many characters at a time: enough to keep all cores busy, few
+# enough for the tokenizer's encodings, which take some 200 bytes a token.
+_GROUP_CHARACTERS = 1 << 20
 _CONTEXT = 16  # characters before a piece that decide how good a cut its start is
 _SEAM = re.compile(r"[\s\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff,.;:!?，。；：！？、]")
 
@@ -81,37 +82,49 @@ def tokenise(
     tokenizer: Tokenizer, documents: Sequence[str], *, whole: bool = False
 ) -> Iterator[Tokens]:
     """Yield the tokens of each document, in order; ``whole`` parts none into pieces."""
-    pieces = _encoded_pieces(tokenizer, documents, whole=whole)
+    pieces = _read_pieces(tokenizer, documents, whole=whole)
     for document in documents:
         parts: list[Tokens] = []
         done = 0
         while done < len(document):
-            offset, length, encoding = next(pieces)
-            parts.append(_read(document, offset, length, encoding))
-            done = offset + length
+            end, tokens = next(pieces)
+            parts.append(tokens)
+            done = end
         yield _join(parts)
 
 
-def _encoded_pieces(
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Characters ``start`` to ``end`` of a document."""
+
+    document: str
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return self.document[self.start : self.end]
+
+    @property
+    def context(self) -> int:
+        """How many characters before the piece are looked at, too."""
+        return min(self.start, _CONTEXT)
+
+
+def _read_pieces(
     tokenizer: Tokenizer, documents: Iterable[str], *, whole: bool
-) -> Iterator[tuple[int, int, Encoding]]:
-    group: list[tuple[int, str]] = []
+) -> Iterator[tuple[int, Tokens]]:
+    """Yield the end and the tokens of each piece, reading many pieces at a time."""
+    group: list[_Piece] = []
+    characters = 0
     for document in documents:
-        for offset, end in _pieces(document, len(document) if whole else PIECE_CHARACTERS):
-            group.append((offset, document[offset:end]))
-            if len(group) == _GROUP_PIECES:
-                yield from _encode(tokenizer, group)
-                group = []
-    yield from _encode(tokenizer, group)
-
-
-def _encode(
-    tokenizer: Tokenizer, group: list[tuple[int, str]]
-) -> Iterator[tuple[int, int, Encoding]]:
-    texts = [text for _, text in group]
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-    for (offset, text), encoding in zip(group, encodings, strict=True):
-        yield offset, len(text), encoding
+        for start, end in _pieces(document, len(document) if whole else PIECE_CHARACTERS):
+            group.append(_Piece(document, start, end))
+            characters += end - start
+            if characters >= _GROUP_CHARACTERS:
+                yield from _read(tokenizer, group)
+                group, characters = [], 0
+    yield from _read(tokenizer, group)
 
 
 def _pieces(document: str, size: int) -> Iterator[tuple[int, int]]:
@@ -134,22 +147,70 @@ def _seam(document: str, target: int) -> int:
     return match.start() if match else len(document)
 
 
-def _read(document: str, offset: int, length: int, encoding: Encoding) -> Tokens:
-    count = len(encoding)
-    spans = np.fromiter(chain.from_iterable(encoding.offsets), np.int64, 2 * count)
-    starts, ends = np.minimum(spans[::2], length - 1), spans[1::2]
-    # A token that is no part of a word has None here, which becomes NaN: unequal to all.
-    words = np.array(encoding.word_ids, np.float64)
-    fresh = np.ones(count, np.bool_)
-    fresh[1:] = words[1:] != words[:-1]
-    context = min(offset, _CONTEXT)
-    rated = text_classes(document[offset - context : offset + length], starts + context)
-    classes = np.maximum(rated, np.where(fresh, boundaries.JOINT, boundaries.INSIDE))
+def _read(tokenizer: Tokenizer, group: Sequence[_Piece]) -> Iterator[tuple[int, Tokens]]:
+    """Tokenise a group of pieces and rate all their cuts by one pass over their joined text.
+
+    One pass, because a handful of array operations a document costs more than tokenising it.
+    """
+    if not group:
+        return
+    encodings = tokenizer.encode_batch([piece.text for piece in group], add_special_tokens=False)
+    counts = np.array([len(encoding) for encoding in encodings])
+    sums = np.concatenate(([0], np.cumsum(counts)))
+    total = int(sums[-1])
+    spans = np.fromiter(_all(encoding.offsets for encoding in encodings), _SPAN, total)
+    lengths = np.array([piece.end - piece.start for piece in group])
+    starts = np.minimum(spans["start"], np.repeat(lengths - 1, counts))
+    fresh = _word_starts(encodings, total, sums)
+    text, bases = _joined(group)
+    places = starts + np.repeat(bases, counts)
+    classes = np.maximum(
+        text_classes(text, places), np.where(fresh, boundaries.JOINT, boundaries.INSIDE)
+    ).astype(np.uint8)
     # Several tokens of one character share its offsets: no slice ends between them.
-    classes[1:][starts[1:] < np.maximum.accumulate(ends)[:-1]] = boundaries.NOWHERE
-    ids = np.array(encoding.ids, np.int32)
-    data = classes.astype(np.uint8).tobytes()
-    return Tokens(ids=ids, starts=starts + offset, fresh=fresh, classes=data, seams=[])
+    ends = spans["end"] + np.repeat(bases, counts)
+    classes[1:][places[1:] < np.maximum.accumulate(ends)[:-1]] = boundaries.NOWHERE
+    ids = np.fromiter(_all(encoding.ids for encoding in encodings), np.int32, total)
+    starts += np.repeat([piece.start for piece in group], counts)
+    for piece, first, end in zip(group, sums[:-1].tolist(), sums[1:].tolist(), strict=True):
+        yield (
+            piece.end,
+            Tokens(
+                ids=ids[first:end],
+                starts=starts[first:end],
+                fresh=fresh[first:end],
+                classes=classes[first:end].tobytes(),
+                seams=[],
+            ),
+        )
+
+
+_all = chain.from_iterable
+_SPAN = np.dtype([("start", np.int64), ("end", np.int64)])
+
+
+def _word_starts(
+    encodings: Sequence[Encoding], total: int, sums: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return for each token whether a word of the tokenizer begins with it."""
+    # A token that is no part of a word has None here, which becomes NaN: unequal to all.
+    words = np.array(list(_all(encoding.word_ids for encoding in encodings)), np.float64)
+    fresh = np.ones(total, np.bool_)
+    fresh[1:] = words[1:] != words[:-1]
+    fresh[sums[:-1][sums[:-1] < total]] = True
+    return fresh
+
+
+def _joined(group: Sequence[_Piece]) -> tuple[str, NDArray[np.int64]]:
+    """Return all pieces with their contexts as one text, and where in it each piece begins.
+
+    Lines between them keep one from being the neighbour of another; the rating of a document's
+    first token, the only one that would see it, is never asked for.
+    """
+    texts = [piece.document[piece.start - piece.context : piece.end] for piece in group]
+    sizes = np.array([len(text) + 1 for text in texts])
+    begins = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    return "\n".join(texts), begins + np.array([piece.context for piece in group])
 
 
 def _join(parts: list[Tokens]) -> Tokens:
