@@ -28,7 +28,7 @@ from pgqueue_embed.settings import WorkerSettings
 CONCURRENCY = 2
 DIMENSIONS = 384
 CHUNK_CHARACTERS = 400
-CHUNK_TOKENS = (1,) * 100
+CHUNK_TOKENS = np.ones(100, np.int32)
 BATCH_CHUNKS = 16
 
 
