@@ -233,6 +233,8 @@ def _write(
 def _stacked(embedding: Embedding, dimensions: int) -> np.ndarray:
     if not embedding.vectors:
         return np.empty((0, dimensions), dtype=np.float32)
+    if len(embedding.vectors) == 1:
+        return embedding.vectors[0]
     return np.concatenate(embedding.vectors)
 
 

@@ -18,6 +18,9 @@ from pgqueue_embed.verdicts import Finding, Found
 
 Progress = Callable[[], None]
 
+# Far more than a claim of ordinary records has: only a document of megabytes is parted.
+PORTION_CHUNKS = 8_192
+
 
 class EmbeddedChunks(Protocol):
     """What a device gives back: float32 vectors of shape (chunks, dimensions), unit norm."""
@@ -133,7 +136,7 @@ def _embed(
         return
     chunks = [chunk for each in prepared for chunk in each.chunked.chunks]
     try:
-        embedded = device.embed(chunks, on_progress=on_progress)
+        vectors, cache_hits = _embed_chunks(device, chunks, on_progress)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
@@ -144,11 +147,34 @@ def _embed(
             embedding.findings.append(_finding(record, again, Found.FAILED, error=describe(error)))
             return
     else:
-        _accept(embedding, prepared, chunks, embedded)
+        _accept(embedding, prepared, chunks)
+        embedding.vectors.append(vectors)
+        embedding.cache_hits += cache_hits
         return
     middle = len(prepared) // 2
     _embed(embedding, prepared[:middle], device, on_progress)
     _embed(embedding, prepared[middle:], device, on_progress)
+
+
+def _embed_chunks(
+    device: Device, chunks: Sequence[Chunk], on_progress: Progress
+) -> tuple[NDArray[np.float32], int]:
+    """Return vectors, shape (chunks, dimensions), and cache hits.
+
+    A long document goes to the device in portions: at once, its vectors would exist three times.
+    """
+    first = device.embed(chunks[:PORTION_CHUNKS], on_progress=on_progress)
+    if len(chunks) <= PORTION_CHUNKS:
+        return first.vectors, first.cache_hits
+    vectors = np.empty((len(chunks), first.vectors.shape[1]), np.float32)
+    vectors[:PORTION_CHUNKS] = first.vectors
+    cache_hits = first.cache_hits
+    for start in range(PORTION_CHUNKS, len(chunks), PORTION_CHUNKS):
+        portion = slice(start, start + PORTION_CHUNKS)
+        embedded = device.embed(chunks[portion], on_progress=on_progress)
+        vectors[portion] = embedded.vectors
+        cache_hits += embedded.cache_hits
+    return vectors, cache_hits
 
 
 def _may_be_the_records(error: Exception) -> bool:
@@ -161,7 +187,6 @@ def _accept(
     embedding: Embedding,
     prepared: Sequence[_Prepared],
     chunks: list[Chunk],
-    embedded: EmbeddedChunks,
 ) -> None:
     first = len(embedding.chunks)
     for each in prepared:
@@ -172,8 +197,6 @@ def _accept(
         embedding.findings.append(found)
         first += count
     embedding.chunks += chunks
-    embedding.vectors.append(embedded.vectors)
-    embedding.cache_hits += embedded.cache_hits
 
 
 def _finding(
