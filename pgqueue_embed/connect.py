@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Answer = TypeVar("Answer")
 
 # Any of these in the environment means that the user has named a database the libpq way.
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -25,6 +26,42 @@ KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A session that does not wait for ever for a server from which nothing comes any more.
+
+    `patience_seconds` is how long a statement may take; None for as long as it likes. TCP alone
+    would wait: for a proxy that still acknowledges, or for a minute and more on macOS, which has
+    no tcp_user_timeout.
+    """
+
+    patience_seconds: float | None = None
+
+    def wait(
+        self, gen: Generator[Any, Any, Answer], *arguments: Any, **named_arguments: Any
+    ) -> Answer:
+        """Run a step of a statement; closes the session and raises OperationalError if too slow."""
+        if self.patience_seconds is not None:
+            gen = self._limited(gen, time.monotonic() + self.patience_seconds)
+        return super().wait(gen, *arguments, **named_arguments)
+
+    def _limited(
+        self, steps: Generator[Any, Any, Answer], deadline: float
+    ) -> Generator[Any, Any, Answer]:
+        """Pass on what psycopg waits for; it looks in ten times a second, if only with nothing."""
+        try:
+            wanted = next(steps)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(
+                        f"no answer from the server within {self.patience_seconds:g} seconds"
+                    )
+                wanted = steps.send(ready)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +134,15 @@ def normalise(dsn: str, origin: str) -> str:
         ) from None
 
 
-def connect(conninfo: str, *, application_name: str = "pgembed") -> Connection:
+def connect(
+    conninfo: str, *, application_name: str = "pgembed", patience_seconds: float | None = None
+) -> Connection:
     """Open an autocommit session that works through pgbouncer in transaction mode.
 
     Raises DatabaseUnavailable with one line that holds no password.
     """
     try:
-        return psycopg.connect(
+        connection = Connection.connect(
             conninfo,
             autocommit=True,
             prepare_threshold=None,
@@ -112,6 +151,8 @@ def connect(conninfo: str, *, application_name: str = "pgembed") -> Connection:
             connect_timeout=10,
             **KEEPALIVE,
         )
+        connection.patience_seconds = patience_seconds
+        return connection
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"cannot connect to {describe(conninfo)}: {first_line(error)}"

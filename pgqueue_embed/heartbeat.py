@@ -24,6 +24,9 @@ from pgqueue_embed.settings import Pipeline
 HEARTBEAT_SECONDS = 10.0
 HOUSEKEEPING_SECONDS = 60.0
 
+# A heartbeat is one update; housekeeping folds a day's batches at most.
+PATIENCE_SECONDS = 60.0
+
 # After one lease without progress the server has taken the claims back; another one, and the
 # device is taken to hang.
 STALL_LEASES = 2.0
@@ -63,7 +66,11 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._done.is_set():
             try:
-                with connect(self._shared.conninfo, application_name="pgembed heartbeat") as own:
+                with connect(
+                    self._shared.conninfo,
+                    application_name="pgembed heartbeat",
+                    patience_seconds=PATIENCE_SECONDS,
+                ) as own:
                     self._beat(own)
             except (DatabaseUnavailable, psycopg.OperationalError) as error:
                 get_logger().debug("heartbeat missed", reason=first_line(error))

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 import psycopg
 
 from pgqueue_embed.batch import Done, Session, process_claim
-from pgqueue_embed.claims import claimable_pipelines, forget_lost_attempts, is_drained
+from pgqueue_embed.claims import (
+    GRACE_SECONDS,
+    claimable_pipelines,
+    forget_lost_attempts,
+    is_drained,
+)
 from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
@@ -124,9 +129,14 @@ def run_loop(shared: Shared) -> None:
 
 @contextmanager
 def _session(shared: Shared) -> Iterator[Session]:
+    patience = shared.settings.lease_seconds + GRACE_SECONDS
     with (
-        connect(shared.conninfo, application_name="pgembed claim") as connection,
-        connect(shared.conninfo, application_name="pgembed side") as side,
+        connect(
+            shared.conninfo, application_name="pgembed claim", patience_seconds=patience
+        ) as connection,
+        connect(
+            shared.conninfo, application_name="pgembed side", patience_seconds=patience
+        ) as side,
     ):
         forget_lost_attempts(side, shared.worker_id)
         yield Session(

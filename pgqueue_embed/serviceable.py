@@ -17,6 +17,7 @@ from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 REFRESH_SECONDS = 3.0
+PATIENCE_SECONDS = 60.0
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0
@@ -138,7 +139,7 @@ class Serviceable:
         """Return whether work for another model waits and this one has had its turn."""
         if not self._others or not (idle or self._turn_is_over()):
             return False
-        with connect(self._conninfo) as connection:
+        with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
             return bool(first_waiting(connection, self._others))
 
     def chunker(self, pipeline: Pipeline) -> Chunker:
@@ -153,7 +154,7 @@ class Serviceable:
         return time.monotonic() - self._started_at >= MODEL_TURN_SECONDS
 
     def _refresh(self) -> None:
-        with connect(self._conninfo) as connection:
+        with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
             pipelines = load_pipelines(connection, self._settings.pipelines)
         fingerprint = self._chosen.fingerprint
         self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]
