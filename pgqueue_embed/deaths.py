@@ -32,6 +32,15 @@ def record_death(connection: Connection, worker_id: int, reason: str) -> Death:
             """,
             (worker_id,),
         )
+        # An item that others have finished or split before its death was known is beyond blame.
+        connection.execute(
+            """
+            delete from pgembed.attempts
+            where worker_id = %s
+                and not exists (select 1 from pgembed.work where work.id = attempts.work_id)
+            """,
+            (worker_id,),
+        )
         sign_off(connection, worker_id, reason)
         return _read_death(connection, worker_id)
 

@@ -82,6 +82,7 @@ class Protocol:
     delete_gone_without_mutex: bool = False
     read_ledger_with_lock: bool = False
     enqueue_trusts_items_in_flight: bool = False
+    enqueue_finds_gone_by_ledger_alone: bool = False
 
     def initial(self) -> World:
         """Return a new record that is queued `items` times."""
@@ -120,7 +121,7 @@ class Protocol:
 
     def _user(self, world: World) -> Steps:
         if world.changes_left:
-            for text in TEXTS if not self.capture else (GONE, *TEXTS):
+            for text in (GONE, *TEXTS):
                 if text != world.source:
                     yield f"user: text becomes {text}", self._changed(world, text)
         if world.scan_due:
@@ -135,10 +136,11 @@ class Protocol:
         )
 
     def _scanned(self, world: World) -> World:
-        """One slice of enqueue, a single statement.
+        """What enqueue does, a single statement.
 
         An item in flight does not make a key pending: its claim may have compared the text
-        before it changed. One whose attempt is not logged yet has not read anything.
+        before it changed. One whose attempt is not logged yet has not read anything. A record
+        that is gone is found by its ledger row, or by an item in flight.
         """
         flying = [worker.at for worker in world.workers if worker.at != "idle"]
         trusted = flying if self.enqueue_trusts_items_in_flight else {"claimed"} & set(flying)
@@ -146,6 +148,9 @@ class Protocol:
             wanted = False
         else:
             wanted = bool(flying) or world.ledger not in (world.source, -world.source)
+            if world.source == GONE:
+                by_ledger = self.enqueue_finds_gone_by_ledger_alone
+                wanted = world.ledger != NO_ROW or (bool(flying) and not by_ledger)
         return world._replace(scan_due=False, free_items=world.free_items + wanted)
 
     def _faults(self, world: World, number: int, worker: Worker) -> Steps:

@@ -13,7 +13,7 @@ WORLDS = {
     "one item, three changes, one fault": Protocol(items=1, changes=3),
     "two faults, one change": Protocol(faults=2, changes=1),
     "one of the texts cannot be embedded": Protocol(poison=2),
-    "changes are found by enqueue": Protocol(capture=False, items=1, changes=3),
+    "changes are found by enqueue": Protocol(capture=False, items=1),
 }
 
 BROKEN = {
@@ -33,6 +33,10 @@ BROKEN = {
     ),
     "enqueue takes a key in flight for pending": (
         Protocol(faults=0, capture=False, enqueue_trusts_items_in_flight=True),
+        "not about the current text",
+    ),
+    "enqueue looks for gone records in the ledger alone": (
+        Protocol(faults=0, capture=False, enqueue_finds_gone_by_ledger_alone=True),
         "not about the current text",
     ),
 }
