@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.claims import FLYING
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.gone import enqueue_gone
@@ -222,17 +223,10 @@ def _scan_slice(
 # ledger is looked up key by key: a hash join would read all of it for every slice.
 #
 # A claim in flight may have compared a record with its text before that changed, so neither its
-# item nor the ledger says that the record needs nothing: it is queued once more. A claim that is
-# known to be rolled back is claimed anew, and one whose attempt does not show here has yet to read.
+# item nor the ledger says that the record needs nothing: it is queued once more.
 QUEUE_SLICE = """
 with flying as materialized (
-    select work_id
-    from pgembed.attempts
-    where case
-        when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
-        then pg_xact_status(claim_xid) is distinct from 'aborted'
-        else false
-    end
+    {flying}
 ),
 slice as materialized (
     select source.{id} as key
@@ -309,7 +303,7 @@ def _queue(
 
 
 def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:
-    names = source_names(pipeline)
+    names = {**source_names(pipeline), "flying": sql.SQL(FLYING)}
     after = sql.SQL("and source.{id} > %(last_key)s::{id_type}") if resumes else sql.SQL("")
     where = sql.SQL(f"and ({_escaped(selection.where)}\n)" if selection.where else "")
     return sql.SQL(QUEUE_SLICE).format(**names, after=after.format(**names), where=where)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from pgqueue_embed import batch
-from pgqueue_embed.claims import Claim, finish_items
+from pgqueue_embed.claims import Claim, add_items, finish_items
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
-from tests.support.corpus import make_source, set_text, texts
+from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session, work_once
@@ -98,5 +98,30 @@ def test_enqueue_takes_the_keys_of_a_claim_that_was_rolled_back_for_pending(
         monkeypatch.undo()
         assert connection.execute("select count(*) from pgembed.attempts").fetchone() == (1,)
         assert enqueue(connection, pipeline, Selection()) == 0
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize("embedded_before", [False, True])
+def test_enqueue_finds_a_record_that_is_deleted_while_a_claim_writes_it(
+    connection: Connection,
+    conninfo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    embedded_before: bool,
+) -> None:
+    make_source(connection, texts(5))
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+
+    def delete_and_enqueue() -> None:
+        delete_records(connection, REPORTS, [3])
+        enqueue(connection, pipeline, Selection())
+
+    with open_session(conninfo) as session:
+        if embedded_before:
+            drain(session, pipeline)
+            set_text(connection, REPORTS, 3, "A new text.")
+            add_items(connection, pipeline.id, ["3"], priority=0, known=True)
+        just_before_commit(monkeypatch, delete_and_enqueue)
         drain(session, pipeline)
     assert_converged(connection, "reports")
