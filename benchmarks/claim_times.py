@@ -42,6 +42,29 @@ def hold_snapshot(conninfo: str) -> Iterator[None]:
         connection.execute("rollback")
 
 
+def keep_queue(connection: Connection) -> None:
+    """Keep a copy of the queue as it is, for `refill`."""
+    connection.execute("create table public.kept as select * from pgembed.work")
+
+
+def refill(connection: Connection) -> None:
+    """Make the queue what it was when it was kept, with nothing dead in it."""
+    columns = """
+        select string_agg(quote_ident(attname), ', ' order by attnum)
+        from pg_attribute
+        where attrelid = 'pgembed.work'::regclass
+            and attnum > 0 and not attisdropped and attgenerated = ''
+    """
+    (names,) = connection.execute(columns).fetchone() or ("*",)
+    connection.execute(
+        f"""
+        truncate pgembed.work, pgembed.attempts;
+        insert into pgembed.work ({names}) overriding system value
+        select {names} from public.kept order by id;
+        """
+    )
+
+
 def delete_first_items(connection: Connection, share: float) -> None:
     """Do away with the first part of the queue as if it had been worked on."""
     connection.execute(

@@ -9,24 +9,24 @@ from dataclasses import dataclass
 class Sizes:
     """The amounts of work. A model's rate allows samples only: counts of whole records."""
 
-    maude_records: int = 400
-    wikipedia_records: int = 300
-    stub_records: int = 26_227
+    maude_records: int = 250
+    wikipedia_records: int = 200
+    stub_records: int = 20_000
     static_records: int = 4_000
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
     claims: int = 1_000
     mac_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
-    window_seconds: float = 6.0
+    window_seconds: float = 5.0
     concurrencies: tuple[int, ...] = (1, 2, 4)
 
 
 FULL = Sizes()
 QUICK = Sizes(
-    maude_records=80,
-    wikipedia_records=60,
+    maude_records=60,
+    wikipedia_records=40,
     stub_records=3_000,
-    static_records=500,
+    static_records=300,
     poems=500,
     queue_records=(1_000_000,),
     claims=200,

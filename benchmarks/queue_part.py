@@ -7,7 +7,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from benchmarks.bench import Bench
-from benchmarks.claim_times import delete_first_items, hold_snapshot, open_claims, time_claims
+from benchmarks.claim_times import (
+    delete_first_items,
+    hold_snapshot,
+    keep_queue,
+    open_claims,
+    refill,
+    time_claims,
+)
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, percentile
 from benchmarks.operator_view import fill_history, time_progress
@@ -64,6 +71,7 @@ def _enqueue(bench: Bench, connection: Connection, pipeline: Pipeline, records: 
         return seconds
 
     times = interleaved(bench.rounds, {f"enqueue {records:,}": run}, on_run=bench.on_run)
+    keep_queue(connection)
     (seconds,) = times.values()
     figures = [
         _figure("enqueue", records, "s", seconds, "keys found, compared with the ledger, queued"),
@@ -93,8 +101,7 @@ def _claims(
 
     def variant(held: bool, deep: bool) -> Callable[[], list[float]]:
         def run() -> list[float]:
-            _empty(connection)
-            enqueue(connection, pipeline, Selection())
+            refill(connection)
             with hold_snapshot(conninfo) if held else nullcontext():
                 if deep:
                     delete_first_items(connection, 0.5)
@@ -126,8 +133,7 @@ def _progress(
 ) -> Measured:
     """Time ``select * from pgembed.progress`` with the whole queue waiting and a long history."""
     bench.say(f"filling the ledger with {records:,} records")
-    _empty(connection)
-    enqueue(connection, pipeline, Selection())
+    refill(connection)
     fill_history(connection, pipeline, records)
     with open_claims(conninfo, pipeline, IN_FLIGHT):
         values = [1000 * time_progress(connection) for _ in range(max(bench.rounds, 5))]

@@ -74,7 +74,9 @@ class SleepingDevice:
 class CharacterChunker:
     """Fulfils embed.DocumentChunker at next to no cost."""
 
-    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
+    def chunk(
+        self, documents: Sequence[str], *, on_progress: Callable[[], None] = lambda: None
+    ) -> list[ChunkedDocument]:
         """Cut each document after every 400 characters."""
         return [self._chunk(document) for document in documents]
 
