@@ -50,8 +50,10 @@ class Device(Protocol):
 class DocumentChunker(Protocol):
     """See chunking.Chunker."""
 
-    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
-        """Return the chunks of each document."""
+    def chunk(
+        self, documents: Sequence[str], *, on_progress: Progress = lambda: None
+    ) -> list[ChunkedDocument]:
+        """Return the chunks of each document; calls `on_progress` as it gets on."""
         ...
 
 
@@ -92,7 +94,7 @@ def embed_records(
     """
     embedding = Embedding()
     started = time.monotonic()
-    prepared = _chunk(embedding, records, chunker)
+    prepared = _chunk(embedding, records, chunker, on_progress)
     embedding.chunk_seconds = time.monotonic() - started
     on_progress()
     for each in prepared:
@@ -107,11 +109,15 @@ def embed_records(
 
 
 def _chunk(
-    embedding: Embedding, records: Sequence[tuple[SourceRecord, bool]], chunker: DocumentChunker
+    embedding: Embedding,
+    records: Sequence[tuple[SourceRecord, bool]],
+    chunker: DocumentChunker,
+    on_progress: Progress,
 ) -> list[_Prepared]:
     """Chunk `records` as one, or after a failure by halves down to the record that fails."""
     try:
-        chunked = chunker.chunk([record.document or "" for record, _ in records])
+        documents = [record.document or "" for record, _ in records]
+        chunked = chunker.chunk(documents, on_progress=on_progress)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
@@ -125,7 +131,7 @@ def _chunk(
         ]
     middle = len(records) // 2
     halves = (records[:middle], records[middle:])
-    return [each for half in halves for each in _chunk(embedding, half, chunker)]
+    return [each for half in halves for each in _chunk(embedding, half, chunker, on_progress)]
 
 
 def _embed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +58,19 @@ class Chunker:
         self._unknown_id = unknown_id(self._tokenizer)
         self.reuses_ids = self._slices_keep_their_ids()
 
-    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
+    def chunk(
+        self, documents: Sequence[str], *, on_progress: Callable[[], None] = lambda: None
+    ) -> list[ChunkedDocument]:
         """Cut each document; one without readable text has no chunks.
 
+        ``on_progress`` is called about once a megabyte; what it raises ends the call.
         Every character but white space at the edges of chunks is in some chunk. Raises
         RecordFault if one character alone has more tokens than the budget.
         """
         drafts: list[_Draft] = []
         counts: list[tuple[int, int]] = []
-        for number, tokens in enumerate(tokenise(self._tokenizer, documents)):
+        pieces = tokenise(self._tokenizer, documents, on_progress=on_progress)
+        for number, tokens in enumerate(pieces):
             drafts += self._draft(number, documents[number], tokens)
             counts.append((len(tokens.ids), self._unknown(tokens)))
         chunks = _finish(documents, self._repair(documents, drafts))

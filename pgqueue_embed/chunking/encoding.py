@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -79,10 +79,17 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 def tokenise(
-    tokenizer: Tokenizer, documents: Sequence[str], *, whole: bool = False
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    *,
+    whole: bool = False,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Tokens]:
-    """Yield the tokens of each document, in order; ``whole`` parts none into pieces."""
-    pieces = _read_pieces(tokenizer, documents, whole=whole)
+    """Yield the tokens of each document, in order; ``whole`` parts none into pieces.
+
+    ``on_progress`` is called after each group of pieces.
+    """
+    pieces = _read_pieces(tokenizer, documents, whole, on_progress)
     for document in documents:
         parts: list[Tokens] = []
         done = 0
@@ -112,7 +119,10 @@ class _Piece:
 
 
 def _read_pieces(
-    tokenizer: Tokenizer, documents: Iterable[str], *, whole: bool
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    whole: bool,
+    on_progress: Callable[[], None],
 ) -> Iterator[tuple[int, Tokens]]:
     """Yield the end and the tokens of each piece, reading many pieces at a time."""
     group: list[_Piece] = []
@@ -123,6 +133,7 @@ def _read_pieces(
             characters += end - start
             if characters >= _GROUP_CHARACTERS:
                 yield from _read(tokenizer, group)
+                on_progress()
                 group, characters = [], 0
     yield from _read(tokenizer, group)
 

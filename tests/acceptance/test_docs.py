@@ -320,7 +320,6 @@ def test_no_figure_is_given_for_a_mac(document: Path) -> None:
 def test_documents_do_not_name_this_machine(document: Path) -> None:
     text = text_of(document)
     assert str(REPOSITORY) not in text
-    assert str(REPOSITORY.parent / "") not in text
     assert "../shared" not in text
 
 

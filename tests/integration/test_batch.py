@@ -972,7 +972,9 @@ class PoisonedChunker:
     def __init__(self) -> None:
         self._chunker: Chunker = fake_chunker()
 
-    def chunk(self, documents: Sequence[str]) -> list[ChunkedDocument]:
+    def chunk(
+        self, documents: Sequence[str], *, on_progress: Callable[[], None] = lambda: None
+    ) -> list[ChunkedDocument]:
         for document in documents:
             if POISON in document:
                 raise RecordFault("one character has more tokens than a chunk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -215,7 +216,9 @@ def test_ctrl_c_cancels_the_build_and_leaves_nothing_behind(
     command = [sys.executable, "-m", "pgqueue_embed", "index", "reports"]
     environment = {**os.environ, "PGEMBED_DSN": conninfo}
     with someone_writes(conninfo, reports):
-        process = subprocess.Popen(command, env=environment)
+        # Whoever runs the tests in the background of a shell has SIGINT ignored, and hands that on.
+        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, env=environment, preexec_fn=listen)
         wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
         assert vector_indexes(connection, reports)[0].valid is False
         process.send_signal(signal.SIGINT)

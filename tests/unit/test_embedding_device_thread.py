@@ -117,11 +117,16 @@ def test_a_text_is_embedded_once_in_a_call_and_once_in_a_process() -> None:
 
 
 def test_batches_of_callers_take_turns() -> None:
-    gate = threading.Event()
-    model = FakeModel(lambda _chunks, _length: gate.wait(WAIT_SECONDS) and None)
+    gate, entered = threading.Event(), threading.Event()
+
+    def hold(_chunks: Sequence[Chunk], _length: int) -> None:
+        entered.set()
+        gate.wait(WAIT_SECONDS)
+
+    model = FakeModel(hold)
     with running(model) as thread, ThreadPoolExecutor(2) as pool:
         large = pool.submit(thread.embed, chunks("large", 400))
-        wait_until(lambda: bool(thread._active))
+        assert entered.wait(WAIT_SECONDS)
         small = pool.submit(thread.embed, chunks("small", 100))
         wait_until(lambda: len(thread._active) == 2)
         gate.set()
