@@ -13,6 +13,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
+# The database is away for a while: gone, out of room, or a standby since a failover.
+AWAY: tuple[type[Exception], ...] = (
+    DatabaseUnavailable,
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
 Answer = TypeVar("Answer")
 
 # Any of these in the environment means that the user has named a database the libpq way.

@@ -72,7 +72,7 @@ class Heartbeat:
                     patience_seconds=PATIENCE_SECONDS,
                 ) as own:
                     self._beat(own)
-            except (DatabaseUnavailable, psycopg.OperationalError) as error:
+            except (DatabaseUnavailable, psycopg.Error) as error:
                 get_logger().debug("heartbeat missed", reason=first_line(error))
                 self._done.wait(HEARTBEAT_SECONDS)
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-import psycopg
-
 from pgqueue_embed.batch import Done, Session, process_claim
 from pgqueue_embed.claims import (
     GRACE_SECONDS,
@@ -18,10 +16,10 @@ from pgqueue_embed.claims import (
     forget_lost_attempts,
     is_drained,
 )
-from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.connect import AWAY, Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
-from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PgembedError, PipelineFault
+from pgqueue_embed.errors import LeaseLost, PgembedError, PipelineFault
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipelines import pause_pipeline
@@ -38,6 +36,13 @@ from pgqueue_embed.vectors import VectorCodec
 
 # Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
 SUSPECT_POLL_SECONDS = 2.0
+
+
+# After any of these the claim in hand is somebody's again, and a new session is tried.
+GIVEN_BACK: tuple[type[Exception], ...] = (LeaseLost, *AWAY)
+
+# A session that lasted so long was good, even if there was nothing to do.
+GOOD_SESSION_SECONDS = 60.0
 
 
 class Abandoned(PgembedError):
@@ -66,6 +71,7 @@ class Shared:
     abandon: threading.Event = field(default_factory=threading.Event)
     gate: Gate = field(default_factory=Gate)
     sizes: dict[int, ClaimSize] = field(default_factory=dict)
+    cursors: dict[int, ClaimCursor] = field(default_factory=dict)
     on_stall: Callable[[], None] = lambda: None
     records_done: int = 0
     turn: int = 0
@@ -94,6 +100,11 @@ class Shared:
     def _next_size(self, size: ClaimSize, rate: Rate) -> ClaimSize:
         return next_claim_size(size, rate, target_seconds=self.settings.claim_seconds)
 
+    def cursor(self, pipeline: Pipeline) -> ClaimCursor:
+        """Return where the loops have got to in the queue of `pipeline`."""
+        with self.lock:
+            return self.cursors.setdefault(pipeline.id, ClaimCursor())
+
     def suspects_due(self, *, idle: bool) -> bool:
         """Return whether it is time to look for items that must run alone."""
         with self.lock:
@@ -113,14 +124,17 @@ def run_loop(shared: Shared) -> None:
     log = get_logger(worker=shared.worker_id)
     failures = 0
     while not shared.stop.is_set():
+        began, done = time.monotonic(), shared.records_done
         try:
             with _session(shared) as session:
-                failures = 0
                 _work(shared, session)
         except Abandoned:
             return
-        except (DatabaseUnavailable, LeaseLost, psycopg.OperationalError) as error:
+        except GIVEN_BACK as error:
             log.warning("claim given back", reason=first_line(error))
+            # Connecting is no success: a full disk lets us in, and every claim is lost at its end.
+            if shared.records_done > done or time.monotonic() - began > GOOD_SESSION_SECONDS:
+                failures = 0
             shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))
             failures += 1
         except PgembedError as error:
@@ -222,6 +236,7 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
             device=shared.device,
             size=size,
             alone=alone,
+            cursor=shared.cursor(pipeline),
         )
     except PipelineFault as error:
         _pause(session.side, pipeline, error)

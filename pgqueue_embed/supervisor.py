@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from pgqueue_embed.connect import connect
+from pgqueue_embed.connect import AWAY, connect, first_line
 from pgqueue_embed.deaths import Death, machine_is_ill, record_death
 from pgqueue_embed.endings import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
-from pgqueue_embed.errors import DatabaseUnavailable, MachineFault, SetupError
+from pgqueue_embed.errors import MachineFault, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
 from pgqueue_embed.policy import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.settings import WorkerSettings
@@ -228,8 +228,9 @@ class Supervisor:
             try:
                 with connect(self._conninfo) as connection:
                     return record_death(connection, worker_id, f"crashed: {how}")
-            except DatabaseUnavailable as error:
-                get_logger().warning("cannot write the death down yet", reason=str(error))
+            except AWAY as error:
+                reason = first_line(error)
+                get_logger().warning("cannot write the death down yet", reason=reason)
             if self._stops:
                 return None
             time.sleep(reconnect_delay_seconds(failures, jitter=0.5))

@@ -16,11 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
-from pgqueue_embed.connect import first_line
+from pgqueue_embed.connect import AWAY, first_line
 from pgqueue_embed.endings import STALLED
-from pgqueue_embed.errors import DatabaseUnavailable, PgembedError
+from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.settings import WorkerSettings
 
@@ -85,7 +83,7 @@ def main() -> None:
             on_start=lambda worker_id: report.tell(worker_id=worker_id),
             on_stall=lambda: _leave_stalled(report),
         )
-    except (DatabaseUnavailable, psycopg.OperationalError) as error:
+    except AWAY as error:
         report.tell(failed=first_line(error), exit_code=1, unavailable=True)
     except PgembedError as error:
         report.tell(failed=str(error), exit_code=error.exit_code)

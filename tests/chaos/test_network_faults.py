@@ -16,6 +16,7 @@ from pgqueue_embed.settings import Pipeline
 from tests.support.conditions import wait_until, wait_until_gone
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
+from tests.support.fault_points import Fault
 from tests.support.light import Supervised, light_process, light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
@@ -131,6 +132,27 @@ def test_restarted_worker_waits_for_a_database_that_is_away(
     with open_session(conninfo, worker_id=0) as session:
         drain(session, pipeline)
     assert_converged(connection, "reports")
+
+
+def test_supervisor_whose_connection_is_cut_while_it_writes_a_death_down_tries_again(
+    connection: Connection, conninfo: str, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    del pipeline
+    with proxied(conninfo) as (proxy, through):
+        cut = threading.Event()
+
+        def on_request(link: Link, data: bytes) -> None:
+            if b"set died_at" in data and not cut.is_set():
+                cut.set()
+                link.close()
+
+        proxy.on_request = on_request
+        fault = Fault("after_read", "kill", tmp_path / "struck")
+        with light_workers(through, tmp_path, 1, fault=fault, lease_seconds=10) as [worker]:
+            assert worker.wait() == "drained"
+        assert cut.is_set()
+    assert_converged(connection, "reports")
+    assert "suspect set apart" in worker.log()
 
 
 def has_heartbeat(connection: Connection) -> bool:
