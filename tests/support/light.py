@@ -192,6 +192,12 @@ class Supervised:
         assert self.ending is not None
         return self.ending
 
+    def again(self) -> Supervised:
+        """Return another supervisor with the same orders."""
+        ended = self.supervisor
+        orders = (ended._conninfo, ended._settings, ended._log)
+        return Supervised(ThreadSupervisor(*orders), self.log_file)
+
     def end(self) -> None:
         """Stop it by all means."""
         for _ in range(3):

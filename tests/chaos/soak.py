@@ -1,0 +1,213 @@
+"""Random faults for as long as you like: `python -m tests.chaos.soak --seconds 600`.
+
+The seed is printed; `--seed` runs the same plan of faults again (their timing is the machine's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from pgqueue_embed import supervisor
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import MachineFault, PgembedError
+from pgqueue_embed.failures import retry
+from pgqueue_embed.migrate import migrate
+from pgqueue_embed.settings import Pipeline
+from tests.servers import temporary_server
+from tests.support.conditions import wait_until
+from tests.support.corpus import delete_records, make_source, set_text, texts
+from tests.support.light import Supervised, light_workers
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+
+WORKERS = 3
+CALM_SECONDS = 180.0
+
+
+@dataclass
+class Soak:
+    """One run: the server, its workers, chance, and what has happened so far."""
+
+    server: EmbeddedServer
+    pipeline: Pipeline
+    workers: list[Supervised]
+    records: int
+    seed: int
+    happened: Counter[str] = field(default_factory=Counter)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string of the database."""
+        return self.server.conninfo()
+
+
+def soak(*, seconds: float, records: int, seed: int, folder: Path) -> Counter[str]:
+    """Work under faults for `seconds`, then in peace until all is done; returns what happened.
+
+    Fails unless every promise is kept in the end, and no record is given up on for good.
+    """
+    with temporary_server() as server:
+        migrate(server.conninfo())
+        with connect(server.conninfo()) as connection:
+            make_source(connection, texts(records))
+            pipeline = make_pipeline(connection)
+            enqueue(connection, pipeline, Selection())
+        settings = {"drain": False, "concurrency": 2, "lease_seconds": 2, "batch_seconds": 0.01}
+        with light_workers(server.conninfo(), folder, WORKERS, **settings) as workers:
+            run = Soak(server, pipeline, workers, records, seed)
+            _storm(run, seconds)
+            _calm(run)
+        return run.happened
+
+
+def _storm(run: Soak, seconds: float) -> None:
+    user = threading.Thread(target=_use, args=(run,), daemon=True)
+    user.start()
+    chance = random.Random(f"{run.seed} faults")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(chance.uniform(0.1, 1.0))
+        (fault,) = chance.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])
+        FAULTS[fault][1](run, chance)
+        run.happened[fault] += 1
+        _replace_ended(run)
+    run.over.set()
+    user.join(30)
+
+
+def _use(run: Soak) -> None:
+    """Change, add and delete records, and enqueue, as a user does who knows of no fault."""
+    chance = random.Random(f"{run.seed} user")
+    while not run.over.is_set():
+        with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as user:
+            while not run.over.is_set():
+                _change(run, user, chance)
+                if chance.random() < 0.05:
+                    enqueue(user, run.pipeline, Selection())
+                    run.happened["enqueued"] += 1
+                time.sleep(0.02)
+
+
+def _change(run: Soak, user: Connection, chance: random.Random) -> None:
+    key = chance.randint(1, run.records + run.records // 10)
+    if chance.random() < 0.2:
+        delete_records(user, REPORTS, [key])
+    else:
+        set_text(user, REPORTS, key, chance.choice([*texts(50, chunks=2), None]))
+    run.happened["changes of the source"] += 1
+
+
+def _replace_ended(run: Soak) -> None:
+    """Start workers again that left because their machine seemed ill, as launchd would."""
+    for number, worker in enumerate(run.workers):
+        if not worker.thread.is_alive():
+            assert isinstance(worker.error, MachineFault), worker.error or worker.ending
+            run.workers[number] = worker.again()
+            run.happened["machine fault"] += 1
+
+
+def _kill(run: Soak, chance: random.Random) -> None:
+    chance.choice(run.workers).send(signal.SIGKILL)
+
+
+def _freeze(run: Soak, chance: random.Random) -> None:
+    worker, seconds = chance.choice(run.workers), chance.uniform(0.1, 4.0)
+    worker.send(signal.SIGSTOP)
+    threading.Timer(seconds, worker.send, (signal.SIGCONT,)).start()
+
+
+def _terminate(run: Soak, chance: random.Random, *, share: float = 0.3) -> None:
+    with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as killer:
+        pids = killer.execute(
+            "select pid from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        ).fetchall()
+        for pid in pids:
+            if chance.random() < share:
+                killer.execute("select pg_terminate_backend(%s)", pid)
+
+
+def _terminate_all(run: Soak, chance: random.Random) -> None:
+    _terminate(run, chance, share=1.0)
+
+
+def _restart(run: Soak, chance: random.Random) -> None:
+    pid_file = run.server.data_folder / "postmaster.pid"
+    pid = int(pid_file.read_text().splitlines()[0])
+    os.kill(pid, chance.choice([signal.SIGINT, signal.SIGQUIT]))
+    wait_until(lambda: not pid_file.exists(), "the server has stopped")
+    run.server.start()
+
+
+FAULTS: dict[str, tuple[int, Callable[[Soak, random.Random], None]]] = {
+    "worker killed": (6, _kill),
+    "worker frozen": (4, _freeze),
+    "some back ends ended": (6, _terminate),
+    "all back ends ended": (2, _terminate_all),
+    "server stopped and started": (1, _restart),
+}
+
+
+def _calm(run: Soak) -> None:
+    """Let the workers finish, then ask the oracle; whoever was given up on gets another chance."""
+    with connect(run.conninfo) as connection:
+        enqueue(connection, run.pipeline, Selection())
+        _wait_until_done(run, connection)
+        (run.happened["given up on, then retried"],) = connection.execute(
+            "select count(*) from pgembed.dead_letters"
+        ).fetchone()
+        retry(connection, run.pipeline)
+        _wait_until_done(run, connection)
+        for worker in run.workers:
+            worker.end()
+        assert_converged(connection, run.pipeline.name)
+        figures = "select count(*), count(*) filter (where state = 'dead') from pgembed.records"
+        run.happened["records checked"], dead = connection.execute(figures).fetchone()
+        assert dead == 0
+
+
+def _wait_until_done(run: Soak, connection: Connection) -> None:
+    def is_done() -> bool:
+        for worker in run.workers:
+            worker.send(signal.SIGCONT)
+        _replace_ended(run)
+        return connection.execute("select count(*) from pgembed.work").fetchone() == (0,)
+
+    wait_until(is_done, "everything is embedded", seconds=CALM_SECONDS)
+
+
+def main() -> None:
+    """Run as told on the command line, and print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--records", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(1, 10**6))
+    options = parser.parse_args()
+    sys.stdout.write(f"seed {options.seed}\n")
+    supervisor.restart_delay_seconds = lambda _crashes: 0.2
+    with tempfile.TemporaryDirectory() as folder:
+        happened = soak(**vars(options), folder=Path(folder))
+    for what, count in sorted(happened.items()):
+        sys.stdout.write(f"{what}: {count:,}\n")
+    sys.stdout.write("every promise was kept\n")
+
+
+if __name__ == "__main__":
+    main()

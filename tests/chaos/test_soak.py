@@ -1,0 +1,24 @@
+"""A short soak under random faults; `make chaos` runs a long one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pgqueue_embed import supervisor
+from tests.chaos.soak import soak
+
+SECONDS = 15
+RECORDS = 1500
+
+
+@pytest.mark.timeout(300)
+def test_promise_is_kept_under_random_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = random.SystemRandom().randint(1, 10**6)
+    monkeypatch.setattr(supervisor, "restart_delay_seconds", lambda _crashes: 0.2)
+    happened = soak(seconds=SECONDS, records=RECORDS, seed=seed, folder=tmp_path)
+    assert happened["records checked"] > RECORDS // 2, f"seed {seed}: {happened}"
