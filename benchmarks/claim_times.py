@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import claim_items, claim_transaction, finish_items, log_attempts
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.settings import Pipeline
@@ -20,11 +21,12 @@ def time_claims(conninfo: str, pipeline: Pipeline, count: int) -> list[float]:
     commit (a flush to disk) come after the clock has stopped.
     """
     seconds: list[float] = []
+    cursor = ClaimCursor()
     with connect(conninfo) as connection, connect(conninfo) as side:
         for _ in range(count):
             started = time.perf_counter()
             with claim_transaction(connection, lease_seconds=LEASE_SECONDS):
-                claim = claim_items(connection, pipeline.id, limit=1)
+                claim = claim_items(connection, pipeline.id, limit=1, cursor=cursor)
                 seconds.append(time.perf_counter() - started)
                 assert claim is not None, "the queue is long enough"
                 log_attempts(side, claim, worker_id=1)

@@ -36,7 +36,7 @@ class Scaled:
 def run_fleet(conninfo: str, count: int, window_seconds: float, server_pid: int | None) -> Scaled:
     """Let `count` simulated Macs work, and watch them once each of them has committed twice."""
     with _fleet(conninfo, count) as processes, connect(conninfo) as connection:
-        _wait_for_commits(connection, count)
+        _wait_for_commits(connection, processes)
         since = _now(connection)
         server, clients = _server_seconds(server_pid), _client_seconds(processes)
         started = time.perf_counter()
@@ -71,14 +71,15 @@ def _fleet(conninfo: str, count: int) -> Iterator[list[subprocess.Popen[bytes]]]
             process.wait()
 
 
-def _wait_for_commits(connection: Connection, count: int) -> None:
+def _wait_for_commits(connection: Connection, processes: list[subprocess.Popen[bytes]]) -> None:
     query = """
         select count(*)
         from (select from pgembed.batches group by worker_id having count(*) >= 2) as ready
     """
     deadline = time.monotonic() + START_SECONDS
-    while connection.execute(query).fetchone() != (count,):
-        if time.monotonic() > deadline:
+    while connection.execute(query).fetchone() != (len(processes),):
+        ended = any(process.poll() is not None for process in processes)
+        if ended or time.monotonic() > deadline:
             raise TimeoutError("the simulated Macs do not all start")
         time.sleep(0.1)
 
