@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import psycopg
 
+from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
     Claim,
     WorkItem,
@@ -87,6 +88,7 @@ def process_claim(
     device: Device,
     size: ClaimSize,
     alone: bool = False,
+    cursor: ClaimCursor | None = None,
 ) -> Done | None:
     """Claim work of `pipeline`, embed it and commit it; returns None when there is none to have.
 
@@ -100,7 +102,9 @@ def process_claim(
     ):
         # One suspect at a time: of two, nobody could tell which one killed the process.
         limit = 1 if alone else size.items
-        claim = claim_items(session.connection, pipeline.id, limit=limit, alone=alone)
+        claim = claim_items(
+            session.connection, pipeline.id, limit=limit, alone=alone, cursor=cursor
+        )
         if claim is None:
             return None
         if suspects(claim):

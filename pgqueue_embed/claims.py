@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
@@ -99,8 +101,10 @@ with claimed as materialized (
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
+        and priority = %(priority)s
+        and id > %(after_id)s
         and available_at <= clock_timestamp()
-    order by priority, id
+    order by id
     limit %(limit)s
     for update of work skip locked
 )
@@ -113,33 +117,60 @@ select
     ) as unmarked_deaths,
     pg_current_xact_id()::text as xid
 from claimed
-order by priority, id
+order by id
 """
+
+# Changes of the source before bulk loading and retries.
+PRIORITIES = (0, 1)
 
 
 def claim_items(
-    connection: Connection, pipeline_id: int, *, limit: int, alone: bool = False
+    connection: Connection,
+    pipeline_id: int,
+    *,
+    limit: int,
+    alone: bool = False,
+    cursor: ClaimCursor | None = None,
 ) -> Claim | None:
     """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
 
-    None does not mean that the pipeline is finished: other workers hold items.
+    Looks behind `cursor` first, and at the whole queue when there is nothing. None does not mean
+    that the pipeline is finished: other workers hold items.
     """
+    place = {} if cursor is None or alone else cursor.start()
     values = {"pipeline_id": pipeline_id, "alone": alone, "limit": limit}
-    rows = connection.execute(CLAIM, values).fetchall()
-    items = tuple(
-        WorkItem(
-            id=id_,
-            keys=tuple(keys),
-            priority=priority,
-            known=known,
-            embed_again=embed_again,
-            alone=is_alone,
-            deaths=deaths + unmarked,
-            unmarked_deaths=unmarked,
-        )
-        for id_, keys, priority, known, embed_again, is_alone, deaths, unmarked, _ in rows
+    claim = _claim_behind(connection, values, place)
+    if claim is None and place:
+        claim = _claim_behind(connection, values, {})
+    if claim is not None and cursor is not None and not alone:
+        cursor.advance(claim.items[0].priority, claim.work_ids)
+    return claim
+
+
+def _claim_behind(
+    connection: Connection, values: dict[str, Any], place: dict[int, int]
+) -> Claim | None:
+    for priority in PRIORITIES:
+        behind = {"priority": priority, "after_id": place.get(priority, 0)}
+        rows = connection.execute(CLAIM, {**values, **behind}).fetchall()
+        if rows:
+            items = tuple(map(_item, rows))
+            return Claim(pipeline_id=values["pipeline_id"], items=items, xid=rows[0][-1])
+    return None
+
+
+def _item(row: tuple[Any, ...]) -> WorkItem:
+    id_, keys, priority, known, embed_again, alone, deaths, unmarked, _ = row
+    return WorkItem(
+        id=id_,
+        keys=tuple(keys),
+        priority=priority,
+        known=known,
+        embed_again=embed_again,
+        alone=alone,
+        deaths=deaths + unmarked,
+        unmarked_deaths=unmarked,
     )
-    return Claim(pipeline_id=pipeline_id, items=items, xid=rows[0][-1]) if items else None
 
 
 def log_attempts(side: Connection, claim: Claim, worker_id: int) -> list[int]:
@@ -257,18 +288,21 @@ def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
     return not pending
 
 
+# From the end of the queue: what is done and not vacuumed yet lies at its front.
 CLAIMABLE = """
 select pipelines.id
 from pgembed.pipelines
 where pipelines.id = any(%(pipeline_ids)s)
     and pipelines.state = 'active'
-    and exists (
-        select 1
+    and (
+        select work.id
         from pgembed.work
         where work.pipeline_id = pipelines.id
             and work.alone = %(alone)s
             and work.available_at <= clock_timestamp()
-    )
+        order by work.priority desc, work.id desc
+        limit 1
+    ) is not null
 order by pipelines.id
 """
 

@@ -88,6 +88,8 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
             structlog.processors.TimeStamper(
                 fmt="iso" if style == "json" else "%H:%M:%S", utc=False
             ),
+            # As text, and before it is masked: a renderer's own traceback shows local variables.
+            structlog.processors.format_exc_info,
             _mask_values,
             _renderer(style, stream),
         ],

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from pgqueue_embed.batch import Done, Session, process_claim
+from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
     GRACE_SECONDS,
     claimable_pipelines,

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from pgqueue_embed import claims
+from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
     add_items,
     claim_items,
@@ -243,9 +244,11 @@ def test_changes_come_before_bulk_loading(connection: Connection) -> None:
     add_items(connection, PIPELINE, ["bulk"], priority=1)
     add_items(connection, PIPELINE, ["change"], priority=0)
     with claim_transaction(connection, lease_seconds=30):
-        claimed = claim_items(connection, PIPELINE, limit=2)
-        assert claimed is not None
-        assert [item.keys for item in claimed.items] == [("change",), ("bulk",)]
+        for key in ("change", "bulk"):
+            claimed = claim_items(connection, PIPELINE, limit=2)
+            assert claimed is not None
+            assert [item.keys for item in claimed.items] == [(key,)]
+            finish_items(connection, claimed)
 
 
 def test_items_set_apart_are_claimed_apart(connection: Connection) -> None:
@@ -287,7 +290,7 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     )
     if analyzed:
         connection.execute("vacuum analyze pgembed.work")
-    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5}
+    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, "priority": 1, "after_id": 0}
     with connect(conninfo) as planner, planner.transaction():
         explain = "explain (analyze, format json) " + claims.CLAIM
         (plan,) = planner.execute(explain, values).fetchone()
@@ -407,3 +410,20 @@ def test_error_of_a_statement_is_not_a_lost_lease(connection: Connection) -> Non
     ):
         connection.execute("select from no_such_table")
     assert not connection.closed
+
+
+def test_items_given_back_behind_the_cursor_are_found(
+    connection: Connection, other: Connection
+) -> None:
+    fill(connection, 6)
+    cursor = ClaimCursor(look_back_seconds=3600.0)
+    with claim_transaction(other, lease_seconds=30):
+        held = claim(other, 2)
+        with claim_transaction(connection, lease_seconds=30):
+            rest = claim_items(connection, PIPELINE, limit=9, cursor=cursor)
+            assert rest is not None
+            finish_items(connection, rest)
+    with claim_transaction(connection, lease_seconds=30):
+        found = claim_items(connection, PIPELINE, limit=9, cursor=cursor)
+    assert found is not None
+    assert found.work_ids == held

@@ -36,13 +36,13 @@ REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
 # BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
 # batch; three settings of the write; its two savepoints, made and released; the statements of the
 # commit, and COMMIT.
-CLAIM_ROUND_TRIPS = 22
+CLAIM_ROUND_TRIPS = 23
 # The attempt is logged, the records are read.
 SIDE_ROUND_TRIPS = 2
 # Mutex, what is current, delete, insert, ledger; items, attempts, history.
 COMMIT_STATEMENTS = 8
 # BEGIN, its settings, the claim, COMMIT.
-EMPTY_CLAIM_ROUND_TRIPS = 4
+EMPTY_CLAIM_ROUND_TRIPS = 5
 
 # Of (rows, length), for 2,000 reports in claims of 1 to 2,000 chunks.
 METAL_SHAPES = 14
