@@ -115,12 +115,14 @@ def _change(run: Soak, user: Connection, chance: random.Random) -> None:
 
 
 def _replace_ended(run: Soak) -> None:
-    """Start workers again that left because their machine seemed ill, as launchd would."""
+    """Start workers again as launchd would: their machine seemed ill, or they found no database."""
     for number, worker in enumerate(run.workers):
         if not worker.thread.is_alive():
-            assert isinstance(worker.error, MachineFault), worker.error or worker.ending
+            reason = str(worker.error)
+            is_ill = isinstance(worker.error, MachineFault)
+            assert is_ill or "connect" in reason, worker.error or worker.ending
             run.workers[number] = worker.again()
-            run.happened["machine fault"] += 1
+            run.happened["left: machine fault" if is_ill else "left: no database at the start"] += 1
 
 
 def _kill(run: Soak, chance: random.Random) -> None:
