@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from pgqueue_embed import batch
-from pgqueue_embed.claims import Claim, add_items, finish_items
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.claims import Claim, add_items, finish_items, is_drained
+from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.policy import ClaimSize
+from pgqueue_embed.settings import Pipeline
+from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts
+from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session, work_once
+
+RECORDS = 60
+WRITERS = 8
+WORKERS = 4
+CHANGES = 200
+
+# What capture does: every change queues its key in the transaction of the change.
+CAPTURE = """
+create function public.capture() returns trigger language plpgsql as $$
+begin
+    insert into pgembed.work (pipeline_id, keys, records, priority, known)
+    values (1, array[coalesce(new.id, old.id)::text], 1, 0, tg_op <> 'INSERT');
+    return null;
+end $$;
+create trigger capture after insert or update or delete on public.reports
+for each row execute function public.capture()
+"""
 
 
 def just_before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
@@ -125,3 +151,82 @@ def test_enqueue_finds_a_record_that_is_deleted_while_a_claim_writes_it(
         just_before_commit(monkeypatch, delete_and_enqueue)
         drain(session, pipeline)
     assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize("captured", [True, False], ids=["captured", "found by enqueue"])
+def test_eight_writers_beside_four_workers_leave_nothing_stale(
+    connection: Connection, conninfo: str, captured: bool
+) -> None:
+    make_source(connection, texts(RECORDS))
+    pipeline = make_pipeline(connection)
+    if captured:
+        connection.execute(CAPTURE)
+    enqueue(connection, pipeline, Selection())
+    race = Race(conninfo, pipeline)
+    with ThreadPoolExecutor(WRITERS + WORKERS) as pool:
+        workers = [pool.submit(race.work, number) for number in range(WORKERS)]
+        writers = [pool.submit(race.write, number) for number in range(WRITERS)]
+        while not all(writer.done() for writer in writers):
+            enqueue(connection, pipeline, Selection())
+        for writer in writers:
+            writer.result()
+        # Whatever is in flight at this moment, this one scan must find every change.
+        if not captured:
+            enqueue(connection, pipeline, Selection())
+        wait_until(lambda: is_drained(connection, [pipeline.id]), "the queue is empty")
+        race.over.set()
+        for worker in workers:
+            worker.result()
+    assert_converged(connection, "reports")
+
+
+class Race:
+    """Threads that write to one source, and threads that embed it."""
+
+    def __init__(self, conninfo: str, pipeline: Pipeline) -> None:
+        self.conninfo = conninfo
+        self.pipeline = pipeline
+        self.over = threading.Event()
+
+    def write(self, number: int) -> None:
+        """Change, add and delete records."""
+        chance = random.Random(number)
+        with connect(self.conninfo) as user:
+            for step in range(CHANGES):
+                key = chance.randint(1, RECORDS + 20)
+                if chance.random() < 0.25:
+                    delete_records(user, REPORTS, [key])
+                else:
+                    set_text(user, REPORTS, key, f"Writer {number} wrote this at step {step}.")
+
+    def work(self, number: int) -> None:
+        """Claim as long as the race lasts."""
+        size = ClaimSize(items=2, limit_bytes=1 << 20)
+        with open_session(self.conninfo, worker_id=number) as session:
+            while not self.over.is_set():
+                if work_once(session, self.pipeline, size=size) is None:
+                    self.over.wait(0.01)
+
+
+def test_ddl_on_the_source_takes_less_than_a_second_while_workers_embed(
+    connection: Connection, conninfo: str, tmp_path: Path
+) -> None:
+    make_source(connection, texts(1500))
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    slowest = 0.0
+    with light_workers(conninfo, tmp_path, 2, concurrency=2, batch_seconds=0.02) as running:
+        wait_until(lambda: is_in_flight(connection), "the workers are busy")
+        for number in range(10):
+            started = time.monotonic()
+            connection.execute(f"alter table public.reports add column extra_{number} int")
+            slowest = max(slowest, time.monotonic() - started)
+        assert is_in_flight(connection) or not is_drained(connection, [pipeline.id])
+        assert [worker.wait() for worker in running] == ["drained"] * 2
+    assert slowest < 1
+    assert_converged(connection, "reports")
+
+
+def is_in_flight(connection: Connection) -> bool:
+    (count,) = connection.execute("select count(*) from pgembed.in_flight").fetchone()
+    return count > 0
