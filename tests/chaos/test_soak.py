@@ -10,8 +10,8 @@ import pytest
 from pgqueue_embed import supervisor
 from tests.chaos.soak import soak
 
-SECONDS = 15
-RECORDS = 1500
+SECONDS = 10
+RECORDS = 1000
 
 
 @pytest.mark.timeout(300)

@@ -27,7 +27,7 @@ from tests.support.working import drain, open_session, work_once
 RECORDS = 60
 WRITERS = 8
 WORKERS = 4
-CHANGES = 200
+CHANGES = 100
 
 # What capture does: every change queues its key in the transaction of the change.
 CAPTURE = """
