@@ -172,6 +172,19 @@ def bury(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> Non
         connection.execute(BURY, values)
 
 
+def absolve(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+    """Drop the failed attempts at another text of the records `keys`, which are settled."""
+    if keys:
+        connection.execute(
+            """
+            update pgembed.records
+            set attempts = 0, failed_hash = null, last_error = null
+            where pipeline_id = %s and key = any(%s)
+            """,
+            (pipeline.id, list(keys)),
+        )
+
+
 def forget(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Delete the ledger rows of records that the source no longer has."""
     if keys:

@@ -1064,3 +1064,19 @@ def work_with_killer(connection: Connection, session: Session, pipeline: Pipelin
 
 def queue_deaths(connection: Connection, deaths: int) -> None:
     connection.execute("update pgembed.work set alone = true, deaths = %s", (deaths,))
+
+
+def test_text_that_failed_and_was_changed_back_leaves_no_charge(
+    conninfo: str, connection: Connection
+) -> None:
+    source = make_source(connection, ["A pump failed."])
+    pipeline = make_pipeline(connection, source)
+    with open_session(conninfo) as session:
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+        set_text(connection, source, 1, f"This is {POISON}.")
+        enqueue(connection, pipeline, Selection())
+        work_once(session, pipeline)
+        set_text(connection, source, 1, "A pump failed.")
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
