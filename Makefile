@@ -22,7 +22,7 @@ demo: $(READY) ## Embed a small real corpus with two workers and search it
 	@$(PGEMBED) demo
 
 test: $(READY) ## Run every test against a real PostgreSQL
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
