@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.terminal import console
+from pgqueue_embed.terminal import progress_console
 
 REFRESH_SECONDS = 0.5
 
@@ -94,7 +94,7 @@ def progress_bar(conninfo: str, pipeline_name: str) -> Iterator[ProgressBar]:
     )
     with (
         connect(conninfo, application_name="pgembed progress") as connection,
-        Progress(*columns, console=console()) as bar,
+        Progress(*columns, console=progress_console()) as bar,
     ):
         shown = ProgressBar(bar, connection, pipeline_name)
         try:

@@ -1,16 +1,15 @@
-"""How output looks on a terminal, and when it is piped."""
+"""The console on which progress is shown: standard error, so that results can be piped."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def console(*, error: bool = True) -> Console:
-    """Return a console on stderr (progress) or stdout (results), without highlighting."""
+def progress_console() -> Console:
+    """Return a console on standard error that colours only what it is told to."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(stderr=True, markup=False, highlight=False)

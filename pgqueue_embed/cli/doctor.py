@@ -74,9 +74,9 @@ def doctor(
 
 def _waiting() -> Status:
     """Show that something happens: a model takes seconds to load."""
-    from rich.console import Console
+    from pgqueue_embed.terminal import progress_console
 
-    return Console(stderr=True, markup=False, highlight=False).status("looking")
+    return progress_console().status("looking")
 
 
 def _show(out: Console, check: Check) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -83,33 +84,47 @@ LOG_OPTIONS = ("log_level", "log_file", "log_format")
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the connection and logging options and, as first argument, its conninfo."""
-    own = inspect.signature(command)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in SHARED_OPTIONS.items()
+    """Give `command` the connection and logging options and, as first argument, its conninfo.
+
+    A parameter whose type is a dataclass is a group of options: the command line has an option
+    for each of its fields, and the command is called with the object.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own = list(inspect.signature(command).parameters.values())[1:]
+    groups = {each.name: hints[each.name] for each in own if is_dataclass(hints[each.name])}
+    plain = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name])
+        for each in own
+        if each.name not in groups
     ]
+    grouped = [option for group in groups.values() for option in _options_of(group)]
+    shared = [_option(name, None, option) for name, option in SHARED_OPTIONS.items()]
     context = inspect.Parameter(
         "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
     )
 
     @functools.wraps(command)
     def wrapper(ctx: typer.Context, **values: Any) -> None:
-        shared = {name: values.pop(name) for name in SHARED_OPTIONS}
-        _configure_log({name: shared.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
-        command(_conninfo(shared), **values)
+        given = {name: values.pop(name) for name in SHARED_OPTIONS}
+        _configure_log({name: given.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
+        for name, group in groups.items():
+            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+        command(_conninfo(given), **values)
 
-    hints = get_type_hints(command, include_extras=True)
-    kept = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name])
-        for each in list(own.parameters.values())[1:]
-    ]
-    wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[context, *kept, *added], return_annotation=None
-    )
-    del hints["conninfo"]
-    wrapper.__annotations__ = {**hints, **SHARED_OPTIONS, "ctx": typer.Context}
+    parameters = [context, *plain, *grouped, *shared]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapper
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [_option(each.name, each.default, hints[each.name]) for each in fields(group)]
+
+
+def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 _chosen_log: dict[str, Any] = {}

@@ -1,12 +1,18 @@
-"""The options that describe a pipeline, shared by `create` and `run`."""
+"""The options that describe a pipeline and pick its records, shared by several commands."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.settings import TargetColumns
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
+
+if TYPE_CHECKING:
+    from pgqueue_embed.enqueue import Selection
+    from pgqueue_embed.pipelines import PipelineSpec
 
 TABLES = "Tables and columns"
 MODEL = "Model and chunks"
@@ -78,3 +84,78 @@ MaxAttempts = Annotated[
         "--max-attempts", help="Tries before a failing record is given up.", rich_help_panel=MODEL
     ),
 ]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="Queue at most so many records.", show_default=False)
+]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", help="Only records matching this SQL condition.", show_default=False),
+]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Queue records that are embedded already, too.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedPipeline:
+    """The options that describe a pipeline to make."""
+
+    source_table: SourceTable = None
+    target_table: TargetTable = None
+    db_schema: Schema = "public"
+    id_field: IdField = "id"
+    text_field: TextField = "text"
+    target_column: TargetColumn = None
+    vector_type: VectorType = "vector"
+    model: Model = DEFAULT_MODEL
+    chunk_size: ChunkSize = 128
+    overlap_tokens: OverlapTokens = 20
+    max_attempts: MaxAttempts = 3
+
+    def spec(self, name: str) -> PipelineSpec:
+        """Return the pipeline wanted; raises UsageError when the options do not fit together."""
+        from pgqueue_embed.pipelines import PipelineSpec
+
+        if self.source_table is None:
+            raise UsageError("name the table with the text: --source-table schema.table")
+        source = parse_table(self.source_table, self.db_schema)
+        target = Table(schema=source.schema, name=f"{source.name}_vectors")
+        if self.target_table:
+            target = parse_table(self.target_table, self.db_schema)
+        return PipelineSpec(
+            name=name,
+            source=source,
+            target=target,
+            id_field=self.id_field,
+            text_field=self.text_field,
+            columns=TargetColumns().renamed(_column_names(self.target_column or [])),
+            vector_type=self.vector_type,
+            chunk_tokens=self.chunk_size,
+            overlap_tokens=self.overlap_tokens,
+            max_attempts=self.max_attempts,
+        )
+
+
+def _column_names(pairs: list[str]) -> dict[str, str]:
+    names = {}
+    for pair in pairs:
+        meaning, equals, name = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--target-column {pair}: write MEANING=NAME, e.g. embedding=vector")
+        names[meaning] = name
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedRecords:
+    """The options that say which records to queue."""
+
+    limit: Limit = None
+    where: Where = None
+    everything: Everything = False
+
+    def selection(self) -> Selection:
+        """Return the records wanted; raises UsageError for a limit below 1."""
+        from pgqueue_embed.enqueue import Selection
+
+        return Selection(where=self.where, limit=self.limit, everything=self.everything)

@@ -111,9 +111,9 @@ def _search(
 
 def _waiting(what: str) -> AbstractContextManager[object]:
     """Show that something happens while a model is loaded, where somebody looks."""
-    from rich.console import Console
+    from pgqueue_embed.terminal import progress_console
 
-    return Console(stderr=True, markup=False, highlight=False).status(what)
+    return progress_console().status(what)
 
 
 def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str) -> None:

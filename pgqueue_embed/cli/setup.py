@@ -8,8 +8,6 @@ import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.options import connected
-from pgqueue_embed.errors import UsageError
-from pgqueue_embed.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
@@ -41,17 +39,7 @@ def migrate(conninfo: str) -> None:
 def create(
     conninfo: str,
     name: options.PipelineName,
-    source_table: options.SourceTable = None,
-    target_table: options.TargetTable = None,
-    db_schema: options.Schema = "public",
-    id_field: options.IdField = "id",
-    text_field: options.TextField = "text",
-    target_column: options.TargetColumn = None,
-    vector_type: options.VectorType = "vector",
-    model: options.Model = DEFAULT_MODEL,
-    chunk_size: options.ChunkSize = 128,
-    overlap_tokens: options.OverlapTokens = 20,
-    max_attempts: options.MaxAttempts = 3,
+    wanted: options.WantedPipeline,
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="Keep a pipeline that is there already.")
     ] = False,
@@ -69,66 +57,7 @@ def create(
         if if_not_exists and name in pipeline_names(connection):
             typer.echo(f"pipeline {name} exists already and was left as it is")
             return
-        spec = make_spec(
-            name,
-            source_table=source_table,
-            target_table=target_table,
-            db_schema=db_schema,
-            id_field=id_field,
-            text_field=text_field,
-            target_column=target_column,
-            vector_type=vector_type,
-            chunk_size=chunk_size,
-            overlap_tokens=overlap_tokens,
-            max_attempts=max_attempts,
-        )
-        make_pipeline(connection, spec, model)
-
-
-def make_spec(
-    name: str,
-    *,
-    source_table: str | None,
-    target_table: str | None,
-    db_schema: str,
-    target_column: list[str] | None,
-    chunk_size: int,
-    id_field: str,
-    text_field: str,
-    vector_type: str,
-    overlap_tokens: int,
-    max_attempts: int,
-) -> PipelineSpec:
-    """Return what the options ask for; raises UsageError when they do not fit together."""
-    from pgqueue_embed.pipelines import PipelineSpec
-    from pgqueue_embed.settings import Table, TargetColumns, parse_table
-
-    if source_table is None:
-        raise UsageError("name the table with the text: --source-table schema.table")
-    source = parse_table(source_table, db_schema)
-    target = Table(schema=source.schema, name=f"{source.name}_vectors")
-    return PipelineSpec(
-        name=name,
-        source=source,
-        target=parse_table(target_table, db_schema) if target_table else target,
-        id_field=id_field,
-        text_field=text_field,
-        columns=TargetColumns().renamed(_column_names(target_column or [])),
-        vector_type=vector_type,
-        chunk_tokens=chunk_size,
-        overlap_tokens=overlap_tokens,
-        max_attempts=max_attempts,
-    )
-
-
-def _column_names(pairs: list[str]) -> dict[str, str]:
-    names = {}
-    for pair in pairs:
-        meaning, equals, name = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--target-column {pair}: write MEANING=NAME, e.g. embedding=vector")
-        names[meaning] = name
-    return names
+        make_pipeline(connection, wanted.spec(name), wanted.model)
 
 
 def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pipeline:
@@ -147,42 +76,25 @@ def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pip
     return pipeline
 
 
-Limit = Annotated[
-    int | None, typer.Option("--limit", help="Queue at most so many records.", show_default=False)
-]
-Where = Annotated[
-    str | None,
-    typer.Option("--where", help="Only records matching this SQL condition.", show_default=False),
-]
-Everything = Annotated[
-    bool, typer.Option("--all", help="Queue records that are embedded already, too.")
-]
-
-
 def enqueue(
     conninfo: str,
     name: options.PipelineName,
-    limit: Limit = None,
-    where: Where = None,
-    everything: Everything = False,
+    records: options.WantedRecords,
 ) -> None:
-    """Queue the records that are not embedded yet, or whose text has changed.
+    """Queue the records that are not embedded yet, have changed, or are gone from the source.
 
-    Interrupted, it goes on where it stopped; run twice, it queues nothing twice.
+    Interrupted, it goes on where it stopped; run twice, it queues nothing twice that waits.
 
     Example: pgembed enqueue reports --where "event_type = 'D'" --limit 10000
     """
     from pgqueue_embed.connect import connect
-    from pgqueue_embed.enqueue import Selection
     from pgqueue_embed.migrate import check_schema
     from pgqueue_embed.pipelines import load_pipeline
 
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        queue_records(
-            connection, pipeline, Selection(where=where, limit=limit, everything=everything)
-        )
+        queue_records(connection, pipeline, records.selection())
 
 
 def queue_records(connection: Connection, pipeline: Pipeline, selection: Selection) -> int:
@@ -191,10 +103,10 @@ def queue_records(connection: Connection, pipeline: Pipeline, selection: Selecti
 
     from pgqueue_embed.enqueue import enqueue as scan
     from pgqueue_embed.enqueue import estimated_records
-    from pgqueue_embed.terminal import console
+    from pgqueue_embed.terminal import progress_console
 
     columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
-    with Progress(*columns, console=console(), transient=True) as bar:
+    with Progress(*columns, console=progress_console(), transient=True) as bar:
         task = bar.add_task("scan", total=estimated_records(connection, pipeline))
         queued = scan(
             connection, pipeline, selection, on_slice=lambda each: bar.advance(task, each.scanned)

@@ -9,85 +9,13 @@ import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.options import connected, log_settings
-from pgqueue_embed.cli.setup import (
-    Everything,
-    Limit,
-    Where,
-    make_pipeline,
-    make_spec,
-    queue_records,
-)
+from pgqueue_embed.cli.setup import make_pipeline, queue_records
+from pgqueue_embed.cli.worker_options import WORKER, WorkerOptions
 from pgqueue_embed.endings import DRAINED
-from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline, WorkerSettings
+from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
-
-WORKER = "Worker"
-
-Concurrency = Annotated[
-    int,
-    typer.Option(
-        "--concurrency",
-        "-c",
-        help="Claims in work at once; one computes while others read, chunk and write.",
-        rich_help_panel=WORKER,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option("--device", help="auto, mps, cuda or cpu.", rich_help_panel=WORKER),
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="auto (the fastest that agrees with fp32), fp32, fp16 or bf16.",
-        rich_help_panel=WORKER,
-    ),
-]
-ModelPath = Annotated[
-    str | None,
-    typer.Option(
-        "--model-path",
-        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
-        rich_help_panel=WORKER,
-        show_default=False,
-    ),
-]
-Lease = Annotated[
-    float,
-    typer.Option(
-        "--lease",
-        help="Seconds without progress after which the server takes a claim back.",
-        rich_help_panel=WORKER,
-    ),
-]
-RetryDelay = Annotated[
-    float,
-    typer.Option(
-        "--retry-delay",
-        help="Seconds before a failed record's second attempt; doubles with each.",
-        rich_help_panel=WORKER,
-    ),
-]
-MemoryLimit = Annotated[
-    int | None,
-    typer.Option(
-        "--memory-limit",
-        help="Megabytes of process and device memory after which the worker process is replaced.",
-        rich_help_panel=WORKER,
-        show_default=False,
-    ),
-]
-CacheSize = Annotated[
-    int,
-    typer.Option(
-        "--cache-size",
-        help="Megabytes of vectors kept for chunks that occur again; 0 for none.",
-        rich_help_panel=WORKER,
-    ),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -98,7 +26,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def work(
     conninfo: str,
-    concurrency: Concurrency = 2,
+    worker: WorkerOptions,
     drain: Annotated[
         bool,
         typer.Option("--drain", help="Leave when nothing is pending.", rich_help_panel=WORKER),
@@ -121,13 +49,6 @@ def work(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    model_path: ModelPath = None,
-    lease: Lease = 60.0,
-    retry_delay: RetryDelay = 5.0,
-    memory_limit: MemoryLimit = None,
-    cache_size: CacheSize = 256,
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 
@@ -136,18 +57,8 @@ def work(
 
     Example: pgembed work --concurrency 4
     """
-    settings = WorkerSettings(
-        concurrency=concurrency,
-        drain=drain,
-        pipelines=tuple(pipeline or ()),
-        device=device,
-        precision=precision,
-        max_records=max_records,
-        model_path=model_path,
-        lease_seconds=lease,
-        retry_delay_seconds=retry_delay,
-        cache_megabytes=cache_size,
-        memory_limit_megabytes=memory_limit,
+    settings = worker.settings(
+        drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
     )
     ending = _supervise(conninfo, settings)
     if ending == DRAINED:
@@ -173,25 +84,9 @@ def _supervise(
 def run(
     conninfo: str,
     name: options.PipelineName,
-    source_table: options.SourceTable = None,
-    target_table: options.TargetTable = None,
-    db_schema: options.Schema = "public",
-    id_field: options.IdField = "id",
-    text_field: options.TextField = "text",
-    target_column: options.TargetColumn = None,
-    vector_type: options.VectorType = "vector",
-    model: options.Model = DEFAULT_MODEL,
-    chunk_size: options.ChunkSize = 128,
-    overlap_tokens: options.OverlapTokens = 20,
-    max_attempts: options.MaxAttempts = 3,
-    limit: Limit = None,
-    where: Where = None,
-    everything: Everything = False,
-    concurrency: Concurrency = 2,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    model_path: ModelPath = None,
-    cache_size: CacheSize = 256,
+    wanted: options.WantedPipeline,
+    records: options.WantedRecords,
+    worker: WorkerOptions,
 ) -> None:
     """Make the pipeline if it is missing, queue its records, embed them all, and leave.
 
@@ -201,37 +96,15 @@ def run(
     """
     from pgqueue_embed.claims import is_drained
     from pgqueue_embed.connect import connect
-    from pgqueue_embed.enqueue import Selection
     from pgqueue_embed.migrate import migrate
     from pgqueue_embed.pipelines import load_pipeline, pipeline_names
 
-    selection = Selection(where=where, limit=limit, everything=everything)
-    settings = WorkerSettings(
-        concurrency=concurrency,
-        drain=True,
-        pipelines=(name,),
-        device=device,
-        precision=precision,
-        model_path=model_path,
-        cache_megabytes=cache_size,
-    )
+    selection = records.selection()
+    settings = worker.settings(drain=True, pipelines=(name,))
     migrate(conninfo)
     with connect(conninfo) as connection:
         if name not in pipeline_names(connection):
-            spec = make_spec(
-                name,
-                source_table=source_table,
-                target_table=target_table,
-                db_schema=db_schema,
-                id_field=id_field,
-                text_field=text_field,
-                target_column=target_column,
-                vector_type=vector_type,
-                chunk_size=chunk_size,
-                overlap_tokens=overlap_tokens,
-                max_attempts=max_attempts,
-            )
-            make_pipeline(connection, spec, model)
+            make_pipeline(connection, wanted.spec(name), wanted.model)
         pipeline = load_pipeline(connection, name)
         queue_records(connection, pipeline, selection)
         drained = is_drained(connection, [pipeline.id])
