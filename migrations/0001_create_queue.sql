@@ -173,7 +173,6 @@ create table pgembed.scans (
     selection text not null,
     last_key text,
     queued bigint not null default 0,
-    limit_records bigint,
     finished boolean not null default false,
     started_at timestamptz not null default clock_timestamp()
 );

@@ -77,7 +77,7 @@ class _Reading:
 
     @property
     def text_bytes(self) -> int:
-        return sum(len(record.document or "") for record, _ in self.to_embed)
+        return sum(len((record.document or "").encode()) for record, _ in self.to_embed)
 
 
 def process_claim(
@@ -284,7 +284,6 @@ def _batch(
 def _rate(claim: Claim, reading: _Reading, size: ClaimSize, seconds: float) -> Rate:
     return Rate(
         items=max(len(claim.items) - len(reading.left_over), 1),
-        limit_bytes=size.limit_bytes,
         text_bytes=reading.text_bytes,
         seconds=seconds,
     )

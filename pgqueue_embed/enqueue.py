@@ -126,11 +126,10 @@ def _escaped(where: str) -> str:
 
 
 OPEN = """
-insert into pgembed.scans (pipeline_id, selection, limit_records)
-values (%(pipeline_id)s, %(selection)s, %(limit)s)
+insert into pgembed.scans (pipeline_id, selection)
+values (%(pipeline_id)s, %(selection)s)
 on conflict (pipeline_id) do update
 set selection = excluded.selection,
-    limit_records = excluded.limit_records,
     last_key = null,
     queued = 0,
     finished = false,
@@ -141,11 +140,7 @@ where scans.finished or scans.selection <> excluded.selection
 
 def _open_scan(connection: Connection, pipeline: Pipeline, selection: Selection) -> bool:
     """Start a scan, or join an unfinished one of the same selection; returns whether joined."""
-    values = {
-        "pipeline_id": pipeline.id,
-        "selection": selection.as_text(),
-        "limit": selection.limit,
-    }
+    values = {"pipeline_id": pipeline.id, "selection": selection.as_text()}
     return connection.execute(OPEN, values).rowcount == 0
 
 

@@ -60,7 +60,12 @@ select
     ledger.attempts,
     ledger.failed_hash
 from listed
-join pgembed.records as ledger on ledger.pipeline_id = %(pipeline_id)s and ledger.key = listed.key
+cross join lateral (
+    select state, generation, document_hash, chunks, attempts, failed_hash
+    from pgembed.records
+    where pipeline_id = %(pipeline_id)s and records.key = listed.key
+    limit 1
+) as ledger
 """
 
 

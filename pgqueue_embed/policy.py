@@ -59,7 +59,6 @@ class Rate:
     """What a claim did: records, bytes of text, work items and the seconds it took."""
 
     items: int
-    limit_bytes: int
     text_bytes: int
     seconds: float
 

@@ -197,7 +197,8 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
 
 # The listed keys with their records, the hint whether anything is to be done, and as many
 # documents as fit the byte limit (the first one always does). The length of a stored text is
-# known without reading it.
+# known without reading it. The ledger is looked up key by key: joined as a table, with statistics
+# from when it was young, it is read as a whole for every key.
 READ = """
 with listed as (
     select key, embed_again, position
@@ -230,8 +231,12 @@ hinted as (
             else false
         end as unchanged
     from hashed
-    left join pgembed.records as ledger
-        on ledger.pipeline_id = %(pipeline_id)s and ledger.key = hashed.key
+    left join lateral (
+        select key, state, generation, document_hash, chunks
+        from pgembed.records
+        where pipeline_id = %(pipeline_id)s and records.key = hashed.key
+        limit 1
+    ) as ledger on true
 ),
 measured as (
     select

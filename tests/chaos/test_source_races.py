@@ -17,6 +17,7 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.policy import ClaimSize
 from pgqueue_embed.settings import Pipeline
+from tests.support.capture import CAPTURE
 from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.light import light_workers
@@ -28,18 +29,6 @@ RECORDS = 60
 WRITERS = 8
 WORKERS = 4
 CHANGES = 100
-
-# What capture does: every change queues its key in the transaction of the change.
-CAPTURE = """
-create function public.capture() returns trigger language plpgsql as $$
-begin
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    values (1, array[coalesce(new.id, old.id)::text], 1, 0, tg_op <> 'INSERT');
-    return null;
-end $$;
-create trigger capture after insert or update or delete on public.reports
-for each row execute function public.capture()
-"""
 
 
 def just_before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:

@@ -1080,3 +1080,17 @@ def test_text_that_failed_and_was_changed_back_leaves_no_charge(
         set_text(connection, source, 1, "A pump failed.")
         drain(session, pipeline)
     assert_converged(connection, "reports")
+
+
+def test_chinese_text_is_measured_in_bytes_as_its_limit_is(
+    conninfo: str, connection: Connection
+) -> None:
+    document = "设备在使用过程中突然停止工作。"
+    make_source(connection, [document])
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        done = work_once(session, pipeline)
+    assert done is not None
+    assert done.rate is not None
+    assert done.rate.text_bytes == len(document.encode())

@@ -20,6 +20,7 @@ from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost
 from pgqueue_embed.history import roll_up
 from pgqueue_embed.policy import ClaimSize
 from pgqueue_embed.settings import Pipeline
+from tests.support.capture import CAPTURE
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice
 from tests.support.oracle import assert_converged
@@ -29,18 +30,6 @@ from tests.support.working import WORKER_NAME, drain, open_session, work_once
 SECONDS = 2.5
 RECORDS = 120
 WORKERS = 3
-
-# What capture does: every change queues its key in the transaction of the change.
-CAPTURE = """
-create function public.capture() returns trigger language plpgsql as $$
-begin
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    values (1, array[coalesce(new.id, old.id)::text], 1, 0, tg_op <> 'INSERT');
-    return null;
-end $$;
-create trigger capture after insert or update or delete on public.reports
-for each row execute function public.capture()
-"""
 
 
 class World:

@@ -25,7 +25,7 @@ from pgqueue_embed.policy import (
 
 
 def rate(*, items: int = 4, text_bytes: int = 100_000, seconds: float = 4.0) -> Rate:
-    return Rate(items=items, limit_bytes=1 << 20, text_bytes=text_bytes, seconds=seconds)
+    return Rate(items=items, text_bytes=text_bytes, seconds=seconds)
 
 
 @pytest.mark.parametrize(
