@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import EmbeddingModel, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, calibrate, resolve_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.shapes import plan_batches
 from pgqueue_embed.settings import DEFAULT_MODEL
@@ -16,8 +16,10 @@ OVERLAP_TOKENS = 20
 
 
 def load_model(precision: str = "auto") -> EmbeddingModel:
-    """Load the default model as a worker on this machine does."""
-    return EmbeddingModel.load(resolve_model(DEFAULT_MODEL), precision=precision)
+    """Load the default model as a worker on this machine does, with the same batch sizes."""
+    model = EmbeddingModel.load(resolve_model(DEFAULT_MODEL), precision=precision)
+    calibrate(model)
+    return model
 
 
 def distinct_chunks(model: EmbeddingModel, documents: Sequence[str]) -> list[Chunk]:

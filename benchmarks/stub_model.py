@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ from pgqueue_embed.connect import connect
 from pgqueue_embed.embed import Device
 from pgqueue_embed.embedding import DeviceThread, resolve_model
 from pgqueue_embed.embedding.rows import Vectors
+from pgqueue_embed.embedding.shapes import limits_for
 from pgqueue_embed.loop import Shared, run_loop
 from pgqueue_embed.pipelines import load_pipeline
 from pgqueue_embed.settings import DEFAULT_MODEL, WorkerSettings
@@ -24,11 +25,12 @@ SPECIAL_TOKENS = 2
 
 
 class StubModel:
-    """Fulfils batch_runner.Model: one constant unit vector for every chunk."""
+    """Fulfils batch_runner.Model: one constant unit vector for every chunk, in a Mac's batches."""
 
     name = "stub"
     device = "cpu"
     dimensions = DIMENSIONS
+    limits = limits_for("mps")
 
     def __init__(self) -> None:
         self._vectors = np.full((1024, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
@@ -42,9 +44,11 @@ class StubModel:
         """Return the length that MiniLM would read."""
         return len(chunk.token_ids) + SPECIAL_TOKENS
 
-    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
-        """Return constants, shape (chunks, dimensions)."""
-        return self._vectors[: len(chunks)]
+    def launch(
+        self, chunks: Sequence[Chunk], *, length: int | None = None
+    ) -> Callable[[], Vectors]:
+        """Return what gives constants, shape (chunks, dimensions)."""
+        return lambda: self._vectors[: len(chunks)]
 
     def verify(self, rows: int, length: int) -> None:
         """It is never wrong."""

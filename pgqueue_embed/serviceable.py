@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.embedding import EmbeddingModel, Fingerprint, ResolvedModel, resolve_model
+from pgqueue_embed.embedding import (
+    EmbeddingModel,
+    Fingerprint,
+    ResolvedModel,
+    calibrate,
+    resolve_model,
+)
 from pgqueue_embed.embedding import fingerprint as fingerprint_of
 from pgqueue_embed.errors import ModelError, ModelMismatch, PgembedError, SetupError
 from pgqueue_embed.log import get_logger
@@ -33,8 +39,10 @@ class ChosenModel:
     precision: str
 
     def load(self) -> EmbeddingModel:
-        """Load the model; to be called on the device thread."""
-        return EmbeddingModel.load(self.resolved, device=self.device, precision=self.precision)
+        """Load the model and find its batch size; to be called on the device thread."""
+        model = EmbeddingModel.load(self.resolved, device=self.device, precision=self.precision)
+        calibrate(model)
+        return model
 
 
 def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenModel:

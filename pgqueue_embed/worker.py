@@ -90,6 +90,7 @@ class Worker:
             precision=identity.precision,
             model=identity.model,
             concurrency=identity.concurrency,
+            batch_tokens=device.model.limits.max_tokens_per_batch,
         )
         return Shared(
             conninfo=self._conninfo,

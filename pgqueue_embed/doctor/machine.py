@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgqueue_embed.doctor.check import Check, ok, warning
-from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, calibrate, resolve_model
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
@@ -63,11 +63,13 @@ class Models:
         if resolved.path in self._loaded:
             return
         model = EmbeddingModel.load(resolved, device="auto", precision="auto")
+        calibrate(model, anew=True)  # the first time, the machine may have been busy
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path] = model
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
-            f" chunks of up to {model.content_budget} tokens",
+            f" chunks of up to {model.content_budget} tokens, batches of"
+            f" {model.limits.max_tokens_per_batch:,}",
         )
         yield from (warning(subject, note) for note in model.notes)

@@ -1,5 +1,6 @@
 """From chunks to vectors: one model, owned by one thread. Importing this loads no torch."""
 
+from pgqueue_embed.embedding.calibration import calibrate
 from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
@@ -15,6 +16,7 @@ __all__ = [
     "NonFiniteVectors",
     "ResolvedModel",
     "VectorCache",
+    "calibrate",
     "fingerprint",
     "resolve_model",
 ]

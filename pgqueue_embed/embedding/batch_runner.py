@@ -1,19 +1,23 @@
-"""What the device thread does with one batch: check its shape, run it, halve it if need be."""
+"""What the device thread does with batches: check a shape, launch, read, halve it if need be."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.devices import is_out_of_memory, kind_of, release_memory
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors
-from pgqueue_embed.embedding.shapes import Batch, limits_for
+from pgqueue_embed.embedding.shapes import Batch, BatchLimits
 from pgqueue_embed.errors import ModelError
 
 VERIFY_EVERY_BATCHES = 500
+
+# Some tenths of a second on a fast GPU, well below any lease on a slow one.
+GPU_GROUP_BATCHES = 4
 
 Rows = tuple[int, ...]
 
@@ -24,6 +28,7 @@ class Model(Protocol):
     name: str
     device: str
     dimensions: int
+    limits: BatchLimits
 
     def session(self) -> AbstractContextManager[None]:
         """Surround all calls of one thread."""
@@ -31,27 +36,42 @@ class Model(Protocol):
     def sequence_tokens(self, chunk: Chunk) -> int:
         """Return the length of a chunk as the model reads it."""
 
-    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
-        """Embed one batch, padded to ``length`` tokens."""
+    def launch(
+        self, chunks: Sequence[Chunk], *, length: int | None = None
+    ) -> Callable[[], Vectors]:
+        """Start one batch, padded to ``length`` tokens; returns what reads its vectors."""
 
     def verify(self, rows: int, length: int) -> None:
         """Raise WrongVectors if the device computes this shape wrong."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """A pass of the device under way over some rows of a batch; ``read`` waits for it."""
+
+    rows: Rows
+    length: int
+    read: Callable[[], Vectors]
+
+
 class BatchRunner:
-    """Runs batches on the device; ``limits`` shrink when its memory is too small for them."""
+    """Runs batches on the device; ``limits`` shrink when its memory is too small for them.
+
+    ``group_batches`` should be launched before the first of them is read: a read waits until a
+    GPU has done all that it was given, and then has nothing to do.
+    """
 
     def __init__(self, model: Model) -> None:
-        self.limits = limits_for(kind_of(model.device))
+        self.limits = model.limits
+        self.group_batches = 1 if kind_of(model.device) == "cpu" else GPU_GROUP_BATCHES
         self._model = model
         self._batches = 0
         self._verified: set[tuple[int, int]] = set()
 
-    def run(self, chunks: Sequence[Chunk], batch: Batch) -> Iterator[tuple[Rows, Vectors | None]]:
-        """Yield rows of the batch and their vectors after each pass of the device.
+    def launch(self, chunks: Sequence[Chunk], batch: Batch) -> Iterator[Pass]:
+        """Start and yield the passes of a batch: one, unless memory has grown too small for it.
 
-        None instead of vectors marks rows for which the model has no usable vector. Raises
-        ModelError if the device's memory does not hold a single row.
+        Raises ModelError if the device's memory does not hold a single row.
         """
         parts = deque([batch.rows])
         while parts:
@@ -61,23 +81,42 @@ class BatchRunner:
                 parts.extendleft((rows[size:], rows[:size]))
                 continue
             try:
-                vectors = self._forward(chunks, rows, batch.length)
-            except NonFiniteVectors as fault:
-                bad = {rows[position] for position in fault.rows}
-                yield tuple(sorted(bad)), None
-                parts.extendleft(_without(rows, bad))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+                read = self._start(chunks, rows, batch.length)
+            except Exception as error:  # noqa: BLE001 - raised again unless it is out of memory
                 self._shrink(len(rows), batch.length, error)
                 parts.appendleft(rows)
             else:
-                yield rows, vectors
+                yield Pass(rows=rows, length=batch.length, read=read)
 
-    def _forward(self, chunks: Sequence[Chunk], rows: Rows, length: int) -> Vectors:
+    def finish(
+        self, chunks: Sequence[Chunk], launched: Pass
+    ) -> Iterator[tuple[Rows, Vectors | None]]:
+        """Yield rows of a pass and their vectors, waiting for the device.
+
+        None instead of vectors marks rows for which the model has no usable vector.
+        """
+        again: Sequence[Rows] = ()
+        try:
+            yield launched.rows, launched.read()
+        except NonFiniteVectors as fault:
+            bad = {launched.rows[position] for position in fault.rows}
+            yield tuple(sorted(bad)), None
+            again = _without(launched.rows, bad)
+        except Exception as error:  # noqa: BLE001 - raised again unless it is out of memory
+            self._shrink(len(launched.rows), launched.length, error)
+            again = [launched.rows]
+        for rows in again:
+            yield from self.run(chunks, Batch(rows=rows, length=launched.length))
+
+    def run(self, chunks: Sequence[Chunk], batch: Batch) -> Iterator[tuple[Rows, Vectors | None]]:
+        """Launch and finish one batch."""
+        for launched in self.launch(chunks, batch):
+            yield from self.finish(chunks, launched)
+
+    def _start(self, chunks: Sequence[Chunk], rows: Rows, length: int) -> Callable[[], Vectors]:
         self._verify(len(rows), length)
         self._batches += 1
-        return self._model.forward([chunks[row] for row in rows], length=length)
+        return self._model.launch([chunks[row] for row in rows], length=length)
 
     def _verify(self, rows: int, length: int) -> None:
         """Check a shape when it is new, and any shape from time to time; a CPU needs neither."""
@@ -89,6 +128,9 @@ class BatchRunner:
         self._verified.add((rows, length))
 
     def _shrink(self, rows: int, length: int, error: Exception) -> None:
+        """Allow half the rows after ``error`` if it says out of memory; raise it if not."""
+        if not is_out_of_memory(error):
+            raise error
         if rows == 1:
             raise ModelError(
                 f"the memory of {self._model.device} does not hold one sequence of {length} "

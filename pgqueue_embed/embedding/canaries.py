@@ -30,3 +30,12 @@ def canary_chunks(tokenizer: Tokenizer | None, content_budget: int) -> list[Chun
         return [Chunk(index=0, start=0, end=len(t), text=t, token_ids=none) for t in _TEXTS]
     chunker = Chunker(tokenizer, max_tokens=min(content_budget, _MAX_TOKENS), overlap_tokens=0)
     return [chunk for document in chunker.chunk(_TEXTS) for chunk in document.chunks]
+
+
+def full_chunks(tokenizer: Tokenizer | None, tokens: int) -> list[Chunk]:
+    """Return chunks of English text of at most ``tokens`` tokens, most of them nearly as long."""
+    if tokenizer is None:
+        return canary_chunks(None, tokens)
+    chunker = Chunker(tokenizer, max_tokens=tokens, overlap_tokens=0)
+    (document,) = chunker.chunk([_ENGLISH * 20])
+    return list(document.chunks[:-1] or document.chunks)

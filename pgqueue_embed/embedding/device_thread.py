@@ -2,7 +2,7 @@
 
 Metal aborts the process when two threads enter it. Worker loops hand over chunks and wait; the
 thread takes one batch of each caller in turn, so that a large claim does not hold up a small
-one.
+one, and gives a GPU a few batches before it waits for the first.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Rows
+from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Pass, Rows
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors, WrongVectors
 from pgqueue_embed.embedding.shapes import Batch, plan_batches
 from pgqueue_embed.embedding.vector_cache import VectorCache
@@ -68,6 +69,9 @@ class _Call:
         else:
             self.vectors[list(rows)] = vectors
             self.computed.update(rows)
+
+
+Group = list[tuple[_Call, Batch]]
 
 
 class DeviceThread(Generic[LoadedModel]):
@@ -216,15 +220,15 @@ class DeviceThread(Generic[LoadedModel]):
                 self._loaded = (model, runner)
                 self._condition.notify_all()
             with model.session():
-                while (job := self._next()) is not None:
+                while (job := self._next(runner.group_batches)) is not None:
                     if isinstance(job, Future):
                         _check(job, model)
                     else:
-                        self._work(runner, *job)
+                        self._work(runner, job)
         except Exception as error:  # noqa: BLE001 - callers get it; this thread has nobody to tell
             self._stop(error)
 
-    def _next(self) -> tuple[_Call, Batch] | Future[None] | None:
+    def _next(self, group_batches: int) -> Group | Future[None] | None:
         with self._condition:
             self._condition.wait_for(
                 lambda: self._waiting or self._checks or self._error is not None
@@ -233,29 +237,50 @@ class DeviceThread(Generic[LoadedModel]):
                 return None
             if self._checks:
                 return self._checks.popleft()
-            call = self._waiting.popleft()
-            batch = call.batches.popleft()
-            if call.batches:
-                self._waiting.append(call)
-            return call, batch
+            return [self._take() for _ in range(group_batches) if self._waiting]
 
-    def _work(self, runner: BatchRunner, call: _Call, batch: Batch) -> None:
+    def _take(self) -> tuple[_Call, Batch]:
+        call = self._waiting.popleft()
+        batch = call.batches.popleft()
+        if call.batches:
+            self._waiting.append(call)
+        return call, batch
+
+    def _work(self, runner: BatchRunner, group: Group) -> None:
+        """Launch every batch of the group, then read them."""
         started = time.monotonic()
-        error: Exception | None = None
+        launched: list[list[Pass]] = [[] for _ in group]
+        for passes, (call, batch) in zip(launched, group, strict=True):
+            with self._charging(call):
+                passes.extend(runner.launch(call.chunks, batch))
+        for passes, (call, _) in zip(launched, group, strict=True):
+            with self._charging(call):
+                for each in passes:
+                    for rows, vectors in runner.finish(call.chunks, each):
+                        self._progress(call, rows, vectors)
+            started = self._end_batch(call, started)
+
+    @contextmanager
+    def _charging(self, call: _Call) -> Iterator[None]:
+        """Make an error of a batch its caller's alone, but not that of a device at fault."""
         try:
-            for rows, vectors in runner.run(call.chunks, batch):
-                self._progress(call, rows, vectors)
+            yield
         except WrongVectors:
             raise
-        except Exception as caught:  # noqa: BLE001 - a batch's error is its caller's alone
-            error = caught
+        except Exception as error:  # noqa: BLE001 - raised in the caller's own thread
+            with self._condition:
+                call.error = call.error or error
+                if call in self._waiting:
+                    self._waiting.remove(call)
+
+    def _end_batch(self, call: _Call, started: float) -> float:
+        """Account for a batch that ended, and return when that was."""
+        ended = time.monotonic()
         with self._condition:
-            call.device_seconds += time.monotonic() - started
+            call.device_seconds += ended - started
             call.unfinished -= 1
-            call.error = call.error or error
-            if error is not None and call in self._waiting:
-                self._waiting.remove(call)
             self._condition.notify_all()
+        return ended
 
     def _progress(self, call: _Call, rows: Rows, vectors: Vectors | None) -> None:
         with self._condition:

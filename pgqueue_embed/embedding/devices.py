@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 
 from pgqueue_embed.errors import UsageError
@@ -51,6 +52,17 @@ def configure_device(device: str) -> None:
 def kind_of(device: str) -> str:
     """Return ``mps``, ``cuda`` or ``cpu``."""
     return device.partition(":")[0]
+
+
+def describe_device(device: str) -> str:
+    """Return what the maker calls the device, or the processor's architecture for a CPU."""
+    import torch
+
+    if kind_of(device) == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if kind_of(device) == "mps":
+        return str(torch.backends.mps.get_name())
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def is_out_of_memory(exception: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import cycle, islice
@@ -24,10 +24,13 @@ from pgqueue_embed.embedding.rows import (
     lowest_cosine,
     unit_rows,
 )
+from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
 _SAME_VECTORS = 0.9999
+
+Read = Callable[[], Vectors]
 
 
 class EmbeddingModel:
@@ -36,8 +39,8 @@ class EmbeddingModel:
     Attributes: ``name``, ``revision``; ``device`` and ``precision`` in use; ``dimensions`` of a
     vector; ``max_sequence_tokens`` that the model reads; ``document_prompt`` and
     ``query_prompt``, "" for none; ``tokenizer``, a private copy, or None for models without
-    one; ``exact_ids``, whether chunk ids are fed as they are (if not, texts are); ``notes``,
-    sentences for the person at the screen.
+    one; ``exact_ids``, whether chunk ids are fed as they are (if not, texts are); ``limits``, how
+    large its batches should be; ``notes``, sentences for the person at the screen.
     """
 
     def __init__(self, resolved: ResolvedModel) -> None:
@@ -46,6 +49,7 @@ class EmbeddingModel:
         self.revision = resolved.revision
         self.device = "cpu"
         self.precision = "fp32"
+        self.limits = limits_for("cpu")
         self.notes: tuple[str, ...] = ()
         self._path = resolved.path
         self._network: Any = network.open_network(resolved.path, resolved.name)
@@ -77,12 +81,18 @@ class EmbeddingModel:
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
         model._settle(chosen, precision)
+        model.limits = limits_for(kind_of(chosen)) if model.is_transformer else TABLE_LOOK_UP
         return model
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What the model is made of; hashes its files on first use."""
         return fingerprint(self._path)
+
+    def sample_chunks(self, tokens: int) -> list[Chunk]:
+        """Return chunks of plain text that the model reads as sequences of about ``tokens``."""
+        budget = min(self.content_budget, max(1, tokens - self._overhead))
+        return canaries.full_chunks(self.tokenizer, budget)
 
     @property
     def content_budget(self) -> int:
@@ -106,9 +116,16 @@ class EmbeddingModel:
         ``length`` pads every sequence to that many tokens. Raises RecordFault for a chunk
         longer than the model reads and NonFiniteVectors for rows without a usable vector.
         """
+        return self.launch(chunks, length=length)()
+
+    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
+        """Start a `forward` without waiting for a GPU; call what it returns for the vectors.
+
+        Raises RecordFault as `forward` does; the read raises NonFiniteVectors.
+        """
         with self.session():
             raw = self._from_ids(chunks, length) if self.exact_ids else self._from_texts(chunks)
-        return unit_rows(raw)
+        return lambda: unit_rows(network.on_host(raw))
 
     def encode_query(self, text: str) -> Vectors:
         """Embed one search query, with the query prompt; returns shape (dimensions,)."""
@@ -193,7 +210,7 @@ class EmbeddingModel:
         if not keeps_ids(self.tokenizer, self._frame, self.document_prompt, self._canaries):
             return False
         with self.session():
-            vectors = unit_rows(self._from_ids(self._canaries, None))
+            vectors = unit_rows(network.on_host(self._from_ids(self._canaries, None)))
         return lowest_cosine(vectors, self._references) >= _SAME_VECTORS
 
     def _from_ids(self, chunks: Sequence[Chunk], length: int | None) -> Any:
@@ -205,7 +222,7 @@ class EmbeddingModel:
         features = {"input_ids": torch.from_numpy(ids).to(self.device)}
         if mask is not None:
             features["attention_mask"] = torch.from_numpy(mask).to(self.device)
-        return self._network(features)["sentence_embedding"].float().cpu().numpy()
+        return self._network(features)["sentence_embedding"].float()
 
     def _framed(self) -> Frame:
         if self._frame is None:

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.embedding.quiet import quieten
@@ -73,6 +75,14 @@ def prompts(network: Any) -> tuple[str, str]:
     fallback = known.get(network.default_prompt_name or "", "")
     document = next((known[name] for name in _DOCUMENT_PROMPTS if known.get(name)), fallback)
     return document, known.get("query") or fallback
+
+
+def on_host(vectors: Any) -> NDArray[np.float32]:
+    """Return vectors as an array in the host's memory; waits for the device if they are there."""
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    array: NDArray[np.float32] = vectors.cpu().numpy()
+    return array
 
 
 def _read_control_tokens_as_text(network: Any) -> None:

@@ -1,8 +1,9 @@
-"""Plan batches of few shapes: lengths in, rows and lengths out.
+"""Plan batches: lengths in, rows and lengths out.
 
 Metal compiles and keeps a graph for every input shape and never gives it back, so that shapes
-must be few: lengths are rounded up, and a length has one number of rows, or a quarter or a
-sixteenth of it for what is left over.
+must be few on a GPU: lengths are rounded up, and a length has one number of rows, or a quarter or
+a sixteenth of it for what is left over. A CPU keeps nothing and pays for every token of padding,
+so that there a batch is as long as its longest sequence.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _FINE_STEPS = 8  # lengths up to this many steps are told apart by one step, the
 class BatchLimits:
     """How large batches may be, in tokens (padding included) and rows.
 
-    ``fill`` repeats rows of a call to reach a full shape; without it the last batch is smaller.
+    Lengths are multiples of ``length_step``. ``fill`` repeats rows of a call to reach a full
+    shape; without it the last batch is smaller.
     """
 
     max_tokens_per_batch: int
@@ -29,10 +31,15 @@ class BatchLimits:
         """Return limits that allow half the rows at a length, after these were too many."""
         return replace(self, max_tokens_per_batch=max(1, rows // 2) * length)
 
+    def resized(self, max_tokens_per_batch: int) -> BatchLimits:
+        """Return limits of another size, with rows in proportion to the tokens."""
+        rows = self.max_rows * max_tokens_per_batch // self.max_tokens_per_batch
+        return replace(self, max_tokens_per_batch=max_tokens_per_batch, max_rows=max(1, rows))
+
     def rows_at(self, length: int) -> int:
         """Return the number of rows of a full batch of sequences of ``length`` tokens."""
         rows = min(self.max_rows, max(1, self.max_tokens_per_batch // length))
-        return rows if rows < 8 else rows - rows % 8
+        return rows - rows % 8 if self.fill and rows >= 8 else rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +50,20 @@ class Batch:
     length: int
 
 
-# Rates are flat on Apple GPUs from about 64 rows of 130 tokens and on CPUs from about 16 rows.
+# Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
+# a CPU the activations of more than some 2,000 tokens fall out of its caches.
 _LIMITS = {
     "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, max_rows=128, fill=True),
     "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, max_rows=512, fill=True),
-    "cpu": BatchLimits(max_tokens_per_batch=4_096, length_step=8, max_rows=64, fill=False),
+    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, max_rows=16, fill=False),
 }
+
+# A table look-up costs next to nothing for a token, and its call as much as some hundred chunks.
+TABLE_LOOK_UP = BatchLimits(max_tokens_per_batch=1 << 17, length_step=1, max_rows=1_024, fill=False)
 
 
 def limits_for(kind: str) -> BatchLimits:
-    """Return the limits to start with on ``mps``, ``cuda`` or ``cpu``."""
+    """Return the limits of a network on ``mps``, ``cuda`` or ``cpu`` that was never calibrated."""
     return _LIMITS[kind]
 
 
@@ -80,8 +91,8 @@ def plan_batches(
 
 
 def bucket(length: int, step: int) -> int:
-    """Round a length up to a multiple of ``step``, which doubles with long lengths."""
-    while length > step * _FINE_STEPS:
+    """Round a length up to a multiple of ``step``, which doubles with long lengths; 1 stays 1."""
+    while step > 1 and length > step * _FINE_STEPS:
         step *= 2
     return -(-max(1, length) // step) * step
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pgqueue_embed import heartbeat, worker, worker_process
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.rows import unit_rows
+from pgqueue_embed.embedding.shapes import BatchLimits
 from tests.support import fault_points
 from tests.support.fakes import DIMENSIONS, FAKE_MODEL, NOT_A_NUMBER, POISON, tokenizer, unit_vector
 
@@ -41,6 +42,7 @@ class LightModel:
     device = "cpu"
     precision = "fp32"
     dimensions = DIMENSIONS
+    limits = BatchLimits(max_tokens_per_batch=4_096, length_step=8, max_rows=64, fill=False)
 
     def __init__(self) -> None:
         self.tokenizer = tokenizer()
@@ -54,8 +56,10 @@ class LightModel:
         """Return the length of a chunk as the model reads it."""
         return len(chunk.token_ids) + 2
 
-    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> NDArray[np.float32]:
-        """Return unit vectors; raises, exits, dies or hangs where a text says so."""
+    def launch(
+        self, chunks: Sequence[Chunk], *, length: int | None = None
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Compute unit vectors; raises, exits, dies or hangs where a text says so."""
         del length
         fault_points.reach("mid_embed")
         time.sleep(self._batch_seconds)
@@ -63,7 +67,7 @@ class LightModel:
             _strike(chunk.text)
         raw = np.array([unit_vector(chunk.text) for chunk in chunks])
         raw[[NOT_A_NUMBER in chunk.text for chunk in chunks]] = np.nan
-        return unit_rows(raw)
+        return lambda: unit_rows(raw)
 
     def verify(self, rows: int, length: int) -> None:
         """Find nothing wrong."""

@@ -15,6 +15,7 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread, NonFiniteVectors
 from pgqueue_embed.embedding import batch_runner as runner_module
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
+from pgqueue_embed.embedding.shapes import limits_for
 from pgqueue_embed.errors import ModelError
 
 WAIT_SECONDS = 20.0
@@ -44,7 +45,9 @@ class FakeModel:
 
     def __init__(self, hook: Hook | None = None, device: str = "cpu") -> None:
         self.device = device
+        self.limits = limits_for(device)
         self.hook = hook
+        self.events: list[str] = []
         self.batches: list[tuple[list[str], int]] = []
         self.verified: list[tuple[int, int]] = []
         self.wrong = False
@@ -56,14 +59,21 @@ class FakeModel:
     def sequence_tokens(self, chunk: Chunk) -> int:
         return len(chunk.token_ids) + 2
 
-    def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
+    def launch(
+        self, chunks: Sequence[Chunk], *, length: int | None = None
+    ) -> Callable[[], Vectors]:
         assert length is not None
         self.threads.add(threading.current_thread().name)
         if self.hook:
             self.hook(chunks, length)
+        self.events.append("launch")
         self.batches.append(([chunk.text for chunk in chunks], length))
         raw = np.array([vector_of(chunk.text) for chunk in chunks])
         raw[[chunk.text.startswith("bad") for chunk in chunks]] = np.nan
+        return lambda: self._read(raw)
+
+    def _read(self, raw: np.ndarray) -> Vectors:
+        self.events.append("read")
         return unit_rows(raw)
 
     def verify(self, rows: int, length: int) -> None:
@@ -233,6 +243,38 @@ def test_an_error_reaches_only_the_caller_whose_batch_failed() -> None:
         assert_right(good.result(WAIT_SECONDS).vectors, chunks("good", 500))
         with pytest.raises(ValueError, match="boom"):
             poison.result(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("device", "launched_before_a_read"), [("cpu", 1), ("mps", runner_module.GPU_GROUP_BATCHES)]
+)
+def test_gpu_has_a_group_of_batches_before_the_first_is_read(
+    device: str, launched_before_a_read: int
+) -> None:
+    model = FakeModel(device=device)
+    with running(model) as thread:
+        wanted = chunks("g", 2_000, tokens=126)
+        assert_right(thread.embed(wanted).vectors, wanted)
+    assert model.events.index("read") == launched_before_a_read
+    assert model.events.count("read") == model.events.count("launch") > 8
+
+
+def test_out_of_memory_that_shows_at_the_read_halves_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "release_memory", lambda _: None)
+    model = FakeModel(device="mps")
+    read = model._read
+
+    def limited(raw: np.ndarray) -> Vectors:
+        if len(raw) > 40:
+            raise RuntimeError("MPS backend out of memory")
+        return read(raw)
+
+    monkeypatch.setattr(model, "_read", limited)
+    with running(model) as thread:
+        wanted = chunks("m", 700, tokens=126)
+        assert_right(thread.embed(wanted).vectors, wanted)
 
 
 def test_rows_without_a_vector_are_named_and_the_others_kept() -> None:

@@ -60,7 +60,20 @@ def test_full_chunks_are_not_padded() -> None:
 
 
 def test_without_filling_the_last_batch_is_small() -> None:
-    assert plan_batches([10], limits_for("cpu"), longest=100) == [Batch(rows=(0,), length=16)]
+    assert plan_batches([10], limits_for("cpu"), longest=100) == [Batch(rows=(0,), length=10)]
+
+
+def test_batch_on_a_cpu_is_as_long_as_its_longest_sequence() -> None:
+    batches = plan_batches([130, 97, 300], limits_for("cpu"))
+    assert [batch.length for batch in batches] == [300]
+    assert {b.length for b in plan_batches([129] * 40 + [77] * 40, limits_for("cpu"))} == {129, 77}
+
+
+@given(size=st.integers(1, 1 << 20))
+def test_resized_limits_keep_rows_in_proportion(size: int) -> None:
+    limits = limits_for("mps").resized(size)
+    assert limits.max_tokens_per_batch == size
+    assert limits.max_rows == max(1, size // 128)
 
 
 def test_buckets_are_coarser_for_long_sequences() -> None:

@@ -1,0 +1,174 @@
+"""Which batch size a device computes fastest: tried once per host, device, model and precision.
+
+The best size depends on caches, on launch costs and on the width of the model, and no table knows
+the next machine. What was found is kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pgqueue_embed.embedding.devices import (
+    describe_device,
+    is_out_of_memory,
+    kind_of,
+    release_memory,
+)
+from pgqueue_embed.embedding.model import EmbeddingModel
+
+# Tokens of a batch, each twice the one before: a device's rate is flat around its best size.
+CANDIDATES = {
+    "cpu": (512, 1_024, 2_048, 4_096),
+    "mps": (4_096, 8_192, 16_384, 32_768),
+    "cuda": (16_384, 32_768, 65_536, 131_072),
+}
+SEQUENCE_TOKENS = 128
+ROUNDS = 10
+BUDGET_SECONDS = 3.0
+
+# A smaller batch holds less memory and renews the lease more often, so that it wins within noise.
+AS_GOOD = 0.97
+
+Forward = Callable[[int], None]
+
+
+def calibrate(model: EmbeddingModel, *, anew: bool = False, folder: Path | None = None) -> None:
+    """Set ``model.limits`` to the batch size that this device computes fastest.
+
+    Takes some seconds the first time, or whenever it is to be found ``anew``, and afterwards reads
+    a file in ``folder`` (the user's cache folder). Models that only look up a table keep their
+    limits.
+    """
+    if not model.is_transformer:
+        return
+    folder = folder or _cache_folder()
+    with _turn(folder):
+        known = _read(folder)
+        key = _key(model)
+        if anew or key not in known:
+            known[key] = fastest_size(model)
+            _write(folder, known)
+    model.limits = model.limits.resized(known[key])
+
+
+def fastest_size(model: EmbeddingModel) -> int:
+    """Return the batch size in tokens, padding included, with the highest rate on the device."""
+    candidates = CANDIDATES[kind_of(model.device)]
+    length = min(SEQUENCE_TOKENS, model.max_sequence_tokens)
+    chunks = model.sample_chunks(length)
+
+    def forward(tokens: int) -> None:
+        rows = model.limits.resized(tokens).rows_at(length)
+        model.forward((list(chunks) * (rows // len(chunks) + 1))[:rows], length=length)
+
+    with model.session():
+        seconds = time_sizes(candidates, forward, device=model.device)
+    return best_size(seconds, smallest=candidates[0])
+
+
+def time_sizes(
+    candidates: Sequence[int],
+    forward: Forward,
+    *,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[int, float]:
+    """Return the shortest time of a forward pass for each size that fits memory and budget.
+
+    The sizes take turns, so that what else the machine does hits all alike; the first turn also
+    pays for what a device prepares for a new shape.
+    """
+    shortest: dict[int, float] = {}
+    sizes = list(candidates)
+    began = clock()
+    for _ in range(ROUNDS):
+        for size in tuple(sizes):
+            if shortest and clock() - began > BUDGET_SECONDS:
+                return shortest
+            started = clock()
+            try:
+                forward(size)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                release_memory(device)
+                sizes = [each for each in sizes if each < size]
+                break
+            shortest[size] = min(clock() - started, shortest.get(size, float("inf")))
+    return {size: shortest[size] for size in sizes}
+
+
+def best_size(seconds: dict[int, float], *, smallest: int) -> int:
+    """Return the smallest size whose rate is as good as the best, noise allowed for.
+
+    Without any time, because not one size fits the memory, that is `smallest`.
+    """
+    if not seconds:
+        return smallest
+    rates = {size: size / duration for size, duration in seconds.items()}
+    return min(size for size, rate in rates.items() if rate >= AS_GOOD * max(rates.values()))
+
+
+def _key(model: EmbeddingModel) -> str:
+    import torch
+
+    parts = (
+        platform.node(),
+        describe_device(model.device),
+        f"{torch.get_num_threads()} threads",
+        f"torch {torch.__version__}",
+        model.precision,
+        model.fingerprint.digest,
+    )
+    return " | ".join(parts)
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("pgembed")
+
+
+def _file(folder: Path) -> Path:
+    return folder / "batch-sizes.json"
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Let one process of this machine measure at a time; where no file can be, all may."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "batch-sizes.lock").open("w")
+    except OSError:
+        yield
+        return
+    with lock:
+        with suppress(OSError):  # a network file system may know no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read(folder: Path) -> dict[str, int]:
+    """Return the sizes found before; nothing where the file is absent or not ours."""
+    try:
+        known = json.loads(_file(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: size for key, size in known.items() if isinstance(size, int) and size > 0}
+
+
+def _write(folder: Path, known: dict[str, int]) -> None:
+    """Replace the file as a whole; a folder that cannot be written costs seconds at each start."""
+    partial = _file(folder).with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(_file(folder))

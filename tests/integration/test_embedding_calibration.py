@@ -1,0 +1,144 @@
+"""The choice of a batch size: on a clock of the test's own, and on a real model."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from pgqueue_embed.embedding import EmbeddingModel, calibrate, calibration, resolve_model
+from pgqueue_embed.embedding.calibration import best_size, time_sizes
+from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
+from tests.support.models import make_tiny_model
+
+SIZES = (512, 1_024, 2_048)
+
+
+class Machine:
+    """A device whose passes take the seconds that a test says, by a clock of its own."""
+
+    def __init__(self, seconds: dict[int, list[float]]) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+        self.passes: list[int] = []
+
+    def forward(self, size: int) -> None:
+        turn = self.passes.count(size)
+        self.passes.append(size)
+        durations = self.seconds[size]
+        self.now += durations[min(turn, len(durations) - 1)]
+
+    def times(self) -> dict[int, float]:
+        return time_sizes(SIZES, self.forward, device="cpu", clock=lambda: self.now)
+
+
+def test_shortest_time_counts_since_the_first_pass_prepares_a_shape() -> None:
+    machine = Machine({512: [0.9, 0.1], 1_024: [0.1, 0.3, 0.2], 2_048: [0.2]})
+    assert machine.times() == pytest.approx({512: 0.1, 1_024: 0.1, 2_048: 0.2})
+    assert machine.passes[:6] == [*SIZES, *SIZES]
+
+
+def test_slow_model_is_not_timed_for_longer_than_the_budget() -> None:
+    machine = Machine({512: [2.0], 1_024: [4.0], 2_048: [8.0]})
+    assert machine.times() == {512: 2.0, 1_024: 4.0}
+
+
+def test_size_that_does_not_fit_memory_is_no_candidate() -> None:
+    machine = Machine({512: [0.1], 1_024: [0.1], 2_048: [0.1]})
+
+    def forward(size: int) -> None:
+        if size >= 1_024:
+            raise RuntimeError("MPS backend out of memory")
+        machine.forward(size)
+
+    times = time_sizes(SIZES, forward, device="cpu", clock=lambda: machine.now)
+    assert times == pytest.approx({512: 0.1})
+
+
+def test_memory_too_small_for_every_size_leaves_the_halving_to_the_device_thread() -> None:
+    def forward(size: int) -> None:
+        raise RuntimeError("MPS backend out of memory")
+
+    assert best_size(time_sizes(SIZES, forward, device="cpu"), smallest=512) == 512
+
+
+def test_other_faults_of_the_device_are_raised() -> None:
+    def forward(size: int) -> None:
+        raise RuntimeError("kernel missing")
+
+    with pytest.raises(RuntimeError, match="kernel missing"):
+        time_sizes(SIZES, forward, device="cpu")
+
+
+def test_smallest_size_wins_within_noise() -> None:
+    assert best_size({512: 0.60, 1_024: 1.01, 2_048: 2.0}, smallest=256) == 1_024
+    assert best_size({512: 0.50, 1_024: 1.01, 2_048: 2.0}, smallest=256) == 512
+    assert best_size({512: 0.60, 1_024: 1.20, 2_048: 2.0}, smallest=256) == 2_048
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", precision="fp32")
+
+
+class TestRealModel:
+    """Found once, kept in a file, and never a reason to fail."""
+
+    def test_size_is_measured_once_and_read_afterwards(
+        self, model: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calibrate(model, folder=tmp_path)
+        (size,) = json.loads((tmp_path / "batch-sizes.json").read_text()).values()
+        assert model.limits == limits_for("cpu").resized(size)
+        assert size in calibration.CANDIDATES["cpu"]
+        monkeypatch.setattr(calibration, "fastest_size", pytest.fail)
+        model.limits = limits_for("cpu")
+        calibrate(model, folder=tmp_path)
+        assert model.limits == limits_for("cpu").resized(size)
+        monkeypatch.setattr(calibration, "fastest_size", lambda model: 8_192)
+        calibrate(model, anew=True, folder=tmp_path)
+        assert model.limits.max_tokens_per_batch == 8_192
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"x": "y"}', "\x00"])
+    def test_unreadable_file_is_replaced(
+        self,
+        model: EmbeddingModel,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        content: str,
+    ) -> None:
+        (tmp_path / "batch-sizes.json").write_text(content)
+        monkeypatch.setattr(calibration, "fastest_size", lambda model: 2_048)
+        calibrate(model, folder=tmp_path)
+        assert model.limits.max_tokens_per_batch == 2_048
+        (size,) = json.loads((tmp_path / "batch-sizes.json").read_text()).values()
+        assert size == 2_048
+        assert sorted(file.name for file in tmp_path.iterdir()) == [
+            "batch-sizes.json",
+            "batch-sizes.lock",
+        ]
+
+    def test_key_names_what_a_size_depends_on(
+        self, model: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(calibration, "fastest_size", lambda model: 512)
+        calibrate(model, folder=tmp_path)
+        (key,) = json.loads((tmp_path / "batch-sizes.json").read_text())
+        for part in (socket.gethostname(), "fp32", model.fingerprint.digest, "torch"):
+            assert part in key
+
+    def test_folder_that_cannot_be_made_costs_a_measurement_only(
+        self, model: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(calibration, "fastest_size", lambda model: 512)
+        calibrate(model, folder=tmp_path / "file" / "cache")
+        assert model.limits.max_tokens_per_batch == 512
+
+    def test_table_look_up_is_not_calibrated(self, tmp_path: Path) -> None:
+        model = EmbeddingModel.load(resolve_model(str(make_tiny_model(tmp_path / "model"))))
+        calibrate(model, folder=tmp_path / "cache")
+        assert model.limits == TABLE_LOOK_UP
+        assert not (tmp_path / "cache").exists()
