@@ -63,6 +63,8 @@ create table pgembed.work (
     pipeline_id bigint not null,
     keys text[] not null,
     records integer not null,
+    first_key text generated always as (keys[1]) stored,
+    last_key text generated always as (keys[cardinality(keys)]) stored,
     priority smallint not null default 1,
     known boolean not null default false,
     embed_again boolean not null default false,
@@ -81,6 +83,9 @@ create index work_claim_order on pgembed.work (pipeline_id, alone, priority, id)
 
 comment on table pgembed.work is
     'The work-claim table: one row per batch of up to 256 source keys, deleted when it is done.';
+comment on column pgembed.work.first_key is
+    'Of an item of bulk loading, whose keys are in order: enqueue skips what it cannot hold without unpacking the array.';
+comment on column pgembed.work.last_key is 'See first_key.';
 comment on column pgembed.work.priority is '0: changes of the source, 1: bulk loading and retries.';
 comment on column pgembed.work.known is 'The records have a ledger state already, so they are counted there.';
 comment on column pgembed.work.embed_again is 'Embed the records even if nothing about them changed.';

@@ -215,13 +215,17 @@ def _scan_slice(
 
 # Items of bulk loading hold their keys in key order, so that the first and the last one tell
 # whether an item can hold a key of the slice; those of changes are few and all looked into. The
-# ledger is looked up key by key: a hash join would read all of it for every slice.
+# ledger is looked up key by key: a hash join would read all of it for every slice. Before a
+# pipeline has any, nothing is looked up.
 #
 # A claim in flight may have compared a record with its text before that changed, so neither its
 # item nor the ledger says that the record needs nothing: it is queued once more.
 QUEUE_SLICE = """
 with flying as materialized (
     {flying}
+),
+ledger_begun as materialized (
+    select exists (select 1 from pgembed.records where pipeline_id = %(pipeline_id)s) as begun
 ),
 slice as materialized (
     select source.{id} as key
@@ -241,7 +245,7 @@ pending as materialized (
     where pipeline_id = %(pipeline_id)s
         and (
             priority = 0
-            or (keys[1]::{id_type} <= bounds.last and keys[records]::{id_type} >= bounds.first)
+            or (first_key::{id_type} <= bounds.last and last_key::{id_type} >= bounds.first)
         )
 ),
 wanted as (
@@ -251,7 +255,9 @@ wanted as (
     left join lateral (
         select state, generation, document_hash
         from pgembed.records
-        where pipeline_id = %(pipeline_id)s and records.key = slice.key::text collate "C"
+        where (select begun from ledger_begun)
+            and pipeline_id = %(pipeline_id)s
+            and records.key = slice.key::text collate "C"
         limit 1
     ) as ledger on true
     where not exists (select 1 from pending where pending.key = slice.key and not in_flight)
