@@ -42,7 +42,10 @@ def restart_delay_seconds(crashes_in_a_row: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimSize:
-    """How much one claim takes: so many work items, and so many bytes of text of them."""
+    """How much one claim takes: so many work items, of whose text no more than so many bytes.
+
+    The items are the measure; the bytes cut off what is far longer than what came before.
+    """
 
     items: int
     limit_bytes: int
@@ -52,6 +55,9 @@ class ClaimSize:
 FIRST_CLAIM = ClaimSize(items=1, limit_bytes=64 * 1024)
 MAX_CLAIM_ITEMS = 16
 MAX_CLAIM_BYTES = 16 * 1024 * 1024
+
+# Items differ in length. A claim that is cut puts the rest of an item back, to be read once more.
+SPARE_BYTES = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,7 @@ def next_claim_size(last: ClaimSize, rate: Rate, *, target_seconds: float) -> Cl
     """
     factor = min(max(target_seconds / max(rate.seconds, 0.001), 0.25), 4.0)
     items = min(max(math.ceil(rate.items * factor), 1), MAX_CLAIM_ITEMS, last.items * 4)
-    wanted_bytes = int(max(rate.text_bytes, 4096) * factor)
+    wanted_bytes = int(max(rate.text_bytes, 4096) * factor * SPARE_BYTES)
     limit_bytes = min(max(wanted_bytes, 32 * 1024), MAX_CLAIM_BYTES)
     return ClaimSize(items=items, limit_bytes=limit_bytes)
 

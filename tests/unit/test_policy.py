@@ -77,14 +77,19 @@ def test_restart_delay_grows_to_a_minute() -> None:
 
 
 def test_claim_that_takes_as_long_as_wanted_keeps_its_size() -> None:
-    size = ClaimSize(items=4, limit_bytes=100_000)
+    size = ClaimSize(items=4, limit_bytes=200_000)
     assert next_claim_size(size, rate(seconds=8), target_seconds=8) == size
 
 
 def test_quick_claim_grows_fourfold_at_most() -> None:
     grown = next_claim_size(FIRST_CLAIM, rate(items=1, seconds=0.001), target_seconds=8)
     assert grown.items == 4
-    assert grown.limit_bytes == 400_000
+    assert grown.limit_bytes == 800_000
+
+
+def test_claim_half_as_long_again_as_the_one_before_is_not_cut() -> None:
+    size = next_claim_size(FIRST_CLAIM, rate(text_bytes=100_000, seconds=8), target_seconds=8)
+    assert size.limit_bytes >= 150_000
 
 
 def test_slow_claim_shrinks_but_never_to_nothing() -> None:
