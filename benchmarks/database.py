@@ -14,8 +14,9 @@ from pgqueue_embed.create import create
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipelines import ModelIdentity, PipelineSpec, check_tables, create_pipeline
+from pgqueue_embed.pipelines import ModelIdentity, check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec
 from tests.support.corpus import make_source
 
 # As pgembed's own server runs for a user: a commit is on the disk before it is said to be.
@@ -32,8 +33,7 @@ SPEC = PipelineSpec(
     name=PIPELINE,
     source=Table(schema="public", name="reports"),
     target=Table(schema="public", name="reports_vectors"),
-    id_field="id",
-    text_field="body",
+    text_fields=("body",),
 )
 
 _numbers = itertools.count(1)

@@ -13,9 +13,11 @@ create table pgembed.pipelines (
     state_reason text,
     source_schema text not null,
     source_table text not null,
-    id_field text not null,
-    id_type text not null,
-    text_field text not null,
+    key_columns jsonb not null,
+    text_fields text[] not null,
+    template text,
+    document_columns jsonb not null,
+    where_condition text,
     target_schema text not null,
     target_table text not null,
     target_columns jsonb not null,
@@ -33,6 +35,8 @@ create table pgembed.pipelines (
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_target_is_unique unique (target_schema, target_table),
     constraint pipelines_name_is_not_empty check (name <> ''),
+    constraint pipelines_key_has_columns check (jsonb_array_length(key_columns) > 0),
+    constraint pipelines_document_is_of_fields_or_template check ((cardinality(text_fields) > 0) = (template is null)),
     constraint pipelines_state_is_known check (state in ('active', 'paused')),
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
@@ -45,10 +49,18 @@ comment on table pgembed.pipelines is
     'One configured embedding job: source table and text, target table, model and chunking.';
 comment on column pgembed.pipelines.state_reason is
     'Why the pipeline is paused: by a person, or the fault that paused it.';
-comment on column pgembed.pipelines.id_type is
-    'Type of the source key; keys travel as text and are cast to it.';
+comment on column pgembed.pipelines.key_columns is
+    'Columns of the source key, in order, with the types that keys of the queue are cast to. The key of one column is its text, of several a JSON array.';
+comment on column pgembed.pipelines.text_fields is
+    'Columns that make the document, with a blank line between them; none where there is a template.';
+comment on column pgembed.pipelines.template is
+    'Makes the document out of columns, such as ''$title: $text''; null where text_fields make it.';
+comment on column pgembed.pipelines.document_columns is
+    'All columns of the source that take part in the document, with their types.';
+comment on column pgembed.pipelines.where_condition is
+    'SQL over the source: only rows for which it is true are records.';
 comment on column pgembed.pipelines.target_columns is
-    'Name of each column of the target table, by its meaning.';
+    'Name of each column of the target table, by its meaning; fulltext_id is a list, one name for each column of the key.';
 comment on column pgembed.pipelines.model_fingerprint is
     'SHA-256 over weights, tokenizer and configuration; a worker with another model refuses to claim.';
 comment on column pgembed.pipelines.model_files is

@@ -9,8 +9,9 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import ModelIdentity, PipelineSpec, check_tables, create_pipeline
+from pgqueue_embed.pipelines import ModelIdentity, check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.unknown_tokens import describe_unknown_tokens
 
 
@@ -29,11 +30,11 @@ def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> 
     that is not to be had.
     """
     check_schema(connection)
-    id_type = check_tables(connection, spec)
+    records = check_tables(connection, spec)
     resolved = resolve_model(model_reference)
     model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
     _check_chunk_size(spec, model)
-    pipeline = create_pipeline(connection, spec, id_type, _identity(resolved, model))
+    pipeline = create_pipeline(connection, spec, records, _identity(resolved, model))
     warning = describe_unknown_tokens(connection, pipeline, model.tokenizer)
     return Created(pipeline=pipeline, warning=warning)
 

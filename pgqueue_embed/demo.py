@@ -13,13 +13,14 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import SetupError, UsageError
-from pgqueue_embed.pipelines import PipelineSpec, drop_pipeline, load_pipeline, pipeline_names
+from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, pipeline_names
 from pgqueue_embed.settings import Table
+from pgqueue_embed.spec import PipelineSpec
 
 PIPELINE = "demo"
 SOURCE = Table(schema="pgembed_demo", name="language_reference")
 TARGET = Table(schema="pgembed_demo", name="language_reference_vectors")
-SPEC = PipelineSpec(name=PIPELINE, source=SOURCE, target=TARGET, id_field="id", text_field="body")
+SPEC = PipelineSpec(name=PIPELINE, source=SOURCE, target=TARGET, text_fields=("body",))
 
 QUESTIONS = (
     "How do I run cleanup code even if an exception is raised?",

@@ -20,7 +20,8 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import source_names
+from pgqueue_embed.source import records, source_names
+from pgqueue_embed.source_check import check_condition
 
 SLICE_RECORDS = 50_000
 
@@ -70,7 +71,8 @@ def enqueue(
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
     for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses.
     """
-    _check_where(connection, pipeline, selection.where)
+    if selection.where is not None:
+        check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
     queued = 0
     while True:
@@ -89,14 +91,15 @@ def enqueue(
 
 
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
-    """Return about how many records the source has: counted if few, else by the statistics."""
-    name = sql.Identifier(pipeline.source.schema, pipeline.source.name).as_string(connection)
+    """Return about how many rows the source has: counted if few, else by the statistics."""
+    source = sql.Identifier(pipeline.source.schema, pipeline.source.name)
     (estimate,) = connection.execute(
-        "select reltuples::bigint from pg_class where oid = %s::regclass", (name,)
+        "select reltuples::bigint from pg_class where oid = %s::regclass",
+        (source.as_string(connection),),
     ).fetchone() or (0,)
     if estimate > 1_000_000:
         return int(estimate)
-    count = sql.SQL("select count(*) from {source}").format(**source_names(pipeline))
+    count = sql.SQL("select count(*) from {}").format(source)
     (counted,) = connection.execute(count).fetchone() or (0,)
     return int(counted)
 
@@ -104,25 +107,6 @@ def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
 def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selection) -> int:
     estimate = estimated_records(connection, pipeline)
     return min(estimate, selection.limit) if selection.limit else estimate
-
-
-def _check_where(connection: Connection, pipeline: Pipeline, where: str | None) -> None:
-    if where is None:
-        return
-    # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
-    query = sql.SQL(
-        "select 1 from {source} as source where case when {where}\nthen true end limit 0"
-    )
-    try:
-        connection.execute(query.format(**source_names(pipeline), where=sql.SQL(where)))
-    except psycopg.Error as error:
-        reason = first_line(error)
-        raise UsageError(f"--where is not a condition over {pipeline.source}: {reason}") from None
-
-
-def _escaped(where: str) -> str:
-    # The condition is the user's own SQL; a % in it is not a placeholder of ours.
-    return where.replace("%", "%%")
 
 
 OPEN = """
@@ -228,60 +212,69 @@ ledger_begun as materialized (
     select exists (select 1 from pgembed.records where pipeline_id = %(pipeline_id)s) as begun
 ),
 slice as materialized (
-    select source.{id} as key
+    select {source_key_columns}
     from {source} as source
-    where source.{id} is not null {after} {where}
-    order by source.{id}
+    where {source_present} {after}
+    order by {source_order}
     limit %(slice_records)s
 ),
-bounds as (
-    select
-        (select key from slice order by key limit 1) as first,
-        (select key from slice order by key desc limit 1) as last
+first as (
+    select * from slice order by {slice_order} limit 1
+),
+last as (
+    select * from slice order by {slice_order_descending} limit 1
 ),
 pending as materialized (
-    select unnest(keys)::{id_type} as key, id in (select work_id from flying) as in_flight
-    from pgembed.work, bounds
-    where pipeline_id = %(pipeline_id)s
+    select {listed_key_columns}, work.id in (select work_id from flying) as in_flight
+    from first, last, pgembed.work
+    cross join unnest(work.keys) as listed (key)
+    where work.pipeline_id = %(pipeline_id)s
         and (
-            priority = 0
-            or (first_key::{id_type} <= bounds.last and last_key::{id_type} >= bounds.first)
+            work.priority = 0
+            or ({first_of_item} <= {last_key} and {last_of_item} >= {first_key})
         )
 ),
 wanted as (
-    select slice.key, ledger.state is not null or flight.key is not null as known
+    select {slice_columns}, ledger.state is not null or flight.in_flight is not null as known
     from slice
-    left join (select distinct key from pending where in_flight) as flight using (key)
+    left join (
+        select distinct {pending_columns}, in_flight from pending where in_flight
+    ) as flight on {flight_key} = {slice_key}
     left join lateral (
         select state, generation, document_hash
         from pgembed.records
         where (select begun from ledger_begun)
             and pipeline_id = %(pipeline_id)s
-            and records.key = slice.key::text collate "C"
+            and records.key = {slice_key_text} collate "C"
         limit 1
     ) as ledger on true
-    where not exists (select 1 from pending where pending.key = slice.key and not in_flight)
+    where not exists (select from pending where {pending_key} = {slice_key} and not in_flight)
         and case
-            when %(everything)s or ledger.state is null or flight.key is not null then true
+            when %(everything)s or ledger.state is null or flight.in_flight is not null then true
             when ledger.generation is distinct from %(generation)s then true
             else ledger.document_hash is distinct from (
-                select {document_hash} from {source} as source where source.{id} = slice.key
+                select {document_hash} from {source} as source where {source_key} = {slice_key}
             )
         end
-    order by slice.key
+    order by {slice_order}
     limit %(room)s
 ),
 numbered as (
     select
-        key,
-        known,
-        (row_number() over (partition by known order by key) - 1) / %(item_records)s as item
-    from wanted
+        slice.*,
+        (row_number() over (partition by known order by {slice_order}) - 1) / %(item_records)s
+            as item
+    from wanted as slice
 ),
 queued as (
     insert into pgembed.work (pipeline_id, keys, records, known, embed_again)
-    select %(pipeline_id)s, array_agg(key::text order by key), count(*), known, %(everything)s
-    from numbered
+    select
+        %(pipeline_id)s,
+        array_agg({slice_key_text} order by {slice_order}),
+        count(*),
+        known,
+        %(everything)s
+    from numbered as slice
     group by known, item
     order by known, item
     returning records
@@ -289,7 +282,7 @@ queued as (
 select
     (select count(*) from slice),
     (select coalesce(sum(records), 0) from queued),
-    (select last::text from bounds)
+    (select {slice_key_text} from last as slice)
 """
 
 
@@ -304,7 +297,25 @@ def _queue(
 
 
 def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:
-    names = {**source_names(pipeline), "flying": sql.SQL(FLYING)}
-    after = sql.SQL("and source.{id} > %(last_key)s::{id_type}") if resumes else sql.SQL("")
-    where = sql.SQL(f"and ({_escaped(selection.where)}\n)" if selection.where else "")
-    return sql.SQL(QUEUE_SLICE).format(**names, after=after.format(**names), where=where)
+    key = pipeline.key
+    listed, reached = sql.SQL("listed.key"), sql.SQL("%(last_key)s")
+    after = sql.SQL("and {} > {}").format(key.of("source"), key.value(reached))
+    names = {
+        **source_names(pipeline),
+        "flying": sql.SQL(FLYING),
+        "source": records(pipeline, selection.where),
+        "source_key_columns": key.numbered([column.of("source") for column in key.columns]),
+        "source_order": key.listed("source"),
+        "after": after if resumes else sql.SQL(""),
+        "listed_key_columns": key.numbered(key.values(listed)),
+        "first_of_item": key.value(sql.SQL("work.first_key")),
+        "last_of_item": key.value(sql.SQL("work.last_key")),
+        "slice_order_descending": key.listed("slice", key.positions, " desc"),
+        "slice_order": key.listed("slice", key.positions),
+        "slice_columns": key.listed("slice", key.positions),
+        "pending_columns": key.listed("pending", key.positions),
+        "slice_key_text": key.text("slice", key.positions),
+    }
+    for alias in ("first", "last", "slice", "pending", "flight"):
+        names[f"{alias}_key"] = key.of(alias, key.positions)
+    return sql.SQL(QUEUE_SLICE).format(**names)

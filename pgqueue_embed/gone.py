@@ -1,4 +1,6 @@
-"""Records that the source no longer has: found in the ledger and queued, to be forgotten.
+"""Records that the source no longer has, found in the ledger and queued, to be forgotten.
+
+A row that the pipeline's condition no longer lets in is such a record too.
 
 Enqueue walks the source and cannot see what is not there; this walks the ledger, and the items in
 flight, whose claims may be about to commit a record that has just gone.
@@ -35,12 +37,10 @@ pending as materialized (
         and id not in (select work_id from flying)
 ),
 gone as (
-    select slice.key, (row_number() over (order by slice.key) - 1) / %(item_records)s as item
-    from slice
-    where not exists (
-            select from {source} as source where source.{id} = slice.key::{id_type}
-        )
-        and not exists (select from pending where pending.key = slice.key)
+    select listed.key, (row_number() over (order by listed.key) - 1) / %(item_records)s as item
+    from slice as listed
+    where not exists (select from {source} as source where {source_key} = {listed_key})
+        and not exists (select from pending where pending.key = listed.key)
 ),
 queued as (
     insert into pgembed.work (pipeline_id, keys, records, priority, known)
@@ -68,9 +68,7 @@ gone as (
     join flying on flying.work_id = work.id
     cross join unnest(keys) as listed (key)
     where pipeline_id = %(pipeline_id)s
-        and not exists (
-            select from {source} as source where source.{id} = listed.key::{id_type}
-        )
+        and not exists (select from {source} as source where {source_key} = {listed_key})
 ),
 numbered as (
     select key, (row_number() over (order by key) - 1) / %(item_records)s as item from gone

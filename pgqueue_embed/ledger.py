@@ -36,10 +36,10 @@ CURRENT = """
 with listed as (
     select
         listed.key,
-        source.{id} is not null as present,
+        {source_present} as present,
         {document_hash} as document_hash
     from unnest(%(keys)s::text[]) as listed (key)
-    left join {source} as source on source.{id} = listed.key::{id_type}
+    left join {source} as source on {source_key} = {listed_key}
 )
 select
     listed.key,
@@ -53,7 +53,7 @@ select
         then ledger.chunks = (
             select count(*)
             from {target} as target
-            where target.{fulltext_id} = listed.key::{id_type}
+            where {target_key} = {listed_key}
         )
         else true
     end as chunks_agree,

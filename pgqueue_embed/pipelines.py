@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.settings import Pipeline, Table, TargetColumns, check_identifier
-from pgqueue_embed.source import check_source
+from pgqueue_embed.key import Key
+from pgqueue_embed.settings import Pipeline, Table, TargetColumns
+from pgqueue_embed.source_check import Wanted, check_source
+from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.target import create_target
 from pgqueue_embed.vectors import VectorCodec
 
 COLUMNS = (
-    *("id", "name", "state", "source_schema", "source_table", "id_field", "id_type"),
-    *("text_field", "target_schema", "target_table", "target_columns", "vector_type"),
+    *("id", "name", "state", "source_schema", "source_table", "key_columns", "text_fields"),
+    *("template", "document_columns", "where_condition"),
+    *("target_schema", "target_table", "target_columns", "vector_type"),
     *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
     *("chunk_tokens", "overlap_tokens", "max_attempts", "generation"),
 )
@@ -45,50 +50,22 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineSpec:
-    """What a person asks for when creating a pipeline."""
+class Records:
+    """What a source was found to hold: the key of its records, and their document."""
 
-    name: str
-    source: Table
-    target: Table
-    id_field: str
-    text_field: str
-    chunk_tokens: int = 128
-    overlap_tokens: int = 20
-    columns: TargetColumns = field(default_factory=TargetColumns)
-    vector_type: str = "vector"
-    max_attempts: int = 3
-
-    def __post_init__(self) -> None:
-        check_identifier(self.id_field)
-        check_identifier(self.text_field)
-        _check_name(self.name)
-        if self.chunk_tokens < 1:
-            raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
-        if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
-            raise UsageError(
-                f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
-                f" less than half of --chunk-size {self.chunk_tokens}"
-            )
-        if self.vector_type not in ("vector", "halfvec"):
-            raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
-        if self.max_attempts < 1:
-            raise UsageError(f"--max-attempts {self.max_attempts}: give at least 1")
-        if self.source == self.target:
-            raise UsageError(f"{self.source} cannot be source and target at once")
+    key: Key
+    document: Document
 
 
-def _check_name(name: str) -> None:
-    if not name or not name.isprintable() or len(name) > 100:
-        raise UsageError("a pipeline's name has 1 to 100 printable characters")
-
-
-def check_tables(connection: Connection, spec: PipelineSpec) -> str:
-    """Return the type that the source's keys are cast to, once all about the tables is checked.
+def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
+    """Return key and document of the source, once all about the tables is checked.
 
     Raises UsageError for whatever `create_pipeline` would trip over later.
     """
-    id_type = check_source(connection, spec.source, spec.id_field, spec.text_field)
+    wanted = Wanted(
+        table=spec.source, id_fields=spec.id_fields, recipe=spec.recipe, where=spec.where
+    )
+    key, document = check_source(connection, wanted)
     _check_target_is_free(connection, spec)
     codec = VectorCodec(connection)
     if not codec.supports(spec.vector_type):
@@ -96,7 +73,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> str:
             f"pgvector {codec.version} on this server has no {spec.vector_type}"
             " (it came with 0.7); use --vector-type vector or upgrade the extension"
         )
-    return id_type
+    return Records(key=key, document=document)
 
 
 def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
@@ -130,7 +107,7 @@ def _quoted(table: Table) -> str:
 
 
 def create_pipeline(
-    connection: Connection, spec: PipelineSpec, id_type: str, model: ModelIdentity
+    connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
 ) -> Pipeline:
     """Make the pipeline and its target table, both or neither, and return the pipeline.
 
@@ -146,11 +123,11 @@ def create_pipeline(
                 connection,
                 table=spec.target,
                 columns=spec.columns,
-                id_type=id_type,
+                key=records.key,
                 vector_type=vector_type,
                 pipeline_name=spec.name,
             )
-            _insert(connection, spec, id_type, model)
+            _insert(connection, spec, records, model)
     except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
         raise UsageError(
             f"pipeline '{spec.name}' or table {spec.target} was created by somebody else just now"
@@ -160,14 +137,18 @@ def create_pipeline(
     return load_pipeline(connection, spec.name)
 
 
-def _insert(connection: Connection, spec: PipelineSpec, id_type: str, model: ModelIdentity) -> None:
+def _insert(
+    connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
+) -> None:
     values: dict[str, Any] = {
         "name": spec.name,
         "source_schema": spec.source.schema,
         "source_table": spec.source.name,
-        "id_field": spec.id_field,
-        "id_type": id_type,
-        "text_field": spec.text_field,
+        "key_columns": _columns_json(records.key.columns),
+        "text_fields": list(spec.text_fields),
+        "template": spec.template,
+        "document_columns": _columns_json(records.document.columns),
+        "where_condition": spec.where,
         "target_schema": spec.target.schema,
         "target_table": spec.target.name,
         "target_columns": Jsonb(asdict(spec.columns)),
@@ -186,6 +167,10 @@ def _insert(connection: Connection, spec: PipelineSpec, id_type: str, model: Mod
         sql.SQL(", ").join(map(sql.Placeholder, values)),
     )
     connection.execute(query, values)
+
+
+def _columns_json(columns: Sequence[Column]) -> Jsonb:
+    return Jsonb([asdict(column) for column in columns])
 
 
 def pipeline_names(connection: Connection) -> list[str]:
@@ -212,12 +197,23 @@ def load_pipeline(connection: Connection, name: str) -> Pipeline:
 
 def _pipeline(row: tuple[Any, ...]) -> Pipeline:
     values = dict(zip(COLUMNS, row, strict=True))
+    recipe = Recipe(text_fields=tuple(values.pop("text_fields")), template=values.pop("template"))
+    target_columns = values.pop("target_columns")
     return Pipeline(
         source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
+        key=Key(_columns(values.pop("key_columns"))),
+        document=Document(recipe=recipe, columns=_columns(values.pop("document_columns"))),
+        where=values.pop("where_condition"),
         target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
-        columns=TargetColumns(**values.pop("target_columns")),
+        columns=TargetColumns(
+            **{**target_columns, "fulltext_id": tuple(target_columns["fulltext_id"])}
+        ),
         **values,
     )
+
+
+def _columns(stored: Sequence[dict[str, str]]) -> tuple[Column, ...]:
+    return tuple(Column(**column) for column in stored)
 
 
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:

@@ -73,7 +73,7 @@ class QueryEncoder:
 SEARCH = """
 with nearest as materialized (
     select
-        target.{fulltext_id}::text as key,
+        {key} as key,
         target.{chunk_index} as chunk_index,
         target.{start_char} as start_char,
         target.{end_char} as end_char,
@@ -109,6 +109,7 @@ def search(
         raise SetupError("the vector extension is not created here; run: pgembed migrate")
     query = sql.SQL(SEARCH).format(
         **column_names(pipeline.columns),
+        key=pipeline.key.text("target", pipeline.columns.fulltext_id),
         target=sql.Identifier(pipeline.target.schema, pipeline.target.name),
         extension=sql.Identifier(schema),
         vector_type=sql.Identifier(schema, pipeline.vector_type),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from pgqueue_embed.columns import Column
+from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.identifiers import check_identifier, split_columns, split_qualified
+from pgqueue_embed.key import Key
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-
-# PostgreSQL cuts longer identifiers silently.
-MAX_IDENTIFIER_BYTES = 63
-
-# One name as a person writes it: in double quotes, or without any quote or dot.
-IDENTIFIER = r'"(?:[^"]|"")*"|[^".]+'
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetColumns:
-    """The name of each column of a target table, by its meaning."""
+    """The name of each column of a target table, by its meaning.
+
+    `fulltext_id` is the source key, in a column of its own for each of the key's columns.
+    """
 
     id: str = "id"
-    fulltext_id: str = "fulltext_id"
+    fulltext_id: tuple[str, ...] = ("fulltext_id",)
     chunk_id: str = "chunk_id"
     chunk_index: str = "chunk_index"
     text_chunk: str = "text_chunk"
@@ -33,23 +34,47 @@ class TargetColumns:
     created_at: str = "created_at"
 
     def __post_init__(self) -> None:
-        names = list(asdict(self).values())
+        names = list(self.names())
         for name in names:
             check_identifier(name)
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"the target table would have two columns named '{name}'")
 
+    def names(self) -> Iterator[str]:
+        """Yield the names of all columns, in the order of the table."""
+        for name in vars(self).values():
+            yield from name if isinstance(name, tuple) else (name,)
+
     def renamed(self, names: dict[str, str]) -> TargetColumns:
         """Return the same columns with those in `names` (meaning to name) called otherwise.
 
-        Raises UsageError for a meaning that there is not, or a name that cannot be.
+        A name of `fulltext_id` may be a list, ``tenant,report``. Raises UsageError for a meaning
+        that there is not, or a name that cannot be.
         """
         known = [each.name for each in fields(self)]
         for meaning in names:
             if meaning not in known:
                 raise UsageError(f"unknown target column '{meaning}'; there are {', '.join(known)}")
-        return replace(self, **names)
+        values: dict[str, Any] = dict(names)
+        if "fulltext_id" in names:
+            values["fulltext_id"] = split_columns(names["fulltext_id"])
+        return replace(self, **values)
+
+    def for_key(self, key_columns: Sequence[str]) -> TargetColumns:
+        """Return the columns with one for each of `key_columns`: of several, ``fulltext_<name>``.
+
+        Raises UsageError when names were given for another number of columns.
+        """
+        given = self.fulltext_id
+        if len(key_columns) == len(given):
+            return self
+        if given != ("fulltext_id",):
+            raise UsageError(
+                f"the key has {len(key_columns)} columns ({', '.join(key_columns)}) and"
+                f" --target-column fulltext_id names {len(given)}; name as many"
+            )
+        return replace(self, fulltext_id=tuple(f"fulltext_{name}" for name in key_columns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +94,18 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """One row of pgembed.pipelines."""
+    """One row of pgembed.pipelines.
+
+    `where` is SQL over the source: the records are the rows for which it is true.
+    """
 
     id: int
     name: str
     state: str
     source: Table
-    id_field: str
-    id_type: str
-    text_field: str
+    key: Key
+    document: Document
+    where: str | None
     target: Table
     columns: TargetColumns
     vector_type: str
@@ -90,6 +118,12 @@ class Pipeline:
     overlap_tokens: int
     max_attempts: int
     generation: int
+
+    @property
+    def source_columns(self) -> tuple[Column, ...]:
+        """All columns of the source that are read, each once; `where` may use any others."""
+        columns = (*self.key.columns, *self.document.columns)
+        return tuple({column.name: column for column in columns}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,36 +165,10 @@ class WorkerSettings:
         return cls(**{**values, "pipelines": tuple(values["pipelines"])})
 
 
-def check_identifier(name: str) -> None:
-    """Raise UsageError unless PostgreSQL can have a table or column of this name."""
-    if not name or "\x00" in name:
-        raise UsageError("a table or column name is empty or holds a NUL character")
-    if len(name.encode()) > MAX_IDENTIFIER_BYTES:
-        raise UsageError(
-            f"the name '{name}' is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes"
-        )
-    if "%" in name:
-        # psycopg would take it for a placeholder in every statement that has the name in it.
-        raise UsageError(f"the name '{name}' holds a %; rename it, or make a view without it")
-
-
 def parse_table(text: str, default_schema: str) -> Table:
     """Return the table that `text` names: ``table``, ``schema.table`` or ``"a.b"."c"``.
 
     Raises UsageError for a name that PostgreSQL cannot have.
     """
-    parts = _split_identifiers(text)
-    if len(parts) > 2:
-        raise UsageError(f"'{text}' is not a table name; write table or schema.table")
+    parts = split_qualified(text)
     return Table(schema=parts[0] if len(parts) == 2 else default_schema, name=parts[-1])
-
-
-def _split_identifiers(text: str) -> list[str]:
-    """Split at the dots outside double quotes; a doubled quote inside quotes stands for one."""
-    if not re.fullmatch(rf"(?:{IDENTIFIER})(?:\.(?:{IDENTIFIER}))*", text):
-        raise UsageError(f"'{text}' is not a table name; write table or schema.table")
-    return [_unquoted(part) for part in re.findall(IDENTIFIER, text)]
-
-
-def _unquoted(part: str) -> str:
-    return part[1:-1].replace('""', '"') if part.startswith('"') else part

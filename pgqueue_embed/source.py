@@ -1,4 +1,4 @@
-"""The user's source table: what it must be, and how its records are read.
+"""How the records of the user's source table are read.
 
 The document of a record and its hash come from one SQL expression, evaluated by the server, so
 that text and hash cannot disagree and unchanged text never leaves the server.
@@ -13,21 +13,8 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.settings import Pipeline, Table
-
-# Types whose text is their identity: numeric is not one, since 1 and 1.00 are one key and two
-# texts. The queue's key is cast to the type on the right.
-KEY_TYPES = {
-    "smallint": "smallint",
-    "integer": "integer",
-    "bigint": "bigint",
-    "uuid": "uuid",
-    "date": "date",
-    "timestamp with time zone": "timestamp with time zone",
-    "text": "text",
-    "character varying": "text",
-}
+from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.settings import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,154 +32,50 @@ class SourceRecord:
     beyond_limit: bool
 
 
-def check_source(connection: Connection, table: Table, id_field: str, text_field: str) -> str:
-    """Return the type that the keys of `table` are cast to.
-
-    Raises UsageError, naming the way out, when the table or a column is absent, may not be read,
-    the key is of a type whose text is not its identity, or is not unique.
-    """
-    columns = _columns(connection, table)
-    for name in (id_field, text_field):
-        if name not in columns:
-            known = ", ".join(columns)
-            raise UsageError(f"{table} has no column '{name}'; it has {known}")
-    _check_readable(connection, table, (id_field, text_field))
-    _check_text(table, text_field, columns[text_field])
-    id_type = _key_type(table, id_field, columns[id_field])
-    _check_unique(connection, table, id_field)
-    return id_type
-
-
-@dataclass(frozen=True)
-class _Column:
-    type: str
-    category: str
-    deterministic: bool
-
-
-def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
-    rows = connection.execute(
-        """
-        select
-            attname,
-            format_type(coalesce(nullif(pg_type.typbasetype, 0), pg_type.oid), null),
-            pg_type.typcategory,
-            coalesce(pg_collation.collisdeterministic, true)
-        from pg_class
-        join pg_namespace on pg_namespace.oid = relnamespace
-        join pg_attribute on attrelid = pg_class.oid
-        join pg_type on pg_type.oid = atttypid
-        left join pg_collation on pg_collation.oid = attcollation
-        where nspname = %s
-            and relname = %s
-            and relkind in ('r', 'p', 'v', 'm', 'f')
-            and attnum > 0
-            and not attisdropped
-        order by attnum
-        """,
-        (table.schema, table.name),
-    ).fetchall()
-    if not rows:
-        raise UsageError(f"there is no table or view {table}{_similar(connection, table)}")
-    return {name: _Column(type_, category, ok) for name, type_, category, ok in rows}
-
-
-def _similar(connection: Connection, table: Table) -> str:
-    rows = connection.execute(
-        """
-        select format('%%s.%%s', nspname, relname)
-        from pg_class
-        join pg_namespace on pg_namespace.oid = relnamespace
-        where relkind in ('r', 'p', 'v', 'm', 'f')
-            and nspname not in ('pg_catalog', 'information_schema', 'pgembed')
-            and (lower(relname) = lower(%s) or nspname = %s)
-        order by lower(relname) = lower(%s) desc, 1
-        limit 5
-        """,
-        (table.name, table.schema, table.name),
-    ).fetchall()
-    return f"; there is {', '.join(name for (name,) in rows)}" if rows else ""
-
-
-def _check_readable(connection: Connection, table: Table, columns: Sequence[str]) -> None:
-    readable = sql.SQL("select {} from {} limit 0").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
-    )
-    try:
-        connection.execute(readable)
-    except psycopg.errors.InsufficientPrivilege:
-        raise UsageError(
-            f"this role may not read {table}; grant usage on its schema and select on the table"
-        ) from None
-
-
-def _check_text(table: Table, name: str, column: _Column) -> None:
-    if column.category != "S":
-        raise UsageError(f"{table}.{name} is of type {column.type}; the text column must hold text")
-
-
-def _key_type(table: Table, name: str, column: _Column) -> str:
-    if column.type not in KEY_TYPES or not column.deterministic:
-        what = column.type if column.deterministic else "text with a nondeterministic collation"
-        raise UsageError(
-            f"{table}.{name} is of type {what}, in which one key has several spellings;"
-            f" a key may be {', '.join(KEY_TYPES)}"
-        )
-    return KEY_TYPES[column.type]
-
-
-def _check_unique(connection: Connection, table: Table, id_field: str) -> None:
-    row = connection.execute(
-        """
-        select
-            relkind in ('v', 'f', 'm'),
-            exists (
-                select 1
-                from pg_index
-                join pg_attribute on attrelid = indrelid and attnum = indkey[0]
-                where indrelid = pg_class.oid
-                    and indisunique and indisvalid
-                    and indnkeyatts = 1 and indpred is null
-                    and attname = %s
-            )
-        from pg_class
-        join pg_namespace on pg_namespace.oid = relnamespace
-        where nspname = %s and relname = %s
-        """,
-        (id_field, table.schema, table.name),
-    ).fetchone()
-    without_index, indexed = row or (False, False)
-    if indexed or (without_index and not _has_duplicates(connection, table, id_field)):
-        return
-    raise UsageError(
-        f"{table} has no unique key on {id_field}; add one"
-        f" (create unique index on {table} ({id_field})) or name another column with --id-field"
-    )
-
-
-def _has_duplicates(connection: Connection, table: Table, id_field: str) -> bool:
-    query = sql.SQL("select 1 from {table} group by {id} having count(*) > 1 limit 1").format(
-        table=sql.Identifier(table.schema, table.name), id=sql.Identifier(id_field)
-    )
-    return connection.execute(query).fetchone() is not None
-
-
 def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     """Return the SQL names and expressions of a pipeline that statements over its source share.
 
-    `document` and `document_hash` are expressions over the alias ``source``; NULL and empty text
-    have one hash.
+    Their aliases are ``source``, ``target``, and ``listed`` for keys of the queue. NULL and empty
+    text have one hash. Such a statement must be executed with parameters, if only with none: a %
+    of the user's is doubled in it.
     """
-    document = sql.SQL("source.{}::text").format(sql.Identifier(pipeline.text_field))
+    key = pipeline.key
+    target_key = pipeline.columns.fulltext_id
     return {
-        "source": sql.Identifier(pipeline.source.schema, pipeline.source.name),
+        "source": records(pipeline),
         "target": sql.Identifier(pipeline.target.schema, pipeline.target.name),
-        "id": sql.Identifier(pipeline.id_field),
-        "id_type": sql.SQL(pipeline.id_type),  # one of KEY_TYPES' values, never a user's text
-        "fulltext_id": sql.Identifier(pipeline.columns.fulltext_id),
-        "document": document,
-        "document_hash": sql.SQL("sha256(convert_to(coalesce({}, ''), 'UTF8'))").format(document),
+        "source_key": key.of("source"),
+        "source_key_text": key.text("source"),
+        "source_present": key.present("source"),
+        "target_key": key.of("target", target_key),
+        "target_key_text": key.text("target", target_key),
+        "listed_key": key.value(sql.SQL("listed.key")),
+        "document": pipeline.document.text("source"),
+        "document_hash": pipeline.document.hash("source"),
     }
+
+
+def records(pipeline: Pipeline, where: str | None = None) -> sql.Composable:
+    """Return what to select from: the source, or its rows that match the pipeline's and `where`.
+
+    The conditions stand apart, where no name but the source's can be meant by them.
+    """
+    table = sql.Identifier(pipeline.source.schema, pipeline.source.name)
+    conditions = [each for each in (pipeline.where, where) if each is not None]
+    if not conditions:
+        return table
+    return sql.SQL("(select {columns} from {table} as source where {conditions})").format(
+        columns=sql.SQL(", ").join(column.of("source") for column in pipeline.source_columns),
+        table=table,
+        conditions=sql.SQL(" and ").join(
+            sql.SQL("({}\n)").format(condition(each)) for each in conditions
+        ),
+    )
+
+
+def condition(where: str) -> sql.Composable:
+    """Return a user's own condition as SQL, in which a % is not a placeholder of ours."""
+    return sql.SQL(where.replace("%", "%%"))
 
 
 # The listed keys with their records, the hint whether anything is to be done, and as many
@@ -213,28 +96,28 @@ hashed as (
         {document} as document,
         {document_hash} as document_hash
     from listed
-    join {source} as source on source.{id} = listed.key::{id_type}
+    join {source} as source on {source_key} = {listed_key}
 ),
 hinted as (
     select
-        hashed.*,
+        listed.*,
         case
-            when ledger.key is null or hashed.embed_again then false
-            when ledger.document_hash is distinct from hashed.document_hash then false
+            when ledger.key is null or listed.embed_again then false
+            when ledger.document_hash is distinct from listed.document_hash then false
             when ledger.generation is distinct from %(generation)s then false
             when ledger.state = 'empty' then true
             when ledger.state = 'embedded' then ledger.chunks = (
                 select count(*)
                 from {target} as target
-                where target.{fulltext_id} = hashed.key::{id_type}
+                where {target_key} = {listed_key}
             )
             else false
         end as unchanged
-    from hashed
+    from hashed as listed
     left join lateral (
         select key, state, generation, document_hash, chunks
         from pgembed.records
-        where pipeline_id = %(pipeline_id)s and records.key = hashed.key
+        where pipeline_id = %(pipeline_id)s and records.key = listed.key
         limit 1
     ) as ledger on true
 ),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline, Table, TargetColumns
-from pgqueue_embed.source import source_names
 from pgqueue_embed.vectors import VectorCodec
 
 
@@ -35,7 +35,7 @@ class ChunkRows:
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity primary key,
-    {fulltext_id} {id_type} not null,
+    {key_definitions},
     {chunk_id} text not null unique,
     {chunk_index} integer not null,
     {text_chunk} text not null,
@@ -53,14 +53,14 @@ def create_target(
     *,
     table: Table,
     columns: TargetColumns,
-    id_type: str,
+    key: Key,
     vector_type: sql.Composable,
     pipeline_name: str,
 ) -> None:
     """Create the target table, its index on the source key, and comments on both."""
     names = {
         "target": sql.Identifier(table.schema, table.name),
-        "id_type": sql.SQL(id_type),
+        "key_definitions": sql.SQL(",\n    ").join(_definitions(columns, key)),
         "vector_type": vector_type,
         **column_names(columns),
     }
@@ -78,19 +78,31 @@ def create_target(
     )
 
 
+def _definitions(columns: TargetColumns, key: Key) -> list[sql.Composable]:
+    return [
+        sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(column.type))
+        for name, column in zip(columns.fulltext_id, key.columns, strict=True)
+    ]
+
+
 def column_names(columns: TargetColumns) -> dict[str, sql.Composable]:
-    """Return the identifiers of a target's columns by their meaning."""
-    return {meaning: sql.Identifier(name) for meaning, name in vars(columns).items()}
+    """Return the identifiers of a target's columns by their meaning; those of the key as a list."""
+    return {
+        meaning: sql.SQL(", ").join(map(sql.Identifier, name))
+        if isinstance(name, tuple)
+        else sql.Identifier(name)
+        for meaning, name in vars(columns).items()
+    }
 
 
-DELETE = "delete from {target} where {fulltext_id} = any(%(keys)s::text[]::{id_type}[])"
+DELETE = "delete from {target} as target where {key_is_among_keys}"
 
 INSERT = """
 insert into {target}
     ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk},
     {start_char}, {end_char}, {tokens}, {embedding})
 select
-    key::{id_type}, key || '_' || chunk_index, chunk_index, text_chunk,
+    {key_values}, chunk.key || '_' || chunk_index, chunk_index, text_chunk,
     start_char, end_char, tokens, embedding
 from unnest(
     %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],
@@ -129,4 +141,10 @@ def insert_chunks(
 
 
 def _names(pipeline: Pipeline) -> dict[str, sql.Composable]:
-    return {**source_names(pipeline), **column_names(pipeline.columns)}
+    key = pipeline.key
+    return {
+        **column_names(pipeline.columns),
+        "target": sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        "key_is_among_keys": key.among("target", pipeline.columns.fulltext_id, "keys"),
+        "key_values": sql.SQL(", ").join(key.values(sql.SQL("chunk.key"))),
+    }

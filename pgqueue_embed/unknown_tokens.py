@@ -45,7 +45,7 @@ def describe_unknown_tokens(
     if share < WORRYING_SHARE:
         return None
     return (
-        f"{pipeline.model} does not know {share:.0%} of the tokens in {pipeline.source}"
-        f".{pipeline.text_field}: those parts cannot be found by search; a model that reads them:"
+        f"{pipeline.model} does not know {share:.0%} of the tokens in {pipeline.document} of"
+        f" {pipeline.source}: those parts cannot be found by search; a model that reads them:"
         f" {READERS} (--model)"
     )

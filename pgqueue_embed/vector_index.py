@@ -9,6 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.identifiers import MAX_IDENTIFIER_BYTES
 from pgqueue_embed.index_plan import (
     ELEMENT_BYTES,
     MAX_DIMENSIONS,
@@ -18,7 +19,7 @@ from pgqueue_embed.index_plan import (
     plan_index,
 )
 from pgqueue_embed.migrate import vector_extension
-from pgqueue_embed.settings import MAX_IDENTIFIER_BYTES, Pipeline, Table
+from pgqueue_embed.settings import Pipeline, Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.identifiers import split_columns
 from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
 
 if TYPE_CHECKING:
     from pgqueue_embed.enqueue import Selection
-    from pgqueue_embed.pipelines import PipelineSpec
+    from pgqueue_embed.spec import PipelineSpec
 
 TABLES = "Tables and columns"
 MODEL = "Model and chunks"
@@ -40,17 +41,49 @@ TargetTable = Annotated[
     ),
 ]
 IdField = Annotated[
-    str, typer.Option("--id-field", help="Unique key of the source.", rich_help_panel=TABLES)
+    list[str] | None,
+    typer.Option(
+        "--id-field",
+        help="Unique key of the source; of several columns: a,b, or repeated. \\[default: id]",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
 ]
 TextField = Annotated[
-    str, typer.Option("--text-field", help="Column with the text.", rich_help_panel=TABLES)
+    list[str] | None,
+    typer.Option(
+        "--text-field",
+        help="Column with the text; several, a,b or repeated, are joined by a blank line."
+        " \\[default: text]",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="The text, made of any columns, e.g. '$title: $text'; ${any name}, $$ for a dollar.",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
+]
+PipelineWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Only rows matching this SQL condition are records of the pipeline, now and later.",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
 ]
 TargetColumn = Annotated[
     list[str] | None,
     typer.Option(
         "--target-column",
         metavar="MEANING=NAME",
-        help="Call a target column otherwise, e.g. embedding=vector; repeatable. Meanings: "
+        help="Call a target column otherwise, e.g. embedding=vector; repeatable. fulltext_id takes"
+        " as many names as the key has columns: fulltext_id=a,b. Meanings: "
         + ", ".join(vars(TargetColumns()))
         + ".",
         rich_help_panel=TABLES,
@@ -89,7 +122,9 @@ Limit = Annotated[
 ]
 Where = Annotated[
     str | None,
-    typer.Option("--where", help="Only records matching this SQL condition.", show_default=False),
+    typer.Option(
+        "--where", help="Only records matching this SQL condition, this time.", show_default=False
+    ),
 ]
 Everything = Annotated[
     bool, typer.Option("--all", help="Queue records that are embedded already, too.")
@@ -103,8 +138,10 @@ class WantedPipeline:
     source_table: SourceTable = None
     target_table: TargetTable = None
     db_schema: Schema = "public"
-    id_field: IdField = "id"
-    text_field: TextField = "text"
+    id_field: IdField = None
+    text_field: TextField = None
+    template: Template = None
+    where: PipelineWhere = None
     target_column: TargetColumn = None
     vector_type: VectorType = "vector"
     model: Model = DEFAULT_MODEL
@@ -114,7 +151,7 @@ class WantedPipeline:
 
     def spec(self, name: str) -> PipelineSpec:
         """Return the pipeline wanted; raises UsageError when the options do not fit together."""
-        from pgqueue_embed.pipelines import PipelineSpec
+        from pgqueue_embed.spec import PipelineSpec
 
         if self.source_table is None:
             raise UsageError("name the table with the text: --source-table schema.table")
@@ -126,14 +163,20 @@ class WantedPipeline:
             name=name,
             source=source,
             target=target,
-            id_field=self.id_field,
-            text_field=self.text_field,
+            id_fields=_columns(self.id_field or ["id"]),
+            text_fields=_columns(self.text_field or ([] if self.template else ["text"])),
+            template=self.template,
+            where=self.where,
             columns=TargetColumns().renamed(_column_names(self.target_column or [])),
             vector_type=self.vector_type,
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,
             max_attempts=self.max_attempts,
         )
+
+
+def _columns(lists: list[str]) -> tuple[str, ...]:
+    return tuple(name for each in lists for name in split_columns(each))
 
 
 def _column_names(pairs: list[str]) -> dict[str, str]:
@@ -144,6 +187,20 @@ def _column_names(pairs: list[str]) -> dict[str, str]:
             raise UsageError(f"--target-column {pair}: write MEANING=NAME, e.g. embedding=vector")
         names[meaning] = name
     return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecords:
+    """The options of `run` that say which records of the pipeline to queue."""
+
+    limit: Limit = None
+    everything: Everything = False
+
+    def selection(self) -> Selection:
+        """Return the records wanted; raises UsageError for a limit below 1."""
+        from pgqueue_embed.enqueue import Selection
+
+        return Selection(limit=self.limit, everything=self.everything)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from pgqueue_embed.cli.options import connected
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
     from pgqueue_embed.enqueue import Selection
-    from pgqueue_embed.pipelines import PipelineSpec
     from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.spec import PipelineSpec
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -67,7 +67,7 @@ def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pip
     created = make(connection, spec, model)
     pipeline = created.pipeline
     typer.echo(
-        f"made pipeline {pipeline.name}: {pipeline.source}.{pipeline.text_field} →"
+        f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
         f" {pipeline.target} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )

@@ -12,6 +12,7 @@ from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.setup import make_pipeline, queue_records
 from pgqueue_embed.cli.worker_options import WORKER, WorkerOptions
 from pgqueue_embed.endings import DRAINED
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run(
     conninfo: str,
     name: options.PipelineName,
     wanted: options.WantedPipeline,
-    records: options.WantedRecords,
+    records: options.RunRecords,
     worker: WorkerOptions,
 ) -> None:
     """Make the pipeline if it is missing, queue its records, embed them all, and leave.
@@ -106,6 +107,11 @@ def run(
         if name not in pipeline_names(connection):
             make_pipeline(connection, wanted.spec(name), wanted.model)
         pipeline = load_pipeline(connection, name)
+        if wanted.where is not None and wanted.where != pipeline.where:
+            raise UsageError(
+                f"pipeline '{name}' is there already, with another --where or none; to queue some"
+                f" of its records: pgembed enqueue {name} --where …"
+            )
         queue_records(connection, pipeline, selection)
         drained = is_drained(connection, [pipeline.id])
     if drained:

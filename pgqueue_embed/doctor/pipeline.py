@@ -19,8 +19,8 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that source and target are as the pipeline knows them, and may be used."""
     subject = pipeline.name
     columns = pipeline.columns
-    source = (pipeline.id_field, pipeline.text_field)
-    target = [name for meaning, name in vars(columns).items() if meaning != "created_at"]
+    source = [column.name for column in pipeline.source_columns]
+    target = [name for name in columns.names() if name != columns.created_at]
     problems = [
         *_table_problems(connection, pipeline.source, source, ("select",)),
         *_table_problems(connection, pipeline.target, target, ("select", "insert", "delete")),
@@ -93,7 +93,7 @@ def check_text(
         share = unknown_token_share(connection, pipeline, tokenizer)
     except PIPELINE_FAULTS:
         return  # check_tables has told why
-    finding = f"{share:.1%} of the tokens in {pipeline.text_field} are unknown to the model"
+    finding = f"{share:.1%} of the tokens in {pipeline.document} are unknown to the model"
     if share < WORRYING_SHARE:
         yield ok(pipeline.name, finding)
         return

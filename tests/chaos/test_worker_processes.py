@@ -11,8 +11,8 @@ import pytest
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.create import create
 from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import PipelineSpec
 from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model
@@ -33,8 +33,7 @@ def queued_pipeline(
         name="reports",
         source=source,
         target=Table(schema="public", name="vectors"),
-        id_field="id",
-        text_field="body",
+        text_fields=("body",),
     )
     pipeline = create(connection, spec, model).pipeline
     assert enqueue(connection, pipeline, Selection()) == len(documents)

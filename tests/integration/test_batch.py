@@ -294,6 +294,7 @@ class TestTables:
             text_field="文本 {id}",
         )
         names = {meaning: f'{meaning} "{{é}}"' for meaning in vars(TargetColumns())}
+        names["fulltext_id"] = ('the "key" {é}',)
         pipeline = make_pipeline(
             connection,
             source,
@@ -310,7 +311,7 @@ class TestTables:
     def test_longest_names_that_there_are(self, connection: Connection, session: Session) -> None:
         source = make_source(connection, texts(2), table="t" * 63, id_field="i" * 63)
         target = Table(schema="public", name="c" * 63)
-        columns = TargetColumns(fulltext_id="f" * 63, embedding="e" * 63)
+        columns = TargetColumns(fulltext_id=("f" * 63,), embedding="e" * 63)
         pipeline = make_pipeline(
             connection, source, id_field="i" * 63, target=target, columns=columns
         )

@@ -13,8 +13,9 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.doctor import Check, Mark, examination, examine
 from pgqueue_embed.doctor import database as database_checks
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import PipelineSpec, pause_pipeline
+from pgqueue_embed.pipelines import pause_pipeline
 from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model
@@ -38,8 +39,7 @@ def make_reports(connection: Connection, model: Path, documents: list[str]) -> P
         name="reports",
         source=make_source(connection, documents),
         target=Table(schema="public", name="reports_chunks"),
-        id_field="id",
-        text_field="body",
+        text_fields=("body",),
     )
     return creating.create(connection, spec, str(model)).pipeline
 
@@ -232,8 +232,7 @@ def test_only_the_named_pipeline_is_looked_at(
         name="notes",
         source=make_source(connection, texts(1), table="notes"),
         target=Table(schema="public", name="notes_chunks"),
-        id_field="id",
-        text_field="body",
+        text_fields=("body",),
     )
     creating.create(connection, spec, str(tiny_model))
     connection.execute("drop table reports_chunks")

@@ -11,11 +11,14 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.claims import claimable_pipelines
+from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.key import Key
 from pgqueue_embed.pipelines import (
-    PipelineSpec,
+    Records,
     check_tables,
     create_pipeline,
     drop_pipeline,
@@ -26,6 +29,7 @@ from pgqueue_embed.pipelines import (
     resume_pipeline,
 )
 from pgqueue_embed.settings import Table, TargetColumns
+from pgqueue_embed.spec import PipelineSpec
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice
@@ -34,6 +38,12 @@ from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session, work_once
 
 TARGET = Table(schema="public", name="reports_chunks")
+RECORDS = Records(
+    key=Key((Column(name="id", type="bigint"),)),
+    document=Document(
+        recipe=Recipe(text_fields=("body",)), columns=(Column(name="body", type="text"),)
+    ),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +68,7 @@ def spec(**fields: object) -> PipelineSpec:
         "name": "reports",
         "source": REPORTS,
         "target": TARGET,
-        "id_field": "id",
-        "text_field": "body",
+        "text_fields": ("body",),
     }
     return PipelineSpec(**{**usual, **fields})  # type: ignore[arg-type]
 
@@ -70,11 +79,12 @@ def exists(connection: Connection, table: Table = TARGET) -> bool:
 
 
 def test_pipeline_is_loaded_as_it_was_created(connection: Connection) -> None:
-    columns = TargetColumns(fulltext_id="report_id")
+    columns = TargetColumns(fulltext_id=("report_id",))
     created = make_pipeline(connection, columns=columns, max_attempts=5, vector_type="halfvec")
     assert load_pipeline(connection, "reports") == created
     assert created.columns == columns
-    assert (created.state, created.generation, created.id_type) == ("active", 1, "bigint")
+    assert (created.state, created.generation) == ("active", 1)
+    assert created.key.columns == (Column(name="id", type="bigint"),)
     assert created.model_fingerprint == FAKE_MODEL.fingerprint
 
 
@@ -105,7 +115,7 @@ def test_name_that_is_taken_is_refused(connection: Connection) -> None:
     with pytest.raises(UsageError, match=r"'reports' exists already; .*pgembed drop reports"):
         check_tables(connection, spec(target=other))
     with pytest.raises(UsageError, match="somebody else just now"):
-        create_pipeline(connection, spec(target=other), "bigint", FAKE_MODEL)
+        create_pipeline(connection, spec(target=other), RECORDS, FAKE_MODEL)
     assert not exists(connection, other)
 
 
@@ -114,7 +124,7 @@ def test_table_that_is_there_is_never_used_as_a_target(connection: Connection) -
     with pytest.raises(UsageError, match=r"table public\.reports_chunks exists already"):
         check_tables(connection, spec())
     with pytest.raises(UsageError, match="somebody else just now"):
-        create_pipeline(connection, spec(), "bigint", FAKE_MODEL)
+        create_pipeline(connection, spec(), RECORDS, FAKE_MODEL)
     assert pipeline_names(connection) == []
 
 
@@ -130,7 +140,7 @@ def test_role_that_may_not_create_a_table_is_told_so(
     connection: Connection, stranger: Connection
 ) -> None:
     with pytest.raises(UsageError, match=r"cannot create table public\.reports_chunks: permission"):
-        create_pipeline(stranger, spec(), "bigint", FAKE_MODEL)
+        create_pipeline(stranger, spec(), RECORDS, FAKE_MODEL)
     assert pipeline_names(connection) == []
 
 
@@ -139,7 +149,7 @@ def test_creation_that_fails_half_way_leaves_nothing(
 ) -> None:
     connection.execute("grant create on schema public to stranger")
     with pytest.raises(UsageError, match="permission denied"):
-        create_pipeline(stranger, spec(), "bigint", FAKE_MODEL)
+        create_pipeline(stranger, spec(), RECORDS, FAKE_MODEL)
     assert not exists(connection)
     assert pipeline_names(connection) == []
 
@@ -148,7 +158,7 @@ def test_model_with_more_dimensions_than_a_vector_can_have_is_refused(
     connection: Connection,
 ) -> None:
     with pytest.raises(UsageError, match="cannot create table"):
-        create_pipeline(connection, spec(), "bigint", replace(FAKE_MODEL, dimensions=17_000))
+        create_pipeline(connection, spec(), RECORDS, replace(FAKE_MODEL, dimensions=17_000))
     assert not exists(connection)
 
 
@@ -159,7 +169,7 @@ def test_of_two_that_create_at_once_one_is_told(connection: Connection, conninfo
         with connect(conninfo) as session:
             start.wait(10)
             try:
-                create_pipeline(session, spec(), "bigint", FAKE_MODEL)
+                create_pipeline(session, spec(), RECORDS, FAKE_MODEL)
             except UsageError as error:
                 return str(error)
             return "created"

@@ -17,9 +17,9 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.index_build import build_index
 from pgqueue_embed.index_plan import IndexOptions
 from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipelines import PipelineSpec
 from pgqueue_embed.search import search
 from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.vector_index import plan
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
@@ -160,8 +160,7 @@ def tiny(connection: Connection, tiny_model: Path) -> Pipeline:
         name="reports",
         source=source,
         target=Table(schema="public", name="reports_chunks"),
-        id_field="id",
-        text_field="body",
+        text_fields=("body",),
     )
     pipeline = creating.create(connection, spec, str(tiny_model)).pipeline
     enqueue(connection, pipeline, Selection())

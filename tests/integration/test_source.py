@@ -8,17 +8,23 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.document import Recipe
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.settings import Table
-from pgqueue_embed.source import check_source, read_records
+from pgqueue_embed.source import read_records
+from pgqueue_embed.source_check import Wanted, check_source
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session
 
 
-def check(connection: Connection, table: Table = REPORTS, key: str = "id") -> str:
-    return check_source(connection, table, key, "body")
+def check(connection: Connection, table: Table = REPORTS, *key: str) -> str:
+    """Return the types of the key's columns."""
+    recipe = Recipe(text_fields=("body",))
+    wanted = Wanted(table=table, id_fields=key or ("id",), recipe=recipe)
+    found, _ = check_source(connection, wanted)
+    return ", ".join(column.type for column in found.columns)
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_absent_table_is_refused_with_those_that_there_are(connection: Connectio
 def test_absent_column_is_refused_with_those_that_there_are(connection: Connection) -> None:
     make_source(connection)
     with pytest.raises(UsageError, match=r"public\.reports has no column 'key'; it has id, body"):
-        check(connection, key="key")
+        check(connection, REPORTS, "key")
 
 
 def test_dropped_column_is_absent(connection: Connection) -> None:

@@ -20,20 +20,18 @@ Names = dict[str, sql.Composable]
 COMMON = """
 with source as (
     select
-        {id}::text as key,
-        {id} as id,
-        {text}::text as document,
-        sha256(convert_to(coalesce({text}::text, ''), 'UTF8')) as hash
-    from {source}
-    where {id} is not null
+        {source_key} as key,
+        {text} as document,
+        sha256(convert_to(coalesce({text}, ''), 'UTF8')) as hash
+    from {source} as s
+    where {source_key} is not null and {where}
 ),
 ledger as (
     select * from pgembed.records where pipeline_id = {pipeline_id}
 ),
 target as (
     select
-        {fulltext_id} as fulltext_id,
-        {fulltext_id}::text as key,
+        {target_key} as key,
         {chunk_id} as chunk_id,
         {chunk_index} as chunk_index,
         {text_chunk} as text_chunk,
@@ -91,7 +89,7 @@ BREACHES = {
     """,
     "a chunk is not the slice of the document that it says": """
         select target.key, target.chunk_index, target.text_chunk
-        from target join source on source.id = target.fulltext_id
+        from target join source using (key)
         where target.start_char < 0
             or target.end_char <= target.start_char
             or target.text_chunk is distinct from substr(
@@ -187,13 +185,48 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
         "select * from pgembed.pipelines where name = %s", (pipeline_name,)
     ).fetchone()
     assert row is not None, f"there is no pipeline {pipeline_name}"
-    columns = {meaning: sql.Identifier(column) for meaning, column in row["target_columns"].items()}
+    columns = row["target_columns"]
+    target_key = columns.pop("fulltext_id")
     return {
-        **columns,
-        "id": sql.Identifier(row["id_field"]),
-        "text": sql.Identifier(row["text_field"]),
+        **{meaning: sql.Identifier(column) for meaning, column in columns.items()},
+        "source_key": _key([column["name"] for column in row["key_columns"]]),
+        "target_key": _key(target_key),
+        "text": _document(row),
+        "where": sql.SQL(row["where_condition"] or "true"),
         "source": sql.Identifier(row["source_schema"], row["source_table"]),
         "target": sql.Identifier(row["target_schema"], row["target_table"]),
         "pipeline_id": sql.Literal(row["id"]),
         "name": sql.Literal(pipeline_name),
     }
+
+
+def _key(names: list[str]) -> sql.Composable:
+    """Return a key as text: of one column its own, of several a list; null if any column is."""
+    columns = [sql.Identifier(name) for name in names]
+    if len(columns) == 1:
+        return sql.SQL("{}::text").format(columns[0])
+    return sql.SQL("case when num_nulls({0}) = 0 then json_build_array({0})::text end").format(
+        sql.SQL(", ").join(columns)
+    )
+
+
+def _document(row: dict[str, Any]) -> sql.Composable:
+    """Return the text of a record; templates of tests hold no more than ``$a`` and plain text."""
+    if row["template"] is None:
+        return _fields(row["text_fields"])
+    text: sql.Composable = sql.Literal(row["template"])
+    for column in sorted(row["document_columns"], key=lambda column: -len(column["name"])):
+        text = sql.SQL("replace({}, {}, coalesce({}::text, ''))").format(
+            text, sql.Literal("$" + column["name"]), sql.Identifier(column["name"])
+        )
+    fields = _fields([column["name"] for column in row["document_columns"]])
+    return sql.SQL("case when {} ~ '\\S' then {} else '' end").format(fields, text)
+
+
+def _fields(names: list[str]) -> sql.Composable:
+    columns = [sql.SQL("{}::text").format(sql.Identifier(name)) for name in names]
+    if len(columns) == 1:
+        return columns[0]
+    return sql.SQL("array_to_string(array_remove(array[{}], ''), E'\\n\\n')").format(
+        sql.SQL(", ").join(columns)
+    )

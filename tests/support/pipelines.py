@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.pipelines import PipelineSpec, check_tables, create_pipeline
+from pgqueue_embed.pipelines import check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec
 from tests.support.fakes import FAKE_MODEL
 
 REPORTS = Table(schema="public", name="reports")
@@ -19,21 +20,23 @@ def make_pipeline(
     *,
     name: str = "reports",
     dimensions: int = FAKE_MODEL.dimensions,
+    id_field: str = "id",
+    text_field: str = "body",
     **fields: Any,
 ) -> Pipeline:
-    """Create a pipeline over `source` (columns ``id`` and ``body``) and its target table.
+    """Create a pipeline over `source` (key `id_field`, text `text_field`) and its target table.
 
-    The target is ``<source>_chunks``. `fields` are any others of PipelineSpec.
+    The target is ``<source>_chunks``. `fields` are any of PipelineSpec, those two included.
     """
     if "target" not in fields:
         fields["target"] = Table(schema=source.schema, name=f"{source.name}_chunks")
     defaults = {
-        "id_field": "id",
-        "text_field": "body",
+        "id_fields": (id_field,),
+        "text_fields": () if "template" in fields else (text_field,),
         "chunk_tokens": 16,
         "overlap_tokens": 4,
     }
     spec = PipelineSpec(name=name, source=source, **{**defaults, **fields})
-    id_type = check_tables(connection, spec)
+    records = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
-    return create_pipeline(connection, spec, id_type, model)
+    return create_pipeline(connection, spec, records, model)

@@ -7,21 +7,21 @@ import json
 import pytest
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import PipelineSpec
+from pgqueue_embed.identifiers import check_identifier
 from pgqueue_embed.settings import (
     Table,
     TargetColumns,
     WorkerSettings,
-    check_identifier,
     parse_table,
 )
+from pgqueue_embed.spec import PipelineSpec
 
 SOURCE = Table(schema="public", name="reports")
 TARGET = Table(schema="public", name="chunks")
 
 
 def spec(**fields: object) -> PipelineSpec:
-    usual = {"name": "p", "source": SOURCE, "target": TARGET, "id_field": "id", "text_field": "t"}
+    usual = {"name": "p", "source": SOURCE, "target": TARGET, "text_fields": ("t",)}
     return PipelineSpec(**{**usual, **fields})  # type: ignore[arg-type]
 
 
@@ -83,8 +83,8 @@ def test_two_target_columns_of_one_name_are_refused() -> None:
 
 
 def test_target_columns_are_renamed_by_their_meaning() -> None:
-    columns = TargetColumns().renamed({"fulltext_id": "report_id", "embedding": "vec tor"})
-    assert (columns.fulltext_id, columns.embedding, columns.id) == ("report_id", "vec tor", "id")
+    columns = TargetColumns().renamed({"fulltext_id": "a, b", "embedding": "vec tor"})
+    assert (columns.fulltext_id, columns.embedding, columns.id) == (("a", "b"), "vec tor", "id")
     with pytest.raises(UsageError, match="unknown target column 'vector'"):
         columns.renamed({"vector": "v"})
 
@@ -95,8 +95,13 @@ def test_target_columns_are_renamed_by_their_meaning() -> None:
         {"name": ""},
         {"name": "x" * 101},
         {"name": "two\nlines"},
-        {"id_field": ""},
-        {"text_field": "x" * 64},
+        {"id_fields": ("",)},
+        {"id_fields": ()},
+        {"id_fields": ("a", "a")},
+        {"text_fields": ()},
+        {"text_fields": ("t",), "template": "$t"},
+        {"where": " "},
+        {"text_fields": ("x" * 64,)},
         {"chunk_tokens": 0},
         {"overlap_tokens": -1},
         {"chunk_tokens": 128, "overlap_tokens": 64},

@@ -1,0 +1,39 @@
+"""A column of the source table, and its values as text that no setting of a session changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+# JSON writes these by ISO 8601 whatever DateStyle says.
+ISO_TYPES = ("date", "timestamp without time zone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Name and type of a column; of a domain, the type beneath it."""
+
+    name: str
+    type: str
+
+    def of(self, alias: str) -> sql.Composable:
+        """Return the column of the table that a statement calls `alias`."""
+        return sql.Identifier(alias, self.name)
+
+    def text_of(self, alias: str) -> sql.Composable:
+        """Return the column as text: times as ISO 8601 in UTC, lists with commas."""
+        if self.type in ISO_TYPES:
+            pattern = "to_json({}) #>> '{{}}'"
+        elif self.type == "timestamp with time zone":
+            pattern = "to_json({} at time zone 'UTC') #>> '{{}}'"
+        elif self.type.endswith("[]"):
+            pattern = "array_to_string({}, ', ')"
+        else:
+            pattern = "{}::text"
+        return sql.SQL(pattern).format(self.of(alias))
+
+
+def literal(text: str) -> sql.Composable:
+    """Return `text` as a constant of a statement that is executed with parameters."""
+    return sql.Literal(text.replace("%", "%%"))

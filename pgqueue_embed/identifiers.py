@@ -1,0 +1,69 @@
+"""Names of tables and columns, as PostgreSQL takes them and as people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pgqueue_embed.errors import UsageError
+
+# PostgreSQL cuts longer identifiers silently.
+MAX_IDENTIFIER_BYTES = 63
+
+# A name in double quotes, those inside it doubled.
+QUOTED = r'"(?:[^"]|"")*"'
+
+
+def check_identifier(name: str) -> None:
+    """Raise UsageError unless PostgreSQL can have a table or column of this name."""
+    if not name or "\x00" in name:
+        raise UsageError("a table or column name is empty or holds a NUL character")
+    if len(name.encode()) > MAX_IDENTIFIER_BYTES:
+        raise UsageError(
+            f"the name '{name}' is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes"
+        )
+    if "%" in name:
+        # psycopg would take it for a placeholder in every statement that has the name in it.
+        raise UsageError(f"the name '{name}' holds a %; rename it, or make a view without it")
+
+
+def split_qualified(text: str) -> list[str]:
+    """Return the parts of ``table``, ``schema.table`` or ``"a.b"."c"``; UsageError if it is none.
+
+    A dot inside double quotes does not split; a doubled quote inside quotes stands for one.
+    """
+    parts = _split(text, ".")
+    if parts is None or len(parts) > 2:
+        raise UsageError(f"'{text}' is not a table name; write table or schema.table")
+    return parts
+
+
+def split_columns(text: str) -> tuple[str, ...]:
+    """Return the columns of ``a``, ``a,b`` or ``"a,b", c``; UsageError for what is no such list."""
+    parts = _split(text, ",")
+    if parts is None:
+        raise UsageError(
+            f"'{text}' is not a list of columns; write a,b and put a name with a comma or a"
+            ' double quote into double quotes: "a,b"'
+        )
+    return tuple(parts)
+
+
+def join_columns(names: Iterable[str]) -> str:
+    """Return what `split_columns` reads as `names`."""
+    return ",".join(_quoted(name) if re.search(r'[",]|^\s|\s$', name) else name for name in names)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _split(text: str, separator: str) -> list[str] | None:
+    part = rf'\s*({QUOTED}|[^"{separator}]+?)\s*'
+    if not re.fullmatch(rf"{part}(?:\{separator}{part})*", text):
+        return None
+    return [_unquoted(name) for name in re.findall(rf"{part}(?:\{separator}|$)", text)]
+
+
+def _unquoted(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part

@@ -1,0 +1,202 @@
+"""What a source must be: a table or view with a unique key and text that this role may read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.columns import Column
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.document import Document, Recipe
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.key import KEY_TYPES, Key
+from pgqueue_embed.settings import Table
+from pgqueue_embed.source import condition
+
+# Types of text, numbers, truth, enumeration, time and addresses, and of a few others, have one
+# text whatever the settings of a session are.
+PLAIN_CATEGORIES = "SNBEDI"
+PLAIN_TYPES = ("uuid", "json", "jsonb", "text[]", "character varying[]")
+UNSETTLED_TYPES = ("money",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a person says of the source: see PipelineSpec."""
+
+    table: Table
+    id_fields: Sequence[str]
+    recipe: Recipe
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class _Column:
+    type: str
+    category: str
+    deterministic: bool
+
+
+def check_source(connection: Connection, wanted: Wanted) -> tuple[Key, Document]:
+    """Return key and document with the types of their columns.
+
+    Raises UsageError, naming the way out, when the table or a column is absent, may not be read,
+    the key is of a type whose text is not its identity, or is not unique, a column has no text,
+    or the condition is none.
+    """
+    table = wanted.table
+    columns = _columns(connection, table)
+    used = (*wanted.id_fields, *wanted.recipe.names())
+    for name in used:
+        if name not in columns:
+            known = ", ".join(columns)
+            raise UsageError(f"{table} has no column '{name}'; it has {known}")
+    _check_readable(connection, table, used)
+    for name in wanted.recipe.names():
+        _check_text(table, name, columns[name], alone=name in wanted.recipe.text_fields)
+    types = {name: _key_type(table, name, columns[name]) for name in wanted.id_fields}
+    _check_unique(connection, table, wanted.id_fields)
+    if wanted.where is not None:
+        check_condition(connection, table, wanted.where)
+    key = Key(tuple(Column(name=name, type=type_) for name, type_ in types.items()))
+    texts = (Column(name=name, type=columns[name].type) for name in wanted.recipe.names())
+    return key, Document(recipe=wanted.recipe, columns=tuple(texts))
+
+
+def check_condition(connection: Connection, table: Table, where: str) -> None:
+    """Raise UsageError unless `where` is a condition over the columns of `table`."""
+    # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
+    query = sql.SQL(
+        "select 1 from {source} as source where case when {where}\nthen true end limit 0"
+    ).format(source=sql.Identifier(table.schema, table.name), where=condition(where))
+    try:
+        connection.execute(query, ())
+    except psycopg.Error as error:
+        reason = first_line(error)
+        raise UsageError(f"--where is not a condition over {table}: {reason}") from None
+
+
+def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
+    rows = connection.execute(
+        """
+        select
+            attname,
+            format_type(coalesce(nullif(pg_type.typbasetype, 0), pg_type.oid), null),
+            pg_type.typcategory,
+            coalesce(pg_collation.collisdeterministic, true)
+        from pg_class
+        join pg_namespace on pg_namespace.oid = relnamespace
+        join pg_attribute on attrelid = pg_class.oid
+        join pg_type on pg_type.oid = atttypid
+        left join pg_collation on pg_collation.oid = attcollation
+        where nspname = %s
+            and relname = %s
+            and relkind in ('r', 'p', 'v', 'm', 'f')
+            and attnum > 0
+            and not attisdropped
+        order by attnum
+        """,
+        (table.schema, table.name),
+    ).fetchall()
+    if not rows:
+        raise UsageError(f"there is no table or view {table}{_similar(connection, table)}")
+    return {name: _Column(type_, category, ok) for name, type_, category, ok in rows}
+
+
+def _similar(connection: Connection, table: Table) -> str:
+    rows = connection.execute(
+        """
+        select format('%%s.%%s', nspname, relname)
+        from pg_class
+        join pg_namespace on pg_namespace.oid = relnamespace
+        where relkind in ('r', 'p', 'v', 'm', 'f')
+            and nspname not in ('pg_catalog', 'information_schema', 'pgembed')
+            and (lower(relname) = lower(%s) or nspname = %s)
+        order by lower(relname) = lower(%s) desc, 1
+        limit 5
+        """,
+        (table.name, table.schema, table.name),
+    ).fetchall()
+    return f"; there is {', '.join(name for (name,) in rows)}" if rows else ""
+
+
+def _check_readable(connection: Connection, table: Table, columns: Sequence[str]) -> None:
+    readable = sql.SQL("select {} from {} limit 0").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
+    )
+    try:
+        connection.execute(readable)
+    except psycopg.errors.InsufficientPrivilege:
+        raise UsageError(
+            f"this role may not read {table}; grant usage on its schema and select on the table"
+        ) from None
+
+
+def _check_text(table: Table, name: str, column: _Column, *, alone: bool) -> None:
+    if alone and column.category != "S":
+        raise UsageError(
+            f"{table}.{name} is of type {column.type}; the text column must hold text"
+            " (other columns can take part in a --template)"
+        )
+    plain = column.category in PLAIN_CATEGORIES or column.type in PLAIN_TYPES
+    if not plain or column.type in UNSETTLED_TYPES:
+        raise UsageError(
+            f"{table}.{name} is of type {column.type}, whose text depends on a session's settings;"
+            " make a view with a text column in its place"
+        )
+
+
+def _key_type(table: Table, name: str, column: _Column) -> str:
+    if column.type not in KEY_TYPES or not column.deterministic:
+        what = column.type if column.deterministic else "text with a nondeterministic collation"
+        raise UsageError(
+            f"{table}.{name} is of type {what}, in which one key has several spellings;"
+            f" a key may be {', '.join(KEY_TYPES)}"
+        )
+    return KEY_TYPES[column.type]
+
+
+# A unique index on some of the columns makes them unique together with any others.
+UNIQUE = """
+select
+    relkind in ('v', 'f', 'm'),
+    exists (
+        select
+        from pg_index
+        where indrelid = pg_class.oid
+            and indisunique and indisvalid and indpred is null
+            and (
+                select bool_and(coalesce(attname = any(%(names)s), false))
+                from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
+                left join pg_attribute
+                    on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
+                where position <= indnkeyatts
+            )
+    )
+from pg_class
+join pg_namespace on pg_namespace.oid = relnamespace
+where nspname = %(schema)s and relname = %(table)s
+"""
+
+
+def _check_unique(connection: Connection, table: Table, names: Sequence[str]) -> None:
+    values = {"names": list(names), "schema": table.schema, "table": table.name}
+    without_index, indexed = connection.execute(UNIQUE, values).fetchone() or (False, False)
+    if indexed or (without_index and not _has_duplicates(connection, table, names)):
+        return
+    listed = ", ".join(names)
+    raise UsageError(
+        f"{table} has no unique key on {listed}; add one"
+        f" (create unique index on {table} ({listed})) or name another key with --id-field"
+    )
+
+
+def _has_duplicates(connection: Connection, table: Table, names: Sequence[str]) -> bool:
+    query = sql.SQL("select from {table} group by {key} having count(*) > 1 limit 1").format(
+        table=sql.Identifier(table.schema, table.name),
+        key=sql.SQL(", ").join(map(sql.Identifier, names)),
+    )
+    return connection.execute(query).fetchone() is not None

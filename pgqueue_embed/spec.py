@@ -1,0 +1,85 @@
+"""What a person asks for when creating a pipeline, checked as far as no database is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pgqueue_embed.document import Recipe
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.identifiers import check_identifier
+from pgqueue_embed.settings import Table, TargetColumns
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSpec:
+    """A pipeline to make.
+
+    `id_fields` are the columns of the source's key. The document is made of `text_fields`, or by
+    `template`; `where` is SQL that says which rows of the source are records.
+    """
+
+    name: str
+    source: Table
+    target: Table
+    id_fields: tuple[str, ...] = ("id",)
+    text_fields: tuple[str, ...] = ()
+    template: str | None = None
+    where: str | None = None
+    chunk_tokens: int = 128
+    overlap_tokens: int = 20
+    columns: TargetColumns = field(default_factory=TargetColumns)
+    vector_type: str = "vector"
+    max_attempts: int = 3
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that cannot work; name the target's key columns."""
+        _check_name(self.name)
+        _check_columns(self.id_fields, "--id-field")
+        _check_columns(self.text_fields, "--text-field")
+        self._check_document()
+        self._check_chunks()
+        object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
+        if self.vector_type not in ("vector", "halfvec"):
+            raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
+        if self.max_attempts < 1:
+            raise UsageError(f"--max-attempts {self.max_attempts}: give at least 1")
+        if self.source == self.target:
+            raise UsageError(f"{self.source} cannot be source and target at once")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a document is made."""
+        return Recipe(text_fields=self.text_fields, template=self.template)
+
+    def _check_document(self) -> None:
+        if self.text_fields and self.template is not None:
+            raise UsageError("--text-field and --template both make the document; give one of them")
+        if not self.text_fields and self.template is None:
+            raise UsageError("name the column with the text: --text-field NAME")
+        for name in self.recipe.names():
+            check_identifier(name)
+        if self.where is not None and not self.where.strip():
+            raise UsageError("--where is empty; leave it out, or give a condition")
+
+    def _check_chunks(self) -> None:
+        if self.chunk_tokens < 1:
+            raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
+        if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
+            raise UsageError(
+                f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
+                f" less than half of --chunk-size {self.chunk_tokens}"
+            )
+
+
+def _check_name(name: str) -> None:
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UsageError("a pipeline's name has 1 to 100 printable characters")
+
+
+def _check_columns(names: tuple[str, ...], option: str) -> None:
+    for name in names:
+        check_identifier(name)
+        if names.count(name) > 1:
+            raise UsageError(f"{option} names '{name}' twice")
+    if option == "--id-field" and not names:
+        raise UsageError("name the key of the source: --id-field NAME")
