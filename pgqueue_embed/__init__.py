@@ -1,3 +1,54 @@
-"""PostgreSQL-as-queue workers that turn a text column into pgvector rows."""
+"""PostgreSQL-as-queue workers that turn a text column into pgvector rows.
 
-__version__ = "0.1.0"
+The names below are the Python interface; see docs/python.md. Each is imported when it is first
+used, so that ``import pgqueue_embed`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pgqueue_embed.version import VERSION
+
+if TYPE_CHECKING:
+    from pgqueue_embed.api.database import Database
+    from pgqueue_embed.api.pipeline import Pipeline
+    from pgqueue_embed.api.progress import Progress
+    from pgqueue_embed.api.searching import search
+    from pgqueue_embed.api.worker import Worker
+    from pgqueue_embed.errors import PgembedError
+    from pgqueue_embed.semantic_search import Hit
+
+__version__ = VERSION
+
+__all__ = [
+    "Database",
+    "Hit",
+    "PgembedError",
+    "Pipeline",
+    "Progress",
+    "Worker",
+    "__version__",
+    "search",
+]
+
+_HOMES = {
+    "Database": "api.database",
+    "Hit": "semantic_search",
+    "PgembedError": "errors",
+    "Pipeline": "api.pipeline",
+    "Progress": "api.progress",
+    "Worker": "api.worker",
+    "search": "api.searching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,4 +1,9 @@
-"""Logging: one event per change of state, lower case, with its values as fields."""
+"""Logging: one event per change of state, lower case, with its values as fields.
+
+A process of ours writes lines as `configure` was told. In somebody else's process, where nobody
+calls it, events go to the logger "pgqueue_embed" of the standard library, and structlog's own
+settings, which are theirs, are neither used nor changed.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,9 @@ SECRETS = (
     # Up to the last @: an unescaped one may be part of the password.
     re.compile(r"(://[^:/@\s]*:)(\S+)(?=@)"),
 )
+
+
+LOGGER = "pgqueue_embed"
 
 
 class TolerantStream:
@@ -81,9 +89,9 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
     if style not in FORMATS:
         raise UsageError(f"unknown log format '{style}'; choose one of {', '.join(FORMATS)}")
     stream = cast(TextIO, TolerantStream(_open(file) if file else sys.stderr))
-    structlog.configure(
+    _how.update(
+        logger=structlog.WriteLogger(stream),
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(
                 fmt="iso" if style == "json" else "%H:%M:%S", utc=False
@@ -94,14 +102,14 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
             _renderer(style, stream),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=False,
     )
 
 
 def get_logger(**values: Any) -> Any:
     """Return a logger that adds `values` to every event."""
-    return structlog.get_logger(**values)
+    return structlog.wrap_logger(
+        **_how, context_class=dict, cache_logger_on_first_use=False, **values
+    )
 
 
 def _open(file: Path) -> TextIO:
@@ -123,6 +131,15 @@ def _mask_values(
     return {name: _masked(value) for name, value in event.items()}
 
 
+def _as_text(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[str], dict[str, Any]]:
+    """Return what a method of a standard logger takes: ``batch committed pipeline=reports``."""
+    name, trace = event.pop("event"), event.pop("exception", None)
+    words = [str(name), *(f"{field}={value}" for field, value in event.items())]
+    return (" ".join(words) + (f"\n{trace}" if trace else ""),), {}
+
+
 def _masked(value: Any) -> Any:
     if isinstance(value, (str, BaseException)):
         return mask(str(value))
@@ -131,3 +148,16 @@ def _masked(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
     return value
+
+
+# How a logger is made, as structlog.wrap_logger takes it; so until `configure` says otherwise.
+_how: dict[str, Any] = {
+    "logger": logging.getLogger(LOGGER),
+    "processors": [
+        structlog.stdlib.filter_by_level,
+        structlog.processors.format_exc_info,
+        _mask_values,
+        _as_text,
+    ],
+    "wrapper_class": structlog.stdlib.BoundLogger,
+}

@@ -7,8 +7,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgqueue_embed import __version__
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.version import VERSION
 
 # Long enough for a supervisor that waits for its database to come back.
 ORPHAN_AGE = "1 hour"
@@ -40,7 +40,7 @@ def register(connection: Connection, identity: WorkerIdentity) -> int:
             identity.device,
             identity.precision,
             identity.model,
-            __version__,
+            VERSION,
             identity.concurrency,
             list(identity.pipeline_ids),
         ),

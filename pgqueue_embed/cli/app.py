@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pgqueue_embed import __version__
 from pgqueue_embed.cli import db, demo, doctor, failures, index, inspect, search, setup, working
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
+from pgqueue_embed.version import VERSION
 
 app = typer.Typer(
     name="pgembed",
@@ -30,7 +30,7 @@ demo.add_commands(app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pgembed {__version__}")
+        typer.echo(f"pgembed {VERSION}")
         raise typer.Exit
 
 

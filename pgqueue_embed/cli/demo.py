@@ -85,7 +85,7 @@ def _ask(connection: Connection) -> None:
     from pgqueue_embed.cli.search import show_hits
     from pgqueue_embed.demo import PIPELINE, QUESTIONS
     from pgqueue_embed.pipelines import load_pipeline
-    from pgqueue_embed.search import QueryEncoder, search
+    from pgqueue_embed.semantic_search import QueryEncoder, search
 
     pipeline = load_pipeline(connection, PIPELINE)
     encoder = QueryEncoder(pipeline)

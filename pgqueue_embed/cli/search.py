@@ -15,7 +15,7 @@ from pgqueue_embed.cli.pipeline_options import PipelineName
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
-    from pgqueue_embed.search import Hit, QueryEncoder
+    from pgqueue_embed.semantic_search import Hit, QueryEncoder
     from pgqueue_embed.settings import Pipeline
 
 # Longer lines are hard to read, however wide the terminal is.
@@ -67,7 +67,7 @@ def search(
 
     Example: pgembed search reports "battery overheated while charging"
     """
-    from pgqueue_embed import search as finder
+    from pgqueue_embed import semantic_search as finder
     from pgqueue_embed.connect import connect
     from pgqueue_embed.migrate import check_schema
     from pgqueue_embed.pipelines import load_pipeline
@@ -96,8 +96,8 @@ def _search(
     limit: int,
     threshold: float,
 ) -> list[Hit]:
-    from pgqueue_embed.search import QueryEncoder
-    from pgqueue_embed.search import search as find
+    from pgqueue_embed.semantic_search import QueryEncoder
+    from pgqueue_embed.semantic_search import search as find
 
     with _waiting(f"loading {pipeline.model}"):
         encoder = QueryEncoder(pipeline, model_path=model_path)

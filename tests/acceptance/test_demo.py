@@ -19,7 +19,7 @@ from psycopg import sql
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.search import QueryEncoder, search
+from pgqueue_embed.semantic_search import QueryEncoder, search
 from tests.conftest import database_conninfo
 from tests.support.oracle import assert_converged
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 TINY_DIMENSIONS = 16
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path, dimensions: int = TINY_DIMENSIONS) -> Path:
     """Save a static model (one vector a token) with MiniLM's tokenizer, and return its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
@@ -20,7 +20,7 @@ def make_tiny_model(folder: Path) -> Path:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     random = np.random.default_rng(1)
-    weights = random.standard_normal((tokenizer.get_vocab_size(), TINY_DIMENSIONS))
+    weights = random.standard_normal((tokenizer.get_vocab_size(), dimensions))
     static = StaticEmbedding(tokenizer, embedding_weights=weights.astype(np.float32))
     SentenceTransformer(modules=[static, Normalize()]).save(str(folder))
     return folder

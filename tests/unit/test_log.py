@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from pgqueue_embed import log
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.log import LogSettings, configure, get_logger, mask
 
@@ -17,13 +18,14 @@ SECRET = "s3cr3t"
 
 
 @pytest.fixture(autouse=True)
-def _default_logging() -> Iterator[None]:
+def _default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    usual = dict(log._how)
+    monkeypatch.setattr(log, "_how", {**usual})
     yield
     # A process keeps its log file open to the end; a test run would warn about it.
-    stream = getattr(structlog.get_config()["logger_factory"], "_file", None)
-    if stream not in (None, sys.stderr):
+    stream = getattr(log._how["logger"], "_file", None)
+    if stream is not None:
         stream.close()
-    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -119,3 +121,16 @@ def test_unknown_level_or_format_is_refused(wrong: dict[str, str]) -> None:
 def test_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write the log file"):
         configure(file=tmp_path / "absent" / "log")
+
+
+def test_program_of_somebody_else_gets_events_through_the_standard_library(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="pgqueue_embed")
+    before = structlog.get_config()
+    get_logger(worker=3).info("batch committed 100%s", dsn=f"postgresql://me:{SECRET}@db/x")
+    get_logger().debug("not this")
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("INFO", "batch committed 100%s worker=3 dsn=postgresql://me:***@db/x")
+    ]
+    assert structlog.get_config() == before

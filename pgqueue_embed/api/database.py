@@ -1,0 +1,130 @@
+"""A database with schema pgembed, as an object: where pipelines are made and found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from warnings import warn
+
+from pgqueue_embed import migrate
+from pgqueue_embed.api.pipeline import Pipeline
+from pgqueue_embed.connect import DatabaseOptions, connect, describe, resolve_conninfo
+from pgqueue_embed.create import create
+from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
+from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
+from pgqueue_embed.spec import PipelineSpec
+
+
+class Database:
+    """The PostgreSQL database that holds the queue and, beside it, the tables.
+
+    Opens no connection before one is needed, and keeps none open.
+
+    Example::
+
+        database = Database("postgresql://app@db.lan/reports")
+        database.migrate()
+    """
+
+    def __init__(self, dsn: str | None = None) -> None:
+        """Take a URL (SQLAlchemy's too) or a libpq connection string.
+
+        Defaults to what the command line would use: PGEMBED_DSN, DATABASE_URL, the PG* variables,
+        or else the embedded server, which is started. Raises UsageError for a string that cannot
+        be read.
+        """
+        self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))
+
+    def __repr__(self) -> str:
+        return f"Database({describe(self.conninfo)})"
+
+    def migrate(self) -> list[str]:
+        """Create or upgrade schema pgembed; returns what was applied, nothing if up to date.
+
+        Safe from many processes at once.
+
+        Example::
+
+            Database().migrate()
+        """
+        return migrate.migrate(self.conninfo)
+
+    def create(
+        self,
+        name: str,
+        *,
+        source_table: str,
+        target_table: str | None = None,
+        schema: str = "public",
+        id_field: str | Sequence[str] = "id",
+        text_field: str | Sequence[str] | None = None,
+        template: str | None = None,
+        where: str | None = None,
+        target_columns: Mapping[str, str] | None = None,
+        vector_type: str = "vector",
+        model: str = DEFAULT_MODEL,
+        chunk_size: int = 128,
+        overlap_tokens: int = 20,
+        max_attempts: int = 3,
+        if_not_exists: bool = False,
+    ) -> Pipeline:
+        """Make a pipeline and its target table, both or neither, and return the pipeline.
+
+        The arguments are the options of ``pgembed create``; `target_columns` maps meanings to
+        names, and without `text_field` and `template` the text is in column ``text``. With
+        `if_not_exists`, a pipeline of this name is returned as it is. Warns when the model does
+        not know much of the text. Raises UsageError for what is wrong with the tables or the
+        arguments, ModelError for a model that is not to be had.
+
+        Example::
+
+            reports = database.create("reports", source_table="event_text", text_field="foi_text")
+        """
+        source = parse_table(source_table, schema)
+        target = Table(schema=source.schema, name=f"{source.name}_vectors")
+        spec = PipelineSpec(
+            name=name,
+            source=source,
+            target=parse_table(target_table, schema) if target_table else target,
+            id_fields=_columns(id_field),
+            text_fields=_columns(text_field or (() if template else "text")),
+            template=template,
+            where=where,
+            columns=TargetColumns().renamed(dict(target_columns or {})),
+            vector_type=vector_type,
+            chunk_tokens=chunk_size,
+            overlap_tokens=overlap_tokens,
+            max_attempts=max_attempts,
+        )
+        with connect(self.conninfo) as connection:
+            migrate.check_schema(connection)
+            if not (if_not_exists and name in pipeline_names(connection)):
+                warning = create(connection, spec, model).warning
+                if warning:
+                    warn(warning, stacklevel=2)
+        return Pipeline(self.conninfo, name)
+
+    def pipeline(self, name: str) -> Pipeline:
+        """Return the pipeline called `name`; raises UsageError when there is none.
+
+        Example::
+
+            reports = database.pipeline("reports")
+        """
+        with connect(self.conninfo) as connection:
+            migrate.check_schema(connection)
+            return Pipeline(self.conninfo, load_pipeline(connection, name).name)
+
+    def pipelines(self) -> list[Pipeline]:
+        """Return every pipeline of the database.
+
+        Example::
+
+            print([pipeline.progress().percent for pipeline in database.pipelines()])
+        """
+        with connect(self.conninfo) as connection:
+            migrate.check_schema(connection)
+            return [Pipeline(self.conninfo, each.name) for each in load_pipelines(connection)]
+
+
+def _columns(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,141 @@
+"""A pipeline as an object: queue its records, watch it, pause it, drop it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgqueue_embed import enqueue, failures, pipelines, semantic_search
+from pgqueue_embed.api.encoders import encoder_of
+from pgqueue_embed.api.progress import Progress, read_progress
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.migrate import check_schema
+from pgqueue_embed.semantic_search import Hit
+from pgqueue_embed.settings import Pipeline as Settings
+
+
+class Pipeline:
+    """A pipeline of a database; made by `Database.create` or `Database.pipeline`.
+
+    Every method opens a connection of its own, and raises PgembedError with one line for a
+    person: what is wrong, and the way out.
+
+    Example::
+
+        reports = database.pipeline("reports")
+        reports.enqueue(where="event_type = 'D'")
+        print(reports.progress().pending)
+    """
+
+    def __init__(self, conninfo: str, name: str) -> None:
+        self._conninfo = conninfo
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r})"
+
+    def settings(self) -> Settings:
+        """Return how the pipeline is set up: its tables, columns, model and chunks.
+
+        Example::
+
+            print(reports.settings().target)  # public.event_text_vectors
+        """
+        with self._opened() as (_, settings):
+            return settings
+
+    def enqueue(
+        self, *, where: str | None = None, limit: int | None = None, everything: bool = False
+    ) -> int:
+        """Queue the records that are new, changed or gone from the source; returns how many.
+
+        `where` is an SQL condition over the source, `limit` the most records to queue;
+        `everything` queues those that are embedded already too.
+
+        Example::
+
+            reports.enqueue(where="event_date >= '2026-01-01'")
+        """
+        selection = enqueue.Selection(where=where, limit=limit, everything=everything)
+        with self._opened() as (connection, settings):
+            return enqueue.enqueue(connection, settings, selection)
+
+    def progress(self) -> Progress:
+        """Return how far the pipeline is, and how fast it goes.
+
+        Example::
+
+            while reports.progress().pending:
+                time.sleep(1)
+        """
+        with self._opened() as (connection, settings):
+            return read_progress(connection, settings.name)
+
+    def encode(self, query: str) -> NDArray[np.float32]:
+        """Return the unit vector of `query`, shape (dimensions,), by the pipeline's own model.
+
+        For queries of your own; the model is loaded once a process, on the CPU.
+
+        Example::
+
+            session.scalars(select(Chunk).order_by(Chunk.embedding.cosine_distance(
+                reports.encode("battery overheated"))).limit(5))
+        """
+        return encoder_of(self.settings()).encode(query)
+
+    def find(self, query: str, *, limit: int, threshold: float) -> list[Hit]:
+        """Do what the function `search` does; see there."""
+        with self._opened() as (connection, settings):
+            vector = encoder_of(settings).encode(query)
+            return semantic_search.search(
+                connection, settings, vector, limit=limit, threshold=threshold
+            )
+
+    def retry(self, keys: Sequence[str] = ()) -> int:
+        """Queue dead letters again, those of `keys` or all of them; returns how many.
+
+        Example::
+
+            reports.retry(["4711"])
+        """
+        with self._opened() as (connection, settings):
+            return failures.retry(connection, settings, keys)
+
+    def pause(self, reason: str = "paused by a program") -> None:
+        """Stop workers from claiming; what they hold is finished.
+
+        Example::
+
+            reports.pause("the nightly load runs")
+        """
+        with self._opened() as (connection, settings):
+            pipelines.pause_pipeline(connection, settings, reason)
+
+    def resume(self) -> None:
+        """Let workers claim again.
+
+        Example::
+
+            reports.resume()
+        """
+        with self._opened() as (connection, settings):
+            pipelines.resume_pipeline(connection, settings)
+
+    def drop(self, *, delete_vectors: bool = False) -> None:
+        """Remove the pipeline with its queue and ledger, and its target table only if asked.
+
+        Example::
+
+            reports.drop(delete_vectors=True)
+        """
+        with self._opened() as (connection, settings):
+            pipelines.drop_pipeline(connection, settings, delete_vectors=delete_vectors)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Connection, Settings]]:
+        with connect(self._conninfo) as connection:
+            check_schema(connection)
+            yield connection, pipelines.load_pipeline(connection, self.name)
