@@ -80,7 +80,9 @@ class Chunker:
         ]
 
     def _unknown(self, tokens: Tokens) -> int:
-        return 0 if self._unknown_id is None else np.count_nonzero(tokens.ids == self._unknown_id)
+        return (
+            0 if self._unknown_id is None else int(np.count_nonzero(tokens.ids == self._unknown_id))
+        )
 
     def _draft(self, number: int, document: str, tokens: Tokens) -> list[_Draft]:
         slack = 0 if self.reuses_ids else min(_SLACK_TOKENS, self.max_tokens // 8)
