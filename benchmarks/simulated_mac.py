@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed.chunking import Chunk, ChunkedDocument
+from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
 from pgqueue_embed.connect import connect
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.loop import Shared, run_loop
@@ -75,9 +75,14 @@ class CharacterChunker:
     """Fulfils embed.DocumentChunker at next to no cost."""
 
     def chunk(
-        self, documents: Sequence[str], *, on_progress: Callable[[], None] = lambda: None
+        self,
+        documents: Sequence[str],
+        contexts: Sequence[Context] | None = None,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> list[ChunkedDocument]:
         """Cut each document after every 400 characters."""
+        del contexts, on_progress
         return [self._chunk(document) for document in documents]
 
     def _chunk(self, document: str) -> ChunkedDocument:
@@ -87,7 +92,8 @@ class CharacterChunker:
             Chunk(index=n, start=start, end=start + len(text), text=text, token_ids=CHUNK_TOKENS)
             for n, (start, text) in enumerate(zip(starts, texts, strict=True))
         )
-        return ChunkedDocument(chunks=chunks, tokens=len(document) // 4, unknown_tokens=0)
+        tokens = len(document) // 4
+        return ChunkedDocument(chunks=chunks, inputs=chunks, tokens=tokens, unknown_tokens=0)
 
 
 def main() -> None:

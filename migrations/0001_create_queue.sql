@@ -16,6 +16,7 @@ create table pgembed.pipelines (
     key_columns jsonb not null,
     text_fields text[] not null,
     template text,
+    chunk_template text,
     document_columns jsonb not null,
     where_condition text,
     target_schema text not null,
@@ -27,6 +28,7 @@ create table pgembed.pipelines (
     model_revision text,
     model_fingerprint text not null,
     model_files jsonb not null,
+    chunking text not null,
     chunk_tokens integer not null,
     overlap_tokens integer not null,
     max_attempts integer not null default 3,
@@ -40,6 +42,7 @@ create table pgembed.pipelines (
     constraint pipelines_state_is_known check (state in ('active', 'paused')),
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
+    constraint pipelines_chunking_is_known check (chunking in ('tokens', 'none')),
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0)
@@ -55,8 +58,10 @@ comment on column pgembed.pipelines.text_fields is
     'Columns that make the document, with a blank line between them; none where there is a template.';
 comment on column pgembed.pipelines.template is
     'Makes the document out of columns, such as ''$title: $text''; null where text_fields make it.';
+comment on column pgembed.pipelines.chunk_template is
+    'What the model reads for a chunk, such as ''$title\n$chunk''; null for the chunk alone. Never stored with the chunks.';
 comment on column pgembed.pipelines.document_columns is
-    'All columns of the source that take part in the document, with their types.';
+    'All columns of the source that take part in the document or the chunk template, with their types.';
 comment on column pgembed.pipelines.where_condition is
     'SQL over the source: only rows for which it is true are records.';
 comment on column pgembed.pipelines.target_columns is
@@ -65,8 +70,10 @@ comment on column pgembed.pipelines.model_fingerprint is
     'SHA-256 over weights, tokenizer and configuration; a worker with another model refuses to claim.';
 comment on column pgembed.pipelines.model_files is
     'SHA-256 of each file behind the fingerprint, to name the one that differs.';
+comment on column pgembed.pipelines.chunking is
+    'tokens: documents are cut into chunks; none: a document is one chunk, and dead if it is longer than the model reads.';
 comment on column pgembed.pipelines.chunk_tokens is
-    'Most tokens of a chunk, special tokens not counted.';
+    'Most tokens of a chunk with what the chunk template puts around it, special tokens not counted.';
 comment on column pgembed.pipelines.generation is
     'Counts changes of configuration that alter vectors; part of what makes a record unchanged.';
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pgqueue_embed.connect import Connection
@@ -33,19 +33,23 @@ def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> 
     records = check_tables(connection, spec)
     resolved = resolve_model(model_reference)
     model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
-    _check_chunk_size(spec, model)
+    spec = _fitted(spec, model)
     pipeline = create_pipeline(connection, spec, records, _identity(resolved, model))
     warning = describe_unknown_tokens(connection, pipeline, model.tokenizer)
     return Created(pipeline=pipeline, warning=warning)
 
 
-def _check_chunk_size(spec: PipelineSpec, model: EmbeddingModel) -> None:
+def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:
+    """Return `spec` with chunks that the model reads: all it can, where nothing is cut."""
+    if spec.chunking == "none":
+        return replace(spec, chunk_tokens=model.content_budget, overlap_tokens=0)
     if spec.chunk_tokens > model.content_budget:
         raise UsageError(
             f"--chunk-size {spec.chunk_tokens} does not fit the model: it reads"
             f" {model.max_sequence_tokens} tokens, {model.content_budget} of them text;"
             f" give --chunk-size {model.content_budget} or less"
         )
+    return spec
 
 
 def _identity(resolved: ResolvedModel, model: EmbeddingModel) -> ModelIdentity:

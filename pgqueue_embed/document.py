@@ -76,15 +76,19 @@ class Document:
         document = sql.SQL("sha256(convert_to(coalesce({}, ''), 'UTF8'))").format(self.text(alias))
         if self.recipe.chunk_template is None:
             return document
-        # A list of texts has one spelling, so that nothing can move across the chunk unseen.
-        return sql.SQL("sha256({} || sha256(convert_to(array[{}]::text, 'UTF8')))").format(
-            document, sql.SQL(", ").join(self.context(alias))
+        return sql.SQL("sha256({} || sha256(convert_to({}::text, 'UTF8')))").format(
+            document, self.context(alias)
         )
 
-    def context(self, alias: str) -> tuple[sql.Composable, sql.Composable]:
-        """Return the texts before and after every chunk of the record `alias`."""
+    def context(self, alias: str) -> sql.Composable:
+        """Return the list of the texts before and after every chunk of the record `alias`.
+
+        Null without a chunk template.
+        """
+        if self.recipe.chunk_template is None:
+            return sql.SQL("null::text[]")
         before, after = self.recipe.around_chunk()
-        return self._all(before, alias), self._all(after, alias)
+        return sql.SQL("array[{}, {}]").format(self._all(before, alias), self._all(after, alias))
 
     def _filled(self, parts: Sequence[Part], alias: str) -> sql.Composable:
         """Fill in a template, unless nothing but its own text would be in it."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from pgqueue_embed.chunking import Chunk, ChunkedDocument
+from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
 from pgqueue_embed.errors import PgembedError, RecordFault
 from pgqueue_embed.source import SourceRecord
 from pgqueue_embed.verdicts import Finding, Found
@@ -51,7 +51,11 @@ class DocumentChunker(Protocol):
     """See chunking.Chunker."""
 
     def chunk(
-        self, documents: Sequence[str], *, on_progress: Progress = lambda: None
+        self,
+        documents: Sequence[str],
+        contexts: Sequence[Context] | None = None,
+        *,
+        on_progress: Progress = lambda: None,
     ) -> list[ChunkedDocument]:
         """Return the chunks of each document; calls `on_progress` as it gets on."""
         ...
@@ -117,12 +121,13 @@ def _chunk(
     """Chunk `records` as one, or after a failure by halves down to the record that fails."""
     try:
         documents = [record.document or "" for record, _ in records]
-        chunked = chunker.chunk(documents, on_progress=on_progress)
+        contexts = _contexts(records)
+        chunked = chunker.chunk(documents, contexts, on_progress=on_progress)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
         if len(records) == 1:
-            embedding.findings.append(_finding(*records[0], Found.FAILED, error=describe(error)))
+            embedding.findings.append(_unfit(*records[0], error))
             return []
     else:
         return [
@@ -134,15 +139,27 @@ def _chunk(
     return [each for half in halves for each in _chunk(embedding, half, chunker, on_progress)]
 
 
+def _contexts(records: Sequence[tuple[SourceRecord, bool]]) -> list[Context] | None:
+    """Return the context of each record's chunks, None where the pipeline has no chunk template."""
+    contexts = [record.context for record, _ in records if record.context is not None]
+    return contexts if len(contexts) == len(records) else None
+
+
+def _unfit(record: SourceRecord, embed_again: bool, error: Exception) -> Finding:
+    """Return the finding on a record that cannot be chunked; what it has too much of, stays."""
+    finding = _finding(record, embed_again, Found.FAILED, error=describe(error))
+    return replace(finding, hopeless=isinstance(error, RecordFault))
+
+
 def _embed(
     embedding: Embedding, prepared: Sequence[_Prepared], device: Device, on_progress: Progress
 ) -> None:
     """Embed `prepared` as one, or after a failure by halves down to the record that fails."""
     if not prepared:
         return
-    chunks = [chunk for each in prepared for chunk in each.chunked.chunks]
+    inputs = [chunk for each in prepared for chunk in each.chunked.inputs]
     try:
-        vectors, cache_hits = _embed_chunks(device, chunks, on_progress)
+        vectors, cache_hits = _embed_chunks(device, inputs, on_progress)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
@@ -153,7 +170,7 @@ def _embed(
             embedding.findings.append(_finding(record, again, Found.FAILED, error=describe(error)))
             return
     else:
-        _accept(embedding, prepared, chunks)
+        _accept(embedding, prepared)
         embedding.vectors.append(vectors)
         embedding.cache_hits += cache_hits
         return
@@ -192,7 +209,6 @@ def _may_be_the_records(error: Exception) -> bool:
 def _accept(
     embedding: Embedding,
     prepared: Sequence[_Prepared],
-    chunks: list[Chunk],
 ) -> None:
     first = len(embedding.chunks)
     for each in prepared:
@@ -201,8 +217,8 @@ def _accept(
             each.record, each.embed_again, Found.EMBEDDED, first_chunk=first, chunks=count
         )
         embedding.findings.append(found)
+        embedding.chunks += each.chunked.chunks
         first += count
-    embedding.chunks += chunks
 
 
 def _finding(

@@ -23,10 +23,10 @@ from pgqueue_embed.vectors import VectorCodec
 
 COLUMNS = (
     *("id", "name", "state", "source_schema", "source_table", "key_columns", "text_fields"),
-    *("template", "document_columns", "where_condition"),
+    *("template", "chunk_template", "document_columns", "where_condition"),
     *("target_schema", "target_table", "target_columns", "vector_type"),
     *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
-    *("chunk_tokens", "overlap_tokens", "max_attempts", "generation"),
+    *("chunking", "chunk_tokens", "overlap_tokens", "max_attempts", "generation"),
 )
 
 
@@ -147,6 +147,7 @@ def _insert(
         "key_columns": _columns_json(records.key.columns),
         "text_fields": list(spec.text_fields),
         "template": spec.template,
+        "chunk_template": spec.chunk_template,
         "document_columns": _columns_json(records.document.columns),
         "where_condition": spec.where,
         "target_schema": spec.target.schema,
@@ -158,6 +159,7 @@ def _insert(
         "model_revision": model.revision,
         "model_fingerprint": model.fingerprint,
         "model_files": Jsonb(model.files),
+        "chunking": spec.chunking,
         "chunk_tokens": spec.chunk_tokens,
         "overlap_tokens": spec.overlap_tokens,
         "max_attempts": spec.max_attempts,
@@ -197,7 +199,11 @@ def load_pipeline(connection: Connection, name: str) -> Pipeline:
 
 def _pipeline(row: tuple[Any, ...]) -> Pipeline:
     values = dict(zip(COLUMNS, row, strict=True))
-    recipe = Recipe(text_fields=tuple(values.pop("text_fields")), template=values.pop("template"))
+    recipe = Recipe(
+        text_fields=tuple(values.pop("text_fields")),
+        template=values.pop("template"),
+        chunk_template=values.pop("chunk_template"),
+    )
     target_columns = values.pop("target_columns")
     return Pipeline(
         source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),

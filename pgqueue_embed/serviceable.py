@@ -134,7 +134,7 @@ class Serviceable:
         self._others: list[Pipeline] = []
         self._refreshed_at = -REFRESH_SECONDS
         self._started_at = time.monotonic()
-        self._chunkers: dict[tuple[int, int], Chunker] = {}
+        self._chunkers: dict[tuple[int, int, bool], Chunker] = {}
 
     def pipelines(self) -> list[Pipeline]:
         """Return the pipelines to work on now."""
@@ -152,11 +152,11 @@ class Serviceable:
 
     def chunker(self, pipeline: Pipeline) -> Chunker:
         """Return the chunker with the budget of `pipeline`."""
-        budget = (pipeline.chunk_tokens, pipeline.overlap_tokens)
+        cutting = (pipeline.chunk_tokens, pipeline.overlap_tokens, pipeline.chunking == "none")
         with self._lock:
-            if budget not in self._chunkers:
-                self._chunkers[budget] = make_chunker(self._model, *budget)
-            return self._chunkers[budget]
+            if cutting not in self._chunkers:
+                self._chunkers[cutting] = make_chunker(self._model, pipeline)
+            return self._chunkers[cutting]
 
     def _turn_is_over(self) -> bool:
         return time.monotonic() - self._started_at >= MODEL_TURN_SECONDS
@@ -170,8 +170,13 @@ class Serviceable:
         self._refreshed_at = time.monotonic()
 
 
-def make_chunker(model: EmbeddingModel, chunk_tokens: int, overlap_tokens: int) -> Chunker:
-    """Return a chunker for `model`; raises ModelError for a model without a tokenizer."""
+def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:
+    """Return the chunker of `pipeline`; raises ModelError for a model without a tokenizer."""
     if model.tokenizer is None:
         raise ModelError(f"model {model.name} has no fast tokenizer to cut documents by")
-    return Chunker(model.tokenizer, max_tokens=chunk_tokens, overlap_tokens=overlap_tokens)
+    return Chunker(
+        model.tokenizer,
+        max_tokens=pipeline.chunk_tokens,
+        overlap_tokens=pipeline.overlap_tokens,
+        whole=pipeline.chunking == "none",
+    )

@@ -114,6 +114,7 @@ class Pipeline:
     model_revision: str | None
     model_fingerprint: str
     model_files: dict[str, str] = field(repr=False)
+    chunking: str
     chunk_tokens: int
     overlap_tokens: int
     max_attempts: int

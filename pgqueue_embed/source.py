@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.chunking import Context
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.settings import Pipeline
@@ -22,11 +23,12 @@ class SourceRecord:
     """One record as read before the model runs; all of it a hint until the mutex is held.
 
     `document` is None where the text was not fetched: the record is unchanged, or it lies
-    beyond the bytes that this claim takes.
+    beyond the bytes that this claim takes. `context` is what goes around its chunks, if anything.
     """
 
     key: str
     document: str | None
+    context: Context | None = None
     document_hash: bytes
     unchanged: bool
     beyond_limit: bool
@@ -51,6 +53,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
         "target_key_text": key.text("target", target_key),
         "listed_key": key.value(sql.SQL("listed.key")),
         "document": pipeline.document.text("source"),
+        "context": pipeline.document.context("source"),
         "document_hash": pipeline.document.hash("source"),
     }
 
@@ -94,6 +97,7 @@ hashed as (
         listed.embed_again,
         listed.position,
         {document} as document,
+        {context} as context,
         {document_hash} as document_hash
     from listed
     join {source} as source on {source_key} = {listed_key}
@@ -136,7 +140,8 @@ select
     case when not unchanged and bytes_before <= %(limit_bytes)s then coalesce(document, '') end,
     document_hash,
     unchanged,
-    not unchanged and bytes_before > %(limit_bytes)s
+    not unchanged and bytes_before > %(limit_bytes)s,
+    context
 from measured
 order by position
 """
@@ -169,9 +174,14 @@ def read_records(
         raise PipelineFault(first_line(error)) from None
     return [
         SourceRecord(
-            key=key, document=text, document_hash=hash_, unchanged=unchanged, beyond_limit=beyond
+            key=key,
+            document=text,
+            context=None if context is None else Context(*context),
+            document_hash=hash_,
+            unchanged=unchanged,
+            beyond_limit=beyond,
         )
-        for key, text, hash_, unchanged, beyond in rows
+        for key, text, hash_, unchanged, beyond, context in rows
     ]
 
 

@@ -15,7 +15,9 @@ class PipelineSpec:
     """A pipeline to make.
 
     `id_fields` are the columns of the source's key. The document is made of `text_fields`, or by
-    `template`; `where` is SQL that says which rows of the source are records.
+    `template`; `chunk_template` is what the model reads for a chunk. `where` is SQL that says which
+    rows of the source are records. With `chunking` none a document is one chunk, whatever
+    `chunk_tokens` says.
     """
 
     name: str
@@ -24,7 +26,9 @@ class PipelineSpec:
     id_fields: tuple[str, ...] = ("id",)
     text_fields: tuple[str, ...] = ()
     template: str | None = None
+    chunk_template: str | None = None
     where: str | None = None
+    chunking: str = "tokens"
     chunk_tokens: int = 128
     overlap_tokens: int = 20
     columns: TargetColumns = field(default_factory=TargetColumns)
@@ -49,7 +53,11 @@ class PipelineSpec:
     @property
     def recipe(self) -> Recipe:
         """How a document is made."""
-        return Recipe(text_fields=self.text_fields, template=self.template)
+        return Recipe(
+            text_fields=self.text_fields,
+            template=self.template,
+            chunk_template=self.chunk_template,
+        )
 
     def _check_document(self) -> None:
         if self.text_fields and self.template is not None:
@@ -62,6 +70,8 @@ class PipelineSpec:
             raise UsageError("--where is empty; leave it out, or give a condition")
 
     def _check_chunks(self) -> None:
+        if self.chunking not in ("tokens", "none"):
+            raise UsageError(f"--chunking {self.chunking}: give tokens or none")
         if self.chunk_tokens < 1:
             raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
         if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:

@@ -29,10 +29,12 @@ class Chunk:
 class ChunkedDocument:
     """The chunks of one document, in order, and what its text is made of.
 
-    ``tokens`` counts the tokens of the whole document, overlaps once; ``unknown_tokens`` says
-    how many of them the tokenizer could not read.
+    ``inputs`` are what the model reads for the chunks, one for each: the chunks themselves, or
+    with their context around them. ``tokens`` counts the tokens of the whole document, overlaps
+    once; ``unknown_tokens`` says how many of them the tokenizer could not read.
     """
 
     chunks: tuple[Chunk, ...]
+    inputs: tuple[Chunk, ...]
     tokens: int
     unknown_tokens: int

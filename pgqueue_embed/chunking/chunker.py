@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
+from pgqueue_embed.chunking.context import Context, cut_in_context
 from pgqueue_embed.chunking.encoding import Tokens, private_copy, tokenise, unknown_id
 from pgqueue_embed.errors import RecordFault, UsageError
 
@@ -31,11 +32,12 @@ _SLACK_TOKENS = 2
 
 @dataclass(slots=True)
 class _Draft:
-    """A slice and its ids, which are None until its text is tokenised on its own."""
+    """A slice of at most `max_tokens`, and its ids, None until it is tokenised on its own."""
 
     document: int
     start: int
     end: int
+    max_tokens: int
     ids: NDArray[np.int32] | None
 
 
@@ -43,39 +45,67 @@ class Chunker:
     """Cuts documents into chunks of at most ``max_tokens`` content tokens.
 
     Special tokens and prompt are not part of the budget: subtract them first. Neighbouring
-    chunks share up to ``overlap_tokens``, from a word start. The tokenizer is copied; its
+    chunks share up to ``overlap_tokens``, from a word start. With ``whole`` a document is one
+    chunk, and one of more tokens is refused. The tokenizer is copied; its
     truncation, padding and control tokens have no effect here. Safe to call from many threads.
     ``reuses_ids`` tells whether one pass over a document is enough, as for WordPiece; if not,
     its slices are tokenised again.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, overlap_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_tokens: int, overlap_tokens: int, whole: bool = False
+    ) -> None:
         """Raise UsageError unless ``0 <= overlap_tokens < max_tokens / 2``."""
         _check(max_tokens, overlap_tokens)
         self.max_tokens = max_tokens
         self.overlap_tokens = overlap_tokens
+        self.whole = whole
         self._tokenizer = private_copy(tokenizer)
         self._unknown_id = unknown_id(self._tokenizer)
         self.reuses_ids = self._slices_keep_their_ids()
 
     def chunk(
-        self, documents: Sequence[str], *, on_progress: Callable[[], None] = lambda: None
+        self,
+        documents: Sequence[str],
+        contexts: Sequence[Context] | None = None,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> list[ChunkedDocument]:
         """Cut each document; one without readable text has no chunks.
 
+        With ``contexts``, one for each document, a chunk and its context keep to the budget.
         ``on_progress`` is called about once a megabyte; what it raises ends the call.
         Every character but white space at the edges of chunks is in some chunk. Raises
-        RecordFault if one character alone has more tokens than the budget.
+        RecordFault if one character alone has more tokens than the budget, for a document that
+        is longer where it must stay whole, and for a context that leaves no room.
         """
+        if contexts is None:
+            return self._cut(documents, [self.max_tokens] * len(documents), on_progress)
+        return cut_in_context(
+            self._tokenizer,
+            documents,
+            contexts,
+            max_tokens=self.max_tokens,
+            cut=lambda texts, budgets: self._cut(texts, budgets, on_progress),
+        )
+
+    def _cut(
+        self,
+        documents: Sequence[str],
+        budgets: Sequence[int],
+        on_progress: Callable[[], None],
+    ) -> list[ChunkedDocument]:
         drafts: list[_Draft] = []
         counts: list[tuple[int, int]] = []
         pieces = tokenise(self._tokenizer, documents, on_progress=on_progress)
         for number, tokens in enumerate(pieces):
-            drafts += self._draft(number, documents[number], tokens)
+            drafts += self._draft(number, documents[number], tokens, budgets[number])
             counts.append((len(tokens.ids), self._unknown(tokens)))
         chunks = _finish(documents, self._repair(documents, drafts))
         return [
-            ChunkedDocument(chunks=tuple(parts), tokens=total, unknown_tokens=unknown)
+            ChunkedDocument(
+                chunks=tuple(parts), inputs=tuple(parts), tokens=total, unknown_tokens=unknown
+            )
             for parts, (total, unknown) in zip(chunks, counts, strict=True)
         ]
 
@@ -84,12 +114,13 @@ class Chunker:
             0 if self._unknown_id is None else int(np.count_nonzero(tokens.ids == self._unknown_id))
         )
 
-    def _draft(self, number: int, document: str, tokens: Tokens) -> list[_Draft]:
-        slack = 0 if self.reuses_ids else min(_SLACK_TOKENS, self.max_tokens // 8)
-        ranges = boundaries.plan(
-            tokens.classes, max_tokens=self.max_tokens - slack, overlap_tokens=self.overlap_tokens
-        )
-        drafts = list(_slices(number, document, tokens, ranges))
+    def _draft(self, number: int, document: str, tokens: Tokens, budget: int) -> list[_Draft]:
+        if self.whole:
+            _refuse_longer(len(tokens.ids), budget)
+        slack = 0 if self.reuses_ids or self.whole else min(_SLACK_TOKENS, budget // 8)
+        overlap = min(self.overlap_tokens, (budget - 1) // 2)
+        ranges = boundaries.plan(tokens.classes, max_tokens=budget - slack, overlap_tokens=overlap)
+        drafts = list(_slices(number, document, tokens, ranges, budget))
         if not self.reuses_ids:
             for draft in drafts:
                 draft.ids = None
@@ -108,19 +139,21 @@ class Chunker:
         return drafts
 
     def _is_ready(self, draft: _Draft) -> bool:
-        return draft.ids is not None and len(draft.ids) <= self.max_tokens
+        return draft.ids is not None and len(draft.ids) <= draft.max_tokens
 
     def _settle(self, draft: _Draft, text: str, tokens: Tokens) -> list[_Draft]:
-        count = len(tokens.ids)
-        if count <= self.max_tokens:
+        count, budget = len(tokens.ids), draft.max_tokens
+        if count <= budget:
             draft.ids = tokens.ids
             return [draft]
-        even_share = -(-count // -(-count // self.max_tokens))
+        if self.whole:
+            _refuse_longer(count, budget)
+        even_share = -(-count // -(-count // budget))
         ranges = boundaries.plan(tokens.classes, max_tokens=even_share, overlap_tokens=0)
-        parts = list(_slices(draft.document, text, tokens, ranges))
+        parts = list(_slices(draft.document, text, tokens, ranges, budget))
         if len(parts) < 2:
             raise RecordFault(
-                f"the character {text[0]!a} has {count} tokens, more than the {self.max_tokens} "
+                f"the character {text[0]!a} has {count} tokens, more than the {budget} "
                 "of a chunk; give the pipeline longer chunks"
             )
         for part in parts:
@@ -132,7 +165,7 @@ class Chunker:
         drafts: list[_Draft] = []
         for number, tokens in enumerate(tokenise(self._tokenizer, _CANARIES)):
             ranges = boundaries.plan(tokens.classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
-            drafts += _slices(number, _CANARIES[number], tokens, ranges)
+            drafts += _slices(number, _CANARIES[number], tokens, ranges, _CANARY_TOKENS)
         reusable = [draft for draft in drafts if draft.ids is not None]
         texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
         own = tokenise(self._tokenizer, texts, whole=True)
@@ -152,8 +185,16 @@ def _check(max_tokens: int, overlap_tokens: int) -> None:
         )
 
 
+def _refuse_longer(tokens: int, budget: int) -> None:
+    if tokens > budget:
+        raise RecordFault(
+            f"the document has {tokens} tokens, more than the {budget} that the model reads at"
+            " once, and with --chunking none nothing is cut: shorten it, or use --chunking tokens"
+        )
+
+
 def _slices(
-    number: int, document: str, tokens: Tokens, ranges: Iterable[tuple[int, int]]
+    number: int, document: str, tokens: Tokens, ranges: Iterable[tuple[int, int]], budget: int
 ) -> Iterator[_Draft]:
     """Turn token ranges into slices without white space at their edges.
 
@@ -170,7 +211,7 @@ def _slices(
         clean = whole_words and (seam == len(tokens.seams) or tokens.seams[seam] > end)
         ids = tokens.ids[first:end] if clean else None
         if start < stop:
-            yield _Draft(document=number, start=start, end=stop, ids=ids)
+            yield _Draft(document=number, start=start, end=stop, ids=ids, max_tokens=budget)
 
 
 def _strip(document: str, start: int, end: int) -> tuple[int, int]:

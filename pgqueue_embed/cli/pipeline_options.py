@@ -68,6 +68,24 @@ Template = Annotated[
         show_default=False,
     ),
 ]
+ChunkTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--chunk-template",
+        help="What the model reads for each chunk, e.g. '$title\\\\n$chunk'; all of it counts as"
+        " the chunk's tokens, and only the chunk is stored.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+Chunking = Annotated[
+    str,
+    typer.Option(
+        "--chunking",
+        help="tokens, or none: a document is one chunk, and refused if the model cannot read it.",
+        rich_help_panel=MODEL,
+    ),
+]
 PipelineWhere = Annotated[
     str | None,
     typer.Option(
@@ -141,10 +159,12 @@ class WantedPipeline:
     id_field: IdField = None
     text_field: TextField = None
     template: Template = None
+    chunk_template: ChunkTemplate = None
     where: PipelineWhere = None
     target_column: TargetColumn = None
     vector_type: VectorType = "vector"
     model: Model = DEFAULT_MODEL
+    chunking: Chunking = "tokens"
     chunk_size: ChunkSize = 128
     overlap_tokens: OverlapTokens = 20
     max_attempts: MaxAttempts = 3
@@ -166,9 +186,11 @@ class WantedPipeline:
             id_fields=_columns(self.id_field or ["id"]),
             text_fields=_columns(self.text_field or ([] if self.template else ["text"])),
             template=self.template,
+            chunk_template=self.chunk_template,
             where=self.where,
             columns=TargetColumns().renamed(_column_names(self.target_column or [])),
             vector_type=self.vector_type,
+            chunking=self.chunking,
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,
             max_attempts=self.max_attempts,

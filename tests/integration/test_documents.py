@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pgqueue_embed.batch import Session
+from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
@@ -15,7 +16,7 @@ from pgqueue_embed.settings import Pipeline, Table
 from pgqueue_embed.source import read_records
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import FakeDevice
+from tests.support.fakes import FakeDevice, tokenizer
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once
@@ -243,3 +244,79 @@ class TestWhere:
             enqueue(connection, pipeline, Selection())
         with pytest.raises(PipelineFault, match="division by zero"):
             wait_until(lambda: work_once(session, pipeline) is None, "the queue is empty")
+
+
+class TestChunkTemplates:
+    """What the model reads around a chunk, and nobody stores."""
+
+    TEMPLATE = "<$title>: $chunk"
+
+    def test_context_is_embedded_and_not_stored(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_articles(connection, ("Pump", "It stopped."), (None, "50 % off"), ("Valve", None))
+        pipeline = make_pipeline(connection, chunk_template=self.TEMPLATE)
+        enqueue(connection, pipeline, Selection())
+        device = FakeDevice()
+        drain(session, pipeline, device)
+        assert sorted(device.embedded_texts) == ["<>: 50 % off", "<Pump>: It stopped."]
+        stored = connection.execute("select text_chunk from reports_chunks order by fulltext_id")
+        assert stored.fetchall() == [("It stopped.",), ("50 % off",)]
+        assert load_pipeline(connection, "reports") == pipeline
+        assert_converged(connection, "reports")
+
+    def test_change_of_the_context_alone_embeds_again(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_articles(connection, ("Pump", "It stopped."), ("Valve", "It leaked."))
+        pipeline = make_pipeline(connection, chunk_template=self.TEMPLATE)
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+        connection.execute("update reports set title = 'Tube' where id = 2")
+        assert enqueue(connection, pipeline, Selection()) == 1
+        device = FakeDevice()
+        drain(session, pipeline, device)
+        assert device.embedded_texts == ["<Tube>: It leaked."]
+        assert_converged(connection, "reports")
+
+    def test_nothing_moves_between_text_and_context_unseen(self, connection: Connection) -> None:
+        make_articles(connection, ("a", "b"), ("a,b", ""), ("", "ab"), (None, "ab"), ("ab", None))
+        pipeline = make_pipeline(connection, chunk_template="$title$chunk$title")
+        keys = ["1", "2", "3", "4", "5"]
+        records = read_records(connection, pipeline, keys, [False] * 5, limit_bytes=100)
+        first, second, third, fourth, fifth = (record.document_hash for record in records)
+        assert third == fourth
+        assert len({first, second, third, fifth}) == 4
+
+    def test_context_without_room_for_text_is_a_dead_letter_at_once(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_articles(connection, ("word " * 13, "It stopped."), ("Pump", "It stopped."))
+        pipeline = make_pipeline(connection, chunk_template=self.TEMPLATE)
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+        letters = connection.execute("select key, attempts, last_error from pgembed.dead_letters")
+        ((key, attempts, error),) = letters.fetchall()
+        assert (key, attempts) == ("1", 1)
+        assert "the chunk template has" in error
+        assert_converged(connection, "reports")
+
+
+class TestWholeDocuments:
+    """Chunking none."""
+
+    def test_document_is_one_chunk_or_a_dead_letter_at_once(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_articles(connection, (None, "One. Two.\n\nThree."), (None, "word " * 17), (None, ""))
+        pipeline = make_pipeline(connection, chunking="none")
+        enqueue(connection, pipeline, Selection())
+        chunker = Chunker(tokenizer(), max_tokens=16, overlap_tokens=0, whole=True)
+        drain(session, pipeline, chunker=chunker)
+        stored = connection.execute("select fulltext_id, text_chunk from reports_chunks")
+        assert stored.fetchall() == [(1, "One. Two.\n\nThree.")]
+        letters = connection.execute("select key, attempts, last_error from pgembed.dead_letters")
+        ((key, attempts, error),) = letters.fetchall()
+        assert (key, attempts) == ("2", 1)
+        assert "the document has 17 tokens, more than the 16" in error
+        assert_converged(connection, "reports")

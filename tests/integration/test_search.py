@@ -176,7 +176,7 @@ def embed_with(model: Path, conninfo: str, pipeline: Pipeline) -> None:
 
     device = DeviceThread(load, cache_bytes=0)
     try:
-        chunker = make_chunker(device.model, pipeline.chunk_tokens, pipeline.overlap_tokens)
+        chunker = make_chunker(device.model, pipeline)
         with open_session(conninfo) as session:
             drain(session, pipeline, device, chunker=chunker)
     finally:

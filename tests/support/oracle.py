@@ -22,7 +22,7 @@ with source as (
     select
         {source_key} as key,
         {text} as document,
-        sha256(convert_to(coalesce({text}, ''), 'UTF8')) as hash
+        {hash} as hash
     from {source} as s
     where {source_key} is not null and {where}
 ),
@@ -192,6 +192,7 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
         "source_key": _key([column["name"] for column in row["key_columns"]]),
         "target_key": _key(target_key),
         "text": _document(row),
+        "hash": _hash(row),
         "where": sql.SQL(row["where_condition"] or "true"),
         "source": sql.Identifier(row["source_schema"], row["source_table"]),
         "target": sql.Identifier(row["target_schema"], row["target_table"]),
@@ -230,3 +231,18 @@ def _fields(names: list[str]) -> sql.Composable:
     return sql.SQL("array_to_string(array_remove(array[{}], ''), E'\\n\\n')").format(
         sql.SQL(", ").join(columns)
     )
+
+
+def _hash(row: dict[str, Any]) -> sql.Composable:
+    """Return the hash of a record; chunk templates of tests are ``<$column>: $chunk``."""
+    hashed = sql.SQL("sha256(convert_to(coalesce({}, ''), 'UTF8'))").format(_document(row))
+    if row["chunk_template"] is not None:
+        before, after = row["chunk_template"].split("$chunk")
+        column = before.removeprefix("<$").removesuffix(">: ")
+        context = sql.SQL("array['<' || coalesce({}::text, '') || '>: ', {}]").format(
+            sql.Identifier(column), sql.Literal(after)
+        )
+        hashed = sql.SQL("sha256({} || sha256(convert_to({}::text, 'UTF8')))").format(
+            hashed, context
+        )
+    return hashed

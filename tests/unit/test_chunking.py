@@ -139,7 +139,7 @@ def cut(document: str, max_tokens: int = 128, overlap_tokens: int = 20) -> Chunk
 
 @pytest.mark.parametrize("document", ["", " \t\r\n\u3000 ", "\u200b\u200d\ufeff", "\x00\x01"])
 def test_text_without_a_token_has_no_chunk(document: str) -> None:
-    assert cut(document) == ChunkedDocument(chunks=(), tokens=0, unknown_tokens=0)
+    assert cut(document) == ChunkedDocument(chunks=(), inputs=(), tokens=0, unknown_tokens=0)
 
 
 def test_wordpiece_reuses_the_ids_of_one_pass() -> None:
