@@ -18,6 +18,7 @@ PARTS = {
     "model": "the model alone, encode, a script and `pgembed work` (1 to 4)",
     "pipeline": "a model that costs nothing: the pipeline's own cost (5)",
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
+    "device": "batch sizes, threads, formats and a compiler for the forward pass",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
     "scale": "many worker processes with a device of fixed rate (7)",
 }

@@ -1,0 +1,114 @@
+"""What else the device could do with a forward pass: batch sizes, threads, formats, a compiler.
+
+Not a target: it shows why the worker's choice stands on this machine, or that it should not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import Any
+
+from benchmarks import ceiling
+from benchmarks.bench import Bench
+from benchmarks.corpora import maude
+from benchmarks.figures import Figure, Measured, interleaved
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.embedding.calibration import CANDIDATES
+from pgqueue_embed.embedding.devices import kind_of
+from pgqueue_embed.embedding.shapes import Batch, plan_batches
+
+PART = "device"
+RECORDS = 30
+
+Rate = Callable[[], float]
+
+
+def measure(bench: Bench) -> Measured:
+    """Measure the forward pass on ready ids in variants of which a worker uses one."""
+    import torch
+
+    model = ceiling.load_model()
+    corpus = maude().sample(RECORDS)
+    chunks = ceiling.distinct_chunks(model, corpus.documents)
+    chosen = model.limits.max_tokens_per_batch
+    variants = {
+        f"{size:,} tokens a batch": _forward(model, chunks, size)
+        for size in CANDIDATES[kind_of(model.device)]
+    }
+    if kind_of(model.device) == "cpu":
+        variants["one thread"] = _with_threads(1, _forward(model, chunks, chosen))
+        variants["bf16 by autocast"] = _forward(model, chunks, chosen, _autocast)
+        compiled = torch.compile(model._network, dynamic=True)
+        variants["torch.compile"] = _forward(model, chunks, chosen, network=compiled)
+    outcomes = interleaved(bench.rounds + 1, variants, on_run=bench.on_run)
+    figures = [
+        Figure(
+            part=PART,
+            name=f"forward {model.precision}, {name}",
+            corpus=f"{len(chunks)} chunks of MAUDE",
+            unit="chunks/s",
+            values=rates[1:],  # the first round compiles and warms up
+        )
+        for name, rates in outcomes.items()
+    ]
+    best = max(median(figure.values) for figure in figures)
+    worker = next(figure for figure in figures if f" {chosen:,} tokens" in figure.name)
+    note = f"a worker here takes {chosen:,} tokens: {worker.median / best:.0%} of the best variant"
+    return Measured(figures=figures, notes=[note])
+
+
+def _autocast() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def _forward(
+    model: EmbeddingModel,
+    chunks: Sequence[Chunk],
+    size: int,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    network: Any = None,
+) -> Rate:
+    lengths = [model.sequence_tokens(chunk) for chunk in chunks]
+    batches = plan_batches(lengths, model.limits.resized(size))
+
+    def measure_once() -> float:
+        own, model._network = model._network, network or model._network
+        try:
+            return len(chunks) / _seconds(model, chunks, batches, context)
+        finally:
+            model._network = own
+
+    return measure_once
+
+
+def _seconds(
+    model: EmbeddingModel,
+    chunks: Sequence[Chunk],
+    batches: Sequence[Batch],
+    context: Callable[[], AbstractContextManager[Any]],
+) -> float:
+    started = time.perf_counter()
+    with model.session(), context():
+        for batch in batches:
+            model.forward([chunks[row] for row in batch.rows], length=batch.length)
+    return time.perf_counter() - started
+
+
+def _with_threads(count: int, rate: Rate) -> Rate:
+    import torch
+
+    def measure_once() -> float:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return rate()
+        finally:
+            torch.set_num_threads(usual)
+
+    return measure_once
