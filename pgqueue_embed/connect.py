@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import Params
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
@@ -21,6 +24,15 @@ AWAY: tuple[type[Exception], ...] = (
 )
 
 Answer = TypeVar("Answer")
+
+# A function or operator that somebody created in a schema on our path could fit our arguments
+# better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
+# come first otherwise. A pooler has told us a process id of its own making.
+PIN_SESSION = """
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)
+where pg_catalog.pg_backend_pid() operator(pg_catalog.=) %s::pg_catalog.int4
+"""
+PIN_TRANSACTION = "set local search_path to pg_catalog, pg_temp"
 
 # Any of these in the environment means that the user has named a database the libpq way.
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -35,15 +47,63 @@ KEEPALIVE: dict[str, Any] = {
 }
 
 
+class Cursor(psycopg.Cursor[Any]):
+    """Executes each statement with the pinned search path, behind a pooler too."""
+
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Cursor:
+        """Execute; behind a pooler in a transaction, for which the search path can be set."""
+        connection = self.connection
+        if not (isinstance(connection, Connection) and connection.is_pooled_and_idle):
+            return super().execute(query, params, **options)
+        with connection.transaction():
+            return super().execute(query, params, **options)
+
+
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A session that does not wait for ever for a server from which nothing comes any more.
+    """A session that finds nothing of a user's by a bare name, and does not wait for ever.
+
+    `pooled` says that each transaction may run in another session of the server, which pgbouncer
+    lends to others in between: the search path is set for each transaction, otherwise once.
 
     `patience_seconds` is how long a statement may take; None for as long as it likes. TCP alone
     would wait: for a proxy that still acknowledges, or for a minute and more on macOS, which has
     no tcp_user_timeout.
     """
 
+    pooled = False
     patience_seconds: float | None = None
+
+    @property
+    def is_pooled_and_idle(self) -> bool:
+        """Whether the next statement would run with the search path of whoever was there last."""
+        return self.pooled and self.info.transaction_status == TransactionStatus.IDLE
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Open a transaction, or a savepoint within one."""
+        must_pin = self.is_pooled_and_idle
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            if must_pin:
+                self.execute(PIN_TRANSACTION)
+            yield transaction
+
+    def refuse_pooler(self, what: str) -> None:
+        """Raise UsageError if `what`, which lives in its session, would lose it to somebody."""
+        if self.pooled:
+            raise UsageError(
+                f"{what} needs a session of its own, and a pooler such as pgbouncer lends it to"
+                " others in between; connect to PostgreSQL itself"
+            )
+
+    def pin_search_path(self) -> None:
+        """Find out whether this is a session of our own, and set its search path if so."""
+        try:
+            self.pooled = self.execute(PIN_SESSION, (self.info.backend_pid,)).rowcount == 0
+        except psycopg.Error:
+            self.close()
+            raise
 
     def wait(
         self, gen: Generator[Any, Any, Answer], *arguments: Any, **named_arguments: Any
@@ -156,8 +216,10 @@ def connect(
             application_name=application_name,
             client_encoding="UTF8",
             connect_timeout=10,
+            cursor_factory=Cursor,
             **KEEPALIVE,
         )
+        connection.pin_search_path()
         connection.patience_seconds = patience_seconds
         return connection
     except psycopg.OperationalError as error:

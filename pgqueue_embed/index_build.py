@@ -40,8 +40,10 @@ def build_index(
 
     An index that an interrupted build left invalid is replaced; interrupted itself, this build
     drops what it has made. Raises UsageError when the role does not own the table, the name is
-    taken or another pgembed builds for this pipeline, SetupError when the server cannot do it.
+    taken, another pgembed builds for this pipeline or a pooler is in between, SetupError when the
+    server cannot do it.
     """
+    connection.refuse_pooler("pgembed index")
     name = index_name(pipeline, plan.method)
     connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
     with _turn(connection, pipeline):

@@ -41,6 +41,7 @@ def migrate(conninfo: str) -> list[str]:
             with _explained():
                 if applied_migrations(connection) == available_migrations():
                     return []  # a role that may not create anything comes this far
+                connection.refuse_pooler("pgembed migrate")
                 _create_extension(connection)
                 connection.execute("create schema if not exists pgembed")
                 _refuse_newer(connection)
@@ -133,7 +134,10 @@ def _create_extension(connection: Connection) -> None:
     if installed is None:
         _require_available(connection)
         try:
-            connection.execute("create extension vector")
+            with connection.transaction():
+                # Where an administrator's own CREATE EXTENSION would put it.
+                connection.execute("set local search_path to default")
+                connection.execute("create extension vector")
         except psycopg.errors.InsufficientPrivilege:
             raise MigrationError(
                 "the vector extension is not created in this database and this role may not"

@@ -66,6 +66,14 @@ def check_source(connection: Connection, wanted: Wanted) -> tuple[Key, Document]
     return key, Document(recipe=wanted.recipe, columns=tuple(texts))
 
 
+UNKNOWN = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedObject,
+)
+NAME_IT_FULLY = "; what is not PostgreSQL's own is named with its schema: schema.name"
+
+
 def check_condition(connection: Connection, table: Table, where: str) -> None:
     """Raise UsageError unless `where` is a condition over the columns of `table`."""
     # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
@@ -75,7 +83,7 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
     try:
         connection.execute(query, ())
     except psycopg.Error as error:
-        reason = first_line(error)
+        reason = first_line(error) + (NAME_IT_FULLY if isinstance(error, UNKNOWN) else "")
         raise UsageError(f"--where is not a condition over {table}: {reason}") from None
 
 

@@ -98,8 +98,9 @@ def empty_conninfo(server: EmbeddedServer) -> Iterator[str]:
 
 @pytest.fixture
 def connection(conninfo: str) -> Iterator[Connection]:
-    """An autocommit session in the test's database."""
+    """An autocommit session in the test's database, with the search path that a user has."""
     with connect(conninfo, application_name="test") as session:
+        session.execute("reset search_path")
         yield session
 
 

@@ -48,7 +48,10 @@ def answering_version(conninfo: str, data_folder: Path) -> str:
     """
     import psycopg
 
-    query = "select current_setting('data_directory'), current_setting('server_version')"
+    query = (
+        "select pg_catalog.current_setting('data_directory'),"
+        " pg_catalog.current_setting('server_version')"
+    )
     try:
         with _connect(conninfo) as connection:
             folder, version = connection.execute(query).fetchone() or ("", "")
@@ -68,7 +71,7 @@ def create_database(conninfo: str) -> None:
 
     try:
         with _connect(conninfo) as connection:
-            found = "select from pg_catalog.pg_database where datname = %s"
+            found = "select from pg_catalog.pg_database where datname operator(pg_catalog.=) %s"
             if connection.execute(found, (DATABASE,)).fetchone() is None:
                 connection.execute(f'create database "{DATABASE}"')
     except psycopg.Error as error:

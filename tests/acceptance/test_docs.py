@@ -475,8 +475,8 @@ def test_documented_grants_let_nobody_change_the_source(
     pipeline = event_pipeline(connection, list(texts(3)))
     with connect(embedder(pipeline)) as role:
         for statement in (
-            "update event_text set foi_text = ''",
-            "delete from event_text",
+            "update public.event_text set foi_text = ''",
+            "delete from public.event_text",
             "delete from pgembed.pipelines",
             "create table public.of_mine (id int)",
             "create table pgembed.of_mine (id int)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -14,32 +14,39 @@ from psycopg.conninfo import make_conninfo
 
 import pgqueue_embed
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.deaths import record_death
+from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.failures import retry
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.failures import read_failures, retry
 from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.pipelines import (
+    drop_pipeline,
+    load_pipeline,
+    pause_pipeline,
+    resume_pipeline,
+)
 from pgqueue_embed.registry import sweep
-from pgqueue_embed.settings import Table
-from tests.support.corpus import make_source, texts
-from tests.support.fakes import POISON
+from pgqueue_embed.search import search
+from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.status import read_status
+from pgqueue_embed.vector_index import vector_indexes
+from tests.support.corpus import make_source, set_text, texts
+from tests.support.fakes import POISON, unit_vector
 from tests.support.light import light_process
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session
 
-OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "*", "/")
+OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "*", "/", "->>")
 TYPES = (
-    *("text", "varchar", "name", "int2", "int4", "int8", "numeric", "float8", "bytea"),
-    *("bool", "uuid", "timestamptz", "interval", "xid8", "text[]", "int8[]"),
+    *("text", "varchar", "name", "int2", "int4", "int8", "numeric", "float8", "bytea", "bool"),
+    *("uuid", "timestamptz", "interval", "xid8", "jsonb", "text[]", "int4[]", "int8[]", "bool[]"),
 )
+DOMAINS = ("text", "name", "bytea", "uuid", "timestamptz", "xid8", "jsonb", "regclass")
 TABLES = (
-    "work",
-    "records",
-    "pipelines",
-    "attempts",
-    "pg_class",
-    "pg_namespace",
-    "pg_stat_activity",
+    *("work", "records", "pipelines", "attempts"),
+    *("pg_class", "pg_namespace", "pg_attribute", "pg_type", "pg_stat_activity", "pg_extension"),
 )
 
 VIEWS = ("progress", "worker_status", "in_flight", "dead_letters")
@@ -56,12 +63,31 @@ FORBIDDEN = (
     "delete from pgembed.pipelines",
 )
 
-HIJACK = """
+# One block for all: thousands of objects, each of which may turn out to be impossible.
+MAKE_HOSTILE = """
+create schema hostile;
 create function hostile.hijacked() returns void language plpgsql as $$
 begin
     raise exception 'a hostile object was used';
-end $$
+end $$;
+create function hostile.make(statements text[]) returns integer language plpgsql as $$
+declare
+    statement text;
+    made integer := 0;
+begin
+    foreach statement in array statements loop
+        begin
+            execute statement;
+            made := made + 1;
+        exception when others then
+            null;
+        end;
+    end loop;
+    return made;
+end $$;
 """
+
+BODY = "language plpgsql as $$ begin perform hostile.hijacked(); return null; end $$"
 
 
 def known_functions(connection: Connection) -> list[str]:
@@ -69,31 +95,34 @@ def known_functions(connection: Connection) -> list[str]:
     folder = Path(pgqueue_embed.__file__).parent
     source = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
     words = sorted(set(re.findall(r"\b([a-z_0-9]+)\(", source)))
-    query = "select distinct proname from pg_proc where proname = any(%s) and prokind = 'f'"
+    query = "select distinct proname from pg_proc where proname = any(%s)"
     return sorted(name for (name,) in connection.execute(query, (words,)))
 
 
 def make_hostile(connection: Connection) -> int:
-    """Put a schema with better matches for many calls on everybody's path; returns how many."""
-    connection.execute("create schema hostile")
-    connection.execute(HIJACK)
-    signatures = [*((one,) for one in TYPES), *product(TYPES, TYPES)]
+    """Make a schema with better matches for all calls; returns how many."""
+    connection.execute(MAKE_HOSTILE)
+    signatures = [(), *((one,) for one in TYPES), *product(TYPES, TYPES)]
     statements = [
         *_functions(known_functions(connection), signatures),
         *_operators(),
         *(f"create table hostile.{name} ()" for name in TABLES),
+        *(f"create domain hostile.{name} as int8range" for name in DOMAINS),
     ]
-    made = sum(_try(connection, statement) for statement in statements)
+    (made,) = connection.execute("select hostile.make(%s)", (statements,)).fetchone() or (0,)
+    return int(made)
+
+
+def look_there_first(connection: Connection) -> None:
+    """Put the hostile schema before all others, PostgreSQL's own included."""
     name = sql.Identifier(connection.info.dbname)
-    path = sql.SQL("alter database {} set search_path to hostile, public").format(name)
+    path = sql.SQL("alter database {} set search_path to hostile, pg_catalog, public").format(name)
     connection.execute(path)
-    return made
 
 
 def _functions(names: list[str], signatures: list[tuple[str, ...]]) -> list[str]:
     return [
-        f'create function hostile."{name}"({", ".join(types)}) returns text language plpgsql'
-        " as $$ begin perform hostile.hijacked(); return null; end $$"
+        f'create function hostile."{name}"({", ".join(types)}) returns text {BODY}'
         for name in names
         for types in signatures
     ]
@@ -104,20 +133,11 @@ def _operators() -> list[str]:
     for number, (operator, left, right) in enumerate(product(OPERATORS, TYPES, TYPES)):
         result = "bool" if operator in ("=", "<>", "<", ">", "<=", ">=") else left
         statements.append(
-            f"create function hostile.op{number}({left}, {right}) returns {result}"
-            " language plpgsql as $$ begin perform hostile.hijacked(); return null; end $$;"
+            f"create function hostile.op{number}({left}, {right}) returns {result} {BODY};"
             f"create operator hostile.{operator}"
             f" (leftarg = {left}, rightarg = {right}, function = hostile.op{number})"
         )
     return statements
-
-
-def _try(connection: Connection, statement: str) -> bool:
-    try:
-        connection.execute(statement)
-    except psycopg.Error:
-        return False
-    return True
 
 
 def security_block(mark: str) -> str:
@@ -126,6 +146,116 @@ def security_block(mark: str) -> str:
     found = re.search(rf"<!-- {mark}: .*? -->\n```sql\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert found, f"security.md has no block {mark}"
     return found[1]
+
+
+ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
+    "enqueue": lambda session, pipeline: enqueue(session, pipeline, Selection()),
+    "enqueue all": lambda session, pipeline: enqueue(session, pipeline, Selection(everything=True)),
+    "retry": lambda session, pipeline: retry(session, pipeline),
+    "status": lambda session, pipeline: read_status(session, pipeline.name),
+    "failures": lambda session, pipeline: read_failures(session, pipeline, limit=5),
+    "search": lambda session, pipeline: search(
+        session, pipeline, unit_vector("pump"), limit=5, threshold=-1
+    ),
+    "create": lambda session, _: make_pipeline(
+        session, Table(schema="public", name="more"), name="more"
+    ),
+    "index": lambda session, pipeline: vector_indexes(session, pipeline),
+    "pause and resume": lambda session, pipeline: (
+        pause_pipeline(session, pipeline, "a test"),
+        resume_pipeline(session, pipeline),
+    ),
+    "sweep": lambda session, _: sweep(session),
+    "roll up": lambda session, pipeline: session.execute(ROLL_UP, {"pipeline_id": pipeline.id}),
+    "diagnose a death": lambda session, _: record_death(session, 1, "a test"),
+    "drop": lambda session, pipeline: drop_pipeline(session, pipeline, delete_vectors=True),
+}
+
+
+def leave_path(connection: Connection) -> None:
+    """Do what connecting would do without any care for the search path."""
+    del connection
+
+
+def pretend_pooled(connection: Connection) -> None:
+    """Set the path for each transaction, as behind a pooler."""
+    connection.pooled = True
+
+
+# An attempt whose claim ended long ago.
+ORPHAN = """
+insert into pgembed.attempts (work_id, worker_id, claim_xid, started_at)
+values (0, 0, pg_current_xact_id(), now() - interval '2 hours')
+"""
+
+
+@pytest.fixture
+def beside_hostile(connection: Connection, conninfo: str) -> Pipeline:
+    """A pipeline with work done, failed and pending, where hostile objects come first."""
+    source = make_source(connection, [*texts(8, chunks=2), None, POISON])
+    make_source(connection, texts(2), table="more")
+    pipeline = make_pipeline(connection, source, max_attempts=1)
+    with open_session(conninfo) as session:
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+    set_text(connection, source, 1, "Changed.")
+    connection.execute(ORPHAN)
+    look_there_first(connection)
+    return pipeline
+
+
+@pytest.mark.parametrize("pin", [Connection.pin_search_path, pretend_pooled])
+def test_nothing_hostile_is_used(
+    conninfo: str,
+    beside_hostile: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    pin: Callable[[Connection], None],
+) -> None:
+    monkeypatch.setattr(Connection, "pin_search_path", pin)
+    with open_session(conninfo) as session:
+        enqueue(session.side, beside_hostile, Selection())
+        drain(session, beside_hostile)
+        for errand in ERRANDS.values():
+            errand(session.side, beside_hostile)
+
+
+def test_every_errand_would_be_hijacked_without_the_pinned_path(
+    conninfo: str, beside_hostile: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "pin_search_path", leave_path)
+    harmless = []
+    with connect(conninfo) as session:
+        for name, errand in ERRANDS.items():
+            try:
+                errand(session, beside_hostile)
+            except psycopg.Error:
+                continue
+            harmless.append(name)
+    assert harmless == []
+
+
+def test_names_in_a_condition_of_the_user_have_their_schema(
+    connection: Connection, conninfo: str
+) -> None:
+    pipeline = make_pipeline(connection, make_source(connection, texts(5)))
+    connection.execute("create schema mine")
+    connection.execute("create function mine.third(bigint) returns bool return $1 = 3")
+    connection.execute(f"alter database {connection.info.dbname} set search_path to mine")
+    with connect(conninfo) as session:
+        with pytest.raises(UsageError, match=r"third\(bigint\) does not exist; .* schema.name"):
+            enqueue(session, pipeline, Selection(where="third(id)"))
+        assert enqueue(session, pipeline, Selection(where="mine.third(id)")) == 1
+
+
+@pytest.fixture(scope="module")
+def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str]) -> str:
+    """The migrated database with the hostile schema in it, which nobody looks into yet."""
+    name = "hostile_template"
+    with psycopg.connect(server.conninfo(), autocommit=True) as session:
+        session.execute(f"create database {name} template {templates(server)} strategy file_copy")
+    with connect(make_conninfo(server.conninfo(), dbname=name)) as connection:
+        assert make_hostile(connection) > 10_000
+    return name
 
 
 @pytest.fixture
@@ -151,7 +281,7 @@ def worker_conninfo(connection: Connection, conninfo: str) -> Iterator[str]:
 def test_worker_role_does_the_whole_job_beside_hostile_objects_on_the_search_path(
     connection: Connection, worker_conninfo: str, tmp_path: Path
 ) -> None:
-    assert make_hostile(connection) > 1000
+    look_there_first(connection)
     with connect(worker_conninfo) as role:
         pipeline = load_pipeline(role, "reports")
         enqueue(role, pipeline, Selection(), slice_records=10)
@@ -186,8 +316,8 @@ def test_viewer_sees_the_views_and_nothing_else(
 def test_views_use_nothing_of_a_hostile_search_path(connection: Connection, conninfo: str) -> None:
     make_source(connection, texts(5))
     make_pipeline(connection)
-    make_hostile(connection)
-    with connect(conninfo) as user:
+    look_there_first(connection)
+    with psycopg.connect(conninfo, autocommit=True) as user:
         with pytest.raises(psycopg.errors.RaiseException, match="hostile"):
             user.execute("select 1::int4 || 'a'::varchar")
         for view in VIEWS:

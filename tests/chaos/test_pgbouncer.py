@@ -15,9 +15,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedded.account import server_account
 from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.index_build import build_index
+from pgqueue_embed.index_plan import IndexOptions
+from pgqueue_embed.migrate import migrate
+from pgqueue_embed.vector_index import plan
 from tests.servers import make_server_folder
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -108,6 +113,27 @@ def test_workers_drain_a_queue_through_pgbouncer(
         assert [worker.wait() for worker in running] == ["drained"] * 2
         assert not any("claim given back" in worker.log() for worker in running)
     assert_converged(connection, "reports")
+
+
+def test_sessions_of_others_keep_their_search_path(bouncer: Bouncer) -> None:
+    path = "select current_setting('search_path')"
+    with connect(bouncer.conninfo) as session:
+        assert session.execute(path).fetchone() == ("pg_catalog, pg_temp",)
+        with session.transaction():
+            assert session.execute(path).fetchone() == ("pg_catalog, pg_temp",)
+        with psycopg.connect(bouncer.conninfo) as other:
+            assert other.execute(path).fetchone() == ('"$user", public',)
+
+
+def test_what_needs_a_session_of_its_own_is_refused(
+    connection: Connection, bouncer: Bouncer
+) -> None:
+    pipeline = make_pipeline(connection, make_source(connection, texts(1)))
+    with connect(bouncer.conninfo) as session, pytest.raises(UsageError, match="needs a session"):
+        build_index(session, pipeline, plan(session, pipeline, IndexOptions()))
+    connection.execute("drop schema pgembed cascade")
+    with pytest.raises(UsageError, match="pgembed migrate needs a session of its own"):
+        migrate(bouncer.conninfo)
 
 
 def test_claim_behind_a_frozen_pgbouncer_is_freed_and_its_worker_comes_back(
