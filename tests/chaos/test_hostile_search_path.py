@@ -27,7 +27,7 @@ from pgqueue_embed.pipelines import (
     resume_pipeline,
 )
 from pgqueue_embed.registry import sweep
-from pgqueue_embed.search import search
+from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline, Table
 from pgqueue_embed.status import read_status
 from pgqueue_embed.vector_index import vector_indexes
