@@ -139,6 +139,7 @@ counted as (
         pipelines.state,
         pipelines.state_reason,
         coalesce(reached.embedded + reached.empty + reached.dead, 0) + coalesce(queued.unseen, 0) as total,
+        coalesce(reached.embedded + reached.empty, 0) as done,
         coalesce(queued.pending, 0) as pending,
         coalesce(queued.retrying, 0) as retrying,
         coalesce(reached.dead, 0) as dead,
@@ -158,7 +159,7 @@ select
     name as pipeline,
     state,
     total::bigint,
-    greatest(total - pending - dead, 0)::bigint as done,
+    done::bigint,
     pending::bigint,
     in_flight::bigint,
     retrying::bigint,
@@ -189,7 +190,7 @@ from counted;
 comment on view pgembed.progress is
     'One row per pipeline: how far it is, how fast it goes, what is left. Rates are over the last minute.';
 comment on column pgembed.progress.total is 'Records that a worker has seen or that wait in the queue.';
-comment on column pgembed.progress.done is 'Records embedded, or empty and so without vectors.';
+comment on column pgembed.progress.done is 'Records embedded, or empty and so without vectors; those that are pending again included.';
 comment on column pgembed.progress.pending is 'Records that wait in the queue, those in flight included.';
 comment on column pgembed.progress.retrying is 'Pending records that failed before and are tried again.';
 comment on column pgembed.progress.dead is 'Records given up on; see pgembed.dead_letters.';

@@ -253,6 +253,7 @@ def _put_back(
             priority=item.priority,
             known=item.known,
             embed_again=item.embed_again,
+            retrying=item.retrying,
             alone=item.alone,
             deaths=item.deaths,
         )

@@ -32,6 +32,7 @@ class WorkItem:
     priority: int
     known: bool
     embed_again: bool
+    retrying: bool
     alone: bool
     deaths: int
     unmarked_deaths: int
@@ -97,7 +98,7 @@ def renew(connection: Connection) -> None:
 # the limit. OF, because a joined table would be locked too. Locked rows are another worker's.
 CLAIM = """
 with claimed as materialized (
-    select id, keys, priority, known, embed_again, alone, deaths
+    select id, keys, priority, known, embed_again, retrying, alone, deaths
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
@@ -160,13 +161,14 @@ def _claim_behind(
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, priority, known, embed_again, alone, deaths, unmarked, _ = row
+    id_, keys, priority, known, embed_again, retrying, alone, deaths, unmarked, _ = row
     return WorkItem(
         id=id_,
         keys=tuple(keys),
         priority=priority,
         known=known,
         embed_again=embed_again,
+        retrying=retrying,
         alone=alone,
         deaths=deaths + unmarked,
         unmarked_deaths=unmarked,

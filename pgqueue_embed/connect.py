@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -24,6 +25,10 @@ AWAY: tuple[type[Exception], ...] = (
 )
 
 Answer = TypeVar("Answer")
+
+# What it has to say unasked is that a lost connection could not be rolled back: log.configure
+# takes it in, and without a log nobody wants to know.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # A function or operator that somebody created in a schema on our path could fit our arguments
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would

@@ -203,7 +203,8 @@ def _scan_slice(
 # pipeline has any, nothing is looked up.
 #
 # A claim in flight may have compared a record with its text before that changed, so neither its
-# item nor the ledger says that the record needs nothing: it is queued once more.
+# item nor the ledger says that the record needs nothing: it is queued once more. So is a record
+# that is to be embedded in any case, if what waits for it would find it unchanged.
 QUEUE_SLICE = """
 with flying as materialized (
     {flying}
@@ -225,7 +226,10 @@ last as (
     select * from slice order by {slice_order_descending} limit 1
 ),
 pending as materialized (
-    select {listed_key_columns}, work.id in (select work_id from flying) as in_flight
+    select
+        {listed_key_columns},
+        work.embed_again,
+        work.id in (select work_id from flying) as in_flight
     from first, last, pgembed.work
     cross join unnest(work.keys) as listed (key)
     where work.pipeline_id = %(pipeline_id)s
@@ -234,12 +238,19 @@ pending as materialized (
             or ({first_of_item} <= {last_key} and {last_of_item} >= {first_key})
         )
 ),
+waiting as (
+    select
+        {pending_columns},
+        bool_or(in_flight) as in_flight,
+        bool_or(not in_flight) as in_queue,
+        bool_or(not in_flight and embed_again) as in_queue_again
+    from pending
+    group by {pending_columns}
+),
 wanted as (
-    select {slice_columns}, ledger.state is not null or flight.in_flight is not null as known
+    select {slice_columns}, ledger.state is not null or waiting.in_flight is not null as known
     from slice
-    left join (
-        select distinct {pending_columns}, in_flight from pending where in_flight
-    ) as flight on {flight_key} = {slice_key}
+    left join waiting on {waiting_key} = {slice_key}
     left join lateral (
         select state, generation, document_hash
         from pgembed.records
@@ -248,9 +259,13 @@ wanted as (
             and records.key = {slice_key_text} collate "C"
         limit 1
     ) as ledger on true
-    where not exists (select from pending where {pending_key} = {slice_key} and not in_flight)
+    where case
+            when %(everything)s and ledger.state is not null
+            then waiting.in_queue_again is not true
+            else waiting.in_queue is not true
+        end
         and case
-            when %(everything)s or ledger.state is null or flight.in_flight is not null then true
+            when %(everything)s or ledger.state is null or waiting.in_flight then true
             when ledger.generation is distinct from %(generation)s then true
             else ledger.document_hash is distinct from (
                 select {document_hash} from {source} as source where {source_key} = {slice_key}
@@ -316,6 +331,6 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         "pending_columns": key.listed("pending", key.positions),
         "slice_key_text": key.text("slice", key.positions),
     }
-    for alias in ("first", "last", "slice", "pending", "flight"):
+    for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
     return sql.SQL(QUEUE_SLICE).format(**names)

@@ -14,8 +14,8 @@ import psycopg
 from pgqueue_embed import registry
 from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embedding.devices import device_memory_bytes
-from pgqueue_embed.endings import RECYCLED, STALLED
-from pgqueue_embed.errors import DatabaseUnavailable
+from pgqueue_embed.endings import FAILED, RECYCLED, STALLED
+from pgqueue_embed.errors import DatabaseUnavailable, PgembedError
 from pgqueue_embed.history import roll_up
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.loop import Shared
@@ -75,6 +75,9 @@ class Heartbeat:
             except (DatabaseUnavailable, psycopg.Error) as error:
                 get_logger().debug("heartbeat missed", reason=first_line(error))
                 self._done.wait(HEARTBEAT_SECONDS)
+            except PgembedError as error:
+                self._shared.finish(FAILED, error)
+                return
 
     def _beat(self, connection: Connection) -> None:
         while True:

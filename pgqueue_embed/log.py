@@ -33,6 +33,17 @@ SECRETS = (
 LOGGER = "pgqueue_embed"
 
 
+class Forwarding(logging.Handler):
+    """Hands what a library logs to our log, as an event named after the library.
+
+    At level debug: what matters of it is raised, too.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one line of the library's."""
+        get_logger().debug(record.name, said=record.getMessage())
+
+
 class TolerantStream:
     """A stream whose loss ends nothing: a terminal that was closed, a disk that is full."""
 
@@ -103,6 +114,7 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
     )
+    logging.getLogger("psycopg").handlers = [Forwarding()]
 
 
 def get_logger(**values: Any) -> Any:

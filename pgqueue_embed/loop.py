@@ -6,8 +6,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+
+import psycopg
 
 from pgqueue_embed.batch import Done, Session, process_claim
 from pgqueue_embed.claim_cursor import ClaimCursor
@@ -23,6 +25,7 @@ from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
 from pgqueue_embed.errors import LeaseLost, PgembedError, PipelineFault
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
+from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.pipelines import pause_pipeline
 from pgqueue_embed.policy import (
     FIRST_CLAIM,
@@ -42,6 +45,9 @@ SUSPECT_POLL_SECONDS = 2.0
 # After any of these the claim in hand is somebody's again, and a new session is tried.
 GIVEN_BACK: tuple[type[Exception], ...] = (LeaseLost, *AWAY)
 
+# A server that does not take a request to cancel in this time is asked again.
+CANCEL_SECONDS = 2.0
+
 # A session that lasted so long was good, even if there was nothing to do.
 GOOD_SESSION_SECONDS = 60.0
 
@@ -57,7 +63,8 @@ class Shared:
     `serviceable` returns the pipelines that the loaded model may work on, `other_model_waits`
     whether this one has had its turn (it is told whether this loop is idle). `stop` asks the loops
     to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends,
-    `on_stall` ends the process when the device hangs.
+    `on_stall` ends the process when the device hangs, and `sides` are the connections of the loops
+    that may wait for a user's lock.
     """
 
     conninfo: str
@@ -74,6 +81,7 @@ class Shared:
     sizes: dict[int, ClaimSize] = field(default_factory=dict)
     cursors: dict[int, ClaimCursor] = field(default_factory=dict)
     on_stall: Callable[[], None] = lambda: None
+    sides: set[Connection] = field(default_factory=set)
     records_done: int = 0
     turn: int = 0
     next_suspect_poll: float = 0.0
@@ -119,6 +127,12 @@ class Shared:
         if self.abandon.is_set():
             raise Abandoned("left at once; the claim in hand was rolled back")
 
+    def interrupt(self) -> None:
+        """Cancel what the loops read: behind a user's lock they would not see a checkpoint."""
+        for side in list(self.sides):
+            with suppress(psycopg.Error):
+                side.cancel_safe(timeout=CANCEL_SECONDS)
+
 
 def run_loop(shared: Shared) -> None:
     """Work until the shared stop is set, reconnecting with back-off while the database is away."""
@@ -127,11 +141,13 @@ def run_loop(shared: Shared) -> None:
     while not shared.stop.is_set():
         began, done = time.monotonic(), shared.records_done
         try:
-            with _session(shared) as session:
+            with _session(shared) as session, _explained(session):
                 _work(shared, session)
         except Abandoned:
             return
         except GIVEN_BACK as error:
+            if shared.abandon.is_set():
+                return
             log.warning("claim given back", reason=first_line(error))
             # Connecting is no success: a full disk lets us in, and every claim is lost at its end.
             if shared.records_done > done or time.monotonic() - began > GOOD_SESSION_SECONDS:
@@ -140,6 +156,16 @@ def run_loop(shared: Shared) -> None:
             failures += 1
         except PgembedError as error:
             shared.finish(FAILED, error)
+
+
+@contextmanager
+def _explained(session: Session) -> Iterator[None]:
+    """Raise MigrationError instead, if a statement of ours fails because somebody has migrated."""
+    try:
+        yield
+    except psycopg.ProgrammingError:
+        check_schema(session.side)
+        raise
 
 
 @contextmanager
@@ -154,15 +180,19 @@ def _session(shared: Shared) -> Iterator[Session]:
         ) as side,
     ):
         forget_lost_attempts(side, shared.worker_id)
-        yield Session(
-            connection=connection,
-            side=side,
-            codec=VectorCodec(connection),
-            worker_id=shared.worker_id,
-            lease_seconds=shared.settings.lease_seconds,
-            retry_delay_seconds=shared.settings.retry_delay_seconds,
-            checkpoint=shared.checkpoint,
-        )
+        shared.sides.add(side)
+        try:
+            yield Session(
+                connection=connection,
+                side=side,
+                codec=VectorCodec(connection),
+                worker_id=shared.worker_id,
+                lease_seconds=shared.settings.lease_seconds,
+                retry_delay_seconds=shared.settings.retry_delay_seconds,
+                checkpoint=shared.checkpoint,
+            )
+        finally:
+            shared.sides.discard(side)
 
 
 def _work(shared: Shared, session: Session) -> None:
@@ -240,6 +270,7 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
             cursor=shared.cursor(pipeline),
         )
     except PipelineFault as error:
+        check_schema(session.side)
         _pause(session.side, pipeline, error)
         return False
     if done is None:

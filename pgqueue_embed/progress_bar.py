@@ -17,7 +17,7 @@ from pgqueue_embed.terminal import progress_console
 REFRESH_SECONDS = 0.5
 
 PROGRESS = """
-select total, done + dead, dead, in_flight, live_workers, chunks_per_second, eta
+select total, total - pending, dead, in_flight, live_workers, chunks_per_second, eta
 from pgembed.progress
 where pipeline = %s
 """

@@ -19,6 +19,7 @@ from pgqueue_embed.embedding import (
 from pgqueue_embed.embedding import fingerprint as fingerprint_of
 from pgqueue_embed.errors import ModelError, ModelMismatch, PgembedError, SetupError
 from pgqueue_embed.log import get_logger
+from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
@@ -137,7 +138,7 @@ class Serviceable:
         self._chunkers: dict[tuple[int, int, bool], Chunker] = {}
 
     def pipelines(self) -> list[Pipeline]:
-        """Return the pipelines to work on now."""
+        """Return the pipelines to work on now; raises MigrationError once somebody has migrated."""
         with self._lock:
             if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:
                 self._refresh()
@@ -163,6 +164,7 @@ class Serviceable:
 
     def _refresh(self) -> None:
         with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
+            check_schema(connection)
             pipelines = load_pipelines(connection, self._settings.pipelines)
         fingerprint = self._chosen.fingerprint
         self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]

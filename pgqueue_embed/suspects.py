@@ -47,6 +47,7 @@ def _split(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
         priority=item.priority,
         known=item.known,
         embed_again=item.embed_again,
+        retrying=item.retrying,
         alone=True,
         # One death short of the sentence: a part must kill once more, by itself, to get it.
         deaths=min(item.deaths, FATAL_DEATHS - 1),

@@ -19,6 +19,9 @@ from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.serviceable import Serviceable, choose_model
 from pgqueue_embed.settings import WorkerSettings
 
+# How soon loops that must leave at once are woken from what they wait for.
+JOIN_SECONDS = 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
@@ -113,8 +116,11 @@ class Worker:
         with Heartbeat(shared, serviceable):
             for loop in loops:
                 loop.start()
-            for loop in loops:
-                loop.join()
+            while any(loop.is_alive() for loop in loops):
+                for loop in loops:
+                    loop.join(JOIN_SECONDS)
+                if self._abandon.is_set():
+                    shared.interrupt()
 
     def _sign_off(self, shared: Shared) -> None:
         reason = str(shared.failure) if shared.failure else shared.ending or STOPPED

@@ -883,6 +883,17 @@ class TestDeaths:
         drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    def test_retry_that_is_left_over_is_a_retry_still(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_source(connection, texts(2))
+        pipeline = make_pipeline(connection)
+        queue_keys(connection, pipeline, 1)
+        queue_keys(connection, pipeline, 2, retrying=True)
+        work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1))
+        left = connection.execute("select keys, retrying from pgembed.work").fetchall()
+        assert left == [(["2"], True)]
+
     def test_death_alone_splits_the_item_into_sixteen(
         self, connection: Connection, session: Session
     ) -> None:

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.settings import Pipeline, Table
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
+from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session
@@ -91,6 +93,24 @@ def test_enqueue_twice_queues_nothing_twice(connection: Connection, pipeline: Pi
     assert enqueue(connection, pipeline, Selection()) == 0
     assert enqueue(connection, pipeline, Selection(everything=True)) == 0
     assert queued_keys(connection) == numbers(1, 1000)
+
+
+def test_all_queues_what_waits_and_would_be_found_unchanged(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    connection.execute("delete from public.reports where id > 5")
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        add_items(connection, pipeline.id, ["2", "3"], priority=0, known=True)
+        assert enqueue(connection, pipeline, Selection(everything=True)) == 5
+        assert enqueue(connection, pipeline, Selection(everything=True)) == 0
+        total = connection.execute("select total, pending from pgembed.progress").fetchone()
+        assert total == (5, 7)
+        device = FakeDevice()
+        drain(session, pipeline, device)
+    assert sum(text.startswith("Report ") for text in device.embedded_texts) == 5
+    assert_converged(connection, "reports")
 
 
 def test_limit_queues_so_many_and_the_next_run_as_many_more(

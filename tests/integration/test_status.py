@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -13,9 +14,9 @@ from pgqueue_embed.registry import WorkerIdentity, register, sign_off
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.status import read_status
 from tests.support.commands import pgembed
-from tests.support.corpus import make_source, texts
+from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session
 
 
@@ -90,6 +91,17 @@ def test_a_complete_pipeline_shows_its_dead_letters_and_asks_for_an_index(
     assert "no vector index; build one: pgembed index reports" in shown
     pgembed(conninfo, "index", "reports")
     assert "vector index" not in pgembed(conninfo, "status").stdout
+
+
+def test_a_dead_record_that_is_queued_again_is_not_missing_among_the_done(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    set_text(connection, REPORTS, 6, "Harmless now.")
+    assert enqueue(connection, reports, Selection()) == 1
+    progress = "select total, done, dead, pending, percent from pgembed.progress"
+    assert connection.execute(progress).fetchone() == (6, 5, 1, 1, Decimal("83.3"))
 
 
 def test_a_paused_pipeline_tells_why(

@@ -105,6 +105,19 @@ def test_console_line_is_plain_text_in_a_file(file: Path) -> None:
     assert "\x1b" not in line
 
 
+def test_what_psycopg_logs_is_an_event_of_ours(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(level="debug", file=file, style="json")
+    logging.getLogger("psycopg").warning(
+        "error ignored in %s: %s", "rollback", f"password={SECRET}"
+    )
+    line = json.loads(file.read_text())
+    assert (line["event"], line["level"]) == ("psycopg", "debug")
+    assert line["said"] == "error ignored in rollback: password=***"
+    assert capsys.readouterr().err == ""
+
+
 def test_log_file_is_appended_to(file: Path) -> None:
     file.write_text("kept\n")
     configure(file=file)
