@@ -32,6 +32,7 @@ create table pgembed.pipelines (
     chunk_tokens integer not null,
     overlap_tokens integer not null,
     max_attempts integer not null default 3,
+    priority integer not null default 10,
     generation integer not null default 1,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
@@ -45,7 +46,8 @@ create table pgembed.pipelines (
     constraint pipelines_chunking_is_known check (chunking in ('tokens', 'none')),
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
-    constraint pipelines_max_attempts_is_positive check (max_attempts > 0)
+    constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
+    constraint pipelines_priority_is_limited check (priority between 1 and 100)
 );
 
 comment on table pgembed.pipelines is
@@ -74,6 +76,8 @@ comment on column pgembed.pipelines.chunking is
     'tokens: documents are cut into chunks; none: a document is one chunk, and dead if it is longer than the model reads.';
 comment on column pgembed.pipelines.chunk_tokens is
     'Most tokens of a chunk with what the chunk template puts around it, special tokens not counted.';
+comment on column pgembed.pipelines.priority is
+    'Share of a worker''s time among the pipelines that have work: one of 20 gets twice what one of 10 gets.';
 comment on column pgembed.pipelines.generation is
     'Counts changes of configuration that alter vectors; part of what makes a record unchanged.';
 

@@ -57,10 +57,14 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """One finished claim: what its commit did and what it took; no `rate` if it did no work."""
+    """One finished claim: what its commit did and what it took; no `rate` if it did no work.
+
+    `own_seconds` is its time without that of others' batches, which it waited for at the device.
+    """
 
     batch: Batch
     rate: Rate | None
+    own_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,12 @@ def process_claim(
         reading = _read(session, pipeline, claim, size.limit_bytes)
         embedding = _embed(session, reading, chunker, device)
         batch = _write(session, pipeline, claim, reading, embedding)
-    return Done(batch=batch, rate=_rate(claim, reading, size, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    return Done(
+        batch=batch,
+        rate=_rate(claim, reading, size, seconds),
+        own_seconds=seconds - max(0.0, embedding.embed_seconds - embedding.device_seconds),
+    )
 
 
 @contextmanager

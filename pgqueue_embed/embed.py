@@ -29,6 +29,8 @@ class EmbeddedChunks(Protocol):
     def vectors(self) -> NDArray[np.float32]: ...
     @property
     def cache_hits(self) -> int: ...
+    @property
+    def device_seconds(self) -> float: ...
 
 
 class Device(Protocol):
@@ -73,6 +75,7 @@ class Embedding:
     cache_hits: int = 0
     chunk_seconds: float = 0.0
     embed_seconds: float = 0.0
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _embed(
         return
     inputs = [chunk for each in prepared for chunk in each.chunked.inputs]
     try:
-        vectors, cache_hits = _embed_chunks(device, inputs, on_progress)
+        vectors = _embed_chunks(embedding, device, inputs, on_progress)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
@@ -172,7 +175,6 @@ def _embed(
     else:
         _accept(embedding, prepared)
         embedding.vectors.append(vectors)
-        embedding.cache_hits += cache_hits
         return
     middle = len(prepared) // 2
     _embed(embedding, prepared[:middle], device, on_progress)
@@ -180,24 +182,28 @@ def _embed(
 
 
 def _embed_chunks(
-    device: Device, chunks: Sequence[Chunk], on_progress: Progress
-) -> tuple[NDArray[np.float32], int]:
-    """Return vectors, shape (chunks, dimensions), and cache hits.
+    embedding: Embedding, device: Device, chunks: Sequence[Chunk], on_progress: Progress
+) -> NDArray[np.float32]:
+    """Return vectors, shape (chunks, dimensions), and add up what they took.
 
     A long document goes to the device in portions: at once, its vectors would exist three times.
     """
-    first = device.embed(chunks[:PORTION_CHUNKS], on_progress=on_progress)
+
+    def embed(portion: Sequence[Chunk]) -> NDArray[np.float32]:
+        embedded = device.embed(portion, on_progress=on_progress)
+        embedding.cache_hits += embedded.cache_hits
+        embedding.device_seconds += embedded.device_seconds
+        return embedded.vectors
+
+    first = embed(chunks[:PORTION_CHUNKS])
     if len(chunks) <= PORTION_CHUNKS:
-        return first.vectors, first.cache_hits
-    vectors = np.empty((len(chunks), first.vectors.shape[1]), np.float32)
-    vectors[:PORTION_CHUNKS] = first.vectors
-    cache_hits = first.cache_hits
+        return first
+    vectors = np.empty((len(chunks), first.shape[1]), np.float32)
+    vectors[:PORTION_CHUNKS] = first
     for start in range(PORTION_CHUNKS, len(chunks), PORTION_CHUNKS):
         portion = slice(start, start + PORTION_CHUNKS)
-        embedded = device.embed(chunks[portion], on_progress=on_progress)
-        vectors[portion] = embedded.vectors
-        cache_hits += embedded.cache_hits
-    return vectors, cache_hits
+        vectors[portion] = embed(chunks[portion])
+    return vectors
 
 
 def _may_be_the_records(error: Exception) -> bool:

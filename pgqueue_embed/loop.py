@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from pgqueue_embed.connect import AWAY, Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
 from pgqueue_embed.errors import LeaseLost, PgembedError, PipelineFault
+from pgqueue_embed.fair_share import FairShare
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
@@ -57,6 +58,13 @@ class Abandoned(PgembedError):
 
 
 @dataclass(kw_only=True)
+class Turn:
+    """What a pipeline is charged for its claim in hand; nothing for one that was given back."""
+
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
 class Shared:
     """What the loops of one worker process have in common.
 
@@ -83,7 +91,7 @@ class Shared:
     on_stall: Callable[[], None] = lambda: None
     sides: set[Connection] = field(default_factory=set)
     records_done: int = 0
-    turn: int = 0
+    share: FairShare = field(default_factory=FairShare)
     next_suspect_poll: float = 0.0
     ending: str | None = None
     failure: PgembedError | None = None
@@ -230,17 +238,36 @@ def _claim_once(
                     return True
     claimable = claimable_pipelines(session.side, list(pipelines), alone=False)
     with shared.gate.shared() if claimable else nullcontext():
-        return _claim_first(shared, session, pipelines, _in_turn(shared, claimable), alone=False)
+        return _claim_first(
+            shared, session, pipelines, _in_turn(shared, pipelines, claimable), alone=False
+        )
 
 
-def _in_turn(shared: Shared, pipeline_ids: list[int]) -> list[int]:
-    """Return the pipelines starting with another one at each claim, so that none is starved."""
-    if not pipeline_ids:
-        return []
+def _in_turn(
+    shared: Shared, pipelines: Mapping[int, Pipeline], claimable: Sequence[int]
+) -> list[int]:
+    """Return the claimable pipelines by whose turn it is, so that none is starved."""
     with shared.lock:
-        shared.turn += 1
-        first = shared.turn % len(pipeline_ids)
-    return pipeline_ids[first:] + pipeline_ids[:first]
+        return shared.share.order({each: pipelines[each].priority for each in claimable})
+
+
+@contextmanager
+def _turn(shared: Shared, pipeline: Pipeline) -> Iterator[Turn]:
+    """Charge a pipeline for the claim made inside the block, and while it lasts as expected.
+
+    Else every loop that looks meanwhile would take the same pipeline.
+    """
+    turn, expected = Turn(), shared.settings.claim_seconds
+    _charge(shared, pipeline, expected)
+    try:
+        yield turn
+    finally:
+        _charge(shared, pipeline, turn.seconds - expected)
+
+
+def _charge(shared: Shared, pipeline: Pipeline, seconds: float) -> None:
+    with shared.lock:
+        shared.share.charge(pipeline.id, seconds, pipeline.priority)
 
 
 def _claim_first(
@@ -260,15 +287,17 @@ def _claim_first(
 def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: bool) -> bool:
     size = FIRST_CLAIM if alone else shared.sizes.get(pipeline.id, FIRST_CLAIM)
     try:
-        done = process_claim(
-            session,
-            pipeline,
-            chunker=shared.chunker(pipeline),
-            device=shared.device,
-            size=size,
-            alone=alone,
-            cursor=shared.cursor(pipeline),
-        )
+        with _turn(shared, pipeline) as turn:
+            done = process_claim(
+                session,
+                pipeline,
+                chunker=shared.chunker(pipeline),
+                device=shared.device,
+                size=size,
+                alone=alone,
+                cursor=shared.cursor(pipeline),
+            )
+            turn.seconds = done.own_seconds if done else 0.0
     except PipelineFault as error:
         check_schema(session.side)
         _pause(session.side, pipeline, error)

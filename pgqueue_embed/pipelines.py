@@ -26,7 +26,7 @@ COLUMNS = (
     *("template", "chunk_template", "document_columns", "where_condition"),
     *("target_schema", "target_table", "target_columns", "vector_type"),
     *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
-    *("chunking", "chunk_tokens", "overlap_tokens", "max_attempts", "generation"),
+    *("chunking", "chunk_tokens", "overlap_tokens", "max_attempts", "priority", "generation"),
 )
 
 
@@ -163,6 +163,7 @@ def _insert(
         "chunk_tokens": spec.chunk_tokens,
         "overlap_tokens": spec.overlap_tokens,
         "max_attempts": spec.max_attempts,
+        "priority": spec.priority,
     }
     query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, values)),

@@ -118,6 +118,7 @@ class Pipeline:
     chunk_tokens: int
     overlap_tokens: int
     max_attempts: int
+    priority: int
     generation: int
 
     @property

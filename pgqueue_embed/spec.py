@@ -9,6 +9,9 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import check_identifier
 from pgqueue_embed.settings import Table, TargetColumns
 
+DEFAULT_PRIORITY = 10
+MAX_PRIORITY = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSpec:
@@ -34,10 +37,11 @@ class PipelineSpec:
     columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
     max_attempts: int = 3
+    priority: int = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work; name the target's key columns."""
-        _check_name(self.name)
+        check_name(self.name)
         _check_columns(self.id_fields, "--id-field")
         _check_columns(self.text_fields, "--text-field")
         self._check_document()
@@ -45,8 +49,8 @@ class PipelineSpec:
         object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
         if self.vector_type not in ("vector", "halfvec"):
             raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
-        if self.max_attempts < 1:
-            raise UsageError(f"--max-attempts {self.max_attempts}: give at least 1")
+        check_max_attempts(self.max_attempts)
+        check_priority(self.priority)
         if self.source == self.target:
             raise UsageError(f"{self.source} cannot be source and target at once")
 
@@ -81,9 +85,22 @@ class PipelineSpec:
             )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise UsageError unless a pipeline can be called `name`."""
     if not name or not name.isprintable() or len(name) > 100:
         raise UsageError("a pipeline's name has 1 to 100 printable characters")
+
+
+def check_max_attempts(max_attempts: int) -> None:
+    """Raise UsageError unless a record can be tried so often."""
+    if max_attempts < 1:
+        raise UsageError(f"--max-attempts {max_attempts}: give at least 1")
+
+
+def check_priority(priority: int) -> None:
+    """Raise UsageError unless it is a priority."""
+    if not 1 <= priority <= MAX_PRIORITY:
+        raise UsageError(f"--priority {priority}: give a number from 1 to {MAX_PRIORITY}")
 
 
 def _check_columns(names: tuple[str, ...], option: str) -> None:

@@ -11,7 +11,7 @@ from pgqueue_embed.connect import DatabaseOptions, connect, describe, resolve_co
 from pgqueue_embed.create import create
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
 from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.spec import DEFAULT_PRIORITY, PipelineSpec
 
 
 class Database:
@@ -65,6 +65,7 @@ class Database:
         chunk_size: int = 128,
         overlap_tokens: int = 20,
         max_attempts: int = 3,
+        priority: int = DEFAULT_PRIORITY,
         if_not_exists: bool = False,
     ) -> Pipeline:
         """Make a pipeline and its target table, both or neither, and return the pipeline.
@@ -94,6 +95,7 @@ class Database:
             chunk_tokens=chunk_size,
             overlap_tokens=overlap_tokens,
             max_attempts=max_attempts,
+            priority=priority,
         )
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)

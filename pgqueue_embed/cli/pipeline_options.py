@@ -135,6 +135,14 @@ MaxAttempts = Annotated[
         "--max-attempts", help="Tries before a failing record is given up.", rich_help_panel=MODEL
     ),
 ]
+Priority = Annotated[
+    int,
+    typer.Option(
+        "--priority",
+        help="Share of the workers' time, 1 to 100: one of 20 gets twice that of one of 10.",
+        rich_help_panel=MODEL,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Queue at most so many records.", show_default=False)
 ]
@@ -168,6 +176,7 @@ class WantedPipeline:
     chunk_size: ChunkSize = 128
     overlap_tokens: OverlapTokens = 20
     max_attempts: MaxAttempts = 3
+    priority: Priority = 10
 
     def spec(self, name: str) -> PipelineSpec:
         """Return the pipeline wanted; raises UsageError when the options do not fit together."""
@@ -194,6 +203,7 @@ class WantedPipeline:
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,
             max_attempts=self.max_attempts,
+            priority=self.priority,
         )
 
 

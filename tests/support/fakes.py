@@ -46,6 +46,7 @@ class FakeEmbedded:
 
     vectors: NDArray[np.float32]
     cache_hits: int = 0
+    device_seconds: float = 0.0
 
 
 class FakeDevice:
