@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
-import pytest
-
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.create import create
+from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline, Table
-from pgqueue_embed.spec import PipelineSpec
-from tests.support.conditions import wait_until
+from tests.support.conditions import is_blocked, wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
-from tests.support.processes import pid_with_claim, workers
+from tests.support.pipelines import make_pipeline
+from tests.support.processes import RunningWorker, pid_with_claim, workers
+
+RECORDS = 400
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-def queued_pipeline(
-    connection: Connection, documents: list[str], model: str = DEFAULT_MODEL
-) -> Pipeline:
-    source = make_source(connection, documents)
-    spec = PipelineSpec(
-        name="reports",
-        source=source,
-        target=Table(schema="public", name="vectors"),
-        text_fields=("body",),
-    )
-    pipeline = create(connection, spec, model).pipeline
-    assert enqueue(connection, pipeline, Selection()) == len(documents)
-    return pipeline
+def queue_all(connection: Connection, documents: list[str]) -> None:
+    make_source(connection, documents)
+    assert enqueue(connection, make_pipeline(connection), Selection()) == len(documents)
 
 
 def test_three_workers_drain_five_thousand_records_and_embed_each_once(
-    conninfo: str, connection: Connection, tiny_model: Path, tmp_path: Path
+    conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queued_pipeline(connection, texts(5_000, chunks=3), str(tiny_model))
+    queue_all(connection, texts(5_000, chunks=3))
     with workers(conninfo, tmp_path, 3, ["--drain", "--concurrency", "2"]) as running:
         assert [worker.wait() for worker in running] == [0, 0, 0], running[0].log()
     assert_converged(connection, "reports")
@@ -56,8 +39,9 @@ def test_three_workers_drain_five_thousand_records_and_embed_each_once(
 def test_killed_worker_processes_lose_no_record_and_double_none(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queued_pipeline(connection, texts(400, chunks=20))
-    with workers(conninfo, tmp_path, 2, ["--drain", "--concurrency", "2"]) as running:
+    queue_all(connection, texts(RECORDS))
+    draining = ["--drain", "--concurrency", "2"]
+    with workers(conninfo, tmp_path, 2, draining, batch_seconds=0.2) as running:
         first = pid_with_claim(connection)
         os.kill(first, signal.SIGKILL)
         second = pid_with_claim(connection, other_than=[first])
@@ -70,6 +54,25 @@ def test_killed_worker_processes_lose_no_record_and_double_none(
     assert dead == 0
 
 
+def test_power_cut_of_a_machine_makes_no_record_suspect(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    queue_all(connection, texts(RECORDS))
+    with workers(conninfo, tmp_path, 1, batch_seconds=0.3) as [lost]:
+        pid = pid_with_claim(connection)
+        lost.process.kill()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: progress(connection)[2] == 0, "the server frees the claim")
+        assert attempts_left(connection) > 0
+        folder = tmp_path / "another machine"
+        folder.mkdir()
+        with workers(conninfo, folder, 1, ["--drain"]) as [other]:
+            assert other.wait() == 0, other.log()
+    assert_converged(connection, "reports")
+    assert "suspect" not in other.log()
+    assert connection.execute("select sum(failed) from pgembed.batches").fetchone() == (0,)
+
+
 def assert_crash_was_written_down(connection: Connection, pid: int) -> None:
     (reason,) = connection.execute(
         "select stop_reason from pgembed.workers where pid = %s", (pid,)
@@ -80,32 +83,59 @@ def assert_crash_was_written_down(connection: Connection, pid: int) -> None:
 def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queued_pipeline(connection, texts(400, chunks=20))
-    with workers(conninfo, tmp_path) as [worker]:
+    queue_all(connection, texts(RECORDS))
+    with workers(conninfo, tmp_path, batch_seconds=0.3) as [worker]:
         pid_with_claim(connection)
         worker.stop()
         assert worker.wait() == 0, worker.log()
     done, pending, in_flight = progress(connection)
     assert done > 0
-    assert (done + pending, in_flight) == (400, 0)
+    assert (done + pending, in_flight) == (RECORDS, 0)
     assert attempts_left(connection) == 0
     assert "reason=stopped" in worker.log()
+
+
+def stop_twice(connection: Connection, worker: RunningWorker) -> None:
+    worker.stop()
+    wait_until(lambda: "stopping" in states(connection), "the worker has heard")
+    started = time.monotonic()
+    worker.stop()
+    assert worker.wait() == 0, worker.log()
+    assert time.monotonic() - started < 10
+    assert attempts_left(connection) == 0
 
 
 def test_second_stop_gives_the_claim_back_at_once(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queued_pipeline(connection, texts(60, chunks=400))
-    with workers(conninfo, tmp_path, 1, ["--concurrency", "1"]) as [worker]:
+    queue_all(connection, texts(10, chunks=4000))
+    with workers(conninfo, tmp_path, 1, ["--concurrency", "1"], batch_seconds=1.0) as [worker]:
         pid_with_claim(connection)
-        worker.stop()
-        wait_until(lambda: "stopping" in states(connection) or worker.process.poll() is None, "")
-        worker.stop()
-        assert worker.wait() == 0, worker.log()
-    _, pending, in_flight = progress(connection)
-    assert pending > 0
-    assert in_flight == 0
-    assert attempts_left(connection) == 0
+        stop_twice(connection, worker)
+    assert progress(connection) == (0, 10, 0)
+
+
+def test_second_stop_does_not_wait_for_the_lock_of_a_user(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    queue_all(connection, texts(10))
+    with (
+        connect(conninfo) as user,
+        user.transaction(),
+        workers(conninfo, tmp_path, 1, ["--concurrency", "1"]) as [worker],
+    ):
+        user.execute("lock table public.reports")
+        wait_until(lambda: reader_waits(connection), "the worker waits for the user")
+        stop_twice(connection, worker)
+    assert progress(connection) == (0, 10, 0)
+
+
+def reader_waits(connection: Connection) -> bool:
+    readers = connection.execute(
+        "select pid from pg_stat_activity"
+        " where datname = current_database() and application_name = 'pgembed side'"
+    ).fetchall()
+    return any(is_blocked(connection, pid) for (pid,) in readers)
 
 
 def states(connection: Connection) -> list[str]:
@@ -126,8 +156,8 @@ def attempts_left(connection: Connection) -> int:
 def test_worker_whose_supervisor_is_killed_leaves_by_itself(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queued_pipeline(connection, texts(400, chunks=20))
-    with workers(conninfo, tmp_path) as [worker]:
+    queue_all(connection, texts(RECORDS))
+    with workers(conninfo, tmp_path, batch_seconds=0.3) as [worker]:
         pid = pid_with_claim(connection)
         worker.process.kill()
         wait_until(lambda: not is_running(pid), "the orphaned worker process leaves", seconds=60)

@@ -1,4 +1,4 @@
-"""The real command in real processes: started, watched through the database, killed."""
+"""The command in processes of its own: started, watched through the database, killed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pgqueue_embed.connect import Connection
 from tests.support.conditions import wait_until
+from tests.support.light import environment
+from tests.support.light_worker import SECONDS_VARIABLE
 
 EXIT_SECONDS = 120.0
 
@@ -42,10 +44,19 @@ class RunningWorker:
 
 @contextmanager
 def workers(
-    conninfo: str, folder: Path, count: int = 1, arguments: Sequence[str] = ()
+    conninfo: str,
+    folder: Path,
+    count: int = 1,
+    arguments: Sequence[str] = (),
+    *,
+    batch_seconds: float = 0.0,
 ) -> Iterator[list[RunningWorker]]:
-    """Start `count` workers with their logs in `folder`; none outlives the block."""
-    running = [_start(conninfo, folder / f"worker-{n}.log", arguments) for n in range(count)]
+    """Start `count` workers with their logs in `folder`; none outlives the block.
+
+    Their model is the light one, which takes `batch_seconds` for a batch.
+    """
+    with environment(**{SECONDS_VARIABLE: str(batch_seconds)}):
+        running = [_start(conninfo, folder / f"worker-{n}.log", arguments) for n in range(count)]
     try:
         yield running
     finally:
@@ -56,7 +67,7 @@ def workers(
 def _start(conninfo: str, log_file: Path, arguments: Sequence[str]) -> RunningWorker:
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pgqueue_embed", "work", *arguments],
+            [sys.executable, "-m", "tests.support.light_command", "work", *arguments],
             env={**os.environ, "PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
