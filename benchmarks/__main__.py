@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
-from benchmarks.options import FULL, QUICK, QUICK_ROUNDS, Options
+from benchmarks.options import COMPLETE, FULL, QUICK, QUICK_ROUNDS, Options, Sizes
 from benchmarks.report import print_report, write_json
 from pgqueue_embed.log import LogSettings
 
@@ -28,7 +28,7 @@ def main() -> None:
     """Run the parts that the command line names."""
     arguments = _parser().parse_args()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
-    options = Options(rounds=rounds, sizes=QUICK if arguments.quick else FULL)
+    options = Options(rounds=rounds, sizes=_sizes(arguments))
     console = Console(width=arguments.width)
     LogSettings(level="warning").apply()
     machine = {**describe_machine(), "rounds": rounds, "quick": arguments.quick}
@@ -41,12 +41,19 @@ def main() -> None:
     console.print(f"written to {write_json(arguments.out, machine, measured)}", soft_wrap=True)
 
 
+def _sizes(arguments: argparse.Namespace) -> Sizes:
+    if arguments.complete:
+        return COMPLETE
+    return QUICK if arguments.quick else FULL
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     listed = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=listed)
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each variant (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round of small samples")
+    parser.add_argument("--complete", action="store_true", help="no samples: hours on few cores")
     parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
     parser.add_argument("--width", type=int, default=160, help="columns of the table")
     return parser

@@ -34,6 +34,8 @@ QUICK = Sizes(
     window_seconds=4.0,
     concurrencies=(1, 2),
 )
+# Whole corpora in front of real models; hours on a few cores.
+COMPLETE = Sizes(maude_records=2_000, wikipedia_records=20_000, static_records=20_000)
 QUICK_ROUNDS = 1
 
 
