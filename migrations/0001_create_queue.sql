@@ -34,9 +34,11 @@ create table pgembed.pipelines (
     max_attempts integer not null default 3,
     priority integer not null default 10,
     generation integer not null default 1,
+    successor_of bigint,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_target_is_unique unique (target_schema, target_table),
+    constraint pipelines_successor_is_unique unique (successor_of),
     constraint pipelines_name_is_not_empty check (name <> ''),
     constraint pipelines_key_has_columns check (jsonb_array_length(key_columns) > 0),
     constraint pipelines_document_is_of_fields_or_template check ((cardinality(text_fields) > 0) = (template is null)),
@@ -80,6 +82,8 @@ comment on column pgembed.pipelines.priority is
     'Share of a worker''s time among the pipelines that have work: one of 20 gets twice what one of 10 gets.';
 comment on column pgembed.pipelines.generation is
     'Counts changes of configuration that alter vectors; part of what makes a record unchanged.';
+comment on column pgembed.pipelines.successor_of is
+    'Pipeline that this one is the next generation of: while that one is there, searches use its vectors; once it is gone, this one has taken its name and its table''s name.';
 
 create table pgembed.work (
     id bigint generated always as identity primary key,

@@ -138,6 +138,7 @@ counted as (
         pipelines.name,
         pipelines.state,
         pipelines.state_reason,
+        replaced.name as next_of,
         coalesce(reached.embedded + reached.empty + reached.dead, 0) + coalesce(queued.unseen, 0) as total,
         coalesce(reached.embedded + reached.empty, 0) as done,
         coalesce(queued.pending, 0) as pending,
@@ -150,6 +151,7 @@ counted as (
         reached.last_commit_at,
         queued.oldest_pending_at
     from pgembed.pipelines
+    left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of
     left join reached on reached.pipeline_id = pipelines.id
     left join recent on recent.pipeline_id = pipelines.id
     left join queued on queued.pipeline_id = pipelines.id
@@ -184,7 +186,8 @@ select
     ) as live_workers,
     last_commit_at,
     oldest_pending_at,
-    state_reason
+    state_reason,
+    next_of
 from counted;
 
 comment on view pgembed.progress is
@@ -195,3 +198,4 @@ comment on column pgembed.progress.pending is 'Records that wait in the queue, t
 comment on column pgembed.progress.retrying is 'Pending records that failed before and are tried again.';
 comment on column pgembed.progress.dead is 'Records given up on; see pgembed.dead_letters.';
 comment on column pgembed.progress.eta is 'Time left at the rate of the last minute.';
+comment on column pgembed.progress.next_of is 'The pipeline that this one is the next generation of, while that one is there.';

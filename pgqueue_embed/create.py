@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import ModelIdentity, check_tables, create_pipeline
+from pgqueue_embed.pipelines import ModelIdentity, Records, check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.unknown_tokens import describe_unknown_tokens
@@ -23,6 +25,16 @@ class Created:
     warning: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A pipeline that can be made: its tables are checked, and its model is on this machine."""
+
+    spec: PipelineSpec
+    records: Records
+    model: ModelIdentity
+    tokenizer: Tokenizer | None
+
+
 def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> Created:
     """Check tables and model, and make the pipeline and its target table, both or neither.
 
@@ -30,13 +42,25 @@ def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> 
     that is not to be had.
     """
     check_schema(connection)
-    records = check_tables(connection, spec)
-    resolved = resolve_model(model_reference)
-    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
-    spec = _fitted(spec, model)
-    pipeline = create_pipeline(connection, spec, records, _identity(resolved, model))
-    warning = describe_unknown_tokens(connection, pipeline, model.tokenizer)
+    prepared = prepare(connection, spec, model_reference)
+    pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+    warning = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
     return Created(pipeline=pipeline, warning=warning)
+
+
+def prepare(
+    connection: Connection, spec: PipelineSpec, model_reference: str, revision: str | None = None
+) -> Prepared:
+    """Check tables and model; raises as `create` does, and makes nothing."""
+    records = check_tables(connection, spec)
+    resolved = resolve_model(model_reference, revision=revision)
+    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+    return Prepared(
+        spec=_fitted(spec, model),
+        records=records,
+        model=_identity(resolved, model),
+        tokenizer=model.tokenizer,
+    )
 
 
 def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:

@@ -10,6 +10,7 @@ PgembedError                   one line for a person: what, why and the way out
 │   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
 │   └── MachineFault           this machine kills its worker processes
 ├── PipelineFault              a table or column of a pipeline is gone: the pipeline is paused
+├── PipelineReplaced           its next generation took over meanwhile; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
 └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
 """
@@ -59,6 +60,10 @@ class MachineFault(SetupError):
 
 class PipelineFault(PgembedError):
     """A table or column that a pipeline needs is gone; the pipeline is paused."""
+
+
+class PipelineReplaced(PgembedError):
+    """The next generation of a pipeline took over while its vectors were read."""
 
 
 class LeaseLost(PgembedError):

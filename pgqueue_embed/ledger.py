@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
 from pgqueue_embed.verdicts import Current, Finding
@@ -66,15 +67,29 @@ cross join lateral (
     where pipeline_id = %(pipeline_id)s and records.key = listed.key
     limit 1
 ) as ledger
+where exists (
+    select
+    from pgembed.pipelines
+    where id = %(pipeline_id)s and target_schema = %(schema)s and target_table = %(table)s
+)
 """
 
 
 def read_current(
     connection: Connection, pipeline: Pipeline, keys: Sequence[str]
 ) -> dict[str, Current]:
-    """Return how each record stands now; to be called with the records locked."""
+    """Return how each record stands now; to be called with the records locked.
+
+    Raises LeaseLost if the pipeline is gone or has another target now. The statement has locked the
+    target table before it looks, and a switch of generations locks it too: the table is the
+    pipeline's until we commit.
+    """
     query = sql.SQL(CURRENT).format(**source_names(pipeline))
-    rows = connection.execute(query, {"pipeline_id": pipeline.id, "keys": list(keys)})
+    target = {"schema": pipeline.target.schema, "table": pipeline.target.name}
+    values = {"pipeline_id": pipeline.id, "keys": list(keys), **target}
+    rows = connection.execute(query, values).fetchall()
+    if keys and not rows:
+        raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")
     return {
         row[0]: Current(
             key=row[0],

@@ -27,6 +27,7 @@ COLUMNS = (
     *("target_schema", "target_table", "target_columns", "vector_type"),
     *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
     *("chunking", "chunk_tokens", "overlap_tokens", "max_attempts", "priority", "generation"),
+    "successor_of",
 )
 
 
@@ -223,6 +224,25 @@ def _columns(stored: Sequence[dict[str, str]]) -> tuple[Column, ...]:
     return tuple(Column(**column) for column in stored)
 
 
+STILL_THE_SAME = """
+select exists (
+    select
+    from pgembed.pipelines
+    where id = %s and target_schema = %s and target_table = %s
+)
+"""
+
+
+def is_current(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether `pipeline` is there and writes to the same table as when it was loaded.
+
+    Neither is so once generations have been switched.
+    """
+    values = (pipeline.id, pipeline.target.schema, pipeline.target.name)
+    (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
+    return bool(same)
+
+
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:
     """Stop workers from claiming; what is claimed already is finished."""
     connection.execute(
@@ -242,8 +262,11 @@ def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
     """Remove the pipeline with its queue, ledger and history, and its target table if asked.
 
-    Waits for the claims that workers hold.
+    Waits for the claims that workers hold. A next generation of it goes too, vectors and all.
     """
+    for each in load_pipelines(connection):
+        if each.successor_of == pipeline.id:
+            drop_pipeline(connection, each, delete_vectors=True)
     pause_pipeline(connection, pipeline, "it is being dropped")
     with connection.transaction():
         connection.execute("set transaction isolation level read committed")

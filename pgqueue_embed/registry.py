@@ -79,8 +79,27 @@ def sign_off(connection: Connection, worker_id: int, reason: str) -> None:
     )
 
 
+# Work that was queued for a generation in the very moment in which the next one replaced it.
+INHERIT = """
+update pgembed.work
+set pipeline_id = successor.id
+from pgembed.pipelines as successor
+where successor.successor_of = work.pipeline_id
+    and not exists (select from pgembed.pipelines where pipelines.id = work.pipeline_id)
+"""
+
+
+def inherit_work(connection: Connection) -> None:
+    """Give work of generations that are gone to those that replaced them."""
+    connection.execute(INHERIT)
+
+
 def sweep(connection: Connection) -> int:
-    """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows."""
+    """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows.
+
+    Returns how many attempts. Work of replaced generations goes to their successors.
+    """
+    inherit_work(connection)
     orphans = connection.execute(
         f"""
         delete from pgembed.attempts

@@ -13,8 +13,9 @@ from psycopg import sql
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.embedding import EmbeddingModel
-from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.errors import PipelineReplaced, SetupError, UsageError
 from pgqueue_embed.migrate import vector_extension
+from pgqueue_embed.pipelines import is_current
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
@@ -100,8 +101,9 @@ def search(
 ) -> list[Hit]:
     """Return up to `limit` chunks with a cosine similarity of at least `threshold`, best first.
 
-    `query_vector` has shape (dimensions,). Raises UsageError for a limit below 1, a threshold
-    outside -1 to 1, or a target table that is not there or may not be read.
+    `query_vector` has shape (dimensions,). Raises PipelineReplaced if the next generation, to which
+    the query's vector may mean nothing, has just taken over; UsageError for a limit below 1, a
+    threshold outside -1 to 1, or a target table that is not there or may not be read.
     """
     check_options(limit, threshold)
     schema, version = vector_extension(connection) or ("", "")
@@ -122,9 +124,20 @@ def search(
     try:
         with connection.transaction():
             _widen_scan(connection, pipeline, limit, version)
-            return [_hit(row) for row in connection.execute(query, values)]
+            hits = [_hit(row) for row in connection.execute(query, values)]
+            _check_present(connection, pipeline)
+            return hits
     except PIPELINE_FAULTS as error:
         raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
+
+
+def _check_present(connection: Connection, pipeline: Pipeline) -> None:
+    """Raise PipelineReplaced unless the table just read, locked by that, is the pipeline's own."""
+    if not is_current(connection, pipeline):
+        raise PipelineReplaced(
+            f"{pipeline.name} was replaced by its next generation, or dropped, just now; search"
+            " again"
+        )
 
 
 def check_options(limit: int, threshold: float) -> None:

@@ -18,9 +18,9 @@ from pgqueue_embed.embedding import (
 )
 from pgqueue_embed.embedding import fingerprint as fingerprint_of
 from pgqueue_embed.errors import ModelError, ModelMismatch, PgembedError, SetupError
+from pgqueue_embed.generations import with_successors
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 REFRESH_SECONDS = 3.0
@@ -52,7 +52,7 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
     Raises SetupError when there is no pipeline, and ModelMismatch or ModelError when none of the
     pipelines' models is on this machine.
     """
-    pipelines = load_pipelines(connection, settings.pipelines)
+    pipelines = with_successors(connection, settings.pipelines)
     if not pipelines:
         raise SetupError("there is no pipeline yet; make one: pgembed create NAME --source-table …")
     failure: PgembedError | None = None
@@ -165,7 +165,7 @@ class Serviceable:
     def _refresh(self) -> None:
         with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
             check_schema(connection)
-            pipelines = load_pipelines(connection, self._settings.pipelines)
+            pipelines = with_successors(connection, self._settings.pipelines)
         fingerprint = self._chosen.fingerprint
         self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]
         self._others = [each for each in pipelines if each.model_fingerprint != fingerprint]

@@ -96,7 +96,8 @@ class Table:
 class Pipeline:
     """One row of pgembed.pipelines.
 
-    `where` is SQL over the source: the records are the rows for which it is true.
+    `where` is SQL over the source: the records are the rows for which it is true. `successor_of`
+    is the id of the pipeline that this one is, or was, the next generation of.
     """
 
     id: int
@@ -120,6 +121,7 @@ class Pipeline:
     max_attempts: int
     priority: int
     generation: int
+    successor_of: int | None = None
 
     @property
     def source_columns(self) -> tuple[Column, ...]:

@@ -39,7 +39,12 @@ def read_status(connection: Connection, name: str | None = None) -> Status:
         known = [row["pipeline"] for row in pipelines]
         _check_known(name, known)
         pipelines = [row for row in pipelines if row["pipeline"] == name]
-    complete = [row["pipeline"] for row in pipelines if row["total"] and not row["pending"]]
+    # A switch builds the indexes of a next generation.
+    complete = [
+        row["pipeline"]
+        for row in pipelines
+        if row["total"] and not row["pending"] and not row["next_of"]
+    ]
     indexed = indexed_pipelines(connection) if complete else set()
     return Status(
         now=_rows(connection, "select clock_timestamp() as now", {})[0]["now"],

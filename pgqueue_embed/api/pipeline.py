@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgqueue_embed import enqueue, failures, pipelines, semantic_search
+from pgqueue_embed.alter import Changes, abort, catch_up
+from pgqueue_embed.alter import alter as begin
 from pgqueue_embed.api.encoders import encoder_of
 from pgqueue_embed.api.progress import Progress, read_progress
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.errors import PipelineReplaced
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.semantic_search import Hit
 from pgqueue_embed.settings import Pipeline as Settings
+from pgqueue_embed.switch import switch
 
 
 class Pipeline:
@@ -88,11 +92,12 @@ class Pipeline:
 
     def find(self, query: str, *, limit: int, threshold: float) -> list[Hit]:
         """Do what the function `search` does; see there."""
-        with self._opened() as (connection, settings):
-            vector = encoder_of(settings).encode(query)
-            return semantic_search.search(
-                connection, settings, vector, limit=limit, threshold=threshold
-            )
+        while True:
+            with self._opened() as (connection, settings), suppress(PipelineReplaced):
+                vector = encoder_of(settings).encode(query)
+                return semantic_search.search(
+                    connection, settings, vector, limit=limit, threshold=threshold
+                )
 
     def retry(self, keys: Sequence[str] = ()) -> int:
         """Queue dead letters again, those of `keys` or all of them; returns how many.
@@ -103,6 +108,74 @@ class Pipeline:
         """
         with self._opened() as (connection, settings):
             return failures.retry(connection, settings, keys)
+
+    def alter(
+        self,
+        *,
+        name: str | None = None,
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        model: str | None = None,
+        text_field: str | Sequence[str] | None = None,
+        template: str | None = None,
+        chunk_template: str | None = None,
+        chunking: str | None = None,
+        chunk_size: int | None = None,
+        overlap_tokens: int | None = None,
+        vector_type: str | None = None,
+    ) -> Pipeline | None:
+        """Change the first three at once, others by a new generation, which is returned, queued.
+
+        Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
+        it is; an empty `chunk_template` takes one away.
+
+        Example::
+
+            reports.alter(chunk_size=256, overlap_tokens=32)
+        """
+        changes = Changes(
+            name=name,
+            priority=priority,
+            max_attempts=max_attempts,
+            model=model,
+            text_fields=(text_field,) if isinstance(text_field, str) else _tuple(text_field),
+            template=template,
+            chunk_template=chunk_template,
+            chunking=chunking,
+            chunk_tokens=chunk_size,
+            overlap_tokens=overlap_tokens,
+            vector_type=vector_type,
+        )
+        with self._opened() as (connection, settings):
+            successor = begin(connection, settings, changes)
+            self.name = name or self.name
+            if successor is None:
+                return None
+            catch_up(connection, settings, successor)
+            return Pipeline(self._conninfo, successor.name)
+
+    def switch(self, *, force: bool = False) -> None:
+        """Put the next generation in place of this one, in one transaction.
+
+        Raises UsageError while it has records to embed, or when more of its records failed than
+        of the old one's (not with `force`).
+
+        Example::
+
+            reports.switch()
+        """
+        with self._opened() as (connection, settings):
+            switch(connection, settings, force=force)
+
+    def abort(self) -> None:
+        """Give the next generation up and leave nothing of it.
+
+        Example::
+
+            reports.abort()
+        """
+        with self._opened() as (connection, settings):
+            abort(connection, settings)
 
     def pause(self, reason: str = "paused by a program") -> None:
         """Stop workers from claiming; what they hold is finished.
@@ -139,3 +212,7 @@ class Pipeline:
         with connect(self._conninfo) as connection:
             check_schema(connection)
             yield connection, pipelines.load_pipeline(connection, self.name)
+
+
+def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pgqueue_embed.cli import db, demo, doctor, failures, index, inspect, search, setup, working
+from pgqueue_embed.cli import (
+    alter,
+    db,
+    demo,
+    doctor,
+    failures,
+    index,
+    inspect,
+    search,
+    setup,
+    working,
+)
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 from pgqueue_embed.version import VERSION
 
@@ -19,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
+alter.add_commands(app)
 inspect.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)

@@ -199,6 +199,9 @@ def _notes(row: Row) -> list[str]:
     if row["state"] == "paused":
         reason = f": {row['state_reason']}" if row["state_reason"] else ""
         notes.append(f"{name} is paused{reason}; go on: {command('resume', name)}")
+    elif row["next_of"] and row["total"] and not row["pending"]:
+        switch = command("alter", row["next_of"], "--switch")
+        notes.append(f"{name} is complete; let searches use it: {switch}")
     elif row["pending"] and not row["live_workers"]:
         notes.append(f"{name} waits for a worker; on any machine: pgembed work")
     return notes

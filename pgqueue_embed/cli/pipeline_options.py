@@ -192,8 +192,8 @@ class WantedPipeline:
             name=name,
             source=source,
             target=target,
-            id_fields=_columns(self.id_field or ["id"]),
-            text_fields=_columns(self.text_field or ([] if self.template else ["text"])),
+            id_fields=columns_of(self.id_field or ["id"]),
+            text_fields=columns_of(self.text_field or ([] if self.template else ["text"])),
             template=self.template,
             chunk_template=self.chunk_template,
             where=self.where,
@@ -207,7 +207,8 @@ class WantedPipeline:
         )
 
 
-def _columns(lists: list[str]) -> tuple[str, ...]:
+def columns_of(lists: list[str]) -> tuple[str, ...]:
+    """Return the columns that an option names, given once or often: ``a,b`` or ``a``, ``b``."""
     return tuple(name for each in lists for name in split_columns(each))
 
 

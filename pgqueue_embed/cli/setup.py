@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +13,7 @@ from pgqueue_embed.cli.options import connected
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
-    from pgqueue_embed.enqueue import Selection
+    from pgqueue_embed.enqueue import Selection, Slice
     from pgqueue_embed.settings import Pipeline
     from pgqueue_embed.spec import PipelineSpec
 
@@ -99,21 +101,27 @@ def enqueue(
 
 def queue_records(connection: Connection, pipeline: Pipeline, selection: Selection) -> int:
     """Enqueue with a progress bar and say how many records were queued."""
+    from pgqueue_embed.enqueue import enqueue as scan
+
+    with scanning(connection, pipeline) as advance:
+        queued = scan(connection, pipeline, selection, on_slice=advance)
+    records = "record" if queued == 1 else "records"
+    typer.echo(f"queued {queued:,} {records} of {pipeline.source}")
+    return queued
+
+
+@contextmanager
+def scanning(connection: Connection, pipeline: Pipeline) -> Iterator[Callable[[Slice], None]]:
+    """Draw a progress bar of a scan of the source, fed by what is yielded."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from pgqueue_embed.enqueue import enqueue as scan
     from pgqueue_embed.enqueue import estimated_records
     from pgqueue_embed.terminal import progress_console
 
     columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
     with Progress(*columns, console=progress_console(), transient=True) as bar:
         task = bar.add_task("scan", total=estimated_records(connection, pipeline))
-        queued = scan(
-            connection, pipeline, selection, on_slice=lambda each: bar.advance(task, each.scanned)
-        )
-    records = "record" if queued == 1 else "records"
-    typer.echo(f"queued {queued:,} {records} of {pipeline.source}")
-    return queued
+        yield lambda done: bar.advance(task, done.scanned)
 
 
 def pause(conninfo: str, name: options.PipelineName) -> None:

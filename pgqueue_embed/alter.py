@@ -1,0 +1,226 @@
+"""Altering a pipeline: at once what leaves its vectors alone, by a new generation what does not.
+
+A new generation is a pipeline of its own, `NAME (next)`, with its own target table, queue and
+ledger; workers know nothing of it. Searches go on with the old vectors until `switch` puts the
+new table in the old one's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.create import Prepared, prepare
+from pgqueue_embed.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.generations import is_next, spec_of, successor_of
+from pgqueue_embed.gone import enqueue_gone
+from pgqueue_embed.identifiers import MAX_IDENTIFIER_BYTES
+from pgqueue_embed.leftovers import finish
+from pgqueue_embed.pipelines import (
+    create_pipeline,
+    drop_pipeline,
+    load_pipeline,
+)
+from pgqueue_embed.serviceable import check_local_model
+from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.spec import PipelineSpec, check_max_attempts, check_name, check_priority
+from pgqueue_embed.takeover import copy_rights
+
+NEXT_NAME = " (next)"
+NEXT_TABLE = "_next"
+
+GONE_SLICE_RECORDS = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is to be another way; None stays as it is.
+
+    The first three take effect at once, any of the others by a new generation. An empty
+    `chunk_template` takes one away.
+    """
+
+    name: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    model: str | None = None
+    text_fields: tuple[str, ...] | None = None
+    template: str | None = None
+    chunk_template: str | None = None
+    chunking: str | None = None
+    chunk_tokens: int | None = None
+    overlap_tokens: int | None = None
+    vector_type: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a value that no pipeline can have."""
+        if self.name is not None:
+            check_name(self.name)
+        if self.priority is not None:
+            check_priority(self.priority)
+        if self.max_attempts is not None:
+            check_max_attempts(self.max_attempts)
+        if self.text_fields and self.template is not None:
+            raise UsageError("--text-field and --template both make the document; give one of them")
+
+    @property
+    def at_once(self) -> dict[str, object]:
+        """The values that take effect at once, by column; None for those that stay."""
+        return {
+            "name": self.name,
+            "priority": self.priority,
+            "max_attempts": self.max_attempts,
+        }
+
+    @property
+    def alter_vectors(self) -> bool:
+        """Whether anything is asked for that may alter vectors."""
+        others = set(vars(self)) - set(self.at_once)
+        return any(getattr(self, each) is not None for each in others)
+
+
+def alter(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pipeline | None:
+    """Apply `changes`, all of them or none, and return the successor if they alter vectors.
+
+    The successor has nothing queued yet: see `catch_up`. Raises UsageError for changes that no
+    pipeline can have or that change nothing, or when the pipeline has a successor already.
+    """
+    if not changes.alter_vectors and not any(changes.at_once.values()):
+        raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
+    finish(connection, pipeline)
+    prepared = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
+    try:
+        with connection.transaction():
+            _alter_at_once(connection, pipeline, changes)
+            return _make_successor(connection, pipeline, prepared) if prepared else None
+    except psycopg.errors.UniqueViolation:
+        raise UsageError(f"there is a pipeline '{changes.name}' already") from None
+
+
+# The successor goes along, so that it is always called after its pipeline.
+AT_ONCE = """
+update pgembed.pipelines
+set name = coalesce(case when id = %(id)s then %(name)s else %(next_name)s end, name),
+    priority = coalesce(%(priority)s, priority),
+    max_attempts = coalesce(%(max_attempts)s, max_attempts)
+where id = %(id)s or successor_of = %(id)s
+"""
+
+
+def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes) -> None:
+    next_name = changes.name + NEXT_NAME if changes.name else None
+    connection.execute(AT_ONCE, {**changes.at_once, "id": pipeline.id, "next_name": next_name})
+
+
+def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Prepared:
+    """Check everything about the successor; the model is loaded, so no transaction is open."""
+    if is_next(connection, pipeline):
+        raise UsageError(
+            f"{pipeline.name} is itself a next generation; alter the pipeline it is of"
+        )
+    if successor_of(connection, pipeline) is not None:
+        raise UsageError(
+            f"{pipeline.name} has a next generation already; switch to it or give it up first:"
+            f" pgembed alter {pipeline.name} --switch, or --abort"
+        )
+    spec = _next_spec(pipeline, changes)
+    if changes.model is None:
+        check_local_model(pipeline)
+        prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
+    else:
+        prepared = prepare(connection, spec, changes.model)
+    same = replace(prepared.spec, name=pipeline.name, target=pipeline.target) == spec_of(pipeline)
+    if same and prepared.model.fingerprint == pipeline.model_fingerprint:
+        raise UsageError(f"{pipeline.name} is like that already; nothing would be embedded anew")
+    return prepared
+
+
+def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
+    spec = replace(
+        spec_of(pipeline),
+        name=(changes.name or pipeline.name) + NEXT_NAME,
+        target=next_table(pipeline.target),
+        chunk_tokens=_first(changes.chunk_tokens, pipeline.chunk_tokens),
+        overlap_tokens=_first(changes.overlap_tokens, pipeline.overlap_tokens),
+        chunking=changes.chunking or pipeline.chunking,
+        vector_type=changes.vector_type or pipeline.vector_type,
+        max_attempts=changes.max_attempts or pipeline.max_attempts,
+        priority=changes.priority or pipeline.priority,
+    )
+    if changes.chunk_template is not None:
+        spec = replace(spec, chunk_template=changes.chunk_template or None)
+    if changes.text_fields:
+        return replace(spec, text_fields=changes.text_fields, template=None)
+    if changes.template is not None:
+        return replace(spec, text_fields=(), template=changes.template)
+    return spec
+
+
+def _first(wanted: int | None, present: int) -> int:
+    return present if wanted is None else wanted
+
+
+def next_table(target: Table) -> Table:
+    """Return the name of the table that a next generation of `target` is written to."""
+    stem = target.name.encode()[: MAX_IDENTIFIER_BYTES - len(NEXT_TABLE)].decode(errors="ignore")
+    return Table(schema=target.schema, name=stem + NEXT_TABLE)
+
+
+def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepared) -> Pipeline:
+    made = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+    connection.execute(
+        "update pgembed.pipelines set successor_of = %s where id = %s", (pipeline.id, made.id)
+    )
+    try:
+        copy_rights(connection, pipeline.target, made.target)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"cannot give {made.target} the rights of {pipeline.target}: {first_line(error)};"
+            " alter it as the owner of that table"
+        ) from None
+    return load_pipeline(connection, made.name)
+
+
+KNOWN = """
+exists (
+    select
+    from pgembed.records as known
+    where known.pipeline_id = {pipeline_id}
+        and known.state is not null
+        and known.key = {key} collate "C"
+)
+"""
+
+
+def catch_up(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    *,
+    on_slice: Callable[[Slice], None] = lambda _: None,
+) -> int:
+    """Queue for `successor` what `pipeline` has seen and it has not; returns how many records.
+
+    Those that changed, or that the source has lost, since the successor saw them count too.
+    """
+    known = sql.SQL(KNOWN).format(pipeline_id=pipeline.id, key=pipeline.key.text("source"))
+    selection = Selection(where=known.as_string(connection))
+    queued = enqueue(connection, successor, selection, on_slice=on_slice)
+    return queued + enqueue_gone(connection, successor, slice_records=GONE_SLICE_RECORDS)
+
+
+def abort(connection: Connection, pipeline: Pipeline) -> Pipeline:
+    """Give the next generation up and leave nothing of it; returns what was given up.
+
+    Waits for the claims that workers hold. Raises UsageError when there is none.
+    """
+    successor = successor_of(connection, pipeline)
+    if successor is None:
+        raise UsageError(f"{pipeline.name} has no next generation to give up")
+    drop_pipeline(connection, successor, delete_vectors=True)
+    return successor

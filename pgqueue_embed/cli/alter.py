@@ -1,0 +1,210 @@
+"""The command that changes a pipeline's mind: alter."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.display import command, count
+from pgqueue_embed.cli.options import connected
+from pgqueue_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    from pgqueue_embed.alter import Changes
+    from pgqueue_embed.connect import Connection
+    from pgqueue_embed.settings import Pipeline
+
+AT_ONCE = "At once"
+NEW_GENERATION = "By a new generation"
+GENERATION = "The new generation"
+
+POLL_SECONDS = 2.0
+
+
+def _option(name: str, text: str, panel: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        name, help=text, rich_help_panel=panel, show_default=False
+    )
+    return option
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedChanges:
+    """The options that say what is to be another way."""
+
+    rename: Annotated[str | None, _option("--rename", "Call the pipeline otherwise.", AT_ONCE)] = (
+        None
+    )
+    priority: Annotated[
+        int | None, _option("--priority", "Share of the workers' time, 1 to 100.", AT_ONCE)
+    ] = None
+    max_attempts: Annotated[
+        int | None,
+        _option("--max-attempts", "Tries before a failing record is given up.", AT_ONCE),
+    ] = None
+    model: Annotated[
+        str | None,
+        _option("--model", "Name on the Hugging Face hub, or a folder.", NEW_GENERATION),
+    ] = None
+    text_field: Annotated[
+        list[str] | None,
+        _option("--text-field", "Column with the text; repeatable.", NEW_GENERATION),
+    ] = None
+    template: Annotated[
+        str | None,
+        _option("--template", "Make the document of columns: '$title: $text'.", NEW_GENERATION),
+    ] = None
+    chunk_template: Annotated[
+        str | None,
+        _option(
+            "--chunk-template",
+            "What the model reads for a chunk: '$title: $chunk'; '' for the bare chunk.",
+            NEW_GENERATION,
+        ),
+    ] = None
+    chunking: Annotated[str | None, _option("--chunking", "tokens or none.", NEW_GENERATION)] = None
+    chunk_size: Annotated[
+        int | None, _option("--chunk-size", "Most tokens of a chunk.", NEW_GENERATION)
+    ] = None
+    overlap_tokens: Annotated[
+        int | None,
+        _option("--overlap-tokens", "Tokens repeated from the chunk before.", NEW_GENERATION),
+    ] = None
+    vector_type: Annotated[
+        str | None, _option("--vector-type", "vector or halfvec.", NEW_GENERATION)
+    ] = None
+
+    def changes(self) -> Changes:
+        """Return what is to be altered; raises UsageError for what no pipeline can have."""
+        from pgqueue_embed.alter import Changes
+
+        return Changes(
+            name=self.rename,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+            model=self.model,
+            text_fields=options.columns_of(self.text_field) if self.text_field else None,
+            template=self.template,
+            chunk_template=self.chunk_template,
+            chunking=self.chunking,
+            chunk_tokens=self.chunk_size,
+            overlap_tokens=self.overlap_tokens,
+            vector_type=self.vector_type,
+        )
+
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return all(getattr(self, each.name) is None for each in fields(self))
+
+
+Switch = Annotated[
+    bool, _option("--switch", "Let the new generation take the old one's place.", GENERATION)
+]
+Wait = Annotated[bool, _option("--wait", "With --switch: wait until it is complete.", GENERATION)]
+Force = Annotated[
+    bool, _option("--force", "With --switch: even if more of its records failed.", GENERATION)
+]
+Abort = Annotated[bool, _option("--abort", "Give it up, and leave nothing of it.", GENERATION)]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(alter))
+
+
+def alter(
+    conninfo: str,
+    name: options.PipelineName,
+    wanted: WantedChanges,
+    switch: Switch = False,
+    wait: Wait = False,
+    force: Force = False,
+    abort: Abort = False,
+) -> None:
+    """Change a pipeline: at once, or by a new generation where that alters its vectors.
+
+    A new generation is embedded beside the old one, which searches go on with until --switch
+    puts the new table in its place, in one transaction. --abort gives the new one up.
+
+    Example: pgembed alter reports --chunk-size 256
+    """
+    from pgqueue_embed.connect import connect
+    from pgqueue_embed.migrate import check_schema
+    from pgqueue_embed.pipelines import load_pipeline
+
+    _check_together(wanted, switch=switch, abort=abort, rest=wait or force)
+    with connect(conninfo) as connection:
+        check_schema(connection)
+        pipeline = load_pipeline(connection, name)
+        if abort:
+            _abort(connection, pipeline)
+        elif switch:
+            _switch(connection, pipeline, force=force, wait=wait)
+        else:
+            _alter(connection, pipeline, wanted)
+
+
+def _check_together(wanted: WantedChanges, *, switch: bool, abort: bool, rest: bool) -> None:
+    if (switch or abort) and not wanted.is_empty():
+        raise UsageError("--switch and --abort go without changes; give the changes first")
+    if switch and abort:
+        raise UsageError("--switch or --abort: give one of them")
+    if rest and not switch:
+        raise UsageError("--wait and --force belong to --switch")
+
+
+def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) -> None:
+    from pgqueue_embed.alter import alter as begin
+
+    changes = wanted.changes()
+    successor = begin(connection, pipeline, changes)
+    name = changes.name or pipeline.name
+    if successor is None:
+        typer.echo(f"altered {name}")
+        return
+    queued = _catch_up(connection, pipeline, successor)
+    typer.echo(
+        f"made {successor.name}: {successor.document} → {successor.target}"
+        f" ({successor.vector_type}({successor.dimensions}), {successor.model},"
+        f" {successor.chunk_tokens} tokens a chunk, {successor.overlap_tokens} overlap)"
+    )
+    typer.echo(
+        f"queued {count(queued, 'record')} for it; searches use the old vectors until, complete, it"
+        f" takes their place: {command('alter', name, '--switch', '--wait')}"
+    )
+
+
+def _catch_up(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> int:
+    from pgqueue_embed.alter import catch_up
+    from pgqueue_embed.cli.setup import scanning
+
+    with scanning(connection, pipeline) as advance:
+        return catch_up(connection, pipeline, successor, on_slice=advance)
+
+
+def _abort(connection: Connection, pipeline: Pipeline) -> None:
+    from pgqueue_embed.alter import abort
+
+    successor = abort(connection, pipeline)
+    typer.echo(f"gave up {successor.name} and dropped {successor.target}")
+
+
+def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
+    from pgqueue_embed.switch import NotComplete, switch
+    from pgqueue_embed.terminal import progress_console
+
+    with progress_console().status("looking") as line:
+        while True:
+            try:
+                switched = switch(connection, pipeline, force=force, on_step=line.update)
+                break
+            except NotComplete as error:
+                if not wait:
+                    raise
+                line.update(str(error).partition(";")[0])
+                time.sleep(POLL_SECONDS)
+    typer.echo(f"{switched.name} uses its new vectors, in {switched.target}; the old ones are gone")

@@ -1,0 +1,54 @@
+"""Generations of a pipeline: the one that searches use, and the next one beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.pipelines import load_pipelines
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.spec import PipelineSpec
+
+
+def successor_of(connection: Connection, pipeline: Pipeline) -> Pipeline | None:
+    """Return the next generation of `pipeline`, or None when there is none."""
+    found = [each for each in load_pipelines(connection) if each.successor_of == pipeline.id]
+    return found[0] if found else None
+
+
+def is_next(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether `pipeline` is the next generation of another one that is still there."""
+    return any(each.id == pipeline.successor_of for each in load_pipelines(connection))
+
+
+def with_successors(connection: Connection, names: Sequence[str]) -> list[Pipeline]:
+    """Return the pipelines called `names`, or all, and the next generations of them.
+
+    Raises UsageError for an unknown name.
+    """
+    named = load_pipelines(connection, names)
+    ids = {each.id for each in named}
+    others = [each for each in load_pipelines(connection) if each.successor_of in ids]
+    return [*named, *(each for each in others if each.id not in ids)]
+
+
+def spec_of(pipeline: Pipeline) -> PipelineSpec:
+    """Return what one asks for to get a pipeline such as this one."""
+    recipe = pipeline.document.recipe
+    return PipelineSpec(
+        name=pipeline.name,
+        source=pipeline.source,
+        target=pipeline.target,
+        id_fields=pipeline.key.names,
+        text_fields=recipe.text_fields,
+        template=recipe.template,
+        chunk_template=recipe.chunk_template,
+        where=pipeline.where,
+        chunking=pipeline.chunking,
+        chunk_tokens=pipeline.chunk_tokens,
+        overlap_tokens=pipeline.overlap_tokens,
+        columns=pipeline.columns,
+        vector_type=pipeline.vector_type,
+        max_attempts=pipeline.max_attempts,
+        priority=pipeline.priority,
+    )

@@ -1,0 +1,260 @@
+"""Switching to the next generation: one transaction in which names, queue and vectors change hands.
+
+It happens once: both generations' rows are locked and looked at anew. Until its commit nothing has
+happened, and after it nothing but cleaning up is left to do, which `finish` does as often as it
+takes. Readers of the target table wait for the moment of the switch, and a claim of the old
+generation that writes later finds its pipeline gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.alter import catch_up
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.generations import successor_of
+from pgqueue_embed.leftovers import finish
+from pgqueue_embed.pipelines import is_current, load_pipeline
+from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.takeover import (
+    check_takeover,
+    copy_indexes,
+    copy_rights,
+    read_views,
+    rename_parts,
+    renew_views,
+)
+
+# While a lock is waited for, everybody else queues up behind: short, and often.
+LOCK_SECONDS = 1.0
+TRIES = 10
+PAUSE_SECONDS = 1.0
+
+# A claim of the old generation is waited for as long as one should take.
+CLAIM_SECONDS = 30.0
+
+
+class NotComplete(UsageError):
+    """The next generation has records to embed yet; switch again later."""
+
+
+def switch(
+    connection: Connection,
+    pipeline: Pipeline,
+    *,
+    force: bool = False,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Pipeline:
+    """Put the next generation in the place of `pipeline`, and return it under its new name.
+
+    Raises NotComplete while records wait, UsageError when there is no next generation, when more
+    of its records failed than of the old one's (not with `force`), or when something of the old
+    table cannot be taken over.
+    """
+    successor = successor_of(connection, pipeline)
+    if successor is None:
+        raise UsageError(f"{pipeline.name} has no next generation to switch to")
+    try:
+        _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
+        on_step("switching")
+        _try_to_exchange(connection, pipeline, successor)
+    except psycopg.errors.UndefinedTable:
+        if is_current(connection, successor):
+            raise
+        raise UsageError(_TOO_LATE.format(pipeline.name)) from None
+    switched = load_pipeline(connection, pipeline.name)
+    finish(connection, switched)
+    return switched
+
+
+_TOO_LATE = "somebody else has just switched {}, or given that up"
+
+
+def _make_ready(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    *,
+    force: bool,
+    on_step: Callable[[str], None],
+) -> None:
+    """Do everything that can be done while both generations are in use."""
+    _check_complete(connection, successor)
+    on_step("looking for what has changed meanwhile")
+    if catch_up(connection, pipeline, successor):
+        _check_complete(connection, successor)
+    if not force:
+        _check_failures(connection, pipeline, successor)
+    check_takeover(connection, pipeline.target, successor.target)
+    on_step("building the indexes that the old table has")
+    copy_indexes(connection, pipeline, successor)
+
+
+# Changes that came just now wait for both generations; bulk loading and retries must be over.
+PENDING = """
+select coalesce(sum(records), 0)
+from pgembed.work
+where pipeline_id = %s and priority > 0
+"""
+
+
+def pending_records(connection: Connection, successor: Pipeline) -> int:
+    """Return how many records the next generation has to embed before it is complete."""
+    (pending,) = connection.execute(PENDING, (successor.id,)).fetchone() or (0,)
+    return int(pending)
+
+
+def _check_complete(connection: Connection, successor: Pipeline) -> None:
+    pending = pending_records(connection, successor)
+    if pending:
+        raise NotComplete(
+            f"{successor.name} has {pending:,} records to embed yet; see how far it is with"
+            " pgembed status, and switch when it is complete"
+        )
+
+
+def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    dead = "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null"
+    (before,) = connection.execute(dead, (pipeline.id,)).fetchone() or (0,)
+    (after,) = connection.execute(dead, (successor.id,)).fetchone() or (0,)
+    if after > before:
+        raise UsageError(
+            f"{after:,} records failed in {successor.name}, {before:,} in {pipeline.name}; see"
+            f" pgembed failures '{successor.name}', or switch in spite of them with --force"
+        )
+
+
+def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    for attempt in range(TRIES):
+        try:
+            _exchange(connection, pipeline, successor)
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if attempt == TRIES - 1:
+                raise UsageError(
+                    f"{pipeline.target} is used without a pause ({first_line(error)}); end the"
+                    " transaction that holds it, and switch again"
+                ) from None
+            time.sleep(PAUSE_SECONDS)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UsageError(
+                f"this role may not switch ({first_line(error)}); do it as the owner of"
+                f" {pipeline.target} and of schema pgembed"
+            ) from None
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise UsageError(
+                f"{pipeline.target} cannot be replaced: {_one_line(error)};"
+                " drop it, and make it again after the switch"
+            ) from None
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return "; ".join((error.diag.message_detail or first_line(error)).splitlines())
+
+
+def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    with connection.transaction():
+        connection.execute("set transaction isolation level read committed")
+        _set_lock_timeout(connection, CLAIM_SECONDS)
+        connection.execute(LOCK_QUEUE, (pipeline.id,))
+        _set_lock_timeout(connection, LOCK_SECONDS)
+        _lock(connection, pipeline, successor)
+        _check_complete(connection, successor)
+        _exchange_tables(connection, pipeline, successor)
+        _exchange_rows(connection, pipeline, successor)
+
+
+def _set_lock_timeout(connection: Connection, seconds: float) -> None:
+    connection.execute("select set_config('lock_timeout', %s, true)", (str(int(seconds * 1000)),))
+
+
+# Locked, nothing of the old generation is claimed any more; a claim in hand is waited for.
+LOCK_QUEUE = """
+select count(*)
+from (select from pgembed.work where pipeline_id = %s for update) as locked
+"""
+
+# What waited for the old generation waits for the new one, which skips what it has done already.
+# An item that was queued, and claimed, just now is left to `finish`.
+TAKE_OVER_QUEUE = """
+update pgembed.work
+set pipeline_id = %(successor_id)s
+where id in (
+    select id from pgembed.work where pipeline_id = %(pipeline_id)s for update skip locked
+)
+"""
+
+
+LOCK_ROWS = """
+select id, successor_of
+from pgembed.pipelines
+where id = any(%s)
+order by id
+for update
+"""
+
+
+def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Lock both generations and their tables, and see that they are what they were."""
+    rows = connection.execute(LOCK_ROWS, ([pipeline.id, successor.id],)).fetchall()
+    if (successor.id, pipeline.id) not in rows or len(rows) != 2:
+        raise UsageError(_TOO_LATE.format(pipeline.name))
+    tables = sql.SQL(", ").join(_name(each.target) for each in (pipeline, successor))
+    connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
+
+
+def _exchange_tables(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    old, new = pipeline.target, successor.target
+    copy_rights(connection, old, new)
+    views = read_views(connection, old)
+    comment = connection.execute(
+        "select obj_description(%s::regclass, 'pg_class')", (_name(old).as_string(),)
+    ).fetchone()
+    parked = Table(schema=old.schema, name=f"pgembed_old_{pipeline.id}")
+    _rename(connection, old, parked)
+    _rename(connection, new, old)
+    renew_views(connection, views)
+    connection.execute(sql.SQL("drop table {}").format(_name(parked)))
+    rename_parts(connection, old, new.name)
+    text = sql.Literal(comment[0] if comment else None)
+    connection.execute(sql.SQL("comment on table {} is {}").format(_name(old), text))
+
+
+def _rename(connection: Connection, table: Table, other: Table) -> None:
+    query = sql.SQL("alter table {} rename to {}")
+    connection.execute(query.format(_name(table), sql.Identifier(other.name)))
+
+
+def _name(table: Table) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
+
+
+TAKE_NAME = """
+update pgembed.pipelines
+set name = %(name)s,
+    target_table = %(target_table)s,
+    state = %(state)s,
+    state_reason = %(state_reason)s,
+    priority = %(priority)s,
+    max_attempts = %(max_attempts)s
+where id = %(successor_id)s
+"""
+
+
+def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    connection.execute("delete from pgembed.scans where pipeline_id = %s", (pipeline.id,))
+    row = connection.execute(
+        "delete from pgembed.pipelines where id = %s"
+        " returning name, target_table, state, state_reason, priority, max_attempts",
+        (pipeline.id,),
+    ).fetchone()
+    names = ("name", "target_table", "state", "state_reason", "priority", "max_attempts")
+    values = dict(zip(names, row or (), strict=True))
+    connection.execute(TAKE_NAME, {**values, "successor_id": successor.id})
+    ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
+    connection.execute(TAKE_OVER_QUEUE, ids)
