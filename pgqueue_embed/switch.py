@@ -38,6 +38,10 @@ PAUSE_SECONDS = 1.0
 # A claim of the old generation is waited for as long as one should take.
 CLAIM_SECONDS = 30.0
 
+# Workers need so long for what was queued last; longer is for whoever asks for it.
+SETTLE_SECONDS = 10.0
+POLL_SECONDS = 0.5
+
 
 class NotComplete(UsageError):
     """The next generation has records to embed yet; switch again later."""
@@ -48,18 +52,25 @@ def switch(
     pipeline: Pipeline,
     *,
     force: bool = False,
+    patience_seconds: float = 0.0,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Pipeline:
     """Put the next generation in the place of `pipeline`, and return it under its new name.
 
-    Raises NotComplete while records wait, UsageError when there is no next generation, when more
-    of its records failed than of the old one's (not with `force`), or when something of the old
-    table cannot be taken over.
+    Raises NotComplete if records wait after `patience_seconds` still, UsageError when there is no
+    next generation, when more of its records failed than of the old one's (not with `force`), or
+    when something of the old table cannot be taken over.
     """
     successor = successor_of(connection, pipeline)
     if successor is None:
         raise UsageError(f"{pipeline.name} has no next generation to switch to")
     try:
+        _wait_until_complete(connection, successor, patience_seconds, on_step)
+        on_step("looking for what has changed meanwhile")
+        if catch_up(connection, pipeline, successor):
+            # A record that is being claimed is queued once more, however often one looks.
+            patience_seconds = max(patience_seconds, SETTLE_SECONDS)
+            _wait_until_complete(connection, successor, patience_seconds, on_step)
         _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
         on_step("switching")
         _try_to_exchange(connection, pipeline, successor)
@@ -84,10 +95,6 @@ def _make_ready(
     on_step: Callable[[str], None],
 ) -> None:
     """Do everything that can be done while both generations are in use."""
-    _check_complete(connection, successor)
-    on_step("looking for what has changed meanwhile")
-    if catch_up(connection, pipeline, successor):
-        _check_complete(connection, successor)
     if not force:
         _check_failures(connection, pipeline, successor)
     check_takeover(connection, pipeline.target, successor.target)
@@ -116,6 +123,19 @@ def _check_complete(connection: Connection, successor: Pipeline) -> None:
             f"{successor.name} has {pending:,} records to embed yet; see how far it is with"
             " pgembed status, and switch when it is complete"
         )
+
+
+def _wait_until_complete(
+    connection: Connection,
+    successor: Pipeline,
+    patience_seconds: float,
+    on_step: Callable[[str], None],
+) -> None:
+    deadline = time.monotonic() + patience_seconds
+    while (pending := pending_records(connection, successor)) and time.monotonic() < deadline:
+        on_step(f"{pending:,} records to embed yet")
+        time.sleep(POLL_SECONDS)
+    _check_complete(connection, successor)
 
 
 def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:

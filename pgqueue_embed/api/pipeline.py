@@ -154,18 +154,18 @@ class Pipeline:
             catch_up(connection, settings, successor)
             return Pipeline(self._conninfo, successor.name)
 
-    def switch(self, *, force: bool = False) -> None:
+    def switch(self, *, force: bool = False, patience_seconds: float = 0.0) -> None:
         """Put the next generation in place of this one, in one transaction.
 
-        Raises UsageError while it has records to embed, or when more of its records failed than
-        of the old one's (not with `force`).
+        Raises UsageError if it has records to embed after `patience_seconds` still, or when more of
+        its records failed than of the old one's (not with `force`).
 
         Example::
 
             reports.switch()
         """
         with self._opened() as (connection, settings):
-            switch(connection, settings, force=force)
+            switch(connection, settings, force=force, patience_seconds=patience_seconds)
 
     def abort(self) -> None:
         """Give the next generation up and leave nothing of it.

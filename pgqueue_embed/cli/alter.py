@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 AT_ONCE = "At once"
 NEW_GENERATION = "By a new generation"
 GENERATION = "The new generation"
-
-POLL_SECONDS = 2.0
 
 
 def _option(name: str, text: str, panel: str) -> typer.models.OptionInfo:
@@ -194,17 +192,16 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
-    from pgqueue_embed.switch import NotComplete, switch
+    from pgqueue_embed.switch import switch
     from pgqueue_embed.terminal import progress_console
 
+    patience_seconds = math.inf if wait else 0.0
     with progress_console().status("looking") as line:
-        while True:
-            try:
-                switched = switch(connection, pipeline, force=force, on_step=line.update)
-                break
-            except NotComplete as error:
-                if not wait:
-                    raise
-                line.update(str(error).partition(";")[0])
-                time.sleep(POLL_SECONDS)
+        switched = switch(
+            connection,
+            pipeline,
+            force=force,
+            patience_seconds=patience_seconds,
+            on_step=line.update,
+        )
     typer.echo(f"{switched.name} uses its new vectors, in {switched.target}; the old ones are gone")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -16,13 +15,11 @@ from pgqueue_embed import switch as switching
 from pgqueue_embed.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.batch import Session
 from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.create import Prepared
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
 from pgqueue_embed.generations import with_successors
 from pgqueue_embed.leftovers import finish
 from pgqueue_embed.pipelines import (
-    check_tables,
     drop_pipeline,
     is_current,
     load_pipeline,
@@ -31,14 +28,13 @@ from pgqueue_embed.pipelines import (
 from pgqueue_embed.registry import sweep
 from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.switch import NotComplete, switch
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
-from tests.support.fakes import FAKE_MODEL, POISON, FakeDevice, fake_chunker, unit_vector
+from tests.support.fakes import POISON, FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session, work_once
 
 SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
@@ -48,23 +44,11 @@ SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
 def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare successors with the fake model; one of another name has other vectors."""
 
-    def prepare(
-        connection: Connection, spec: PipelineSpec, reference: str, revision: str | None = None
-    ) -> Prepared:
-        del revision
-        other = reference != FAKE_MODEL.name
-        model = replace(
-            FAKE_MODEL,
-            name=reference,
-            fingerprint=("e" if other else "f") * 64,
-            dimensions=4 if other else FAKE_MODEL.dimensions,
-        )
-        records = check_tables(connection, spec)
-        return Prepared(spec=spec, records=records, model=model, tokenizer=None)
-
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare)
+    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
     monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
     monkeypatch.setattr(switching, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -359,7 +343,7 @@ def test_searcher_never_sees_an_empty_or_mixed_result_while_writers_and_workers_
             "all is embedded",
         )
         assert errors == []
-        switch(connection, reports)
+        switch(connection, reports, patience_seconds=30)
         new = signature(connection)
         count = len(seen)
         wait_until(lambda: len(seen) > count + 5, "the reader reads on")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.create import Prepared
 from pgqueue_embed.pipelines import check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline, Table
 from pgqueue_embed.spec import PipelineSpec
@@ -40,3 +41,15 @@ def make_pipeline(
     records = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
     return create_pipeline(connection, spec, records, model)
+
+
+def prepare_with_fake_model(
+    connection: Connection, spec: PipelineSpec, reference: str, revision: str | None = None
+) -> Prepared:
+    """Do what `create.prepare` does without loading a model; one of another name is another."""
+    del revision
+    model = replace(FAKE_MODEL, name=reference)
+    if reference != FAKE_MODEL.name:
+        model = replace(model, fingerprint="e" * 64, dimensions=4)
+    records = check_tables(connection, spec)
+    return Prepared(spec=spec, records=records, model=model, tokenizer=None)

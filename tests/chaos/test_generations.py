@@ -1,0 +1,59 @@
+"""Generations change hands under real worker processes, some of them killed meanwhile."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from pgqueue_embed.alter import Changes, alter, catch_up
+from pgqueue_embed.claims import is_drained
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.pipelines import load_pipeline, load_pipelines
+from pgqueue_embed.switch import switch
+from tests.support.conditions import wait_until
+from tests.support.corpus import make_source, set_text, texts
+from tests.support.light import light_workers
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
+
+RECORDS = 300
+
+
+@pytest.fixture(autouse=True)
+def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+
+
+def test_workers_go_through_two_switches_without_losing_or_mixing_anything(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    make_source(connection, texts(RECORDS))
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    # The second table is called as the first one was while it was the next.
+    with light_workers(conninfo, tmp_path, 2, drain=False, batch_seconds=0.01) as workers:
+        for chunk_tokens in (20, 12):
+            successor = alter(connection, pipeline, Changes(chunk_tokens=chunk_tokens))
+            assert successor is not None
+            catch_up(connection, pipeline, successor)
+            workers[0].send(signal.SIGKILL)
+            set_text(connection, REPORTS, chunk_tokens, f"Changed before {chunk_tokens}.")
+            enqueue(connection, pipeline, Selection())
+            pipeline = switch(connection, pipeline, patience_seconds=60)
+            assert pipeline.chunk_tokens == chunk_tokens
+            set_text(connection, REPORTS, RECORDS + chunk_tokens, "New after a switch.")
+            enqueue(connection, pipeline, Selection())
+        wait_until(
+            lambda: is_drained(connection, [pipeline.id]),
+            "everything is embedded",
+            seconds=60,
+        )
+    (left,) = load_pipelines(connection)
+    assert (left.name, left.state, left.chunk_tokens) == ("reports", "active", 12)
+    assert load_pipeline(connection, "reports") == left
+    connection.execute("delete from pgembed.attempts where died_at is null")
+    assert_converged(connection, "reports")
