@@ -186,6 +186,7 @@ def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepar
     return load_pipeline(connection, made.name)
 
 
+# OFFSET keeps it from becoming a join, which would read the whole ledger for every slice.
 KNOWN = """
 exists (
     select
@@ -193,6 +194,7 @@ exists (
     where known.pipeline_id = {pipeline_id}
         and known.state is not null
         and known.key = {key} collate "C"
+    offset 0
 )
 """
 
