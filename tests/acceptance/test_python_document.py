@@ -156,7 +156,7 @@ def test_alembic_makes_all_and_proposes_to_drop_nothing(
         command.upgrade(config, "head")
         command.downgrade(config, "0001")
         (kept, dropped) = connection.execute(
-            "select to_regclass('event_text'), to_regclass('event_text_vectors')"
+            "select to_regclass('public.event_text'), to_regclass('public.event_text_vectors')"
         ).fetchone()
-        assert (kept, dropped) == ("event_text", None)
+        assert (kept, dropped) == ("public.event_text", None)
         command.downgrade(config, "base")

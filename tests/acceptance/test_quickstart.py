@@ -20,11 +20,11 @@ REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
 def load_reports(connection: Connection, limit: int) -> None:
     """Make the table that the quickstart embeds, with real reports of the FDA's MAUDE database."""
     connection.execute(
-        "create table event_text (mdr_text_key bigint primary key, foi_text text not null)"
+        "create table public.event_text (mdr_text_key bigint primary key, foi_text text not null)"
     )
     with gzip.open(REPORTS, "rt", encoding="utf-8", newline="") as file:
         rows = [(row["mdr_text_key"], row["foi_text"]) for row in csv.DictReader(file)][:limit]
-    with connection.cursor() as cursor, cursor.copy("copy event_text from stdin") as copy:
+    with connection.cursor() as cursor, cursor.copy("copy public.event_text from stdin") as copy:
         for row in rows:
             copy.write_row(row)
 

@@ -48,14 +48,15 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_worker_of_an_older_version_leaves_once_somebody_has_migrated(
     connection: Connection, conninfo: str, tmp_path: Path, next_version: Path, change: str
 ) -> None:
-    make_source(connection, texts(RECORDS))
+    make_source(connection, texts(10 * RECORDS))  # more than one of two workers does alone
     pipeline = make_pipeline(connection)
     enqueue(connection, pipeline, Selection())
     logs = tmp_path / "logs"
     logs.mkdir()
     newest = sorted(next_version.glob("*.sql"))[-1].stem
     (next_version / "9999_of_a_later_version.sql").write_text(f"-- depends: {newest}\n{change}\n")
-    with light_workers(conninfo, logs, 2, batch_seconds=0.02, drain=False) as running:
+    slowly = {"batch_seconds": 0.2, "claim_seconds": 0.5, "drain": False}
+    with light_workers(conninfo, logs, 2, **slowly) as running:
         wait_until(lambda: all(has_committed(worker) for worker in running), "both work")
         assert migrate(conninfo) == ["9999_of_a_later_version"]
         for worker in running:
