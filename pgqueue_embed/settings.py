@@ -130,6 +130,10 @@ class Pipeline:
         return tuple({column.name: column for column in columns}.values())
 
 
+# A day: ten leases, in milliseconds, are a timeout that PostgreSQL takes.
+MAX_LEASE_SECONDS = 86_400
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How one worker process works; see `pgembed work --help`.
@@ -154,8 +158,10 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= 64:
             raise UsageError(f"--concurrency {self.concurrency}: give a number from 1 to 64")
-        if self.lease_seconds < 1:
-            raise UsageError(f"--lease {self.lease_seconds:g}: give at least 1 second")
+        if not 1 <= self.lease_seconds <= MAX_LEASE_SECONDS:
+            raise UsageError(
+                f"--lease {self.lease_seconds:g}: give 1 to {MAX_LEASE_SECONDS:,} seconds"
+            )
         if self.max_records is not None and self.max_records < 1:
             raise UsageError(f"--max-records {self.max_records}: give at least 1")
 

@@ -1,0 +1,217 @@
+"""Odd input works, impossible input is refused in one line, and nothing is ever half made."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import PipelineFault, UsageError
+from pgqueue_embed.settings import Table, WorkerSettings
+from tests.support.commands import Ran, pgembed
+from tests.support.corpus import make_source, texts
+from tests.support.fakes import fake_chunker
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session, work_once
+
+NAMES = {
+    "quotes": 'it\'s "quoted"',
+    "spaces": "  two  words ",
+    "unicode": "报告 отчёт 🙂",
+    "right to left": "تقرير\u200f",
+    "63 bytes": "é" * 31 + "x",
+    "sql": "x; drop table pgembed.work; --",
+    "braces": "{0} {name} {{}}",
+    "keyword": "select",
+    "backslash": "a\\b\\n",
+    "dot": "a.b",
+    "control": "tab\tline\nbell\a",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_any_name_that_postgresql_takes_works(
+    connection: Connection, conninfo: str, name: str
+) -> None:
+    connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
+    names = {"table": name, "schema": name, "text_field": name}
+    source = make_source(connection, texts(5), **names)
+    pipeline = make_pipeline(
+        connection,
+        source,
+        name=name if name.isprintable() else "reports",
+        target=Table(schema=name, name=f"{name[:25]} vectors"),
+        text_fields=(name,),
+    )
+    with open_session(conninfo) as session:
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+        enqueue(connection, pipeline, Selection(everything=True))
+        drain(session, pipeline)
+    assert_converged(connection, pipeline.name)
+
+
+KEYS = (
+    "",
+    " ",
+    "a" * 10_000,
+    "it's",
+    '"',
+    "\\",
+    "{}",
+    "NULL",
+    "null",
+    "a,b",
+    "[1]",
+    "تقرير",
+    "\u200b",
+    "%s %",
+    "🙂",
+)
+
+
+def test_any_text_is_a_key_and_null_is_none(connection: Connection, conninfo: str) -> None:
+    connection.execute("create table public.reports (id text unique, body text)")
+    fill = (
+        "insert into public.reports select key, 'The text of ' || key from unnest(%s::text[]) key"
+    )
+    connection.execute(fill, (list(KEYS),))
+    connection.execute("insert into public.reports values (null, 'without a key')")
+    pipeline = make_pipeline(connection)
+    assert enqueue(connection, pipeline, Selection()) == len(KEYS)
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    vectors = "select count(distinct fulltext_id) from public.reports_chunks"
+    assert connection.execute(vectors).fetchone() == (len(KEYS),)
+
+
+def test_key_that_no_index_takes_pauses_with_one_line(
+    connection: Connection, conninfo: str
+) -> None:
+    chance = random.Random(1)
+    key = "".join(chr(chance.randint(0x4E00, 0x9FFF)) for _ in range(4000))
+    connection.execute("create table public.plain (id text, body text)")
+    connection.execute("insert into public.plain values (%s, 'text')", (key,))
+    connection.execute("create view public.reports as select * from public.plain")
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session, pytest.raises(PipelineFault) as raised:
+        work_once(session, pipeline)
+    assert "\n" not in str(raised.value)
+    assert connection.execute("select count(*) from public.reports_chunks").fetchone() == (0,)
+
+
+DOCUMENTS = (
+    "",
+    "x",
+    "\u200b\u200d\ufeff",
+    "\u202eright to left\u202c مرحبا بالعالم שלום",
+    "\\u0000 \\x00 \\0 %00 &#0;",
+    "Ã( \ufffd \udbff".encode("utf-8", "replace").decode(),
+    "e" + "\u0301" * 500,
+    "👩‍👩‍👧‍👦" * 50,
+    "\r\n\x01\x7f\x85\u2028",
+    "[SEP][CLS][PAD][MASK]",
+    "word " * 100_000,
+    "x" * 200_000,
+    "字" * 50_000,
+)
+
+
+def test_any_document_is_cut_verbatim(connection: Connection, conninfo: str) -> None:
+    make_source(connection, DOCUMENTS)
+    pipeline = make_pipeline(connection, chunk_tokens=128)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline, chunker=fake_chunker(128, 20))
+    assert connection.execute("select count(*) from pgembed.dead_letters").fetchone() == (0,)
+    assert_converged(connection, "reports")
+
+
+CONDITIONS = (
+    "",
+    "id =",
+    "id = 1)",
+    "id = 1); drop table reports; --",
+    "true) or (true",
+    "id = 'one'",
+    "nothing = 1",
+    "count(*) > 1",
+    "id",
+    "id = 1; select 1",
+    "/*",
+    "'",
+    '"',
+    "\\",
+    "$$",
+    "id = %s",
+    "id = {id}",
+    "id in (select id from nowhere)",
+)
+
+
+@pytest.mark.parametrize("where", CONDITIONS)
+def test_condition_that_is_none_is_refused_and_queues_nothing(
+    connection: Connection, where: str
+) -> None:
+    pipeline = make_pipeline(connection, make_source(connection, texts(3)))
+    with pytest.raises(UsageError) as raised:
+        enqueue(connection, pipeline, Selection(where=where))
+    assert "\n" not in str(raised.value)
+    for table in ("work", "scans"):
+        left = connection.execute(f"select count(*) from pgembed.{table}").fetchone()
+        assert left == (0,)
+    assert connection.execute("select count(*) from public.reports").fetchone() == (3,)
+
+
+def create(conninfo: str, *arguments: str) -> Ran:
+    usual = ["--source-table", "reports", "--id-field", "id", "--text-field", "body"]
+    return pgembed(conninfo, "create", "reports", *usual, *arguments)
+
+
+REFUSED = (
+    ("--model", "{folder}"),
+    ("--model", "{folder}/absent"),
+    ("--target-table", "reports"),
+    ("--target-table", "nowhere.vectors"),
+    ("--target-table", "x" * 64),
+    ("--target-table", "a%b"),
+    ("--text-field", "nothing"),
+    ("--id-field", "nothing"),
+    ("--source-table", "nothing"),
+    ("--source-table", "a.b.c"),
+    ("--vector-type", "bit"),
+    ("--chunk-size", "0"),
+    ("--chunk-size", "100000"),
+    ("--overlap-tokens", "-1"),
+    ("--max-attempts", "0"),
+    ("--where", "id ="),
+)
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
+def test_create_refuses_in_one_line_and_makes_nothing(
+    connection: Connection, conninfo: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    make_source(connection, texts(3))
+    tables = "select count(*) from pg_class where relkind = 'r'"
+    before = connection.execute(tables).fetchone()
+    ran = create(conninfo, *(each.format(folder=tmp_path) for each in arguments))
+    assert ran.exit_code in (1, 2)
+    if ran.error is not None:
+        assert "\n" not in ran.error.strip()
+    assert "Traceback" not in ran.stderr + ran.stdout
+    assert "password" not in ran.stderr + str(ran.error)
+    assert connection.execute(tables).fetchone() == before
+    assert connection.execute("select count(*) from pgembed.pipelines").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_lease_that_no_server_takes_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="--lease"):
+        WorkerSettings(lease_seconds=seconds)
