@@ -121,7 +121,7 @@ def process_claim(
     seconds = time.monotonic() - started
     return Done(
         batch=batch,
-        rate=_rate(claim, reading, size, seconds),
+        rate=_rate(claim, reading, seconds),
         own_seconds=seconds - max(0.0, embedding.embed_seconds - embedding.device_seconds),
     )
 
@@ -291,7 +291,7 @@ def _batch(
     )
 
 
-def _rate(claim: Claim, reading: _Reading, size: ClaimSize, seconds: float) -> Rate:
+def _rate(claim: Claim, reading: _Reading, seconds: float) -> Rate:
     return Rate(
         items=max(len(claim.items) - len(reading.left_over), 1),
         text_bytes=reading.text_bytes,

@@ -75,7 +75,7 @@ def load_source(connection: Connection) -> int:
     _remove_earlier(connection)
     names = {
         "schema": sql.Identifier(SOURCE.schema),
-        "table": sql.Identifier(SOURCE.schema, SOURCE.name),
+        "table": SOURCE.identifier,
     }
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(sql.SQL("drop schema if exists {schema} cascade").format(**names))

@@ -92,7 +92,7 @@ def enqueue(
 
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
     """Return about how many rows the source has: counted if few, else by the statistics."""
-    source = sql.Identifier(pipeline.source.schema, pipeline.source.name)
+    source = pipeline.source.identifier
     (estimate,) = connection.execute(
         "select reltuples::bigint from pg_class where oid = %s::regclass",
         (source.as_string(connection),),

@@ -51,10 +51,11 @@ def split_columns(text: str) -> tuple[str, ...]:
 
 def join_columns(names: Iterable[str]) -> str:
     """Return what `split_columns` reads as `names`."""
-    return ",".join(_quoted(name) if re.search(r'[",]|^\s|\s$', name) else name for name in names)
+    return ",".join(quoted(name) if re.search(r'[",]|^\s|\s$', name) else name for name in names)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name in double quotes, as SQL and `split_qualified` read it."""
     return '"' + name.replace('"', '""') + '"'
 
 

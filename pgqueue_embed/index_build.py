@@ -159,7 +159,7 @@ def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: s
     )
     query = sql.SQL(CREATE).format(
         name=sql.Identifier(name),
-        target=sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        target=pipeline.target.identifier,
         method=sql.Identifier(plan.method),
         embedding=sql.Identifier(pipeline.columns.embedding),
         operator_class=sql.Identifier(installed[0], f"{pipeline.vector_type}_cosine_ops"),

@@ -14,6 +14,7 @@ from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.identifiers import quoted
 from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline, Table, TargetColumns
 from pgqueue_embed.source_check import Wanted, check_source
@@ -85,7 +86,7 @@ def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
         )
     row = connection.execute(
         "select to_regclass(%s), to_regnamespace(%s)",
-        (_quoted(spec.target), _quoted_name(spec.target.schema)),
+        (spec.target.quoted, quoted(spec.target.schema)),
     ).fetchone()
     table, schema = row or (None, None)
     if table is not None:
@@ -95,16 +96,8 @@ def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
     if schema is None:
         raise UsageError(
             f"there is no schema {spec.target.schema}; create it: create schema"
-            f" {_quoted_name(spec.target.schema)}"
+            f" {quoted(spec.target.schema)}"
         )
-
-
-def _quoted_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _quoted(table: Table) -> str:
-    return f"{_quoted_name(table.schema)}.{_quoted_name(table.name)}"
 
 
 def create_pipeline(
@@ -279,7 +272,7 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
         _delete_rows(connection, "batches", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
-            target = sql.Identifier(pipeline.target.schema, pipeline.target.name)
+            target = pipeline.target.identifier
             connection.execute(sql.SQL("drop table if exists {}").format(target))
 
 

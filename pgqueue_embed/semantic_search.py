@@ -112,7 +112,7 @@ def search(
     query = sql.SQL(SEARCH).format(
         **column_names(pipeline.columns),
         key=pipeline.key.text("target", pipeline.columns.fulltext_id),
-        target=sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        target=pipeline.target.identifier,
         extension=sql.Identifier(schema),
         vector_type=sql.Identifier(schema, pipeline.vector_type),
     )
@@ -200,9 +200,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
-    query = sql.SQL("select exists (select 1 from {})").format(
-        sql.Identifier(pipeline.target.schema, pipeline.target.name)
-    )
+    query = sql.SQL("select exists (select 1 from {})").format(pipeline.target.identifier)
     try:
         (found,) = connection.execute(query).fetchone() or (False,)
     except PIPELINE_FAULTS as error:

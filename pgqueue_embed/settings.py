@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from psycopg import sql
+
 from pgqueue_embed.columns import Column
 from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
@@ -90,6 +92,16 @@ class Table:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name as part of an SQL statement."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def quoted(self) -> str:
+        """The name as text that a cast to regclass reads."""
+        return self.identifier.as_string()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     target_key = pipeline.columns.fulltext_id
     return {
         "source": records(pipeline),
-        "target": sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        "target": pipeline.target.identifier,
         "source_key": key.of("source"),
         "source_key_text": key.text("source"),
         "source_present": key.present("source"),
@@ -63,7 +63,7 @@ def records(pipeline: Pipeline, where: str | None = None) -> sql.Composable:
 
     The conditions stand apart, where no name but the source's can be meant by them.
     """
-    table = sql.Identifier(pipeline.source.schema, pipeline.source.name)
+    table = pipeline.source.identifier
     conditions = [each for each in (pipeline.where, where) if each is not None]
     if not conditions:
         return table

@@ -79,7 +79,7 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
     # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
     query = sql.SQL(
         "select 1 from {source} as source where case when {where}\nthen true end limit 0"
-    ).format(source=sql.Identifier(table.schema, table.name), where=condition(where))
+    ).format(source=table.identifier, where=condition(where))
     try:
         connection.execute(query, ())
     except psycopg.Error as error:
@@ -133,7 +133,7 @@ def _similar(connection: Connection, table: Table) -> str:
 
 def _check_readable(connection: Connection, table: Table, columns: Sequence[str]) -> None:
     readable = sql.SQL("select {} from {} limit 0").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
+        sql.SQL(", ").join(map(sql.Identifier, columns)), table.identifier
     )
     try:
         connection.execute(readable)
@@ -204,7 +204,7 @@ def _check_unique(connection: Connection, table: Table, names: Sequence[str]) ->
 
 def _has_duplicates(connection: Connection, table: Table, names: Sequence[str]) -> bool:
     query = sql.SQL("select from {table} group by {key} having count(*) > 1 limit 1").format(
-        table=sql.Identifier(table.schema, table.name),
+        table=table.identifier,
         key=sql.SQL(", ").join(map(sql.Identifier, names)),
     )
     return connection.execute(query).fetchone() is not None

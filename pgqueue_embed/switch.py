@@ -224,7 +224,7 @@ def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> No
     rows = connection.execute(LOCK_ROWS, ([pipeline.id, successor.id],)).fetchall()
     if (successor.id, pipeline.id) not in rows or len(rows) != 2:
         raise UsageError(_TOO_LATE.format(pipeline.name))
-    tables = sql.SQL(", ").join(_name(each.target) for each in (pipeline, successor))
+    tables = sql.SQL(", ").join(each.target.identifier for each in (pipeline, successor))
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
 
 
@@ -233,25 +233,21 @@ def _exchange_tables(connection: Connection, pipeline: Pipeline, successor: Pipe
     copy_rights(connection, old, new)
     views = read_views(connection, old)
     comment = connection.execute(
-        "select obj_description(%s::regclass, 'pg_class')", (_name(old).as_string(),)
+        "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
     ).fetchone()
     parked = Table(schema=old.schema, name=f"pgembed_old_{pipeline.id}")
     _rename(connection, old, parked)
     _rename(connection, new, old)
     renew_views(connection, views)
-    connection.execute(sql.SQL("drop table {}").format(_name(parked)))
+    connection.execute(sql.SQL("drop table {}").format(parked.identifier))
     rename_parts(connection, old, new.name)
     text = sql.Literal(comment[0] if comment else None)
-    connection.execute(sql.SQL("comment on table {} is {}").format(_name(old), text))
+    connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
 
 
 def _rename(connection: Connection, table: Table, other: Table) -> None:
     query = sql.SQL("alter table {} rename to {}")
-    connection.execute(query.format(_name(table), sql.Identifier(other.name)))
-
-
-def _name(table: Table) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
+    connection.execute(query.format(table.identifier, sql.Identifier(other.name)))
 
 
 TAKE_NAME = """

@@ -37,17 +37,17 @@ OWNER = "select pg_get_userbyid(relowner) from pg_class where oid = %s::regclass
 
 def copy_rights(connection: Connection, old: Table, new: Table) -> None:
     """Give `new` the owner of `old` and everybody the rights that they have on `old`."""
-    (owner,) = connection.execute(OWNER, (_quoted(old),)).fetchone() or ("",)
-    (maker,) = connection.execute(OWNER, (_quoted(new),)).fetchone() or ("",)
+    (owner,) = connection.execute(OWNER, (old.quoted,)).fetchone() or ("",)
+    (maker,) = connection.execute(OWNER, (new.quoted,)).fetchone() or ("",)
     if owner != maker:
         query = sql.SQL("alter table {} owner to {}")
-        connection.execute(query.format(_name(new), sql.Identifier(owner)))
-    for right, column, role, grantable in connection.execute(GRANTS, {"table": _quoted(old)}):
+        connection.execute(query.format(new.identifier, sql.Identifier(owner)))
+    for right, column, role, grantable in connection.execute(GRANTS, {"table": old.quoted}):
         columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
         grant = sql.SQL("grant {} {} on {} to {} {}").format(
             sql.SQL(right),
             columns,
-            _name(new),
+            new.identifier,
             sql.Identifier(role) if role else sql.SQL("public"),
             sql.SQL("with grant option" if grantable else ""),
         )
@@ -89,8 +89,8 @@ where prrelid = %(table)s::regclass
 
 def check_takeover(connection: Connection, old: Table, new: Table) -> None:
     """Raise UsageError for what a person has added to `old` and `new` has not."""
-    extras = {extra for (extra,) in connection.execute(EXTRAS, {"table": _quoted(old)})}
-    missing = extras - {e for (e,) in connection.execute(EXTRAS, {"table": _quoted(new)})}
+    extras = {extra for (extra,) in connection.execute(EXTRAS, {"table": old.quoted})}
+    missing = extras - {e for (e,) in connection.execute(EXTRAS, {"table": new.quoted})}
     if missing:
         raise UsageError(
             f"{old} has {', '.join(sorted(missing))}, which {new}, the table that is to take its"
@@ -140,7 +140,7 @@ def _indexes(connection: Connection, table: Table) -> list[_Index]:
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         # So that every name in a definition is written with its schema.
         cursor.execute("set local search_path = ''")
-        rows = cursor.execute(INDEXES, {"table": _quoted(table)}).fetchall()
+        rows = cursor.execute(INDEXES, {"table": table.quoted}).fetchall()
     return [
         _Index(
             name=row["name"],
@@ -160,7 +160,7 @@ def _after(definition: str, beginning: str) -> str:
 def _build(connection: Connection, table: Table, index: _Index, body: str) -> None:
     query = sql.SQL("create {unique}index concurrently on {table} {body}").format(
         unique=sql.SQL("unique " if index.is_unique else ""),
-        table=_name(table),
+        table=table.identifier,
         body=sql.SQL(body),
     )
     try:
@@ -183,7 +183,7 @@ where indrelid = %s::regclass and not indisvalid
 
 
 def _drop_unusable(connection: Connection, table: Table) -> None:
-    for (name,) in connection.execute(UNUSABLE, (_quoted(table),)).fetchall():
+    for (name,) in connection.execute(UNUSABLE, (table.quoted,)).fetchall():
         connection.execute(sql.SQL("drop index concurrently if exists {}").format(sql.SQL(name)))
 
 
@@ -212,7 +212,7 @@ def read_views(connection: Connection, table: Table) -> list[dict[str, Any]]:
     """
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("set local search_path = ''")
-        views = cursor.execute(VIEWS, (_quoted(table),)).fetchall()
+        views = cursor.execute(VIEWS, (table.quoted,)).fetchall()
     for view in views:
         if view["is_materialized"]:
             raise UsageError(
@@ -259,7 +259,7 @@ def rename_parts(connection: Connection, table: Table, stem: str) -> None:
 
     Constraints are called as their indexes are. A name that is taken is left as it is.
     """
-    for name, kind in connection.execute(NAMES, {"table": _quoted(table)}).fetchall():
+    for name, kind in connection.execute(NAMES, {"table": table.quoted}).fetchall():
         wanted = Table(schema=table.schema, name=table.name + name.removeprefix(stem))
         if name.startswith(stem) and not _is_taken(connection, wanted):
             query = sql.SQL("alter {} {} rename to {}").format(
@@ -272,13 +272,5 @@ def rename_parts(connection: Connection, table: Table, stem: str) -> None:
 
 def _is_taken(connection: Connection, table: Table) -> bool:
     query = "select to_regclass(%s) is not null"
-    (taken,) = connection.execute(query, (_quoted(table),)).fetchone() or (True,)
+    (taken,) = connection.execute(query, (table.quoted,)).fetchone() or (True,)
     return bool(taken)
-
-
-def _name(table: Table) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
-
-
-def _quoted(table: Table) -> str:
-    return _name(table).as_string()

@@ -59,7 +59,7 @@ def create_target(
 ) -> None:
     """Create the target table, its index on the source key, and comments on both."""
     names = {
-        "target": sql.Identifier(table.schema, table.name),
+        "target": table.identifier,
         "key_definitions": sql.SQL(",\n    ").join(_definitions(columns, key)),
         "vector_type": vector_type,
         **column_names(columns),
@@ -144,7 +144,7 @@ def _names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     key = pipeline.key
     return {
         **column_names(pipeline.columns),
-        "target": sql.Identifier(pipeline.target.schema, pipeline.target.name),
+        "target": pipeline.target.identifier,
         "key_is_among_keys": key.among("target", pipeline.columns.fulltext_id, "keys"),
         "key_values": sql.SQL(", ").join(key.values(sql.SQL("chunk.key"))),
     }

@@ -151,7 +151,7 @@ def _count_rows(connection: Connection, target: Table) -> int:
         raise UsageError(f"the target table {target} is gone; make the pipeline again")
     if estimate[0] > 1_000_000:
         return int(estimate[0])
-    query = sql.SQL("select count(*) from {}").format(sql.Identifier(target.schema, target.name))
+    query = sql.SQL("select count(*) from {}").format(target.identifier)
     (rows,) = connection.execute(query).fetchone() or (0,)
     return int(rows)
 

@@ -41,7 +41,7 @@ def _table_problems(
     connection: Connection, table: Table, columns: Sequence[str], rights: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a table, and what to do about it."""
-    identifier = sql.Identifier(table.schema, table.name)
+    identifier = table.identifier
     schema, name, role = _as_typed(connection, table)
     probe = sql.SQL("select {} from {} limit 0").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), identifier
