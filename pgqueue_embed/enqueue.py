@@ -92,14 +92,13 @@ def enqueue(
 
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
     """Return about how many rows the source has: counted if few, else by the statistics."""
-    source = pipeline.source.identifier
     (estimate,) = connection.execute(
         "select reltuples::bigint from pg_class where oid = %s::regclass",
-        (source.as_string(connection),),
+        (pipeline.source.quoted,),
     ).fetchone() or (0,)
     if estimate > 1_000_000:
         return int(estimate)
-    count = sql.SQL("select count(*) from {}").format(source)
+    count = sql.SQL("select count(*) from {}").format(pipeline.source.identifier)
     (counted,) = connection.execute(count).fetchone() or (0,)
     return int(counted)
 

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from pathlib import Path
 
 from pgqueue_embed.embedding.devices import (
@@ -66,7 +67,7 @@ def fastest_size(model: EmbeddingModel) -> int:
 
     def forward(tokens: int) -> None:
         rows = model.limits.resized(tokens).rows_at(length)
-        model.forward((list(chunks) * (rows // len(chunks) + 1))[:rows], length=length)
+        model.forward(list(islice(cycle(chunks), rows)), length=length)
 
     with model.session():
         seconds = time_sizes(candidates, forward, device=model.device)
@@ -86,23 +87,31 @@ def time_sizes(
     pays for what a device prepares for a new shape.
     """
     shortest: dict[int, float] = {}
-    sizes = list(candidates)
+    fitting = list(candidates)
     began = clock()
-    for _ in range(ROUNDS):
-        for size in tuple(sizes):
-            if shortest and clock() - began > BUDGET_SECONDS:
-                return shortest
-            started = clock()
-            try:
-                forward(size)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                release_memory(device)
-                sizes = [each for each in sizes if each < size]
-                break
+    for size in list(candidates) * ROUNDS:
+        if shortest and clock() - began > BUDGET_SECONDS:
+            break
+        if size not in fitting:
+            continue
+        started = clock()
+        if _fits(forward, size, device):
             shortest[size] = min(clock() - started, shortest.get(size, float("inf")))
-    return {size: shortest[size] for size in sizes}
+        else:
+            fitting = [each for each in fitting if each < size]
+    return {size: seconds for size, seconds in shortest.items() if size in fitting}
+
+
+def _fits(forward: Forward, size: int, device: str) -> bool:
+    """Run a forward pass; returns whether the device's memory was large enough for it."""
+    try:
+        forward(size)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(device)
+        return False
+    return True
 
 
 def best_size(seconds: dict[int, float], *, smallest: int) -> int:

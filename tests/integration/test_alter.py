@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -301,42 +302,13 @@ def test_searcher_never_sees_an_empty_or_mixed_result_while_writers_and_workers_
     seen: list[str] = []
     stop = threading.Event()
     errors: list[Exception] = []
-
-    def guarded(action: Callable[[Connection], None]) -> threading.Thread:
-        def run() -> None:
-            try:
-                with connect(conninfo) as own:
-                    while not stop.is_set():
-                        action(own)
-            except Exception as error:  # noqa: BLE001 (told by the test)
-                errors.append(error)
-
-        thread = threading.Thread(target=run)
+    actions = (lambda own: seen.append(signature(own)), find_a_hundred, touch)
+    threads = [
+        *(repeating(action, conninfo, stop, errors) for action in actions),
+        threading.Thread(target=work_until, args=(conninfo, stop, errors)),
+    ]
+    for thread in threads:
         thread.start()
-        return thread
-
-    def read(own: Connection) -> None:
-        seen.append(signature(own))
-
-    def look_for(own: Connection) -> None:
-        pipeline = load_pipeline(own, "reports")
-        try:
-            hits = search(own, pipeline, unit_vector("x"), limit=100, threshold=-1)
-        except PipelineReplaced:
-            return
-        assert len(hits) == 100
-
-    def touch(own: Connection) -> None:
-        # Queued for both, as captured changes are; nothing alters, so what is read stays the same.
-        own.execute(
-            "insert into pgembed.work (pipeline_id, keys, records, priority, known, embed_again)"
-            " select id, '{7}', 1, 0, true, true from pgembed.pipelines"
-        )
-        stop.wait(0.1)
-
-    threads = [guarded(each) for each in (read, look_for, touch)]
-    worker = threading.Thread(target=work_until, args=(conninfo, stop, errors))
-    worker.start()
     try:
         wait_until(
             lambda: errors or switching.pending_records(connection, successor) == 0,
@@ -349,13 +321,51 @@ def test_searcher_never_sees_an_empty_or_mixed_result_while_writers_and_workers_
         wait_until(lambda: len(seen) > count + 5, "the reader reads on")
     finally:
         stop.set()
-        for thread in (*threads, worker):
+        for thread in threads:
             thread.join(20)
     assert errors == []
     assert set(seen) == {old, new}
     assert sorted(seen, key=[old, new].index) == seen
     embed(session, load_pipeline(connection, "reports"))
     assert_converged(connection, "reports")
+
+
+def repeating(
+    action: Callable[[Connection], None],
+    conninfo: str,
+    stop: threading.Event,
+    errors: list[Exception],
+) -> threading.Thread:
+    """Return a thread that repeats `action` on a connection of its own until `stop`."""
+
+    def run() -> None:
+        try:
+            with connect(conninfo) as own:
+                while not stop.is_set():
+                    action(own)
+        except Exception as error:  # noqa: BLE001 (told by the test)
+            errors.append(error)
+
+    return threading.Thread(target=run)
+
+
+def find_a_hundred(own: Connection) -> None:
+    """Search as a program does that reads the pipeline anew for each search."""
+    pipeline = load_pipeline(own, "reports")
+    try:
+        hits = search(own, pipeline, unit_vector("x"), limit=100, threshold=-1)
+    except PipelineReplaced:
+        return
+    assert len(hits) == 100
+
+
+def touch(own: Connection) -> None:
+    """Queue a record for both generations, as captured changes are; what is read stays the same."""
+    own.execute(
+        "insert into pgembed.work (pipeline_id, keys, records, priority, known, embed_again)"
+        " select id, '{7}', 1, 0, true, true from pgembed.pipelines"
+    )
+    time.sleep(0.1)
 
 
 def work_until(conninfo: str, stop: threading.Event, errors: list[Exception]) -> None:
