@@ -1,5 +1,7 @@
 """What else the device could do with a forward pass: batch sizes, threads, formats, a compiler.
 
+And what no variant can pass: the matrix products alone.
+
 Not a target: it shows why the worker's choice stands on this machine, or that it should not.
 """
 
@@ -58,10 +60,38 @@ def measure(bench: Bench) -> Measured:
         )
         for name, rates in outcomes.items()
     ]
-    best = max(median(figure.values) for figure in figures)
-    worker = next(figure for figure in figures if f" {chosen:,} tokens" in figure.name)
-    note = f"a worker here takes {chosen:,} tokens: {worker.median / best:.0%} of the best variant"
+    tokens = sum(map(model.sequence_tokens, chunks))
+    figures.append(_products(model, bench.rounds, tokens / len(chunks)))
+    note = f"a worker here takes batches of {chosen:,} tokens"
     return Measured(figures=figures, notes=[note])
+
+
+def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure:
+    """Time the matrix products of the forward pass alone, without all that is between them.
+
+    They are those of its linear layers; attention's own come to some percent at this length.
+    """
+    import torch
+
+    layers = [each for each in model._network.modules() if isinstance(each, torch.nn.Linear)]
+    rows = model.limits.max_tokens_per_batch
+    inputs = [torch.randn(rows, layer.in_features).to(layer.weight) for layer in layers]
+    flops = sum(2 * layer.in_features * layer.out_features for layer in layers)
+    rates: list[float] = []
+    with torch.no_grad():
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            for layer, each in zip(layers, inputs, strict=True):
+                torch.nn.functional.linear(each, layer.weight, layer.bias)
+            rates.append(rows / (time.perf_counter() - started))
+    return Figure(
+        part=PART,
+        name=f"matrix products alone, {model.precision}",
+        corpus=f"{chunk_tokens:.0f} tokens a chunk",
+        unit="chunks/s",
+        values=[rate / chunk_tokens for rate in rates[1:]],
+        note=f"{flops / 1e6:.1f} MFLOP a token, {median(rates[1:]) * flops / 1e9:.0f} GFLOPS",
+    )
 
 
 def _autocast() -> AbstractContextManager[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.cpu_time import process_seconds, server_seconds
 from benchmarks.simulated_mac import DIMENSIONS
 from pgqueue_embed.connect import Connection, connect
 
@@ -38,11 +39,11 @@ def run_fleet(conninfo: str, count: int, window_seconds: float, server_pid: int 
     with _fleet(conninfo, count) as processes, connect(conninfo) as connection:
         _wait_for_commits(connection, processes)
         since = _now(connection)
-        server, clients = _server_seconds(server_pid), _client_seconds(processes)
+        server, clients = server_seconds(server_pid), _client_seconds(processes)
         started = time.perf_counter()
         time.sleep(window_seconds)
         seconds = time.perf_counter() - started
-        server = _server_seconds(server_pid) - server
+        server = server_seconds(server_pid) - server
         clients = _client_seconds(processes) - clients
         records, chunks, claims = _rates(connection, since)
     return Scaled(
@@ -122,20 +123,5 @@ def _rates(connection: Connection, since: Any) -> tuple[float, float, float]:
     return float(records), float(chunks), float(claims)
 
 
-def _server_seconds(pid: int | None) -> float:
-    if pid is None:
-        return 0.0
-    server = psutil.Process(pid)
-    return sum(_seconds(process) for process in [server, *server.children(recursive=True)])
-
-
 def _client_seconds(processes: list[subprocess.Popen[bytes]]) -> float:
-    return sum(_seconds(psutil.Process(process.pid)) for process in processes)
-
-
-def _seconds(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
+    return sum(process_seconds(psutil.Process(process.pid)) for process in processes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from benchmarks.bench import Bench
 from benchmarks.corpora import Corpus, maude, poems, wikipedia
+from benchmarks.cpu_time import server_seconds
 from benchmarks.database import cloned, fake_identity, queued_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.packages import Missing
@@ -42,51 +43,80 @@ def measure(bench: Bench) -> Measured:
     return measured
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One tokenising pass, or one drained queue: its `run`.
+
+    The processor's seconds are those of this process, loops and tokenizer, and of PostgreSQL.
+    """
+
+    seconds: float
+    own_cpu_seconds: float
+    server_cpu_seconds: float
+    run: Run | None = None
+
+
 def _stub(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measured:
     bench.say(f"a model that costs nothing; {corpus.name}")
     identity = fake_identity(DIMENSIONS)
     template = queued_database(bench.server, corpus.documents, identity)
-    variants: dict[str, Callable[[], Run | float]] = {TOKENISING: _tokenising(corpus)}
+    variants: dict[str, Callable[[], Pass]] = {TOKENISING: _tokenising(bench, corpus)}
     for concurrency in concurrencies:
         variants[f"stub -c {concurrency}"] = _drain(bench, template, concurrency)
-    outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
-    runs = {
-        name: [each for each in found if isinstance(each, Run)] for name, found in outcomes.items()
-    }
-    seconds = [each for each in outcomes[TOKENISING] if isinstance(each, float)]
-    return _stub_measured(corpus, seconds, {name: found for name, found in runs.items() if found})
+    return _stub_measured(corpus, interleaved(bench.rounds, variants, on_run=bench.on_run))
 
 
-def _tokenising(corpus: Corpus) -> Callable[[], float]:
-    """Return a measurement of one tokenising pass on all cores, in seconds."""
+def _observed(bench: Bench, work: Callable[[], Run | None]) -> Pass:
+    server = bench.server.status().pid
+    server_before, own_before = server_seconds(server), time.process_time()
+    started = time.perf_counter()
+    run = work()
+    return Pass(
+        seconds=time.perf_counter() - started,
+        own_cpu_seconds=time.process_time() - own_before,
+        server_cpu_seconds=server_seconds(server) - server_before,
+        run=run,
+    )
+
+
+def _tokenising(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
+    """Return a measurement of one tokenising pass on all cores."""
     tokenizer = default_tokenizer()
 
-    def measure_once() -> float:
-        started = time.perf_counter()
+    def tokenise() -> None:
         tokenizer.encode_batch(list(corpus.documents), add_special_tokens=False)
-        return time.perf_counter() - started
+
+    return lambda: _observed(bench, tokenise)
+
+
+def _drain(bench: Bench, template: str, concurrency: int) -> Callable[[], Pass]:
+    chunker = default_chunker()
+
+    def drain(conninfo: str) -> Run:
+        return timed_run(conninfo, lambda: drain_with_stub(conninfo, concurrency, chunker))
+
+    def measure_once() -> Pass:
+        with cloned(bench.server, template) as conninfo:
+            return _observed(bench, lambda: drain(conninfo))
 
     return measure_once
 
 
-def _drain(bench: Bench, template: str, concurrency: int) -> Callable[[], Run]:
-    chunker = default_chunker()
-
-    def drain() -> Run:
-        with cloned(bench.server, template) as conninfo:
-            return timed_run(conninfo, lambda: drain_with_stub(conninfo, concurrency, chunker))
-
-    return drain
-
-
-def _stub_measured(corpus: Corpus, tokenising: list[float], runs: dict[str, list[Run]]) -> Measured:
+def _stub_measured(corpus: Corpus, passes: dict[str, list[Pass]]) -> Measured:
+    runs = {
+        name: [each.run for each in found if each.run is not None]
+        for name, found in passes.items()
+        if name != TOKENISING
+    }
     chunks = next(iter(runs.values()))[0].chunks
-    ceiling = [chunks / seconds for seconds in tokenising]
+    ceiling = [chunks / each.seconds for each in passes[TOKENISING]]
     figures = [
         _figure(TOKENISING, corpus, "chunks/s", ceiling, f"both cores, {chunks:,} chunks in all")
     ]
     for name, found in runs.items():
         figures.append(_run_figure(name, corpus, found))
+    for name, observed in passes.items():
+        figures += _cpu_figures(name, corpus, chunks, observed)
     best = max(runs, key=lambda name: ratio([run.rate for run in runs[name]], ceiling))
     reach = Reach(
         name=f"{best} / {TOKENISING} ({corpus.name})",
@@ -106,6 +136,17 @@ def _run_figure(name: str, corpus: Corpus, runs: list[Run]) -> Figure:
     note = f"{runs[0].claims} claims: {shown}".replace(" µs/chunk", "") + " µs/chunk"
     rates = [run.rate for run in runs]
     return replace(_figure(name, corpus, "chunks/s", rates, note), details=costs)
+
+
+def _cpu_figures(name: str, corpus: Corpus, chunks: int, passes: list[Pass]) -> list[Figure]:
+    """Return the processor time of a chunk, ours and the server's."""
+    times = {"its process": [1e6 * each.own_cpu_seconds / chunks for each in passes]}
+    if passes[0].run is not None:
+        times["PostgreSQL"] = [1e6 * each.server_cpu_seconds / chunks for each in passes]
+    return [
+        _figure(f"{name}, CPU of {whose}", corpus, "µs/chunk", values, "of all threads")
+        for whose, values in times.items()
+    ]
 
 
 def _figure(name: str, corpus: Corpus, unit: str, values: list[float], note: str) -> Figure:

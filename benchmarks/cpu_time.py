@@ -1,0 +1,24 @@
+"""How much processor time other processes have used."""
+
+from __future__ import annotations
+
+import psutil
+
+
+def server_seconds(pid: int | None) -> float:
+    """Return the processor time of a server and its back ends, those that have ended included."""
+    if pid is None:
+        return 0.0
+    server = psutil.Process(pid)
+    times = server.cpu_times()
+    ended = float(times.children_user + times.children_system)
+    return ended + sum(process_seconds(each) for each in [server, *server.children(recursive=True)])
+
+
+def process_seconds(process: psutil.Process) -> float:
+    """Return the processor time of one process; 0 for one that is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
