@@ -128,7 +128,9 @@ def _similar(connection: Connection, table: Table) -> str:
         """,
         (table.name, table.schema, table.name),
     ).fetchall()
-    return f"; there is {', '.join(name for (name,) in rows)}" if rows else ""
+    if rows:
+        return f"; there is {', '.join(name for (name,) in rows)}"
+    return f", and no other in schema {table.schema}; name one of this database: schema.table"
 
 
 def _check_readable(connection: Connection, table: Table, columns: Sequence[str]) -> None:

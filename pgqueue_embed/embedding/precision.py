@@ -5,12 +5,10 @@ from __future__ import annotations
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.errors import UsageError
 
-# Why these and no others on a CPU. With AMX, MiniLM in bf16 by autocast ran at 348 chunks a second
-# against 110 in fp32, its canaries at cosine 0.9999; with bf16 weights they fell to 0.9965. Without
-# AMX, bf16 ran at 8 against 55 (two cores with AVX2). There fp32 is bound by matrix products, of
-# which this machine does 132 GFLOPS and the forward pass reaches 87 %: torch.compile changed
-# nothing, one thread gave 57 % of two, and no other runtime could win 1.3-fold.
-# `python -m benchmarks --only device` measures the variants on the machine at hand.
+# Why these and no others on a CPU: without AMX, bf16 runs at a seventh of fp32's rate, and fp32 is
+# bound by its matrix products, so that neither torch.compile nor another runtime can win much. With
+# AMX, bf16 by autocast was seen at three times fp32's rate, its canaries at cosine 0.9999; with bf16
+# weights they fell to 0.9965. `python -m benchmarks --only device` measures the machine at hand.
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # Below this cosine to fp32 on the CPU, for any canary, a precision or device is not trusted.
 LOWEST_COSINE = 0.999
