@@ -5,10 +5,12 @@ from __future__ import annotations
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.errors import UsageError
 
-# Why these and no others on a CPU: without AMX, bf16 runs at a seventh of fp32's rate, and fp32 is
-# bound by its matrix products, so that neither torch.compile nor another runtime can win much. With
-# AMX, bf16 by autocast was seen at three times fp32's rate, its canaries at cosine 0.9999; with bf16
-# weights they fell to 0.9965. `python -m benchmarks --only device` measures the machine at hand.
+# Why these and no others on a CPU. Without AMX, bf16 runs at a seventh of fp32's rate, and
+# torch.compile gained 3 % for a minute of compiling; what lies between the matrix products is
+# about 30 % of an fp32 pass, so that another runtime would have to do nearly all of it away to win
+# 1.3-fold. With AMX, bf16 by autocast was seen at three times fp32's rate, its canaries at cosine
+# 0.9999; with bf16 weights they fell to 0.9965. `python -m benchmarks --only device` measures the
+# machine at hand.
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # Below this cosine to fp32 on the CPU, for any canary, a precision or device is not trusted.
 LOWEST_COSINE = 0.999
