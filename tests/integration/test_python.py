@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -359,7 +359,15 @@ def test_signals_end_a_worker_that_is_told_to_handle_them(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.usefixtures("light")
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT interrupts, even in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("light", "_interruptible")
 def test_signals_are_the_programs_own_otherwise(conninfo: str, connection: Connection) -> None:
     queue_reports(connection, 10)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
