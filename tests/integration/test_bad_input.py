@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.__main__ import main
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
@@ -133,6 +136,25 @@ def test_any_document_is_cut_verbatim(connection: Connection, conninfo: str) -> 
     assert_converged(connection, "reports")
 
 
+def test_document_of_fifty_megabytes_is_embedded_to_its_end(
+    connection: Connection, conninfo: str
+) -> None:
+    document = "\n" * 45_000_000 + "word " * 1_000_000
+    make_source(connection, [document, "a neighbour"])
+    pipeline = make_pipeline(connection, chunk_tokens=128)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline, chunker=fake_chunker(128, 20))
+    # The oracle lets the server count characters from the front for each of nine thousand slices.
+    chunks = connection.execute(
+        "select text_chunk, start_char, end_char from public.reports_chunks"
+        " where fulltext_id = 1 order by chunk_index"
+    ).fetchall()
+    assert all(document[start:end] == text for text, start, end in chunks)
+    assert (chunks[0][1], chunks[-1][2]) == (45_000_000, 49_999_999)
+    assert all(later[1] <= earlier[2] + 1 for earlier, later in pairwise(chunks))
+
+
 CONDITIONS = (
     "",
     "id =",
@@ -209,6 +231,20 @@ def test_create_refuses_in_one_line_and_makes_nothing(
     assert "password" not in ran.stderr + str(ran.error)
     assert connection.execute(tables).fetchone() == before
     assert connection.execute("select count(*) from pgembed.pipelines").fetchone() == (0,)
+
+
+def test_name_with_a_line_in_it_makes_one_line_of_error(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "no\nthing\x1b[31m"
+    arguments = ["create", "reports", "--source-table", name, "--dsn", conninfo]
+    monkeypatch.setattr(sys, "argv", ["pgembed", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "\x1b" not in printed
+    assert "public.no thing" in printed
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
