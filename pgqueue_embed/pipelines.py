@@ -19,7 +19,7 @@ from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline, Table, TargetColumns
 from pgqueue_embed.source_check import Wanted, check_source
 from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.target import create_target
+from pgqueue_embed.target import new_target, target_of
 from pgqueue_embed.vectors import VectorCodec
 
 COLUMNS = (
@@ -113,13 +113,8 @@ def create_pipeline(
     )
     try:
         with connection.transaction():
-            create_target(
-                connection,
-                table=spec.target,
-                columns=spec.columns,
-                key=records.key,
-                vector_type=vector_type,
-                pipeline_name=spec.name,
+            new_target(spec, records.key, records.document).create(
+                connection, vector_type=vector_type, pipeline_name=spec.name
             )
             _insert(connection, spec, records, model)
     except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
@@ -272,8 +267,7 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
         _delete_rows(connection, "batches", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
-            target = pipeline.target.identifier
-            connection.execute(sql.SQL("drop table if exists {}").format(target))
+            target_of(pipeline).drop(connection)
 
 
 def _has_work(connection: Connection, pipeline: Pipeline) -> bool:

@@ -19,7 +19,7 @@ from pgqueue_embed.pipelines import is_current
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
-from pgqueue_embed.target import column_names
+from pgqueue_embed.target import column_names, target_of
 from pgqueue_embed.vector_index import vector_indexes
 
 # pgvector README, "Query Options": hnsw looks at 40 candidates by default, 1,000 at most.
@@ -112,7 +112,7 @@ def search(
     query = sql.SQL(SEARCH).format(
         **column_names(pipeline.columns),
         key=pipeline.key.text("target", pipeline.columns.fulltext_id),
-        target=pipeline.target.identifier,
+        target=target_of(pipeline).rows,
         extension=sql.Identifier(schema),
         vector_type=sql.Identifier(schema, pipeline.vector_type),
     )
@@ -200,9 +200,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
-    query = sql.SQL("select exists (select 1 from {})").format(pipeline.target.identifier)
+    query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
-        (found,) = connection.execute(query).fetchone() or (False,)
+        (found,) = connection.execute(query, ()).fetchone() or (False,)
     except PIPELINE_FAULTS as error:
         raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
     return bool(found)

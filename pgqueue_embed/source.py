@@ -16,6 +16,7 @@ from pgqueue_embed.chunking import Context
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.target import target_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     target_key = pipeline.columns.fulltext_id
     return {
         "source": records(pipeline),
-        "target": pipeline.target.identifier,
+        "target": target_of(pipeline).rows,
         "source_key": key.of("source"),
         "source_key_text": key.text("source"),
         "source_present": key.present("source"),

@@ -20,7 +20,7 @@ from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.policy import retry_delay_seconds
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import UNREADABLE
-from pgqueue_embed.target import ChunkRows, delete_chunks, insert_chunks
+from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
 
@@ -180,10 +180,9 @@ def _replace(
         return {}
     try:
         with connection.transaction():
-            delete_chunks(connection, pipeline, [record.key for record in records])
-            for rows in _rows(findings, records):
-                insert_chunks(connection, codec, pipeline, rows)
-            return {}
+            keys = [record.key for record in records]
+            rows = _rows(findings, records)
+            return target_of(pipeline).replace(connection, codec, keys, rows)
     except REFUSALS as error:
         if len(records) == 1:
             return {records[0].key: f"the target table refused it: {first_line(error)}"}
@@ -198,7 +197,7 @@ def _replace(
 def _rows(findings: Findings, records: Sequence[Finding]) -> Iterator[ChunkRows]:
     """Yield the chunks of `records` in portions that one statement carries."""
     picked = [
-        (record.key, index)
+        (record, index)
         for record in records
         for index in range(record.first_chunk, record.first_chunk + record.chunks)
     ]
@@ -206,10 +205,11 @@ def _rows(findings: Findings, records: Sequence[Finding]) -> Iterator[ChunkRows]
         yield _portion(findings, picked[start : start + STATEMENT_CHUNKS])
 
 
-def _portion(findings: Findings, picked: Sequence[tuple[str, int]]) -> ChunkRows:
+def _portion(findings: Findings, picked: Sequence[tuple[Finding, int]]) -> ChunkRows:
     chunks = [findings.chunks[index] for _, index in picked]
     return ChunkRows(
-        keys=[key for key, _ in picked],
+        keys=[record.key for record, _ in picked],
+        document_hashes=[record.document_hash or b"" for record, _ in picked],
         chunk_indexes=[chunk.index for chunk in chunks],
         texts=[chunk.text for chunk in chunks],
         start_chars=[chunk.start for chunk in chunks],
@@ -233,7 +233,7 @@ def _failed(refused: Mapping[str, str], judged: _Judged) -> dict[str, Finding]:
 
 def _clear(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:
     without_chunks = judged.keys(Verdict.FORGET, Verdict.MARK_EMPTY, Verdict.GIVE_UP)
-    delete_chunks(connection, pipeline, without_chunks)
+    target_of(pipeline).clear(connection, without_chunks)
     ledger.forget(connection, pipeline, judged.keys(Verdict.FORGET))
 
 

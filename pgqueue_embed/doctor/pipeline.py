@@ -12,18 +12,18 @@ from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.settings import Pipeline, Table
 from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.target import target_of
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 
 
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that source and target are as the pipeline knows them, and may be used."""
     subject = pipeline.name
-    columns = pipeline.columns
+    target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
-    target = [name for name in columns.names() if name != columns.created_at]
     problems = [
         *_table_problems(connection, pipeline.source, source, ("select",)),
-        *_table_problems(connection, pipeline.target, target, ("select", "insert", "delete")),
+        *_table_problems(connection, pipeline.target, target.written_columns, target.rights),
     ]
     yield from (failed(subject, finding, fix) for finding, fix in problems)
     if not problems:

@@ -19,22 +19,23 @@ from typing import Any
 
 import psycopg
 
-from pgqueue_embed import batch, ledger, write
+from pgqueue_embed import batch, ledger
 from pgqueue_embed.claims import Claim
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.target.chunk_table import ChunkTable
 
 FAULT_VARIABLE = "PGEMBED_TEST_FAULT"
 DSN_VARIABLE = "PGEMBED_TEST_DSN"
 
 # Each point with the function after whose first useful return it lies.
-AFTER: dict[str, tuple[ModuleType, str]] = {
+AFTER: dict[str, tuple[ModuleType | type, str]] = {
     "after_claim": (batch, "claim_items"),
     "after_attempt": (batch, "log_attempts"),
     "after_read": (batch, "read_records"),
     "after_mutex": (ledger, "lock_records"),
     "after_recheck": (ledger, "read_current"),
-    "after_delete": (write, "delete_chunks"),
-    "after_insert": (write, "insert_chunks"),
+    "after_delete": (ChunkTable, "clear"),
+    "after_insert": (ChunkTable, "insert"),
     "after_ledger": (ledger, "settle"),
     "before_commit": (batch, "record_batch"),
     "after_commit": (batch, "_rate"),

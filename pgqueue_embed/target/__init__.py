@@ -1,0 +1,28 @@
+"""Where the vectors of a pipeline go: a table of chunks of their own, or a column of the source.
+
+No other module knows which of the two it is. To read a target, it is a relation in the shape of a
+table of chunks; to write it, a target replaces and clears the chunks of records.
+"""
+
+from __future__ import annotations
+
+from pgqueue_embed.document import Document
+from pgqueue_embed.key import Key
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.target.chunk_table import ChunkTable
+from pgqueue_embed.target.chunks import ChunkRows, Target, column_names
+
+__all__ = ["ChunkRows", "Target", "column_names", "new_target", "target_of"]
+
+
+def target_of(pipeline: Pipeline) -> Target:
+    """Return the target of a pipeline that is there."""
+    return new_target(pipeline, pipeline.key, pipeline.document)
+
+
+def new_target(wanted: PipelineSpec | Pipeline, key: Key, document: Document) -> Target:
+    """Return the target of a pipeline that may be yet to be made."""
+    return ChunkTable(
+        table=wanted.target, columns=wanted.columns, vector_type=wanted.vector_type, key=key
+    )

@@ -1,0 +1,94 @@
+"""What a target is to the rest of the program, and the chunks that are written to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.settings import TargetColumns
+from pgqueue_embed.vectors import VectorCodec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRows:
+    """Chunks to write, column by column; all sequences and `vectors` have one entry a chunk.
+
+    `document_hashes` are of the documents that the chunks are of, `start_chars` and `end_chars`
+    character offsets in them. `vectors` is float32 of shape (chunks, dimensions) with rows of unit
+    norm.
+    """
+
+    keys: Sequence[str]
+    document_hashes: Sequence[bytes]
+    chunk_indexes: Sequence[int]
+    texts: Sequence[str]
+    start_chars: Sequence[int]
+    end_chars: Sequence[int]
+    tokens: Sequence[int]
+    vectors: NDArray[np.float32]
+
+
+class Target(Protocol):
+    """A place for the vectors of one pipeline."""
+
+    @property
+    def rows(self) -> sql.Composable:
+        """What to select the chunks from, to be given an alias.
+
+        Its columns are called as TargetColumns says; all are there that a search reads. A statement
+        with it must be executed with parameters, if only with none.
+        """
+        ...
+
+    @property
+    def written_columns(self) -> Sequence[str]:
+        """The columns of the pipeline's target table that a worker reads or writes."""
+        ...
+
+    @property
+    def rights(self) -> Sequence[str]:
+        """What a worker must be granted on the target table, as GRANT has it."""
+        ...
+
+    def create(
+        self, connection: Connection, *, vector_type: sql.Composable, pipeline_name: str
+    ) -> None:
+        """Make the target for vectors of `vector_type`, such as ``public.vector(384)``."""
+        ...
+
+    def replace(
+        self,
+        connection: Connection,
+        codec: VectorCodec,
+        keys: Sequence[str],
+        portions: Iterable[ChunkRows],
+    ) -> dict[str, str]:
+        """Put `portions` in the place of all chunks of the records `keys`.
+
+        Returns the keys of records that did not take theirs, with the reason.
+        """
+        ...
+
+    def clear(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Delete all chunks of the records `keys`."""
+        ...
+
+    def drop(self, connection: Connection) -> None:
+        """Remove the target with all its vectors, if it is there."""
+        ...
+
+
+def column_names(columns: TargetColumns) -> dict[str, sql.Composable]:
+    """Return the identifiers of a target's columns by their meaning; those of the key as a list."""
+    return {
+        meaning: sql.SQL(", ").join(map(sql.Identifier, name))
+        if isinstance(name, tuple)
+        else sql.Identifier(name)
+        for meaning, name in vars(columns).items()
+    }
