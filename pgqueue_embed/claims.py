@@ -175,17 +175,27 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
     )
 
 
+# Not for a claim that the server has ended already: of a killed worker, this may be executed after
+# another one has finished the item, and would be left behind as a death of nothing.
+LOG = """
+insert into pgembed.attempts (work_id, worker_id, claim_xid)
+select work_id, %(worker_id)s, %(claim_xid)s::xid8
+from unnest(%(work_ids)s::bigint[]) as claimed (work_id)
+where pg_xact_status(%(claim_xid)s::xid8) = 'in progress'
+returning id
+"""
+
+
 def log_attempts(side: Connection, claim: Claim, worker_id: int) -> list[int]:
-    """Commit one attempt for each claimed item on a second connection and return their ids."""
-    rows = side.execute(
-        """
-        insert into pgembed.attempts (work_id, worker_id, claim_xid)
-        select work_id, %s, %s::xid8 from unnest(%s::bigint[]) as claimed (work_id)
-        returning id
-        """,
-        (worker_id, claim.xid, claim.work_ids),
-    )
-    return [attempt_id for (attempt_id,) in rows]
+    """Commit one attempt for each claimed item on a second connection and return their ids.
+
+    Raises LeaseLost if the claim's transaction has ended.
+    """
+    values = {"work_ids": claim.work_ids, "worker_id": worker_id, "claim_xid": claim.xid}
+    attempt_ids = [attempt_id for (attempt_id,) in side.execute(LOG, values)]
+    if not attempt_ids:
+        raise LeaseLost("the server took the claim back before it was logged")
+    return attempt_ids
 
 
 def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:

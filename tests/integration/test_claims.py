@@ -343,6 +343,20 @@ def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
     assert count(connection, "attempts") == 0
 
 
+def test_claim_that_has_ended_logs_no_attempt(connection: Connection, other: Connection) -> None:
+    fill(connection, 1)
+
+    def log_after_the_end() -> None:
+        with claim_transaction(other, lease_seconds=30):
+            claimed = claim_items(other, PIPELINE, limit=1)
+            terminate(connection, other.info.backend_pid)
+            log_attempts(connection, claimed, worker_id=7)  # type: ignore[arg-type]
+
+    with pytest.raises(LeaseLost, match="before it was logged"):
+        log_after_the_end()
+    assert count(connection, "attempts") == 0
+
+
 def test_only_deaths_count_against_an_item(connection: Connection) -> None:
     fill(connection, 1)
     with claim_transaction(connection, lease_seconds=30):
@@ -362,9 +376,9 @@ def test_attempts_of_other_claims_are_left_alone(connection: Connection) -> None
     fill(connection, 2)
     with claim_transaction(connection, lease_seconds=30):
         claimed = claim_items(connection, PIPELINE, limit=1)
-    assert claimed is not None
-    kept = log_attempts(connection, claimed, worker_id=1)
-    deleted = log_attempts(connection, claimed, worker_id=2)
+        assert claimed is not None
+        kept = log_attempts(connection, claimed, worker_id=1)
+        deleted = log_attempts(connection, claimed, worker_id=2)
     delete_attempts(connection, deleted)
     rows = connection.execute("select id from pgembed.attempts").fetchall()
     assert rows == [(attempt_id,) for attempt_id in kept]
