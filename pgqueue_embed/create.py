@@ -11,7 +11,8 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import ModelIdentity, Records, check_tables, create_pipeline
+from pgqueue_embed.pipeline_row import ModelIdentity, Records
+from pgqueue_embed.pipelines import check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.unknown_tokens import describe_unknown_tokens

@@ -14,8 +14,8 @@ from psycopg import sql
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, pipeline_names
-from pgqueue_embed.settings import Table
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 
 PIPELINE = "demo"
 SOURCE = Table(schema="pgembed_demo", name="language_reference")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.pipelines import load_pipelines
@@ -34,21 +35,6 @@ def with_successors(connection: Connection, names: Sequence[str]) -> list[Pipeli
 
 def spec_of(pipeline: Pipeline) -> PipelineSpec:
     """Return what one asks for to get a pipeline such as this one."""
-    recipe = pipeline.document.recipe
     return PipelineSpec(
-        name=pipeline.name,
-        source=pipeline.source,
-        target=pipeline.target,
-        id_fields=pipeline.key.names,
-        text_fields=recipe.text_fields,
-        template=recipe.template,
-        chunk_template=recipe.chunk_template,
-        where=pipeline.where,
-        chunking=pipeline.chunking,
-        chunk_tokens=pipeline.chunk_tokens,
-        overlap_tokens=pipeline.overlap_tokens,
-        columns=pipeline.columns,
-        vector_type=pipeline.vector_type,
-        max_attempts=pipeline.max_attempts,
-        priority=pipeline.priority,
+        **{each.name: getattr(pipeline, each.name) for each in fields(PipelineSpec)}
     )

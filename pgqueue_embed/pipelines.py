@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import quoted
-from pgqueue_embed.key import Key
-from pgqueue_embed.settings import Pipeline, Table, TargetColumns
-from pgqueue_embed.source_check import Wanted, check_source
+from pgqueue_embed.pipeline_row import COLUMNS, ModelIdentity, Records, from_row, to_row
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source_check import check_source
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.target import new_target, target_of
 from pgqueue_embed.vectors import VectorCodec
-
-COLUMNS = (
-    *("id", "name", "state", "source_schema", "source_table", "key_columns", "text_fields"),
-    *("template", "chunk_template", "document_columns", "where_condition"),
-    *("target_schema", "target_table", "target_columns", "vector_type"),
-    *("dimensions", "model", "model_revision", "model_fingerprint", "model_files"),
-    *("chunking", "chunk_tokens", "overlap_tokens", "max_attempts", "priority", "generation"),
-    "successor_of",
-)
-
 
 # Why a target table cannot be made: a missing right, or more dimensions than a vector can have.
 REFUSALS = (
@@ -40,34 +25,12 @@ REFUSALS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelIdentity:
-    """What a pipeline remembers of its model."""
-
-    name: str
-    revision: str | None
-    fingerprint: str
-    files: dict[str, str]
-    dimensions: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Records:
-    """What a source was found to hold: the key of its records, and their document."""
-
-    key: Key
-    document: Document
-
-
 def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
     """Return key and document of the source, once all about the tables is checked.
 
     Raises UsageError for whatever `create_pipeline` would trip over later.
     """
-    wanted = Wanted(
-        table=spec.source, id_fields=spec.id_fields, recipe=spec.recipe, where=spec.where
-    )
-    key, document = check_source(connection, wanted)
+    records = check_source(connection, spec)
     _check_target_is_free(connection, spec)
     codec = VectorCodec(connection)
     if not codec.supports(spec.vector_type):
@@ -75,7 +38,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
             f"pgvector {codec.version} on this server has no {spec.vector_type}"
             " (it came with 0.7); use --vector-type vector or upgrade the extension"
         )
-    return Records(key=key, document=document)
+    return records
 
 
 def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
@@ -129,40 +92,12 @@ def create_pipeline(
 def _insert(
     connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
 ) -> None:
-    values: dict[str, Any] = {
-        "name": spec.name,
-        "source_schema": spec.source.schema,
-        "source_table": spec.source.name,
-        "key_columns": _columns_json(records.key.columns),
-        "text_fields": list(spec.text_fields),
-        "template": spec.template,
-        "chunk_template": spec.chunk_template,
-        "document_columns": _columns_json(records.document.columns),
-        "where_condition": spec.where,
-        "target_schema": spec.target.schema,
-        "target_table": spec.target.name,
-        "target_columns": Jsonb(asdict(spec.columns)),
-        "vector_type": spec.vector_type,
-        "dimensions": model.dimensions,
-        "model": model.name,
-        "model_revision": model.revision,
-        "model_fingerprint": model.fingerprint,
-        "model_files": Jsonb(model.files),
-        "chunking": spec.chunking,
-        "chunk_tokens": spec.chunk_tokens,
-        "overlap_tokens": spec.overlap_tokens,
-        "max_attempts": spec.max_attempts,
-        "priority": spec.priority,
-    }
+    values = to_row(spec, records, model)
     query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, values)),
         sql.SQL(", ").join(map(sql.Placeholder, values)),
     )
     connection.execute(query, values)
-
-
-def _columns_json(columns: Sequence[Column]) -> Jsonb:
-    return Jsonb([asdict(column) for column in columns])
 
 
 def pipeline_names(connection: Connection) -> list[str]:
@@ -174,7 +109,7 @@ def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pi
     """Return the pipelines called `names`, or all; raises UsageError for an unknown name."""
     query = sql.SQL("select {} from pgembed.pipelines order by id")
     rows = connection.execute(query.format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS))))
-    pipelines = {pipeline.name: pipeline for pipeline in map(_pipeline, rows)}
+    pipelines = {pipeline.name: pipeline for pipeline in map(from_row, rows)}
     for name in names:
         if name not in pipelines:
             known = ", ".join(pipelines) or "none yet; make one: pgembed create"
@@ -185,31 +120,6 @@ def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pi
 def load_pipeline(connection: Connection, name: str) -> Pipeline:
     """Return the pipeline called `name`; raises UsageError when there is none."""
     return load_pipelines(connection, [name])[0]
-
-
-def _pipeline(row: tuple[Any, ...]) -> Pipeline:
-    values = dict(zip(COLUMNS, row, strict=True))
-    recipe = Recipe(
-        text_fields=tuple(values.pop("text_fields")),
-        template=values.pop("template"),
-        chunk_template=values.pop("chunk_template"),
-    )
-    target_columns = values.pop("target_columns")
-    return Pipeline(
-        source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
-        key=Key(_columns(values.pop("key_columns"))),
-        document=Document(recipe=recipe, columns=_columns(values.pop("document_columns"))),
-        where=values.pop("where_condition"),
-        target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
-        columns=TargetColumns(
-            **{**target_columns, "fulltext_id": tuple(target_columns["fulltext_id"])}
-        ),
-        **values,
-    )
-
-
-def _columns(stored: Sequence[dict[str, str]]) -> tuple[Column, ...]:
-    return tuple(Column(**column) for column in stored)
 
 
 STILL_THE_SAME = """

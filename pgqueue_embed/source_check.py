@@ -10,27 +10,19 @@ from psycopg import sql
 
 from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.document import Document, Recipe
+from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.key import KEY_TYPES, Key
-from pgqueue_embed.settings import Table
+from pgqueue_embed.pipeline_row import Records
 from pgqueue_embed.source import condition
+from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 
 # Types of text, numbers, truth, enumeration, time and addresses, and of a few others, have one
 # text whatever the settings of a session are.
 PLAIN_CATEGORIES = "SNBEDI"
 PLAIN_TYPES = ("uuid", "json", "jsonb", "text[]", "character varying[]")
 UNSETTLED_TYPES = ("money",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a person says of the source: see PipelineSpec."""
-
-    table: Table
-    id_fields: Sequence[str]
-    recipe: Recipe
-    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,30 +32,31 @@ class _Column:
     deterministic: bool
 
 
-def check_source(connection: Connection, wanted: Wanted) -> tuple[Key, Document]:
-    """Return key and document with the types of their columns.
+def check_source(connection: Connection, spec: PipelineSpec) -> Records:
+    """Return key and document of the source with the types of their columns.
 
     Raises UsageError, naming the way out, when the table or a column is absent, may not be read,
     the key is of a type whose text is not its identity, or is not unique, a column has no text,
     or the condition is none.
     """
-    table = wanted.table
+    table = spec.source
     columns = _columns(connection, table)
-    used = (*wanted.id_fields, *wanted.recipe.names())
+    recipe = spec.recipe
+    used = (*spec.id_fields, *recipe.names())
     for name in used:
         if name not in columns:
             known = ", ".join(columns)
             raise UsageError(f"{table} has no column '{name}'; it has {known}")
     _check_readable(connection, table, used)
-    for name in wanted.recipe.names():
-        _check_text(table, name, columns[name], alone=name in wanted.recipe.text_fields)
-    types = {name: _key_type(table, name, columns[name]) for name in wanted.id_fields}
-    _check_unique(connection, table, wanted.id_fields)
-    if wanted.where is not None:
-        check_condition(connection, table, wanted.where)
+    for name in recipe.names():
+        _check_text(table, name, columns[name], alone=name in recipe.text_fields)
+    types = {name: _key_type(table, name, columns[name]) for name in spec.id_fields}
+    _check_unique(connection, table, spec.id_fields)
+    if spec.where is not None:
+        check_condition(connection, table, spec.where)
     key = Key(tuple(Column(name=name, type=type_) for name, type_ in types.items()))
-    texts = (Column(name=name, type=columns[name].type) for name in wanted.recipe.names())
-    return key, Document(recipe=wanted.recipe, columns=tuple(texts))
+    texts = (Column(name=name, type=columns[name].type) for name in recipe.names())
+    return Records(key=key, document=Document(recipe=recipe, columns=tuple(texts)))
 
 
 UNKNOWN = (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgqueue_embed.document import Recipe
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import check_identifier
-from pgqueue_embed.settings import Table, TargetColumns
+from pgqueue_embed.tables import Table, TargetColumns, parse_table
 
-DEFAULT_PRIORITY = 10
 MAX_PRIORITY = 100
 
 
@@ -37,7 +38,7 @@ class PipelineSpec:
     columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
     max_attempts: int = 3
-    priority: int = DEFAULT_PRIORITY
+    priority: int = 10
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work; name the target's key columns."""
@@ -83,6 +84,37 @@ class PipelineSpec:
                 f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
                 f" less than half of --chunk-size {self.chunk_tokens}"
             )
+
+
+def spec_of_names(
+    name: str,
+    *,
+    source_table: str,
+    target_table: str | None,
+    schema: str,
+    id_fields: tuple[str, ...],
+    text_fields: tuple[str, ...],
+    template: str | None,
+    target_columns: Mapping[str, str],
+    **settings: Any,
+) -> PipelineSpec:
+    """Return the pipeline whose tables and columns a person names; `settings` are its others.
+
+    Without `target_table`, the source's name and ``_vectors``; without any text, column ``text``.
+    Raises UsageError for what no pipeline can be.
+    """
+    source = parse_table(source_table, schema)
+    target = Table(schema=source.schema, name=f"{source.name}_vectors")
+    return PipelineSpec(
+        name=name,
+        source=source,
+        target=parse_table(target_table, schema) if target_table else target,
+        id_fields=id_fields,
+        text_fields=text_fields or (() if template else ("text",)),
+        template=template,
+        columns=TargetColumns().renamed(dict(target_columns)),
+        **settings,
+    )
 
 
 def check_name(name: str) -> None:

@@ -20,7 +20,8 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.generations import successor_of
 from pgqueue_embed.leftovers import finish
 from pgqueue_embed.pipelines import is_current, load_pipeline
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
 from pgqueue_embed.takeover import (
     check_takeover,
     copy_indexes,

@@ -11,7 +11,8 @@ from psycopg.rows import dict_row
 
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
 
 # Rights on the table and on single columns; those of the owner come with the ownership.
 GRANTS = """

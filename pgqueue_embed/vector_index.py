@@ -19,7 +19,8 @@ from pgqueue_embed.index_plan import (
     plan_index,
 )
 from pgqueue_embed.migrate import vector_extension
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

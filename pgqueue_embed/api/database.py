@@ -10,8 +10,8 @@ from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.connect import DatabaseOptions, connect, describe, resolve_conninfo
 from pgqueue_embed.create import create
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
-from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
-from pgqueue_embed.spec import DEFAULT_PRIORITY, PipelineSpec
+from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.spec import PipelineSpec, spec_of_names
 
 
 class Database:
@@ -58,14 +58,16 @@ class Database:
         id_field: str | Sequence[str] = "id",
         text_field: str | Sequence[str] | None = None,
         template: str | None = None,
+        chunk_template: str | None = None,
         where: str | None = None,
         target_columns: Mapping[str, str] | None = None,
-        vector_type: str = "vector",
+        vector_type: str = PipelineSpec.vector_type,
         model: str = DEFAULT_MODEL,
-        chunk_size: int = 128,
-        overlap_tokens: int = 20,
-        max_attempts: int = 3,
-        priority: int = DEFAULT_PRIORITY,
+        chunking: str = PipelineSpec.chunking,
+        chunk_size: int = PipelineSpec.chunk_tokens,
+        overlap_tokens: int = PipelineSpec.overlap_tokens,
+        max_attempts: int = PipelineSpec.max_attempts,
+        priority: int = PipelineSpec.priority,
         if_not_exists: bool = False,
     ) -> Pipeline:
         """Make a pipeline and its target table, both or neither, and return the pipeline.
@@ -80,18 +82,19 @@ class Database:
 
             reports = database.create("reports", source_table="event_text", text_field="foi_text")
         """
-        source = parse_table(source_table, schema)
-        target = Table(schema=source.schema, name=f"{source.name}_vectors")
-        spec = PipelineSpec(
-            name=name,
-            source=source,
-            target=parse_table(target_table, schema) if target_table else target,
+        spec = spec_of_names(
+            name,
+            source_table=source_table,
+            target_table=target_table,
+            schema=schema,
             id_fields=_columns(id_field),
-            text_fields=_columns(text_field or (() if template else "text")),
+            text_fields=_columns(text_field or ()),
             template=template,
+            target_columns=target_columns or {},
+            chunk_template=chunk_template,
             where=where,
-            columns=TargetColumns().renamed(dict(target_columns or {})),
             vector_type=vector_type,
+            chunking=chunking,
             chunk_tokens=chunk_size,
             overlap_tokens=overlap_tokens,
             max_attempts=max_attempts,

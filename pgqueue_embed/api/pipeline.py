@@ -119,6 +119,7 @@ class Pipeline:
         text_field: str | Sequence[str] | None = None,
         template: str | None = None,
         chunk_template: str | None = None,
+        where: str | None = None,
         chunking: str | None = None,
         chunk_size: int | None = None,
         overlap_tokens: int | None = None,
@@ -127,7 +128,7 @@ class Pipeline:
         """Change the first three at once, others by a new generation, which is returned, queued.
 
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `chunk_template` takes one away.
+        it is; an empty `chunk_template` or `where` takes one away.
 
         Example::
 
@@ -141,6 +142,7 @@ class Pipeline:
             text_fields=(text_field,) if isinstance(text_field, str) else _tuple(text_field),
             template=template,
             chunk_template=chunk_template,
+            where=where,
             chunking=chunking,
             chunk_tokens=chunk_size,
             overlap_tokens=overlap_tokens,

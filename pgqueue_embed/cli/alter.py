@@ -64,6 +64,10 @@ class WantedChanges:
             NEW_GENERATION,
         ),
     ] = None
+    where: Annotated[
+        str | None,
+        _option("--where", "Which rows are records, an SQL condition; '' for all.", NEW_GENERATION),
+    ] = None
     chunking: Annotated[str | None, _option("--chunking", "tokens or none.", NEW_GENERATION)] = None
     chunk_size: Annotated[
         int | None, _option("--chunk-size", "Most tokens of a chunk.", NEW_GENERATION)
@@ -88,6 +92,7 @@ class WantedChanges:
             text_fields=options.columns_of(self.text_field) if self.text_field else None,
             template=self.template,
             chunk_template=self.chunk_template,
+            where=self.where,
             chunking=self.chunking,
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,

@@ -9,11 +9,12 @@ import typer
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import split_columns
-from pgqueue_embed.settings import DEFAULT_MODEL, Table, TargetColumns, parse_table
+from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.spec import PipelineSpec, spec_of_names
+from pgqueue_embed.tables import TargetColumns
 
 if TYPE_CHECKING:
     from pgqueue_embed.enqueue import Selection
-    from pgqueue_embed.spec import PipelineSpec
 
 TABLES = "Tables and columns"
 MODEL = "Model and chunks"
@@ -170,34 +171,29 @@ class WantedPipeline:
     chunk_template: ChunkTemplate = None
     where: PipelineWhere = None
     target_column: TargetColumn = None
-    vector_type: VectorType = "vector"
+    vector_type: VectorType = PipelineSpec.vector_type
     model: Model = DEFAULT_MODEL
-    chunking: Chunking = "tokens"
-    chunk_size: ChunkSize = 128
-    overlap_tokens: OverlapTokens = 20
-    max_attempts: MaxAttempts = 3
-    priority: Priority = 10
+    chunking: Chunking = PipelineSpec.chunking
+    chunk_size: ChunkSize = PipelineSpec.chunk_tokens
+    overlap_tokens: OverlapTokens = PipelineSpec.overlap_tokens
+    max_attempts: MaxAttempts = PipelineSpec.max_attempts
+    priority: Priority = PipelineSpec.priority
 
     def spec(self, name: str) -> PipelineSpec:
         """Return the pipeline wanted; raises UsageError when the options do not fit together."""
-        from pgqueue_embed.spec import PipelineSpec
-
         if self.source_table is None:
             raise UsageError("name the table with the text: --source-table schema.table")
-        source = parse_table(self.source_table, self.db_schema)
-        target = Table(schema=source.schema, name=f"{source.name}_vectors")
-        if self.target_table:
-            target = parse_table(self.target_table, self.db_schema)
-        return PipelineSpec(
-            name=name,
-            source=source,
-            target=target,
+        return spec_of_names(
+            name,
+            source_table=self.source_table,
+            target_table=self.target_table,
+            schema=self.db_schema,
             id_fields=columns_of(self.id_field or ["id"]),
-            text_fields=columns_of(self.text_field or ([] if self.template else ["text"])),
+            text_fields=columns_of(self.text_field or []),
             template=self.template,
+            target_columns=_column_names(self.target_column or []),
             chunk_template=self.chunk_template,
             where=self.where,
-            columns=TargetColumns().renamed(_column_names(self.target_column or [])),
             vector_type=self.vector_type,
             chunking=self.chunking,
             chunk_tokens=self.chunk_size,

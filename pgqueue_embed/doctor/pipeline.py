@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
+from pgqueue_embed.tables import Table
 from pgqueue_embed.target import target_of
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 

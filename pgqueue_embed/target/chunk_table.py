@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.key import Key
-from pgqueue_embed.settings import Table, TargetColumns
+from pgqueue_embed.tables import Table, TargetColumns
 from pgqueue_embed.target.chunks import ChunkRows, column_names
 from pgqueue_embed.vectors import VectorCodec
 

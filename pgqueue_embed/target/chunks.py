@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.settings import TargetColumns
+from pgqueue_embed.tables import TargetColumns
 from pgqueue_embed.vectors import VectorCodec
 
 

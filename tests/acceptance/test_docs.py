@@ -29,7 +29,8 @@ from pgqueue_embed.history import ROLL_UP
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.pipelines import load_pipeline, pause_pipeline, resume_pipeline
 from pgqueue_embed.registry import WorkerIdentity, heartbeat, register, sign_off, sweep
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged

@@ -28,8 +28,9 @@ from pgqueue_embed.pipelines import (
 )
 from pgqueue_embed.registry import sweep
 from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.status import read_status
+from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import vector_indexes
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, unit_vector

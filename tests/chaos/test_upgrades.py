@@ -15,8 +15,9 @@ from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import ModelMismatch, SetupError
 from pgqueue_embed.migrate import migrate
-from pgqueue_embed.settings import Table, WorkerSettings
+from pgqueue_embed.settings import WorkerSettings
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from pgqueue_embed.worker import Worker
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

@@ -265,6 +265,22 @@ def test_changes_meanwhile_are_in_the_new_generation(
     assert_converged(connection, "reports")
 
 
+def test_other_condition_takes_in_records_that_were_never_seen(
+    connection: Connection, session: Session
+) -> None:
+    reports = make_pipeline(connection, make_source(connection, texts(20)), where="id <= 10")
+    enqueue(connection, reports, Selection())
+    drain(session, reports)
+    for where, expected in [("id % 2 = 0", set(range(2, 21, 2))), ("", set(range(1, 21)))]:
+        successor = begin(connection, reports, Changes(where=where))
+        drain(session, successor)
+        reports = switch(connection, reports)
+        assert reports.where == (where or None)
+        found = connection.execute("select distinct fulltext_id from public.reports_chunks")
+        assert {key for (key,) in found} == expected
+        assert_converged(connection, "reports")
+
+
 def test_queue_of_the_old_generation_is_taken_over(
     connection: Connection, session: Session, reports: Pipeline
 ) -> None:

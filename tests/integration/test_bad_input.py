@@ -14,7 +14,8 @@ from pgqueue_embed.__main__ import main
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.settings import Table, WorkerSettings
+from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.tables import Table
 from tests.support.commands import Ran, pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import fake_chunker

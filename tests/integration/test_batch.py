@@ -20,7 +20,8 @@ from pgqueue_embed.errors import LeaseLost, ModelError, PipelineFault, RecordFau
 from pgqueue_embed.ledger import lock_records
 from pgqueue_embed.pipelines import load_pipeline
 from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline, Table, TargetColumns
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table, TargetColumns
 from tests.support.conditions import (
     is_blocked,
     terminate,

@@ -14,7 +14,8 @@ from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.failures import retry
 from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline, Table, TargetColumns
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table, TargetColumns
 from tests.support.corpus import KEY_OF_NUMBER, texts
 from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged

@@ -14,8 +14,9 @@ from pgqueue_embed.doctor import Check, Mark, examination, examine
 from pgqueue_embed.doctor import database as database_checks
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipelines import pause_pipeline
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model

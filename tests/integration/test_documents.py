@@ -12,8 +12,9 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import read_records
+from pgqueue_embed.tables import Table
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, tokenizer

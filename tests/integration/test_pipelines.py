@@ -17,8 +17,8 @@ from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.key import Key
+from pgqueue_embed.pipeline_row import Records
 from pgqueue_embed.pipelines import (
-    Records,
     check_tables,
     create_pipeline,
     drop_pipeline,
@@ -28,8 +28,8 @@ from pgqueue_embed.pipelines import (
     pipeline_names,
     resume_pipeline,
 )
-from pgqueue_embed.settings import Table, TargetColumns
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table, TargetColumns
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice

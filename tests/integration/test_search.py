@@ -18,8 +18,9 @@ from pgqueue_embed.index_build import build_index
 from pgqueue_embed.index_plan import IndexOptions
 from pgqueue_embed.migrate import migrate
 from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import plan
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source

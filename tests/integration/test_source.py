@@ -8,11 +8,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.document import Recipe
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.settings import Table
 from pgqueue_embed.source import read_records
-from pgqueue_embed.source_check import Wanted, check_source
+from pgqueue_embed.source_check import check_source
+from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.pipelines import REPORTS, make_pipeline
@@ -21,10 +21,14 @@ from tests.support.working import drain, open_session
 
 def check(connection: Connection, table: Table = REPORTS, *key: str) -> str:
     """Return the types of the key's columns."""
-    recipe = Recipe(text_fields=("body",))
-    wanted = Wanted(table=table, id_fields=key or ("id",), recipe=recipe)
-    found, _ = check_source(connection, wanted)
-    return ", ".join(column.type for column in found.columns)
+    spec = PipelineSpec(
+        name="reports",
+        source=table,
+        target=Table(schema="public", name="chunks"),
+        id_fields=key or ("id",),
+        text_fields=("body",),
+    )
+    return ", ".join(column.type for column in check_source(connection, spec).key.columns)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.index_build import build_index, read_progress
 from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import (
     has_vector_index,
     index_name,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.settings import Table
+from pgqueue_embed.tables import Table
 
 SENTENCES = (
     "The infusion pump stopped and an alarm was heard. Nobody was hurt.",

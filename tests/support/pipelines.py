@@ -8,8 +8,9 @@ from typing import Any
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.create import Prepared
 from pgqueue_embed.pipelines import check_tables, create_pipeline
-from pgqueue_embed.settings import Pipeline, Table
+from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table
 from tests.support.fakes import FAKE_MODEL
 
 REPORTS = Table(schema="public", name="reports")

@@ -8,13 +8,9 @@ import pytest
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import check_identifier
-from pgqueue_embed.settings import (
-    Table,
-    TargetColumns,
-    WorkerSettings,
-    parse_table,
-)
+from pgqueue_embed.settings import WorkerSettings
 from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.tables import Table, TargetColumns, parse_table
 
 SOURCE = Table(schema="public", name="reports")
 TARGET = Table(schema="public", name="chunks")
