@@ -255,8 +255,8 @@ def test_a_character_heavier_than_the_budget_is_a_fault_of_the_record() -> None:
 def test_a_megabyte_without_a_space_is_cut_in_seconds(unit: str) -> None:
     document = unit * (1_000_000 // len(unit.encode()))
     cutter = chunker("wordpiece", 128, 20)
-    started = time.perf_counter()
+    started = time.process_time()
     (result,) = cutter.chunk([document])
-    # One to two seconds on two cores; the room is for a busy machine.
-    assert time.perf_counter() - started < 8
+    # One to three seconds of a processor, whose time other programs do not stretch.
+    assert time.process_time() - started < 8
     assert_sound(document, result.chunks, max_tokens=128)
