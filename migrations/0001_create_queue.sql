@@ -21,6 +21,8 @@ create table pgembed.pipelines (
     where_condition text,
     target_schema text not null,
     target_table text not null,
+    into_column text,
+    target_is_made boolean not null default true,
     target_columns jsonb not null,
     vector_type text not null,
     dimensions integer not null,
@@ -37,11 +39,11 @@ create table pgembed.pipelines (
     successor_of bigint,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
-    constraint pipelines_target_is_unique unique (target_schema, target_table),
     constraint pipelines_successor_is_unique unique (successor_of),
     constraint pipelines_name_is_not_empty check (name <> ''),
     constraint pipelines_key_has_columns check (jsonb_array_length(key_columns) > 0),
     constraint pipelines_document_is_of_fields_or_template check ((cardinality(text_fields) > 0) = (template is null)),
+    constraint pipelines_column_is_of_source check (into_column is null or (target_schema, target_table, chunking) = (source_schema, source_table, 'none')),
     constraint pipelines_state_is_known check (state in ('active', 'paused')),
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
@@ -51,6 +53,10 @@ create table pgembed.pipelines (
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
     constraint pipelines_priority_is_limited check (priority between 1 and 100)
 );
+
+-- One pipeline a table of chunks, and one a column of a source.
+create unique index pipelines_target_is_unique
+    on pgembed.pipelines (target_schema, target_table, coalesce(into_column, ''));
 
 comment on table pgembed.pipelines is
     'One configured embedding job: source table and text, target table, model and chunking.';
@@ -68,6 +74,12 @@ comment on column pgembed.pipelines.document_columns is
     'All columns of the source that take part in the document or the chunk template, with their types.';
 comment on column pgembed.pipelines.where_condition is
     'SQL over the source: only rows for which it is true are records.';
+comment on column pgembed.pipelines.target_table is
+    'Table of the chunks and vectors; the source itself where into_column names a column of it.';
+comment on column pgembed.pipelines.into_column is
+    'Column of the source that holds the vectors; null where they have a table of their own.';
+comment on column pgembed.pipelines.target_is_made is
+    'The target was made with the pipeline, and may be dropped with it; one that was there is emptied.';
 comment on column pgembed.pipelines.target_columns is
     'Name of each column of the target table, by its meaning; fulltext_id is a list, one name for each column of the key.';
 comment on column pgembed.pipelines.model_fingerprint is

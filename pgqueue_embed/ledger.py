@@ -70,7 +70,10 @@ cross join lateral (
 where exists (
     select
     from pgembed.pipelines
-    where id = %(pipeline_id)s and target_schema = %(schema)s and target_table = %(table)s
+    where id = %(pipeline_id)s
+        and target_schema = %(schema)s
+        and target_table = %(table)s
+        and target_columns ->> 'embedding' = %(embedding)s
 )
 """
 
@@ -85,8 +88,13 @@ def read_current(
     pipeline's until we commit.
     """
     query = sql.SQL(CURRENT).format(**source_names(pipeline))
-    target = {"schema": pipeline.target.schema, "table": pipeline.target.name}
-    values = {"pipeline_id": pipeline.id, "keys": list(keys), **target}
+    values = {
+        "pipeline_id": pipeline.id,
+        "keys": list(keys),
+        "schema": pipeline.target.schema,
+        "table": pipeline.target.name,
+        "embedding": pipeline.columns.embedding,
+    }
     rows = connection.execute(query, values).fetchall()
     if keys and not rows:
         raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")

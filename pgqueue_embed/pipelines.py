@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import quoted
+from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.pipeline_row import COLUMNS, ModelIdentity, Records, from_row, to_row
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source_check import check_source
@@ -17,7 +17,14 @@ from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.target import new_target, target_of
 from pgqueue_embed.vectors import VectorCodec
 
-# Why a target table cannot be made: a missing right, or more dimensions than a vector can have.
+# Somebody has the name of the pipeline, or its target.
+TAKEN = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateColumn,
+    psycopg.errors.UniqueViolation,
+)
+
+# Why a target cannot be made: a missing right, or more dimensions than a vector can have.
 REFUSALS = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.ProgramLimitExceeded,
@@ -31,7 +38,8 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
     Raises UsageError for whatever `create_pipeline` would trip over later.
     """
     records = check_source(connection, spec)
-    _check_target_is_free(connection, spec)
+    _check_name_is_free(connection, spec)
+    new_target(spec, records.key, records.document).check(connection)
     codec = VectorCodec(connection)
     if not codec.supports(spec.vector_type):
         raise UsageError(
@@ -41,58 +49,44 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
     return records
 
 
-def _check_target_is_free(connection: Connection, spec: PipelineSpec) -> None:
+def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
     if spec.name in pipeline_names(connection):
         raise UsageError(
             f"pipeline '{spec.name}' exists already; use --if-not-exists to keep it,"
             f" or remove it: pgembed drop {spec.name}"
-        )
-    row = connection.execute(
-        "select to_regclass(%s), to_regnamespace(%s)",
-        (spec.target.quoted, quoted(spec.target.schema)),
-    ).fetchone()
-    table, schema = row or (None, None)
-    if table is not None:
-        raise UsageError(
-            f"table {spec.target} exists already; name another with --target-table, or drop it"
-        )
-    if schema is None:
-        raise UsageError(
-            f"there is no schema {spec.target.schema}; create it: create schema"
-            f" {quoted(spec.target.schema)}"
         )
 
 
 def create_pipeline(
     connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
 ) -> Pipeline:
-    """Make the pipeline and its target table, both or neither, and return the pipeline.
+    """Make the pipeline and its target, both or neither, and return the pipeline.
 
-    Raises UsageError when the role may not create the table, or another create was faster.
+    Raises UsageError when the role may not create the target, another pipeline has it, or another
+    create was faster.
     """
-    codec = VectorCodec(connection)
-    vector_type = sql.SQL("{}({})").format(
-        sql.Identifier(codec.schema, spec.vector_type), sql.Literal(model.dimensions)
-    )
+    target = new_target(spec, records.key, records.document)
+
+    def make() -> None:
+        codec = VectorCodec(connection)
+        is_made = target.create(
+            connection, codec, dimensions=model.dimensions, pipeline_name=spec.name
+        )
+        _insert(connection, {**to_row(spec, records, model), "target_is_made": is_made})
+
     try:
-        with connection.transaction():
-            new_target(spec, records.key, records.document).create(
-                connection, vector_type=vector_type, pipeline_name=spec.name
-            )
-            _insert(connection, spec, records, model)
-    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
+        in_short_waits(connection, make, table=spec.target)
+    except TAKEN:
         raise UsageError(
-            f"pipeline '{spec.name}' or table {spec.target} was created by somebody else just now"
+            f"pipeline '{spec.name}' or {target} was created by somebody else just now, or another"
+            f" pipeline writes to {target}"
         ) from None
     except REFUSALS as error:
-        raise UsageError(f"cannot create table {spec.target}: {first_line(error)}") from None
+        raise UsageError(f"cannot create {target}: {first_line(error)}") from None
     return load_pipeline(connection, spec.name)
 
 
-def _insert(
-    connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
-) -> None:
-    values = to_row(spec, records, model)
+def _insert(connection: Connection, values: Mapping[str, object]) -> None:
     query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, values)),
         sql.SQL(", ").join(map(sql.Placeholder, values)),
@@ -126,17 +120,21 @@ STILL_THE_SAME = """
 select exists (
     select
     from pgembed.pipelines
-    where id = %s and target_schema = %s and target_table = %s
+    where id = %s
+        and target_schema = %s
+        and target_table = %s
+        and target_columns ->> 'embedding' = %s
 )
 """
 
 
 def is_current(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether `pipeline` is there and writes to the same table as when it was loaded.
+    """Return whether `pipeline` is there and writes to the same place as when it was loaded.
 
     Neither is so once generations have been switched.
     """
-    values = (pipeline.id, pipeline.target.schema, pipeline.target.name)
+    target = pipeline.target
+    values = (pipeline.id, target.schema, target.name, pipeline.columns.embedding)
     (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
     return bool(same)
 
@@ -158,9 +156,10 @@ def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
-    """Remove the pipeline with its queue, ledger and history, and its target table if asked.
+    """Remove the pipeline with its queue, ledger and history, and its target if asked.
 
-    Waits for the claims that workers hold. A next generation of it goes too, vectors and all.
+    Waits for the claims that workers hold. A next generation of it goes too, vectors and all. A
+    target that was there before the pipeline is emptied, not dropped.
     """
     for each in load_pipelines(connection):
         if each.successor_of == pipeline.id:
@@ -177,7 +176,8 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
         _delete_rows(connection, "batches", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
-            target_of(pipeline).drop(connection)
+            target = target_of(pipeline)
+            in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
 
 
 def _has_work(connection: Connection, pipeline: Pipeline) -> bool:

@@ -18,7 +18,8 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 class Pipeline(PipelineSpec):
     """One row of pgembed.pipelines: what was asked for, and what was found when it was made.
 
-    `key` and `document` know the types of the source's columns. `successor_of` is the id of the
+    `key` and `document` know the types of the source's columns. `target_is_made` tells that the
+    target was made with the pipeline, and may be dropped with it. `successor_of` is the id of the
     pipeline that this one is, or was, the next generation of.
     """
 
@@ -32,6 +33,7 @@ class Pipeline(PipelineSpec):
     model_fingerprint: str
     model_files: dict[str, str] = field(repr=False)
     generation: int
+    target_is_made: bool
     successor_of: int | None = None
 
     def __post_init__(self) -> None:

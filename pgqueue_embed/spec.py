@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pgqueue_embed.document import Recipe
@@ -18,10 +18,11 @@ MAX_PRIORITY = 100
 class PipelineSpec:
     """A pipeline to make.
 
-    `id_fields` are the columns of the source's key. The document is made of `text_fields`, or by
-    `template`; `chunk_template` is what the model reads for a chunk. `where` is SQL that says which
-    rows of the source are records. With `chunking` none a document is one chunk, whatever
-    `chunk_tokens` says.
+    `target` is a table to make; with `into_column`, the vectors go into that column of the source
+    instead, which is the target then. `id_fields` are the columns of the source's key. The
+    document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
+    for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
+    a document is one chunk, whatever `chunk_tokens` says.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PipelineSpec:
     chunking: str = "tokens"
     chunk_tokens: int = 128
     overlap_tokens: int = 20
+    into_column: str | None = None
     columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
     max_attempts: int = 3
@@ -52,8 +54,7 @@ class PipelineSpec:
             raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
         check_max_attempts(self.max_attempts)
         check_priority(self.priority)
-        if self.source == self.target:
-            raise UsageError(f"{self.source} cannot be source and target at once")
+        self._check_target()
 
     @property
     def recipe(self) -> Recipe:
@@ -73,6 +74,27 @@ class PipelineSpec:
             check_identifier(name)
         if self.where is not None and not self.where.strip():
             raise UsageError("--where is empty; leave it out, or give a condition")
+
+    def _check_target(self) -> None:
+        if self.into_column is None:
+            if self.source == self.target:
+                raise UsageError(
+                    f"{self.source} cannot be source and target at once; for vectors in a column"
+                    " of it: --chunking none --into-column NAME"
+                )
+            return
+        if self.chunking != "none":
+            raise UsageError(
+                f"--into-column {self.into_column}: a row has room for one vector; add --chunking"
+                " none, or leave it out"
+            )
+        if self.into_column in (*self.id_fields, *self.recipe.names()):
+            raise UsageError(
+                f"--into-column {self.into_column}: the record is read from that column; name"
+                " another one"
+            )
+        object.__setattr__(self, "target", self.source)
+        object.__setattr__(self, "columns", replace(self.columns, embedding=self.into_column))
 
     def _check_chunks(self) -> None:
         if self.chunking not in ("tokens", "none"):
@@ -96,6 +118,7 @@ def spec_of_names(
     text_fields: tuple[str, ...],
     template: str | None,
     target_columns: Mapping[str, str],
+    into_column: str | None = None,
     **settings: Any,
 ) -> PipelineSpec:
     """Return the pipeline whose tables and columns a person names; `settings` are its others.
@@ -103,6 +126,11 @@ def spec_of_names(
     Without `target_table`, the source's name and ``_vectors``; without any text, column ``text``.
     Raises UsageError for what no pipeline can be.
     """
+    if into_column is not None and (target_table or target_columns):
+        raise UsageError(
+            "--into-column puts the vectors into the source: there is no target table for"
+            " --target-table or --target-column to name"
+        )
     source = parse_table(source_table, schema)
     target = Table(schema=source.schema, name=f"{source.name}_vectors")
     return PipelineSpec(
@@ -112,6 +140,7 @@ def spec_of_names(
         id_fields=id_fields,
         text_fields=text_fields or (() if template else ("text",)),
         template=template,
+        into_column=into_column,
         columns=TargetColumns().renamed(dict(target_columns)),
         **settings,
     )

@@ -95,6 +95,14 @@ class VectorCodec:
         """Return whether this pgvector knows `vector_type` (halfvec came with 0.7)."""
         return vector_type in self._oids
 
+    def type_name(self, connection: Connection, vector_type: str, dimensions: int) -> str:
+        """Return what this session calls the type of a column, such as ``public.vector(384)``."""
+        oid, _ = self._oids[vector_type]
+        (name,) = connection.execute(
+            "select format_type(%s::oid, %s)", (oid, dimensions)
+        ).fetchone() or ("",)
+        return str(name)
+
     def pack(self, vectors: NDArray[np.float32], vector_type: str) -> PackedVectors:
         """Return `vectors`, shape (rows, dimensions), ready to be a statement's parameter."""
         oid, array_oid = self._oids[vector_type]

@@ -16,7 +16,7 @@ from pgqueue_embed import ledger
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.claims import GRACE_SECONDS, add_items
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.errors import PipelineFault, RecordFault
 from pgqueue_embed.policy import retry_delay_seconds
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import UNREADABLE
@@ -30,9 +30,17 @@ LOCK_TIMEOUT_MILLISECONDS = 400
 # A user's DDL may hold the source for long; after this the claim is given back and done again.
 MAX_LOCK_WAIT_SECONDS = 600.0
 
+# The last is a row that a user moves to another partition while we wait for it.
+WAITS_FOR_OTHERS = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
 # What a target says to a record that it does not take: a bad value, a broken constraint, an error
 # of the user's trigger, a text that is too long for the user's index.
 REFUSALS = (
+    RecordFault,
     psycopg.DataError,
     psycopg.IntegrityError,
     psycopg.errors.RaiseException,
@@ -106,13 +114,14 @@ def write(
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
                 return _write_once(connection, codec, pipeline, findings, retry_delay_base_seconds)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        except WAITS_FOR_OTHERS:
             if time.monotonic() > deadline:
                 raise
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())
-        # A key may be too long for the index of our ledger, and short enough for the source's.
-        except (*UNREADABLE, psycopg.errors.ProgramLimitExceeded) as error:
+        # A key may be too long for the index of our ledger, and short enough for the source's. What
+        # refuses to be cleared cannot be put down to a record's text.
+        except (*UNREADABLE, *REFUSALS) as error:
             raise PipelineFault(first_line(error)) from None
 
 
@@ -142,8 +151,11 @@ def _write_once(
     judged = _judge(pipeline, {finding.key: finding for finding in findings.records}, current)
     refused = _replace(connection, codec, pipeline, findings, judged.having(Verdict.REPLACE))
     if refused:
-        _check_common_fault(refused, judged)
+        wanted = len(judged.having(Verdict.REPLACE))
+        # A row that is locked by being written may have changed until then.
+        current |= ledger.read_current(connection, pipeline, list(refused))
         judged = _judge(pipeline, {**judged.findings, **_failed(refused, judged)}, current)
+        _check_common_fault(refused, judged, wanted)
     _clear(connection, pipeline, judged)
     _settle(connection, pipeline, judged)
     _queue_again(connection, pipeline, judged, retry_delay_base_seconds)
@@ -219,9 +231,11 @@ def _portion(findings: Findings, picked: Sequence[tuple[Finding, int]]) -> Chunk
     )
 
 
-def _check_common_fault(refused: Mapping[str, str], judged: _Judged) -> None:
-    if len(refused) >= COMMON_FAULT_RECORDS and len(refused) == len(judged.having(Verdict.REPLACE)):
-        raise PipelineFault(next(iter(refused.values())))
+def _check_common_fault(refused: Mapping[str, str], judged: _Judged, wanted: int) -> None:
+    """Raise PipelineFault if so many records as were `wanted` at once are refused, and at fault."""
+    at_fault = [key for key in judged.keys(Verdict.RETRY, Verdict.GIVE_UP) if key in refused]
+    if len(at_fault) >= COMMON_FAULT_RECORDS and len(at_fault) == wanted:
+        raise PipelineFault(refused[at_fault[0]])
 
 
 def _failed(refused: Mapping[str, str], judged: _Judged) -> dict[str, Finding]:

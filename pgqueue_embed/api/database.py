@@ -54,6 +54,7 @@ class Database:
         *,
         source_table: str,
         target_table: str | None = None,
+        into_column: str | None = None,
         schema: str = "public",
         id_field: str | Sequence[str] = "id",
         text_field: str | Sequence[str] | None = None,
@@ -70,7 +71,7 @@ class Database:
         priority: int = PipelineSpec.priority,
         if_not_exists: bool = False,
     ) -> Pipeline:
-        """Make a pipeline and its target table, both or neither, and return the pipeline.
+        """Make a pipeline and its target, both or neither, and return the pipeline.
 
         The arguments are the options of ``pgembed create``; `target_columns` maps meanings to
         names, and without `text_field` and `template` the text is in column ``text``. With
@@ -86,6 +87,7 @@ class Database:
             name,
             source_table=source_table,
             target_table=target_table,
+            into_column=into_column,
             schema=schema,
             id_fields=_columns(id_field),
             text_fields=_columns(text_field or ()),

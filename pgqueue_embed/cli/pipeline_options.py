@@ -41,6 +41,17 @@ TargetTable = Annotated[
         show_default=False,
     ),
 ]
+IntoColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--into-column",
+        metavar="NAME",
+        help="Write each vector into this column of the source instead, which is added if it is not"
+        " there; with --chunking none.",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
+]
 IdField = Annotated[
     list[str] | None,
     typer.Option(
@@ -164,6 +175,7 @@ class WantedPipeline:
 
     source_table: SourceTable = None
     target_table: TargetTable = None
+    into_column: IntoColumn = None
     db_schema: Schema = "public"
     id_field: IdField = None
     text_field: TextField = None
@@ -187,6 +199,7 @@ class WantedPipeline:
             name,
             source_table=self.source_table,
             target_table=self.target_table,
+            into_column=self.into_column,
             schema=self.db_schema,
             id_fields=columns_of(self.id_field or ["id"]),
             text_fields=columns_of(self.text_field or []),

@@ -46,7 +46,7 @@ def create(
         bool, typer.Option("--if-not-exists", help="Keep a pipeline that is there already.")
     ] = False,
 ) -> None:
-    """Make a pipeline: its settings and its target table.
+    """Make a pipeline: its settings, and its target table or a column of the source.
 
     Example: pgembed create reports --source-table event_text --text-field foi_text
     """
@@ -65,12 +65,13 @@ def create(
 def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pipeline:
     """Make the pipeline, say so, and warn when its model cannot read the text."""
     from pgqueue_embed.create import create as make
+    from pgqueue_embed.target import target_of
 
     created = make(connection, spec, model)
     pipeline = created.pipeline
     typer.echo(
         f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
-        f" {pipeline.target} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
+        f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )
     if created.warning:
@@ -154,7 +155,7 @@ def drop(
     conninfo: str,
     name: options.PipelineName,
     delete_vectors: Annotated[
-        bool, typer.Option("--delete-vectors", help="Drop the target table too.")
+        bool, typer.Option("--delete-vectors", help="Drop the target table, or the column, too.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -164,14 +165,16 @@ def drop(
     """
     from pgqueue_embed.connect import connect
     from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
+    from pgqueue_embed.target import target_of
 
     with connect(conninfo) as connection:
         pipeline = load_pipeline(connection, name)
+        target = target_of(pipeline)
         vectors = "deleted" if delete_vectors else "kept"
         if not yes:
             typer.confirm(
-                f"Remove pipeline {name}? The vectors in {pipeline.target} are {vectors}.",
+                f"Remove pipeline {name}? The vectors in {target} are {vectors}.",
                 abort=True,
             )
         drop_pipeline(connection, pipeline, delete_vectors=delete_vectors)
-    typer.echo(f"removed pipeline {name}; the vectors in {pipeline.target} were {vectors}")
+    typer.echo(f"removed pipeline {name}; the vectors in {target} were {vectors}")

@@ -13,7 +13,7 @@ from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
 from pgqueue_embed.tables import Table
-from pgqueue_embed.target import target_of
+from pgqueue_embed.target import Right, target_of
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 
 
@@ -23,12 +23,12 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
     problems = [
-        *_table_problems(connection, pipeline.source, source, ("select",)),
+        *_table_problems(connection, pipeline.source, source, (Right("select"),)),
         *_table_problems(connection, pipeline.target, target.written_columns, target.rights),
     ]
     yield from (failed(subject, finding, fix) for finding, fix in problems)
     if not problems:
-        yield ok(subject, f"{pipeline.source} may be read, {pipeline.target} written")
+        yield ok(subject, f"{pipeline.source} may be read, {target} written")
     if pipeline.state == "paused":
         (reason,) = connection.execute(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
@@ -39,7 +39,7 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
 
 
 def _table_problems(
-    connection: Connection, table: Table, columns: Sequence[str], rights: Sequence[str]
+    connection: Connection, table: Table, columns: Sequence[str], rights: Sequence[Right]
 ) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a table, and what to do about it."""
     identifier = table.identifier
@@ -50,7 +50,7 @@ def _table_problems(
     try:
         connection.execute(probe)
     except psycopg.errors.InsufficientPrivilege as error:
-        grants = f"grant usage on schema {schema} to {role}; grant {', '.join(rights)} on {name}"
+        grants = f"grant usage on schema {schema} to {role}; grant {_listed(rights)} on {name}"
         yield f"{table}: {first_line(error)}", f"its owner: {grants} to {role}"
         return
     except PIPELINE_FAULTS as error:
@@ -58,7 +58,7 @@ def _table_problems(
         return
     missing = [right for right in rights if not _has_right(connection, identifier, right)]
     if missing:
-        lacking = ", ".join(missing)
+        lacking = _listed(missing)
         yield (
             f"this role lacks {lacking} on {table}",
             f"its owner: grant {lacking} on {name} to {role}",
@@ -74,12 +74,23 @@ def _as_typed(connection: Connection, table: Table) -> tuple[str, str, str]:
     return schema, name, role
 
 
-def _has_right(connection: Connection, table: sql.Identifier, right: str) -> bool:
-    if right == "select":
+def _listed(rights: Sequence[Right]) -> str:
+    return ", ".join(map(str, rights))
+
+
+GRANTED = """
+select case
+    when %(column)s::text is null then has_table_privilege(%(table)s::regclass, %(kind)s)
+    else has_column_privilege(%(table)s::regclass, %(column)s::text, %(kind)s)
+end
+"""
+
+
+def _has_right(connection: Connection, table: sql.Identifier, right: Right) -> bool:
+    if right.kind == "select":
         return True  # granted by column too, and tried already
-    (granted,) = connection.execute(
-        "select has_table_privilege(%s::regclass, %s)", (table.as_string(connection), right)
-    ).fetchone() or (False,)
+    values = {"table": table.as_string(connection), "kind": right.kind, "column": right.column}
+    (granted,) = connection.execute(GRANTED, values).fetchone() or (False,)
     return bool(granted)
 
 

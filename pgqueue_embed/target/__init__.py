@@ -11,18 +11,33 @@ from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.target.chunk_table import ChunkTable
-from pgqueue_embed.target.chunks import ChunkRows, Target, column_names
+from pgqueue_embed.target.chunks import ChunkRows, Right, Target, column_names
+from pgqueue_embed.target.source_column import SourceColumn
 
-__all__ = ["ChunkRows", "Target", "column_names", "new_target", "target_of"]
+__all__ = ["ChunkRows", "Right", "Target", "column_names", "new_target", "target_of"]
 
 
 def target_of(pipeline: Pipeline) -> Target:
     """Return the target of a pipeline that is there."""
-    return new_target(pipeline, pipeline.key, pipeline.document)
+    return new_target(pipeline, pipeline.key, pipeline.document, is_made=pipeline.target_is_made)
 
 
-def new_target(wanted: PipelineSpec | Pipeline, key: Key, document: Document) -> Target:
-    """Return the target of a pipeline that may be yet to be made."""
-    return ChunkTable(
-        table=wanted.target, columns=wanted.columns, vector_type=wanted.vector_type, key=key
+def new_target(
+    wanted: PipelineSpec, key: Key, document: Document, *, is_made: bool = True
+) -> Target:
+    """Return the target of a pipeline that may be yet to be made.
+
+    `is_made` tells that `create` has made the target, or would.
+    """
+    if wanted.into_column is None:
+        return ChunkTable(
+            table=wanted.target, columns=wanted.columns, vector_type=wanted.vector_type, key=key
+        )
+    return SourceColumn(
+        table=wanted.source,
+        columns=wanted.columns,
+        vector_type=wanted.vector_type,
+        key=key,
+        document=document,
+        is_made=is_made,
     )

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.identifiers import quoted
 from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
-from pgqueue_embed.target.chunks import ChunkRows, column_names
+from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.vectors import VectorCodec
 
 CREATE = """
@@ -53,6 +55,9 @@ class ChunkTable:
     vector_type: str
     key: Key
 
+    def __str__(self) -> str:
+        return str(self.table)
+
     @property
     def rows(self) -> sql.Composable:
         return self.table.identifier
@@ -62,14 +67,30 @@ class ChunkTable:
         return [name for name in self.columns.names() if name != self.columns.created_at]
 
     @property
-    def rights(self) -> Sequence[str]:
-        return ("select", "insert", "delete")
+    def rights(self) -> Sequence[Right]:
+        return (Right("select"), Right("insert"), Right("delete"))
+
+    def check(self, connection: Connection) -> None:
+        schema = quoted(self.table.schema)
+        row = connection.execute(
+            "select to_regclass(%s), to_regnamespace(%s)", (self.table.quoted, schema)
+        ).fetchone()
+        there, schema_there = row or (None, None)
+        if there is not None:
+            raise UsageError(
+                f"table {self.table} exists already; name another with --target-table, or drop it"
+            )
+        if schema_there is None:
+            raise UsageError(
+                f"there is no schema {self.table.schema}; create it: create schema {schema}"
+            )
 
     def create(
-        self, connection: Connection, *, vector_type: sql.Composable, pipeline_name: str
-    ) -> None:
+        self, connection: Connection, codec: VectorCodec, *, dimensions: int, pipeline_name: str
+    ) -> bool:
         """Create the table, its index on the source key, and comments on both."""
-        names = {**self._names(), "vector_type": vector_type}
+        type_name = codec.type_name(connection, self.vector_type, dimensions)
+        names = {**self._names(), "vector_type": sql.SQL(type_name)}
         connection.execute(sql.SQL(CREATE).format(**names))
         connection.execute(sql.SQL("create index on {target} ({fulltext_id})").format(**names))
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
@@ -82,6 +103,7 @@ class ChunkTable:
                 comment="Offset of the chunk's first character in the document, counted from 0.",
             )
         )
+        return True
 
     def replace(
         self,

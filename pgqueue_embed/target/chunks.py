@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.identifiers import quoted
 from pgqueue_embed.tables import TargetColumns
 from pgqueue_embed.vectors import VectorCodec
 
@@ -34,6 +35,17 @@ class ChunkRows:
     vectors: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Right:
+    """A right on a table, or on one column of it, that a worker needs; as text, as GRANT has it."""
+
+    kind: str
+    column: str | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.column is None else f"{self.kind} ({quoted(self.column)})"
+
+
 class Target(Protocol):
     """A place for the vectors of one pipeline."""
 
@@ -52,14 +64,18 @@ class Target(Protocol):
         ...
 
     @property
-    def rights(self) -> Sequence[str]:
-        """What a worker must be granted on the target table, as GRANT has it."""
+    def rights(self) -> Sequence[Right]:
+        """What a worker must be granted on the pipeline's target table."""
+        ...
+
+    def check(self, connection: Connection) -> None:
+        """Raise UsageError for what would keep `create` from making the target."""
         ...
 
     def create(
-        self, connection: Connection, *, vector_type: sql.Composable, pipeline_name: str
-    ) -> None:
-        """Make the target for vectors of `vector_type`, such as ``public.vector(384)``."""
+        self, connection: Connection, codec: VectorCodec, *, dimensions: int, pipeline_name: str
+    ) -> bool:
+        """Make the target; returns False if it was there, and is not to be dropped one day."""
         ...
 
     def replace(
@@ -71,7 +87,8 @@ class Target(Protocol):
     ) -> dict[str, str]:
         """Put `portions` in the place of all chunks of the records `keys`.
 
-        Returns the keys of records that did not take theirs, with the reason.
+        Returns the keys of records that did not take theirs, with the reason. Raises what the
+        server says to a bad value or a broken constraint, or RecordFault.
         """
         ...
 

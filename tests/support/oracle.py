@@ -30,17 +30,36 @@ ledger as (
     select * from pgembed.records where pipeline_id = {pipeline_id}
 ),
 target as (
-    select
-        {target_key} as key,
-        {chunk_id} as chunk_id,
-        {chunk_index} as chunk_index,
-        {text_chunk} as text_chunk,
-        {start_char} as start_char,
-        {end_char} as end_char,
-        {tokens} as tokens,
-        {embedding} as embedding
-    from {target}
+    {chunks}
 )
+"""
+
+CHUNKS_OF_A_TABLE = """
+select
+    {target_key} as key,
+    {chunk_id} as chunk_id,
+    {chunk_index} as chunk_index,
+    {text_chunk} as text_chunk,
+    {start_char} as start_char,
+    {end_char} as end_char,
+    {tokens} as tokens,
+    {embedding} as embedding
+from {target}
+"""
+
+# In a column of the source, the one chunk of a record is its whole document.
+CHUNKS_OF_A_COLUMN = """
+select
+    {source_key} as key,
+    {source_key} || '_0' as chunk_id,
+    0 as chunk_index,
+    {text} as text_chunk,
+    0 as start_char,
+    length({text}) as end_char,
+    1 as tokens,
+    {embedding} as embedding
+from {source} as s
+where {embedding} is not null
 """
 
 BREACHES = {
@@ -187,7 +206,7 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
     assert row is not None, f"there is no pipeline {pipeline_name}"
     columns = row["target_columns"]
     target_key = columns.pop("fulltext_id")
-    return {
+    names: Names = {
         **{meaning: sql.Identifier(column) for meaning, column in columns.items()},
         "source_key": _key([column["name"] for column in row["key_columns"]]),
         "target_key": _key(target_key),
@@ -199,6 +218,8 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
         "pipeline_id": sql.Literal(row["id"]),
         "name": sql.Literal(pipeline_name),
     }
+    kind = CHUNKS_OF_A_TABLE if row["into_column"] is None else CHUNKS_OF_A_COLUMN
+    return {**names, "chunks": sql.SQL(kind).format(**names)}
 
 
 def _key(names: list[str]) -> sql.Composable:

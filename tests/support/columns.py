@@ -1,0 +1,47 @@
+"""Pipelines that write into a column of their source, and whether its vectors are true."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from pgqueue_embed.chunking import Chunker
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
+from tests.support.fakes import tokenizer, unit_vector
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+
+
+@cache
+def whole_chunker() -> Chunker:
+    """Return a chunker that takes a document as one chunk, of up to 200 tokens."""
+    return Chunker(tokenizer(), max_tokens=200, overlap_tokens=0, whole=True)
+
+
+def into_column(
+    connection: Connection, source: Table = REPORTS, column: str = "embedding", **fields: Any
+) -> Pipeline:
+    """Create a pipeline from `source` into a column of it; see `make_pipeline`."""
+    usual = {"chunking": "none", "chunk_tokens": 200, "overlap_tokens": 0}
+    return make_pipeline(
+        connection, source, **{**usual, "target": source, "into_column": column, **fields}
+    )
+
+
+def assert_column_converged(connection: Connection, pipeline: Pipeline) -> None:
+    """Fail unless the oracle is content, and each vector is that of the text beside it."""
+    assert_converged(connection, pipeline.name)
+    query = sql.SQL("select {}, {}::text from {} where {} is not null").format(
+        sql.Identifier(pipeline.document.recipe.text_fields[0]),
+        sql.Identifier(pipeline.columns.embedding),
+        pipeline.source.identifier,
+        sql.Identifier(pipeline.columns.embedding),
+    )
+    for text, vector in connection.execute(query):
+        stored = np.array([float(each) for each in vector.strip("[]").split(",")])
+        assert np.allclose(stored, unit_vector(text.strip()), atol=1e-3), text
