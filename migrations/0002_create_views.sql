@@ -27,6 +27,29 @@ where case
 end;
 
 comment on view pgembed.in_flight is 'Work items that a worker holds at this moment.';
+comment on column pgembed.in_flight.pipeline is 'Its name.';
+comment on column pgembed.in_flight.work_id is 'The item.';
+comment on column pgembed.in_flight.records is 'How many keys it has.';
+comment on column pgembed.in_flight.alone is 'A worker process died over it before.';
+comment on column pgembed.in_flight.host is 'The machine that holds it.';
+comment on column pgembed.in_flight.pid is 'The worker process that holds it.';
+comment on column pgembed.in_flight.started_at is 'Since when it is held.';
+comment on column pgembed.in_flight.running_for is 'How long it has been held.';
+
+-- A claim that is known to be rolled back does not count, since its items are claimed anew, and
+-- neither does one whose attempt does not show here, since it has yet to read.
+create view pgembed.claimed_work as
+select work_id
+from pgembed.attempts
+where case
+    when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+    then pg_xact_status(claim_xid) is distinct from 'aborted'
+    else false
+end;
+
+comment on view pgembed.claimed_work is
+    'Work items of claims that may have read their records before this statement began: that a key is among them does not say that its present text will be seen.';
+comment on column pgembed.claimed_work.work_id is 'The item.';
 
 -- Rates are over the last minute, or over the time since work began if that is shorter: `seconds`
 -- is how long ago the work on the batch began, at most a minute.
@@ -45,6 +68,14 @@ where committed_at > clock_timestamp() - interval '1 minute'
     and not rolled_up;
 
 comment on view pgembed.recent_batches is 'The commits of the last minute, behind the rates of the other views.';
+comment on column pgembed.recent_batches.pipeline_id is 'The pipeline.';
+comment on column pgembed.recent_batches.worker_id is 'The worker process; null for a retry.';
+comment on column pgembed.recent_batches.committed_at is 'When it was committed.';
+comment on column pgembed.recent_batches.records is 'Records that it settled.';
+comment on column pgembed.recent_batches.chunks is 'Chunks that it wrote.';
+comment on column pgembed.recent_batches.tokens is 'Tokens of its documents.';
+comment on column pgembed.recent_batches.seconds is
+    'How long ago the work on it began, at most a minute.';
 
 create view pgembed.worker_status as
 select
@@ -79,6 +110,28 @@ left join lateral (
 
 comment on view pgembed.worker_status is
     'Worker processes: what they run on, whether they are heard of, their rates over the last minute.';
+comment on column pgembed.worker_status.worker_id is 'Its number, also in its log.';
+comment on column pgembed.worker_status.host is 'The machine.';
+comment on column pgembed.worker_status.pid is 'The process on it.';
+comment on column pgembed.worker_status.state is
+    'working, stopping, stopped, or silent: no heartbeat for 45 seconds (lid closed, network cut).';
+comment on column pgembed.worker_status.device is 'mps, cuda or cpu.';
+comment on column pgembed.worker_status.precision is 'fp16, bf16 or fp32.';
+comment on column pgembed.worker_status.model is
+    'The one model that this process has loaded.';
+comment on column pgembed.worker_status.concurrency is 'Its number of loops.';
+comment on column pgembed.worker_status.version is 'Of pgembed.';
+comment on column pgembed.worker_status.records_per_second is
+    'Records settled over the last minute.';
+comment on column pgembed.worker_status.chunks_per_second is
+    'Chunks written over the last minute.';
+comment on column pgembed.worker_status.memory_bytes is
+    'Resident memory, plus what the process holds on its GPU.';
+comment on column pgembed.worker_status.started_at is 'When it was ready to work.';
+comment on column pgembed.worker_status.heartbeat_at is 'When it was last heard of.';
+comment on column pgembed.worker_status.stopped_at is 'When it ended.';
+comment on column pgembed.worker_status.stop_reason is
+    'Such as drained, stopped, memory limit passed, or how it crashed.';
 
 create view pgembed.dead_letters as
 select
@@ -93,6 +146,12 @@ where records.dead_at is not null;
 
 comment on view pgembed.dead_letters is
     'Records given up on, with their last error; `pgembed retry` puts them back into the queue.';
+comment on column pgembed.dead_letters.pipeline is 'Its name.';
+comment on column pgembed.dead_letters.key is 'The record''s key, as text.';
+comment on column pgembed.dead_letters.attempts is 'How often its present text was tried.';
+comment on column pgembed.dead_letters.last_error is
+    'What the last attempt failed with, one line.';
+comment on column pgembed.dead_letters.dead_at is 'When it was given up on.';
 
 create view pgembed.progress as
 -- What each pipeline has reached: the sums of all signed changes.
@@ -192,10 +251,33 @@ from counted;
 
 comment on view pgembed.progress is
     'One row per pipeline: how far it is, how fast it goes, what is left. Rates are over the last minute.';
-comment on column pgembed.progress.total is 'Records that a worker has seen or that wait in the queue.';
-comment on column pgembed.progress.done is 'Records embedded, or empty and so without vectors; those that are pending again included.';
-comment on column pgembed.progress.pending is 'Records that wait in the queue, those in flight included.';
-comment on column pgembed.progress.retrying is 'Pending records that failed before and are tried again.';
+comment on column pgembed.progress.pipeline is 'Its name.';
+comment on column pgembed.progress.state is 'active or paused.';
+comment on column pgembed.progress.total is
+    'Records that have a ledger state or wait in the queue; what was never queued is not in it.';
+comment on column pgembed.progress.done is
+    'Records embedded, or empty and so without vectors; those that are pending again included.';
+comment on column pgembed.progress.pending is
+    'Records that wait in the queue, those in flight and those waiting for a retry included.';
+comment on column pgembed.progress.in_flight is
+    'Pending records that a worker holds at this moment.';
+comment on column pgembed.progress.retrying is 'Pending records that failed before.';
 comment on column pgembed.progress.dead is 'Records given up on; see pgembed.dead_letters.';
-comment on column pgembed.progress.eta is 'Time left at the rate of the last minute.';
-comment on column pgembed.progress.next_of is 'The pipeline that this one is the next generation of, while that one is there.';
+comment on column pgembed.progress.percent is 'Of total, what is not pending.';
+comment on column pgembed.progress.records_per_second is
+    'Records that were settled over the last minute: written, found unchanged, forgotten or given up on.';
+comment on column pgembed.progress.chunks_per_second is
+    'Chunks written over the last minute.';
+comment on column pgembed.progress.tokens_per_second is
+    'Tokens of the documents over the last minute, overlaps counted once.';
+comment on column pgembed.progress.eta is
+    'Time left: pending at records_per_second; null when nothing is pending or nothing moves.';
+comment on column pgembed.progress.live_workers is
+    'Worker processes of this pipeline that were heard of in the last 45 seconds.';
+comment on column pgembed.progress.last_commit_at is
+    'The last commit of a worker or of a retry.';
+comment on column pgembed.progress.oldest_pending_at is
+    'When the oldest waiting item was queued.';
+comment on column pgembed.progress.state_reason is 'Why it is paused.';
+comment on column pgembed.progress.next_of is
+    'The pipeline that this one is the next generation of, until it takes its place.';

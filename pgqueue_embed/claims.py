@@ -214,20 +214,6 @@ def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:
     )
 
 
-# The items of claims that may have read their records before this statement began. A claim that is
-# known to be rolled back does not count, since its items are claimed anew, and neither does one
-# whose attempt does not show here, since it has yet to read.
-FLYING = """
-    select work_id
-    from pgembed.attempts
-    where case
-        when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
-        then pg_xact_status(claim_xid) is distinct from 'aborted'
-        else false
-    end
-"""
-
-
 def forget_lost_attempts(side: Connection, worker_id: int) -> None:
     """Delete the attempts of a living worker whose claims the server has rolled back.
 

@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.claims import FLYING
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.gone import enqueue_gone
@@ -206,7 +205,7 @@ def _scan_slice(
 # that is to be embedded in any case, if what waits for it would find it unchanged.
 QUEUE_SLICE = """
 with flying as materialized (
-    {flying}
+    select work_id from pgembed.claimed_work
 ),
 ledger_begun as materialized (
     select exists (select 1 from pgembed.records where pipeline_id = %(pipeline_id)s) as begun
@@ -316,7 +315,6 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
     after = sql.SQL("and {} > {}").format(key.of("source"), key.value(reached))
     names = {
         **source_names(pipeline),
-        "flying": sql.SQL(FLYING),
         "source": records(pipeline, selection.where),
         "source_key_columns": key.numbered([column.of("source") for column in key.columns]),
         "source_order": key.listed("source"),

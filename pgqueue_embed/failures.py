@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 
-from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.settings import Pipeline
 
 # The records stay locked while a slice commits, and workers with the same records wait.
@@ -53,89 +52,50 @@ def retry(
 ) -> int:
     """Queue the dead letters `keys`, or all of them, with their attempts forgotten.
 
-    Returns how many. Each slice is a commit of its own. Raises UsageError, with nothing done, if
-    one of `keys` is no dead letter.
+    Returns how many. Of all of them, each slice is a commit of its own. Raises UsageError, with
+    nothing done, if one of `keys` is no dead letter.
     """
     if keys:
-        _check_dead(connection, pipeline, keys)
+        return _retry_keys(connection, pipeline, keys)
     retried = 0
     last_key = ""
-    while slice_keys := _next_slice(connection, pipeline, keys, last_key, slice_records):
-        retried += _retry_slice(connection, pipeline, slice_keys)
+    while slice_keys := _next_slice(connection, pipeline, last_key, slice_records):
+        retried += _count(connection, PUT_BACK, (slice_keys, pipeline.id))
         last_key = slice_keys[-1]
     return retried
 
 
-def _check_dead(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
-    rows = connection.execute(
-        "select key from pgembed.records"
-        " where pipeline_id = %s and key = any(%s) and dead_at is not null",
-        (pipeline.id, list(keys)),
-    )
-    missing = sorted(set(keys) - {key for (key,) in rows})
-    if missing:
-        raise UsageError(
-            f"{pipeline.name} has no dead letter '{missing[0]}', so nothing was put back;"
-            f" they are listed by: pgembed failures {pipeline.name}"
-        )
+PUT_BACK = "select pgembed.put_back(id, %s) from pgembed.pipelines where id = %s"
+
+# By its id: a name may have been changed since the pipeline was loaded.
+RETRY_KEYS = "select pgembed.retry(name, %s::text[]) from pgembed.pipelines where id = %s"
+
+
+def _retry_keys(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> int:
+    try:
+        return _count(connection, RETRY_KEYS, (list(keys), pipeline.id))
+    except psycopg.errors.InvalidParameterValue as error:
+        raise UsageError(f"{error.diag.message_primary}; {error.diag.message_hint}") from None
+
+
+def _count(connection: Connection, query: str, values: tuple[list[str], int]) -> int:
+    with connection.transaction():
+        # After a wait for another's retry, what that one did must show.
+        connection.execute("set transaction isolation level read committed")
+        (retried,) = connection.execute(query, values).fetchone() or (0,)
+    return int(retried)
 
 
 # Behind the last key: what dies again meanwhile is not put back twice.
 NEXT_SLICE = """
 select key
 from pgembed.records
-where pipeline_id = %(pipeline_id)s
-    and dead_at is not null
-    and key > %(last_key)s
-    and (%(keys)s::text[] is null or key = any(%(keys)s))
+where pipeline_id = %s and dead_at is not null and key > %s
 order by key
-limit %(limit)s
+limit %s
 """
 
 
-def _next_slice(
-    connection: Connection, pipeline: Pipeline, keys: Sequence[str], last_key: str, limit: int
-) -> list[str]:
-    values = {
-        "pipeline_id": pipeline.id,
-        "last_key": last_key,
-        "keys": list(keys) or None,
-        "limit": limit,
-    }
-    return [key for (key,) in connection.execute(NEXT_SLICE, values)]
-
-
-# Locked in bytewise key order, as a worker does before it writes: the two cannot deadlock.
-TAKE_BACK = """
-with locked as materialized (
-    select key
-    from pgembed.records
-    where pipeline_id = %(pipeline_id)s and key = any(%(keys)s) and dead_at is not null
-    order by key
-    for update
-)
-update pgembed.records
-set state = null,
-    generation = null,
-    document_hash = null,
-    attempts = 0,
-    failed_hash = null,
-    last_error = null,
-    dead_at = null
-from locked
-where records.pipeline_id = %(pipeline_id)s and records.key = locked.key
-returning records.key
-"""
-
-
-def _retry_slice(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> int:
-    with connection.transaction():
-        connection.execute("set transaction isolation level read committed")
-        values = {"pipeline_id": pipeline.id, "keys": list(keys)}
-        taken = [key for (key,) in connection.execute(TAKE_BACK, values)]
-        if taken:
-            # Not in the key order of bulk loading, so with the priority of changes.
-            add_items(connection, pipeline.id, sorted(taken, key=str.encode), priority=0)
-            # The records leave the state dead and are counted in the queue from now on.
-            record_batch(connection, pipeline.id, None, Batch(dead=-len(taken)))
-    return len(taken)
+def _next_slice(connection: Connection, pipeline: Pipeline, last_key: str, limit: int) -> list[str]:
+    rows = connection.execute(NEXT_SLICE, (pipeline.id, last_key, limit))
+    return [key for (key,) in rows]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from pgqueue_embed.claims import FLYING
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 from pgqueue_embed.settings import Pipeline
@@ -20,7 +19,7 @@ from pgqueue_embed.source import source_names
 # one that is queued twice is forgotten once. An item in flight (see enqueue) does not count.
 QUEUE_GONE = """
 with flying as materialized (
-    {flying}
+    select work_id from pgembed.claimed_work
 ),
 slice as materialized (
     select key
@@ -60,7 +59,7 @@ select
 # committed yet.
 QUEUE_GONE_IN_FLIGHT = """
 with flying as materialized (
-    {flying}
+    select work_id from pgembed.claimed_work
 ),
 gone as (
     select distinct key
@@ -85,7 +84,7 @@ def enqueue_gone(connection: Connection, pipeline: Pipeline, *, slice_records: i
 
     Each slice of the ledger is its own commit; run again, it queues nothing twice.
     """
-    names = {**source_names(pipeline), "flying": sql.SQL(FLYING)}
+    names = source_names(pipeline)
     query = sql.SQL(QUEUE_GONE).format(**names)
     values = {
         "pipeline_id": pipeline.id,

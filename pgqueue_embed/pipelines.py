@@ -141,8 +141,9 @@ def is_current(connection: Connection, pipeline: Pipeline) -> bool:
 
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:
     """Stop workers from claiming; what is claimed already is finished."""
+    # By its id: a name may have been changed since the pipeline was loaded.
     connection.execute(
-        "update pgembed.pipelines set state = 'paused', state_reason = %s where id = %s",
+        "select pgembed.pause(name, %s) from pgembed.pipelines where id = %s",
         (reason, pipeline.id),
     )
 
@@ -150,8 +151,7 @@ def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> N
 def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
     """Let workers claim again."""
     connection.execute(
-        "update pgembed.pipelines set state = 'active', state_reason = null where id = %s",
-        (pipeline.id,),
+        "select pgembed.resume(name) from pgembed.pipelines where id = %s", (pipeline.id,)
     )
 
 

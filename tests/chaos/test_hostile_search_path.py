@@ -20,6 +20,7 @@ from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.failures import read_failures, retry
 from pgqueue_embed.history import ROLL_UP
+from pgqueue_embed.migrate import migrations_folder
 from pgqueue_embed.pipelines import (
     drop_pipeline,
     load_pipeline,
@@ -93,8 +94,8 @@ BODY = "language plpgsql as $$ begin perform hostile.hijacked(); return null; en
 
 def known_functions(connection: Connection) -> list[str]:
     """Return the names of PostgreSQL's functions that occur in the program's text."""
-    folder = Path(pgqueue_embed.__file__).parent
-    source = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    files = [*Path(pgqueue_embed.__file__).parent.rglob("*.py"), *migrations_folder().glob("*.sql")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     words = sorted(set(re.findall(r"\b([a-z_0-9]+)\(", source)))
     query = "select distinct proname from pg_proc where proname = any(%s)"
     return sorted(name for (name,) in connection.execute(query, (words,)))
@@ -162,6 +163,10 @@ ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
         session, Table(schema="public", name="more"), name="more"
     ),
     "index": lambda session, pipeline: vector_indexes(session, pipeline),
+    "enqueue keys": lambda session, pipeline: session.execute(
+        "select pgembed.enqueue(name, array['1', '2']) from pgembed.pipelines where id = %s",
+        (pipeline.id,),
+    ),
     "pause and resume": lambda session, pipeline: (
         pause_pipeline(session, pipeline, "a test"),
         resume_pipeline(session, pipeline),

@@ -61,10 +61,10 @@ select pg_get_triggerdef(oid) from pg_trigger where tgrelid = %s and not tgisint
 """
 
 FUNCTIONS = """
-select pg_get_functiondef(oid)
+select pg_get_functiondef(oid), obj_description(oid, 'pg_proc'), proacl::text is null
 from pg_proc
 where pronamespace = 'pgembed'::regnamespace and prokind = 'f'
-order by proname collate "C"
+order by proname collate "C", oid::regprocedure::text collate "C"
 """
 
 PARTS = {
@@ -95,6 +95,8 @@ def _lines(connection: Connection) -> Iterator[str]:
         if definition:
             yield from (f"    {line}" for line in definition.splitlines())
         yield ""
-    for (definition,) in connection.execute(FUNCTIONS):
+    for definition, comment, is_public in connection.execute(FUNCTIONS):
         yield from definition.splitlines()
+        yield f"  comment: {comment}"
+        yield f"  may be executed by: {'everybody' if is_public else 'its owner'}"
         yield ""

@@ -187,7 +187,7 @@ def test_locked_table_fails_the_migration_in_one_line_and_changes_nothing(
     for path in migrations_folder().glob("*.sql"):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "0099_alter_work.sql").write_text(
-        "-- depends: 0002_create_views\nset local lock_timeout = '100ms';\n"
+        "-- depends: 0003_create_functions\nset local lock_timeout = '100ms';\n"
         "create table pgembed.later (id int);\nalter table pgembed.work add column later int;\n"
     )
     monkeypatch.setattr(migrate_module, "migrations_folder", lambda: tmp_path)

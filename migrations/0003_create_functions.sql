@@ -1,0 +1,387 @@
+-- depends: 0002_create_views
+--
+-- What people call in psql. The program calls the same functions, so that there is one of each.
+--
+-- They run with the rights of their caller, all but the enqueue of a list of texts: that one checks
+-- what it is given, may be granted to a role that has no right on any table of this schema, and is
+-- granted to nobody. It therefore uses no SQL that is made at run time and no type, cast or
+-- function that somebody else can have made.
+set local lock_timeout = '5s';
+
+create function pgembed.find_pipeline(name text)
+returns pgembed.pipelines
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline pgembed.pipelines;
+    names text;
+begin
+    select * into pipeline from pgembed.pipelines where pipelines.name = find_pipeline.name;
+    if not found then
+        select string_agg(pipelines.name, ', ' order by id) into names from pgembed.pipelines;
+        raise exception 'there is no pipeline %', quote_nullable(name)
+            using
+                errcode = 'undefined_object',
+                hint = 'there is ' || coalesce(names, 'none yet; make one: pgembed create');
+    end if;
+    return pipeline;
+end
+$function$;
+
+comment on function pgembed.find_pipeline is
+    'The row of a pipeline; an error that names those there are, if it is none of them. For the other functions.';
+
+-- The text of a key is its identity: written as the program writes it (key.py), however it was
+-- given. Times depend on DateStyle and TimeZone, which canonical_keys pins.
+create function pgembed.key_text(parts text[], types text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    part json;
+    written text[] := '{}';
+begin
+    if cardinality(parts) <> cardinality(types) then
+        raise invalid_parameter_value using message = format('it has %s parts', cardinality(parts));
+    end if;
+    -- Which JSON would write with a T.
+    if types = array['timestamp with time zone'] then
+        return parts[1]::timestamptz::text;
+    end if;
+    for position in 1 .. cardinality(types) loop
+        part := case types[position]
+            when 'smallint' then to_json(parts[position]::smallint)
+            when 'integer' then to_json(parts[position]::integer)
+            when 'bigint' then to_json(parts[position]::bigint)
+            when 'uuid' then to_json(parts[position]::uuid)
+            when 'date' then to_json(parts[position]::date)
+            when 'timestamp with time zone' then to_json(parts[position]::timestamptz)
+            when 'text' then to_json(parts[position])
+        end;
+        if part is null then
+            raise invalid_parameter_value using message = 'no part of a key is null';
+        end if;
+        written := written || part::text;
+    end loop;
+    return case
+        when cardinality(types) = 1 then part #>> '{}'
+        else '[' || array_to_string(written, ', ') || ']'
+    end;
+end
+$function$;
+
+comment on function pgembed.key_text is
+    'The text of a key in queue and ledger, from the values of its columns and their types. For the other functions.';
+
+create function pgembed.canonical_keys(keys text[], pipeline pgembed.pipelines)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+set timezone = 'UTC'
+as $function$
+declare
+    types constant text[] := array(
+        select type from jsonb_to_recordset(pipeline.key_columns) as listed (type text)
+    );
+    -- What the index of the ledger takes: a page holds three of its rows.
+    most_bytes constant integer := 2684;
+    key text;
+    parts text[];
+    written text;
+    canonical text[] := '{}';
+begin
+    if keys is null then
+        raise null_value_not_allowed using
+            message = 'there are no keys, but null',
+            hint = 'give an array, such as array[4711, 4712]';
+    end if;
+    begin
+        foreach key in array keys loop
+            parts := case
+                when cardinality(types) = 1 then array[key]
+                else array(select jsonb_array_elements_text(key::jsonb))
+            end;
+            written := pgembed.key_text(parts, types);
+            if octet_length(written) > most_bytes then
+                raise invalid_parameter_value using message =
+                    format('it has %s bytes, and a key %s at most', octet_length(written), most_bytes);
+            end if;
+            canonical := canonical || written;
+        end loop;
+    exception
+        when data_exception then
+            raise exception '% cannot be a key of pipeline %: %',
+                left(quote_nullable(key), 100), quote_literal(pipeline.name), left(sqlerrm, 200)
+                using errcode = 'invalid_parameter_value', hint = (
+                    select case
+                        when count(*) = 1 then 'its key is '
+                        else 'its keys are JSON arrays of '
+                    end || string_agg(format('%s (%s)', name, type), ', ')
+                    from jsonb_to_recordset(pipeline.key_columns) as listed (name text, type text)
+                );
+    end;
+    return canonical;
+end
+$function$;
+
+comment on function pgembed.canonical_keys is
+    'Keys as they are written in queue and ledger; an error for one that cannot be of the pipeline''s key type. For the other functions.';
+
+create function pgembed.enqueue(name text, keys text[], out queued bigint)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
+    canonical constant text[] := pgembed.canonical_keys(keys, pipeline);
+    -- What waits may be claimed before the changes of this transaction are committed, and may have
+    -- been since the snapshot of one that is not READ COMMITTED: then it does not do for the key.
+    waiting_suffices constant boolean :=
+        pg_current_xact_id_if_assigned() is null
+        and current_setting('transaction_isolation') = 'read committed';
+    own_transaction constant xid := pg_current_xact_id_if_assigned()::xid;
+begin
+    with listed as materialized (
+        select distinct unnest(canonical) as key
+    ),
+    claimed as materialized (
+        select work_id from pgembed.claimed_work
+    ),
+    queue as (
+        select unnest(work.keys) as key, work.id, work.xmin
+        from pgembed.work
+        where work.pipeline_id = pipeline.id
+    ),
+    -- Not what is claimed already (see claimed_work); what this transaction has queued itself is.
+    waiting as materialized (
+        select
+            listed.key,
+            bool_or(
+                queue.id not in (select work_id from claimed)
+                and (waiting_suffices or queue.xmin = own_transaction)
+            ) as suffices
+        from listed
+        join queue on queue.key = listed.key
+        group by listed.key
+    ),
+    wanted as (
+        select listed.key, ledger.state is not null or waiting.key is not null as known
+        from listed
+        left join waiting on waiting.key = listed.key
+        left join lateral (
+            select state
+            from pgembed.records
+            where records.pipeline_id = pipeline.id and records.key = listed.key
+            limit 1
+        ) as ledger on true
+        where waiting.suffices is not true
+    ),
+    numbered as (
+        select
+            wanted.key,
+            known,
+            (row_number() over (partition by known order by wanted.key) - 1) / 256 as item
+        from wanted
+    ),
+    -- Not in the key order of bulk loading, so with the priority of changes.
+    inserted as (
+        insert into pgembed.work (pipeline_id, keys, records, priority, known)
+        select pipeline.id, array_agg(numbered.key order by numbered.key), count(*), 0, known
+        from numbered
+        group by known, item
+        returning records
+    )
+    select coalesce(sum(records), 0) into queued from inserted;
+end
+$function$;
+
+comment on function pgembed.enqueue(text, text[]) is
+    'Queues the records of these keys and returns how many: not those that wait already. A worker embeds what is new or changed, and forgets what the source no longer has.';
+
+-- Whoever may call it, may queue any key of any pipeline.
+revoke all on function pgembed.enqueue(text, text[]) from public;
+
+-- The cast may be one that a user has made, so it runs with the rights of the caller.
+create function pgembed.enqueue(name text, keys anyarray, out queued bigint)
+language sql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+set timezone = 'UTC'
+as $function$
+    select pgembed.enqueue(name, keys::text[]);
+$function$;
+
+comment on function pgembed.enqueue(text, anyarray) is
+    'The same for keys of their own type, such as bigint[] or uuid[]; for a key of several columns, JSON arrays of their values.';
+
+create function pgembed.enqueue(name text, keys text, out queued bigint)
+language sql
+set search_path = pg_catalog, pg_temp
+as $function$
+    select pgembed.enqueue(name, keys::text[]);
+$function$;
+
+comment on function pgembed.enqueue(text, text) is
+    'The same for an array written as text: ''{4711,4712}''.';
+
+create function pgembed.pause(name text, reason text default '', out in_flight bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
+begin
+    update pgembed.pipelines
+    set state = 'paused', state_reason = coalesce(nullif(reason, ''), 'paused by a person')
+    where id = pipeline.id;
+    select coalesce(sum(flying.records), 0) into in_flight
+    from pgembed.in_flight as flying
+    where flying.pipeline = pipeline.name;
+end
+$function$;
+
+comment on function pgembed.pause is
+    'Stops workers from claiming records of the pipeline, and returns how many they hold at this moment: those they finish.';
+
+create function pgembed.resume(name text, out pending bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
+begin
+    update pgembed.pipelines set state = 'active', state_reason = null where id = pipeline.id;
+    select coalesce(sum(records), 0) into pending from pgembed.work where pipeline_id = pipeline.id;
+end
+$function$;
+
+comment on function pgembed.resume is
+    'Lets workers claim records of the pipeline again, and returns how many wait.';
+
+create function pgembed.put_back(pipeline_id bigint, keys text[], out retried bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- Locked in bytewise key order, as a worker does before it writes: the two cannot deadlock.
+    with locked as materialized (
+        select records.key
+        from pgembed.records
+        where records.pipeline_id = put_back.pipeline_id
+            and records.key = any (keys)
+            and records.dead_at is not null
+        order by records.key
+        for update
+    ),
+    taken as (
+        update pgembed.records
+        set state = null,
+            generation = null,
+            document_hash = null,
+            attempts = 0,
+            failed_hash = null,
+            last_error = null,
+            dead_at = null
+        from locked
+        where records.pipeline_id = put_back.pipeline_id and records.key = locked.key
+        returning records.key
+    ),
+    numbered as (
+        select key, (row_number() over (order by key) - 1) / 256 as item from taken
+    ),
+    -- Not in the key order of bulk loading, so with the priority of changes.
+    queued as (
+        insert into pgembed.work (pipeline_id, keys, records, priority)
+        select put_back.pipeline_id, array_agg(key order by key), count(*), 0
+        from numbered
+        group by item
+    ),
+    -- The records leave the state dead and are counted in the queue from now on.
+    counted as (
+        insert into pgembed.batches (pipeline_id, dead)
+        select put_back.pipeline_id, -count(*)
+        from taken
+        having count(*) > 0
+    )
+    select count(*) into retried from taken;
+end
+$function$;
+
+comment on function pgembed.put_back is
+    'Puts those of the keys that are dead letters back into the queue, and returns how many were. For retry.';
+
+create function pgembed.retry(name text, out retried bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
+begin
+    retried := pgembed.put_back(
+        pipeline.id,
+        array(select key from pgembed.records where pipeline_id = pipeline.id and dead_at is not null)
+    );
+end
+$function$;
+
+comment on function pgembed.retry(text) is
+    'Puts all dead letters of the pipeline back into the queue, with all their attempts before them, and returns how many.';
+
+create function pgembed.retry(name text, keys text[], out retried bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
+    canonical constant text[] := pgembed.canonical_keys(keys, pipeline);
+    alive text;
+begin
+    select listed.key into alive
+    from unnest(canonical) as listed (key)
+    where not exists (
+        select
+        from pgembed.records
+        where pipeline_id = pipeline.id and records.key = listed.key and dead_at is not null
+    )
+    order by 1
+    limit 1;
+    if found then
+        raise invalid_parameter_value using
+            message = format('%s has no dead letter %L, so nothing was put back', pipeline.name, alive),
+            hint = 'they are listed in pgembed.dead_letters';
+    end if;
+    retried := pgembed.put_back(pipeline.id, canonical);
+end
+$function$;
+
+comment on function pgembed.retry(text, text[]) is
+    'The same for the dead letters of these keys; an error, with nothing put back, if one of them is none.';
+
+create function pgembed.retry(name text, keys anyarray, out retried bigint)
+language sql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+set timezone = 'UTC'
+as $function$
+    select pgembed.retry(name, keys::text[]);
+$function$;
+
+comment on function pgembed.retry(text, anyarray) is
+    'The same for keys of their own type, such as bigint[] or uuid[].';
+
+create function pgembed.retry(name text, keys text, out retried bigint)
+language sql
+set search_path = pg_catalog, pg_temp
+as $function$
+    select pgembed.retry(name, keys::text[]);
+$function$;
+
+comment on function pgembed.retry(text, text) is
+    'The same for an array written as text: ''{4711,4712}''.';

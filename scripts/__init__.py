@@ -1,0 +1,1 @@
+"""Programs that the developers of pgembed run."""

@@ -1,0 +1,45 @@
+"""docs/sql.md: made from the catalogue, and its examples executed as they stand."""
+
+from __future__ import annotations
+
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.tables import Table
+from scripts.sql_page import PAGE, sql_page
+from tests.acceptance.test_docs import event_pipeline, marked_block
+from tests.support.corpus import texts
+from tests.support.pipelines import make_pipeline
+
+
+def test_the_page_is_what_the_script_writes(connection: Connection) -> None:
+    assert PAGE.read_text(encoding="utf-8") == sql_page(connection), "run: make docs"
+
+
+def test_every_column_and_function_is_explained(connection: Connection) -> None:
+    assert "| None |" not in sql_page(connection)
+
+
+def test_queries_run(connection: Connection) -> None:
+    connection.execute(marked_block(PAGE, "watch: executed by the tests", "sql"))
+
+
+def test_functions_do_what_the_page_says(connection: Connection) -> None:
+    event_pipeline(connection, list(texts(5)))
+    connection.execute("update event_text set mdr_text_key = 4711 where mdr_text_key = 1")
+    connection.execute(marked_block(PAGE, "act: executed by the tests", "sql"))
+    rows = connection.execute("select unnest(keys) from pgembed.work").fetchall()
+    assert ("4711",) in rows
+
+
+def test_keys_of_several_columns_are_queued_as_the_page_says(connection: Connection) -> None:
+    connection.execute(
+        "create table visits (tenant text, id int, day date, body text, primary key (tenant, id));"
+        "insert into visits values ('acme', 7, '2026-05-01', 'A visit.')"
+    )
+    make_pipeline(
+        connection,
+        Table(schema="public", name="visits"),
+        name="visits",
+        id_fields=("tenant", "id"),
+    )
+    connection.execute(marked_block(PAGE, "several: executed by the tests", "sql"))
+    assert connection.execute("select keys from pgembed.work").fetchone() == (['["acme", 7]'],)

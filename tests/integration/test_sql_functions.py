@@ -1,0 +1,470 @@
+"""The functions for psql: what they do, what they refuse, and who may call them."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from itertools import pairwise, product
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.key import KEY_TYPES
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
+from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
+from tests.support.fakes import POISON, FakeDevice
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session, work_once
+
+# A page of the ledger's index takes three keys: these bytes are the longest, if not compressible.
+LONGEST_KEY = 2684
+
+
+@pytest.fixture
+def reports(conninfo: str, connection: Connection) -> Pipeline:
+    """A finished pipeline with the records 1 to 9, of which 8 and 9 are dead letters."""
+    make_source(connection, [*texts(7), POISON, f"{POISON} too"])
+    pipeline = make_pipeline(connection, max_attempts=1)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    return pipeline
+
+
+def call(connection: Connection, function: str, *arguments: object) -> int:
+    """Return what the function says; arguments are SQL, or values if they are no strings."""
+    listed = ", ".join(map(str, arguments))
+    (answer,) = connection.execute(f"select pgembed.{function}({listed})").fetchone() or (None,)
+    assert isinstance(answer, int)
+    return answer
+
+
+def queued_keys(connection: Connection) -> list[str]:
+    rows = connection.execute("select unnest(keys) from pgembed.work order by 1")
+    return [key for (key,) in rows]
+
+
+def refusal(connection: Connection, statement: str) -> str:
+    """Return message and hint of what `statement` is refused with."""
+    with pytest.raises(psycopg.Error) as refused:
+        connection.execute(statement)
+    return f"{refused.value.diag.message_primary}; {refused.value.diag.message_hint}"
+
+
+def keyed_by(connection: Connection, key_type: str) -> Pipeline:
+    return make_pipeline(connection, make_source(connection, texts(3), key_type=key_type))
+
+
+class TestEnqueue:
+    """pgembed.enqueue: keys of any spelling, once each."""
+
+    @pytest.mark.on_both_servers
+    @pytest.mark.parametrize(
+        "keys", ["'{3,4}'", "array['3', '4']", "array[3, 4]", "array(select id from few)"]
+    )
+    def test_keys_are_given_as_an_array_of_any_kind(
+        self, connection: Connection, reports: Pipeline, keys: str
+    ) -> None:
+        connection.execute("create table few as select unnest(array[3, 4]::bigint[]) as id")
+        assert call(connection, "enqueue", "'reports'", keys) == 2
+        assert queued_keys(connection) == ["3", "4"]
+
+    def test_changed_new_unchanged_and_gone_records_are_all_put_right(
+        self, conninfo: str, connection: Connection, reports: Pipeline
+    ) -> None:
+        set_text(connection, REPORTS, 1, "Changed.")
+        set_text(connection, REPORTS, 10, "New.")
+        delete_records(connection, REPORTS, [2])
+        assert call(connection, "enqueue", "'reports'", "array[1, 2, 3, 10]") == 4
+        device = FakeDevice()
+        with open_session(conninfo) as session:
+            drain(session, reports, device)
+        assert sorted(device.embedded_texts) == ["Changed.", "New."]
+        assert_converged(connection, "reports")
+
+    def test_progress_counts_each_record_once(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        call(connection, "enqueue", "'reports'", "array[1, 1, 10]")
+        row = connection.execute("select total, pending from pgembed.progress").fetchone()
+        assert row == (10, 2)
+
+    def test_what_waits_is_not_queued_twice(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        assert call(connection, "enqueue", "'reports'", "array[1, 2]") == 2
+        assert call(connection, "enqueue", "'reports'", "array[2, 3]") == 1
+        assert queued_keys(connection) == ["1", "2", "3"]
+
+    def test_what_a_worker_holds_is_queued_again(
+        self, conninfo: str, connection: Connection, reports: Pipeline
+    ) -> None:
+        set_text(connection, REPORTS, 1, "Old.")
+        call(connection, "enqueue", "'reports'", "array[1]")
+
+        def change() -> None:
+            set_text(connection, REPORTS, 1, "New.")
+            assert call(connection, "enqueue", "'reports'", "array[1]") == 1
+
+        with open_session(conninfo) as session:
+            assert work_once(session, reports, FakeDevice(during=change))
+            drain(session, reports)
+        assert_converged(connection, "reports")
+
+    @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+    def test_what_waits_may_be_claimed_before_the_change_is_committed(
+        self, conninfo: str, connection: Connection, reports: Pipeline, isolation: str
+    ) -> None:
+        """The item that waits does not do: a worker takes it, and sees the text from before."""
+        call(connection, "enqueue", "'reports'", "array[1]")
+        with connect(conninfo) as user, open_session(conninfo) as session:
+            with user.transaction():
+                user.execute(f"set transaction isolation level {isolation}")
+                set_text(user, REPORTS, 1, "Changed in a long transaction.")
+                assert call(user, "enqueue", "'reports'", "array[1]") == 1
+                assert call(user, "enqueue", "'reports'", "array[1]") == 0
+                assert work_once(session, reports)
+            drain(session, reports)
+        assert_converged(connection, "reports")
+
+    def test_an_old_snapshot_does_not_see_what_was_claimed_since(
+        self, conninfo: str, connection: Connection, reports: Pipeline
+    ) -> None:
+        call(connection, "enqueue", "'reports'", "array[1]")
+        with connect(conninfo) as user, open_session(conninfo) as session:
+            with user.transaction():
+                user.execute("set transaction isolation level repeatable read")
+                user.execute("select from pgembed.work")
+                work_once(session, reports)
+                set_text(connection, REPORTS, 1, "Changed after the claim.")
+                assert call(user, "enqueue", "'reports'", "array[1]") == 1
+            drain(session, reports)
+        assert_converged(connection, "reports")
+
+    def test_more_keys_than_an_item_takes_become_several_items(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        keys = "array(select generate_series(1, 600))"
+        assert call(connection, "enqueue", "'reports'", keys) == 600
+        (largest,) = connection.execute("select max(records) from pgembed.work").fetchone() or (0,)
+        assert largest == 256
+
+    def test_no_keys_are_none_queued(self, connection: Connection, reports: Pipeline) -> None:
+        none = "array(select id from public.reports where false)"
+        assert call(connection, "enqueue", "'reports'", none) == 0
+
+
+# Each spelling with the text that is its key.
+SPELLINGS = [
+    ("bigint", " 007 ", "7"),
+    ("smallint", "+7", "7"),
+    ("uuid", "{6BA7B810-9DAD-11D1-80B4-00C04FD430C8}", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+    ("date", "January 5, 2024", "2024-01-05"),
+    ("date", "20240105", "2024-01-05"),
+    ("timestamptz", "2024-05-01T12:00:00+02:00", "2024-05-01 10:00:00+00"),
+    ("timestamptz", "2024-05-01 10:00", "2024-05-01 10:00:00+00"),
+    ("text", "007", "007"),
+    ("text", "", ""),
+]
+
+
+class TestKeys:
+    """A record has one key, whatever it is called by; what can be none, is refused."""
+
+    @pytest.mark.parametrize(("key_type", "given", "expected"), SPELLINGS)
+    def test_a_spelling_is_brought_to_the_text_of_the_key(
+        self, connection: Connection, key_type: str, given: str, expected: str
+    ) -> None:
+        keyed_by(connection, key_type)
+        connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
+        connection.execute("select pgembed.enqueue('reports', %s::text[])", ([given],))
+        assert queued_keys(connection) == [expected]
+
+    @pytest.mark.parametrize("key_type", KEY_OF_NUMBER)
+    def test_keys_of_their_own_type_are_those_of_the_scan(
+        self, connection: Connection, key_type: str
+    ) -> None:
+        pipeline = keyed_by(connection, key_type)
+        connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
+        assert enqueue(connection, pipeline, Selection()) == 3
+        assert call(connection, "enqueue", "'reports'", "array(select id from reports)") == 0
+
+    @pytest.mark.parametrize("types", list(pairwise([*KEY_OF_NUMBER, "smallint"])), ids="-".join)
+    def test_keys_of_two_columns_are_those_of_the_scan(
+        self, connection: Connection, types: tuple[str, str]
+    ) -> None:
+        a, b = (f"(select {KEY_OF_NUMBER[type_]})" for type_ in types)
+        connection.execute(
+            f"create table pairs as select {a} as a, {b} as b, 'text' as body"
+            " from generate_series(1, 3) n; create unique index on pairs (a, b)"
+        )
+        source = Table(schema="public", name="pairs")
+        pipeline = make_pipeline(connection, source, id_fields=("a", "b"))
+        connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
+        assert enqueue(connection, pipeline, Selection()) == 3
+        for build in ("json_build_array", "jsonb_build_array"):
+            keys = f"array(select {build}(a, b) from pairs)"
+            assert call(connection, "enqueue", "'reports'", keys) == 0
+
+    def test_every_type_that_a_key_may_have_is_known(self, connection: Connection) -> None:
+        made = {"uuid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "text": "x"}
+        for key_type in set(KEY_TYPES.values()):
+            value = made.get(
+                key_type, "2024-01-01" if "ti" in key_type or key_type == "date" else "7"
+            )
+            row = connection.execute("select pgembed.key_text(%s, %s)", ([value], [key_type]))
+            assert row.fetchone() != (None,)
+
+    @pytest.mark.parametrize(
+        ("key_type", "given"),
+        [
+            *(("bigint", given) for given in ("abc", "", "1.0", "9223372036854775808", "{}")),
+            *(("uuid", given) for given in ("4711", "6ba7b810")),
+            *(("date", given) for given in ("31.12.2024", "2024-02-30")),
+            ("timestamptz", "yesterday evening"),
+            (
+                "text",
+                "x" * 100 + "".join(map(chr, random.Random(1).choices(range(33, 127), k=2600))),
+            ),
+        ],
+    )
+    def test_what_cannot_be_a_key_is_refused_and_the_pipeline_goes_on(
+        self, connection: Connection, key_type: str, given: str
+    ) -> None:
+        keyed_by(connection, key_type)
+        for function in ("enqueue", "retry"):
+            with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
+                connection.execute(f"select pgembed.{function}('reports', %s::text[])", ([given],))
+            message = str(refused.value.diag.message_primary)
+            assert "cannot be a key of pipeline 'reports'" in message
+            assert len(message) < 400
+            assert str(refused.value.diag.message_hint).startswith("its key is id (")
+        assert queued_keys(connection) == []
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "7",
+            '["x"]',
+            '["x", 7, 8]',
+            '["x", null]',
+            '{"a": "x"}',
+            '["x", "y"]',
+            '["\\u0000", 7]',
+            "[",
+        ],
+    )
+    def test_what_cannot_be_a_key_of_two_columns_is_refused(
+        self, connection: Connection, given: str
+    ) -> None:
+        connection.execute("create table pairs (a text, b bigint, body text, primary key (a, b))")
+        make_pipeline(connection, Table(schema="public", name="pairs"), id_fields=("a", "b"))
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
+            connection.execute("select pgembed.enqueue('reports', %s::text[])", ([given],))
+        assert refused.value.diag.message_hint == "its keys are JSON arrays of a (text), b (bigint)"
+
+    def test_the_longest_key_is_forgotten_and_not_stumbled_over(
+        self, conninfo: str, connection: Connection
+    ) -> None:
+        pipeline = keyed_by(connection, "text")
+        key = "".join(map(chr, random.Random(1).choices(range(33, 127), k=LONGEST_KEY)))
+        query = "select pgembed.enqueue('reports', %s::text[])"
+        connection.execute(query, ([key],))
+        with open_session(conninfo) as session:
+            assert work_once(session, pipeline)
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="it has 2685 bytes"):
+            connection.execute(query, ([key + "x"],))
+
+    def test_one_key_that_can_be_none_keeps_all_out(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        said = refusal(connection, "select pgembed.enqueue('reports', '{1,x,2}')")
+        assert said == (
+            "'x' cannot be a key of pipeline 'reports': invalid input syntax for type bigint:"
+            ' "x"; its key is id (bigint)'
+        )
+        assert queued_keys(connection) == []
+
+    def test_null_is_refused(self, connection: Connection, reports: Pipeline) -> None:
+        assert "no part of a key is null" in refusal(
+            connection, "select pgembed.enqueue('reports', array[1, null])"
+        )
+        for function, keys in product(("enqueue", "retry"), ("null", "null::bigint[]")):
+            said = refusal(connection, f"select pgembed.{function}('reports', {keys})")
+            assert said.startswith("there are no keys, but null; give an array")
+
+
+class TestStates:
+    """pgembed.pause, resume and retry."""
+
+    @pytest.mark.parametrize(
+        "statement",
+        ["enqueue({}, '{{1}}')", "pause({})", "resume({})", "retry({})", "retry({}, '{{1}}')"],
+    )
+    @pytest.mark.parametrize("name", ["'rep'", "''", "null"])
+    def test_unknown_pipeline_is_answered_with_those_there_are(
+        self, connection: Connection, reports: Pipeline, statement: str, name: str
+    ) -> None:
+        said = refusal(connection, "select pgembed." + statement.format(name))
+        assert said == f"there is no pipeline {name.replace('null', 'NULL')}; there is reports"
+
+    def test_pause_says_what_workers_finish_and_resume_what_waits(
+        self, conninfo: str, connection: Connection, reports: Pipeline
+    ) -> None:
+        call(connection, "enqueue", "'reports'", "array[1, 2]")
+        held: list[int] = []
+
+        def pause() -> None:
+            held.append(call(connection, "pause", "'reports'", "'a test'"))
+
+        set_text(connection, REPORTS, 1, "Changed.")
+        with open_session(conninfo) as session:
+            work_once(session, reports, FakeDevice(during=pause))
+        assert held == [2]
+        row = connection.execute("select state, state_reason from pgembed.progress").fetchone()
+        assert row == ("paused", "a test")
+        call(connection, "enqueue", "'reports'", "array[3]")
+        assert call(connection, "resume", "'reports'") == 1
+
+    def test_a_pause_without_a_reason_has_one(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        for arguments in (["'reports'"], ["'reports'", "null"]):
+            call(connection, "pause", *arguments)
+            row = connection.execute("select state_reason from pgembed.progress").fetchone()
+            assert row == ("paused by a person",)
+
+    def test_retry_puts_back_all_dead_letters_or_those_named(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        assert call(connection, "retry", "'reports'", "array[8]") == 1
+        assert call(connection, "retry", "'reports'") == 1
+        assert call(connection, "retry", "'reports'") == 0
+        assert queued_keys(connection) == ["8", "9"]
+        row = connection.execute("select total, done, pending, dead from pgembed.progress")
+        assert row.fetchone() == (9, 7, 2, 0)
+
+    def test_retry_of_what_is_no_dead_letter_does_nothing(
+        self, connection: Connection, reports: Pipeline
+    ) -> None:
+        said = refusal(connection, "select pgembed.retry('reports', '{8,3}')")
+        assert said == (
+            "reports has no dead letter '3', so nothing was put back;"
+            " they are listed in pgembed.dead_letters"
+        )
+        assert queued_keys(connection) == []
+
+
+@pytest.fixture
+def app(connection: Connection, conninfo: str, reports: Pipeline) -> Iterator[Connection]:
+    """A session of a role that may use schema pgembed and nothing in it, and make its own types."""
+    connection.execute("create role program login password 'secret'")
+    connection.execute("grant usage on schema pgembed to program")
+    connection.execute("create schema of_app authorization program")
+    with connect(make_conninfo(conninfo, user="program", password="secret")) as session:
+        yield session
+    connection.execute("drop owned by program cascade; drop role program")
+
+
+GRANT = "grant execute on function pgembed.enqueue(text, text[]) to program"
+
+
+class TestRights:
+    """Who may do what, and that nobody gets more."""
+
+    @pytest.mark.parametrize("keys", ["'{1}'", "array['1']", "array[1]"])
+    def test_enqueue_is_granted_by_itself(
+        self, connection: Connection, app: Connection, keys: str
+    ) -> None:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            call(app, "enqueue", "'reports'", keys)
+        connection.execute(GRANT)
+        assert call(app, "enqueue", "'reports'", keys) == 1
+        assert queued_keys(connection) == ["1"]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("select from pgembed.work")
+
+    @pytest.mark.parametrize(
+        "function", ["pause('reports')", "resume('reports')", "retry('reports')"]
+    )
+    def test_the_others_give_no_right(self, app: Connection, function: str) -> None:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(f"select pgembed.{function}")
+
+    def test_a_cast_of_the_callers_own_runs_with_its_rights(
+        self, connection: Connection, app: Connection
+    ) -> None:
+        connection.execute(GRANT)
+        app.execute(
+            """
+            create table of_app.ran_as (name text);
+            create type of_app.trap as (id int);
+            create function of_app.spring(of_app.trap[]) returns text[] language plpgsql as $$
+            begin
+                insert into of_app.ran_as values (current_user);
+                return array['1'];
+            end $$;
+            create cast (of_app.trap[] as text[]) with function of_app.spring(of_app.trap[])
+            """
+        )
+        call(app, "enqueue", "'reports'", "array[row(1)]::of_app.trap[]")
+        assert app.execute("select name from of_app.ran_as").fetchall() == [("program",)]
+
+    def test_objects_of_the_callers_are_not_picked_up(
+        self, connection: Connection, app: Connection
+    ) -> None:
+        connection.execute(GRANT)
+        app.execute(
+            """
+            create function of_app.octet_length(text) returns integer language plpgsql as $$
+            begin
+                raise exception 'picked up';
+            end $$;
+            create temporary table work (keys text[]);
+            create temporary table records (key text);
+            set search_path = of_app, pg_temp, pg_catalog, pgembed
+            """
+        )
+        assert call(app, "enqueue", "'reports'", "array['1']") == 1
+
+    def test_every_function_pins_its_search_path_and_is_explained(
+        self, connection: Connection
+    ) -> None:
+        lax = connection.execute(
+            """
+            select oid::regprocedure
+            from pg_proc
+            where pronamespace = 'pgembed'::regnamespace
+                and (
+                    proconfig @> array['search_path=pg_catalog, pg_temp'] is not true
+                    or obj_description(oid, 'pg_proc') is null
+                    or prosecdef and proacl is null
+                )
+            """
+        ).fetchall()
+        assert lax == []
+
+
+def test_two_who_enqueue_at_once_lose_nothing(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    def enqueue_some(start: int) -> None:
+        with connect(conninfo) as session:
+            for key in range(start, start + 20):
+                call(session, "enqueue", "'reports'", f"array[{key}, {key + 10}]")
+
+    threads = [threading.Thread(target=enqueue_some, args=(start,)) for start in (100, 110)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(queued_keys(connection)) == {str(key) for key in range(100, 140)}
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    assert_converged(connection, "reports")
