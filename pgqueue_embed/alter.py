@@ -90,16 +90,42 @@ class Changes:
         return {each: value for each, value in vars(self).items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alteration:
+    """Changes of `pipeline` that can be made: everything about a successor is checked."""
+
+    pipeline: Pipeline
+    changes: Changes
+    successor: Prepared | None
+
+
 def alter(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pipeline | None:
     """Apply `changes`, all of them or none, and return the successor if they alter vectors.
 
-    The successor has nothing queued yet: see `catch_up`. Raises UsageError for changes that no
-    pipeline can have or that change nothing, or when the pipeline has a successor already.
+    The successor has nothing queued yet: see `catch_up`. Raises as `prepare_alteration` does.
+    """
+    finish(connection, pipeline)
+    return carry_out(connection, prepare_alteration(connection, pipeline, changes))
+
+
+def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Changes) -> Alteration:
+    """Check `changes`, and alter nothing; the model is loaded, so no transaction is open.
+
+    Raises UsageError for changes that no pipeline can have or that change nothing, or when the
+    pipeline has a successor already.
     """
     if not changes.alter_vectors and not any(changes.at_once.values()):
         raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
-    finish(connection, pipeline)
-    prepared = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
+    successor = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
+    return Alteration(pipeline=pipeline, changes=changes, successor=successor)
+
+
+def carry_out(connection: Connection, alteration: Alteration) -> Pipeline | None:
+    """Make the changes, all of them or none, and return the successor if there is one.
+
+    Raises UsageError when the new name is taken, or the role may not make the successor.
+    """
+    pipeline, changes, prepared = alteration.pipeline, alteration.changes, alteration.successor
     try:
         with connection.transaction():
             _alter_at_once(connection, pipeline, changes)
@@ -126,7 +152,7 @@ def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes)
 
 
 def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Prepared:
-    """Check everything about the successor; the model is loaded, so no transaction is open."""
+    """Check everything about the successor."""
     if is_next(connection, pipeline):
         raise UsageError(
             f"{pipeline.name} is itself a next generation; alter the pipeline it is of"

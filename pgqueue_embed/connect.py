@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -41,6 +41,12 @@ PIN_TRANSACTION = "set local search_path to pg_catalog, pg_temp"
 
 # Any of these in the environment means that the user has named a database the libpq way.
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+
+DSN_VARIABLES = ("PGEMBED_DSN", "DATABASE_URL")
+
+# Who one is does not say where: a file may still name the database.
+WHO = {"user", "password"}
+PLACE_VARIABLES = (*DSN_VARIABLES, *(name for name in LIBPQ_VARIABLES if name != "PGUSER"))
 
 # A dead peer is noticed within 15 + 3 × 5 seconds, far below any lease.
 KEEPALIVE: dict[str, Any] = {
@@ -159,20 +165,28 @@ class DatabaseOptions:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def resolve_conninfo(options: DatabaseOptions, environment: Mapping[str, str] = os.environ) -> str:
+def resolve_conninfo(
+    options: DatabaseOptions,
+    environment: Mapping[str, str] = os.environ,
+    declared: Callable[[], Mapping[str, Any]] = dict,
+) -> str:
     """Return the libpq connection string that options and environment name.
 
     In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
-    the ``PG*`` variables (an empty string: libpq reads them itself), the embedded server, which
-    is started if need be. Raises UsageError for a string that cannot be read or two at once, and
-    EmbeddedServerError if the embedded server is needed and cannot run.
+    the ``PG*`` variables (an empty string: libpq reads them itself), what is `declared` in a file,
+    the embedded server, which is started if need be. Raises UsageError for a string that cannot be
+    read or two at once, and EmbeddedServerError if the embedded server is needed and cannot run.
     """
     parts = options.parts()
     if options.dsn and parts:
         raise UsageError("--dsn and --db-* both name a database; give one of them")
-    if options.dsn or parts:
-        return normalise(options.dsn, "--dsn") if options.dsn else make_conninfo("", **parts)
-    for variable in ("PGEMBED_DSN", "DATABASE_URL"):
+    if options.dsn:
+        return normalise(options.dsn, "--dsn")
+    if not (parts.keys() - WHO) and not any(environment.get(each) for each in PLACE_VARIABLES):
+        parts = {**_as_whom(declared(), environment), **parts}
+    if parts:
+        return make_conninfo("", **parts)
+    for variable in DSN_VARIABLES:
         if environment.get(variable):
             return normalise(environment[variable], variable)
     if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
@@ -180,6 +194,13 @@ def resolve_conninfo(options: DatabaseOptions, environment: Mapping[str, str] = 
     from pgqueue_embed.embedded import ensure_running
 
     return ensure_running()
+
+
+def _as_whom(declared: Mapping[str, Any], environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return what a file says of the database, without a user that the environment names."""
+    if not environment.get("PGUSER"):
+        return declared
+    return {name: value for name, value in declared.items() if name != "user"}
 
 
 def normalise(dsn: str, origin: str) -> str:

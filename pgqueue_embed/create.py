@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -43,7 +42,11 @@ def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> 
     that is not to be had.
     """
     check_schema(connection)
-    prepared = prepare(connection, spec, model_reference)
+    return make(connection, prepare(connection, spec, model_reference))
+
+
+def make(connection: Connection, prepared: Prepared) -> Created:
+    """Make the pipeline and its target table, both or neither; raises as `create_pipeline` does."""
     pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
     warning = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
     return Created(pipeline=pipeline, warning=warning)
@@ -79,9 +82,8 @@ def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:
 
 def _identity(resolved: ResolvedModel, model: EmbeddingModel) -> ModelIdentity:
     files = fingerprint(resolved.path)
-    is_folder = Path(resolved.name).expanduser().is_dir()
     return ModelIdentity(
-        name=str(resolved.path) if is_folder else resolved.name,
+        name=resolved.name,
         revision=resolved.revision,
         fingerprint=files.digest,
         files=dict(files.files),

@@ -54,6 +54,13 @@ def join_columns(names: Iterable[str]) -> str:
     return ",".join(quoted(name) if re.search(r'[",]|^\s|\s$', name) else name for name in names)
 
 
+def join_qualified(schema: str, name: str) -> str:
+    """Return what `split_qualified` reads as these two."""
+    return ".".join(
+        quoted(part) if re.search(r'[".]|^\s|\s$', part) else part for part in (schema, name)
+    )
+
+
 def quoted(name: str) -> str:
     """Return a name in double quotes, as SQL and `split_qualified` read it."""
     return '"' + name.replace('"', '""') + '"'

@@ -11,6 +11,16 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import check_identifier
 from pgqueue_embed.tables import Table, TargetColumns, parse_table
 
+# What options and configuration files call a field, where they do not call it by its name.
+OPTION_NAMES = {
+    "source": "source_table",
+    "target": "target_table",
+    "id_fields": "id_field",
+    "text_fields": "text_field",
+    "columns": "target_column",
+    "chunk_tokens": "chunk_size",
+}
+
 MAX_PRIORITY = 100
 
 
@@ -64,6 +74,11 @@ class PipelineSpec:
             template=self.template,
             chunk_template=self.chunk_template,
         )
+
+    @property
+    def destination(self) -> tuple[Table, str | None]:
+        """Where the vectors go: a table, or a column of it."""
+        return self.target, self.into_column
 
     def _check_document(self) -> None:
         if self.text_fields and self.template is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, count
+from pgqueue_embed.cli.display import command, count, one_line
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.errors import UsageError
 
@@ -165,13 +165,20 @@ def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) ->
 
     changes = wanted.changes()
     successor = begin(connection, pipeline, changes)
-    name = changes.name or pipeline.name
     if successor is None:
-        typer.echo(f"altered {name}")
+        typer.echo(f"altered {changes.name or pipeline.name}")
         return
+    begin_generation(connection, pipeline, successor)
+
+
+def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Queue for a new generation what the old one has seen, and say how to switch."""
+    from pgqueue_embed.alter import NEXT_NAME
+
     queued = _catch_up(connection, pipeline, successor)
+    name = successor.name.removesuffix(NEXT_NAME)
     typer.echo(
-        f"made {successor.name}: {successor.document} → {successor.target}"
+        f"made {successor.name}: {one_line(str(successor.document))} → {successor.target}"
         f" ({successor.vector_type}({successor.dimensions}), {successor.model},"
         f" {successor.chunk_tokens} tokens a chunk, {successor.overlap_tokens} overlap)"
     )

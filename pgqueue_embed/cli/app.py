@@ -8,6 +8,7 @@ import typer
 
 from pgqueue_embed.cli import (
     alter,
+    apply,
     db,
     demo,
     doctor,
@@ -16,6 +17,7 @@ from pgqueue_embed.cli import (
     inspect,
     search,
     setup,
+    show,
     working,
 )
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
@@ -31,6 +33,8 @@ app = typer.Typer(
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
 alter.add_commands(app)
+apply.add_commands(app)
+show.add_commands(app)
 inspect.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)

@@ -87,7 +87,9 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the connection and logging options and, as first argument, its conninfo.
 
     A parameter whose type is a dataclass is a group of options: the command line has an option
-    for each of its fields, and the command is called with the object.
+    for each of its fields, and the command is called with the object. A parameter `file` is the
+    configuration file; other commands read the one in the working folder, if there is one, for
+    the database.
     """
     hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
@@ -109,7 +111,7 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         _configure_log({name: given.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
         for name, group in groups.items():
             values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
-        command(_conninfo(given), **values)
+        command(_conninfo(given, values.get("file")), **values)
 
     parameters = [context, *plain, *grouped, *shared]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -150,7 +152,7 @@ def log_settings(*, quiet: bool = False) -> LogSettings:
     )
 
 
-def _conninfo(shared: dict[str, Any]) -> str:
+def _conninfo(shared: dict[str, Any], file: Path | None) -> str:
     from pgqueue_embed.connect import DatabaseOptions, resolve_conninfo
 
     if shared["db_password"]:
@@ -163,5 +165,14 @@ def _conninfo(shared: dict[str, Any]) -> str:
             name=shared["db_name"],
             user=shared["db_user"],
             password=shared["db_password"],
-        )
+        ),
+        declared=lambda: _declared_database(file),
     )
+
+
+def _declared_database(file: Path | None) -> dict[str, Any]:
+    from pgqueue_embed.configuration import DEFAULT_FILE, declared_database
+
+    if file is None and not DEFAULT_FILE.exists():
+        return {}
+    return declared_database(file or DEFAULT_FILE)

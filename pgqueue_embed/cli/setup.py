@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.display import one_line
 from pgqueue_embed.cli.options import connected
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
+    from pgqueue_embed.create import Created
     from pgqueue_embed.enqueue import Selection, Slice
     from pgqueue_embed.settings import Pipeline
     from pgqueue_embed.spec import PipelineSpec
@@ -65,18 +67,24 @@ def create(
 def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pipeline:
     """Make the pipeline, say so, and warn when its model cannot read the text."""
     from pgqueue_embed.create import create as make
-    from pgqueue_embed.target import target_of
 
     created = make(connection, spec, model)
+    say_created(created)
+    return created.pipeline
+
+
+def say_created(created: Created) -> None:
+    """Say what was made, and warn when its model cannot read the text."""
+    from pgqueue_embed.target import target_of
+
     pipeline = created.pipeline
     typer.echo(
-        f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
+        f"made pipeline {pipeline.name}: {one_line(str(pipeline.document))} of {pipeline.source} →"
         f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )
     if created.warning:
         typer.secho(f"warning: {created.warning}", fg="yellow", err=True)
-    return pipeline
 
 
 def enqueue(

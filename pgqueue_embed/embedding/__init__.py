@@ -4,7 +4,7 @@ from pgqueue_embed.embedding.calibration import calibrate
 from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
-from pgqueue_embed.embedding.resolve import ResolvedModel, resolve_model
+from pgqueue_embed.embedding.resolve import ResolvedModel, full_name, resolve_model
 from pgqueue_embed.embedding.rows import NonFiniteVectors
 from pgqueue_embed.embedding.vector_cache import VectorCache
 
@@ -18,5 +18,6 @@ __all__ = [
     "VectorCache",
     "calibrate",
     "fingerprint",
+    "full_name",
     "resolve_model",
 ]

@@ -14,6 +14,9 @@ from pgqueue_embed.errors import ModelError
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PROBE_SECONDS = 4.0
 
+# What begins like this is a folder, and never the name of a model.
+FOLDER_PREFIXES = ("/", "./", "../", "~")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
@@ -33,15 +36,23 @@ def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedMod
     """
     local = Path(reference).expanduser()
     if local.is_dir():
-        return _checked(reference, local.resolve(), None)
-    if reference.startswith(("/", "./", "../", "~")):
+        return _checked(full_name(reference), local.resolve(), None)
+    if reference.startswith(FOLDER_PREFIXES):
         raise ModelError(f"there is no model folder {reference}")
-    name = reference if "/" in reference else f"sentence-transformers/{reference}"
+    name = full_name(reference)
     bundled = _bundled_path() if name == BUNDLED_NAME and revision is None else None
     if bundled is not None:
         return _checked(name, bundled, None)
     path = _cached(name, revision) or _fetched(name, revision)
     return _checked(name, path, path.name)
+
+
+def full_name(reference: str) -> str:
+    """Return the name by which a model is remembered: the whole path of a folder, or owner/name."""
+    local = Path(reference).expanduser()
+    if local.is_dir() or reference.startswith(FOLDER_PREFIXES):
+        return str(local.resolve())
+    return reference if "/" in reference else f"sentence-transformers/{reference}"
 
 
 def _checked(name: str, path: Path, revision: str | None) -> ResolvedModel:

@@ -21,11 +21,14 @@ class Ran:
     exit_code: int
 
 
-def pgembed(conninfo: str, *arguments: str) -> Ran:
-    """Run ``pgembed *arguments`` on the database of `conninfo`; other exceptions are raised."""
+def pgembed(conninfo: str, *arguments: str, answer: str | None = None) -> Ran:
+    """Run ``pgembed *arguments`` on the database of `conninfo`; other exceptions are raised.
+
+    `answer` is what a person types.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
-        result = CliRunner().invoke(app, [*arguments, "--dsn", conninfo])
+        result = CliRunner().invoke(app, [*arguments, "--dsn", conninfo], input=answer)
     error = result.exception
     if error is not None and not isinstance(error, (PgembedError, SystemExit)):
         raise error

@@ -57,6 +57,37 @@ def test_separate_options_come_before_the_environment() -> None:
     }
 
 
+def test_file_comes_after_options_and_environment_and_before_the_embedded_server() -> None:
+    declared = {"host": "file", "dbname": "reports", "user": "app"}
+
+    def resolved(environment: dict[str, str], **options: str) -> dict[str, object]:
+        how = DatabaseOptions(**options)
+        return conninfo_to_dict(resolve_conninfo(how, environment, lambda: declared))
+
+    assert resolved({}) == declared
+    assert resolved({}, dsn="postgresql://a@option/db")["host"] == "option"
+    assert resolved({}, name="other") == {"dbname": "other"}
+    for variable in ("PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE"):
+        assert resolved({variable: "x"}) == {}
+    for variable in ("PGEMBED_DSN", "DATABASE_URL"):
+        assert resolved(ENVIRONMENT | {variable: "host=variable"})["host"] != "file"
+    # Who one is says nothing of where.
+    assert resolved({}, user="me", password=SECRET) == {
+        **declared,
+        "user": "me",
+        "password": SECRET,
+    }
+    assert resolved({"PGUSER": "me"}) == {"host": "file", "dbname": "reports"}
+
+
+def test_file_is_not_read_when_it_is_not_needed() -> None:
+    def unreadable() -> dict[str, object]:
+        raise AssertionError
+
+    resolve_conninfo(DatabaseOptions(dsn="host=option"), {}, unreadable)
+    resolve_conninfo(DatabaseOptions(), ENVIRONMENT, unreadable)
+
+
 def test_variables_come_in_the_documented_order() -> None:
     environment = dict(ENVIRONMENT)
     assert host(resolve_conninfo(DatabaseOptions(), environment)) == "pgembed-dsn"

@@ -1,0 +1,121 @@
+"""The command that brings the database to a configuration file: apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.plan_table import show_plan
+from pgqueue_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgqueue_embed.apply import Applied
+    from pgqueue_embed.comparison import Plan
+    from pgqueue_embed.connect import Connection
+    from pgqueue_embed.declared import Declared
+
+# What --dry-run exits with when there is something to do; 1 and 2 are errors.
+DIFFERENT = 3
+
+File = Annotated[Path, typer.Argument(help="The configuration file.", metavar="[FILE]")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only check and show. Exits with 0 if nothing is to be done, with 3 if something is.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(apply))
+
+
+def apply(
+    conninfo: str, file: File = Path("pgembed.toml"), dry_run: DryRun = False, yes: Yes = False
+) -> None:
+    """Make and alter pipelines as a configuration file declares them; shows how, and asks.
+
+    Everything is checked before anything is done, and done as a whole or not at all. What is
+    in the database alone is left alone. Run again, it finds nothing to do.
+
+    Example: pgembed apply --dry-run
+    """
+    from pgqueue_embed.cli.declared_pipelines import read_pipelines
+    from pgqueue_embed.connect import connect
+    from pgqueue_embed.migrate import check_schema
+
+    declared = read_pipelines(file)
+    with connect(conninfo) as connection:
+        check_schema(connection)
+        if dry_run:
+            _dry_run(connection, declared)
+        elif yes:
+            _apply(conninfo, connection, declared, None)
+        else:
+            _ask(conninfo, connection, declared)
+
+
+def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
+    from pgqueue_embed.apply import check
+    from pgqueue_embed.comparison import compare
+
+    plan = compare(connection, declared)
+    check(connection, plan)
+    show_plan(plan)
+    if not plan.is_settled:
+        raise typer.Exit(DIFFERENT)
+
+
+def _ask(conninfo: str, connection: Connection, declared: Sequence[Declared]) -> None:
+    """Show what is to be done, and do it once a person says so; nobody else waits for that."""
+    from pgqueue_embed.comparison import compare
+
+    plan = compare(connection, declared)
+    show_plan(plan)
+    if not plan.is_settled:
+        typer.confirm("Do it?", abort=True)
+        _apply(conninfo, connection, declared, plan)
+
+
+def _apply(
+    conninfo: str, connection: Connection, declared: Sequence[Declared], agreed: Plan | None
+) -> None:
+    """Do what is to be done, which must be what was `agreed`, if anything was."""
+    from pgqueue_embed.apply import apply as carry_out
+    from pgqueue_embed.apply import taking_turns
+    from pgqueue_embed.comparison import compare
+
+    with taking_turns(conninfo, on_wait=_say_waiting):
+        plan = compare(connection, declared)
+        if agreed is None:
+            show_plan(plan)
+        elif plan != agreed:
+            raise UsageError("somebody altered pipelines meanwhile; nothing was done, look again")
+        applied = carry_out(connection, plan)
+    for each in applied:
+        _finish(connection, each)
+
+
+def _finish(connection: Connection, applied: Applied) -> None:
+    """Say what was done, and queue records for a new generation; others may apply meanwhile."""
+    from pgqueue_embed.cli.alter import begin_generation
+    from pgqueue_embed.cli.setup import say_created
+
+    if applied.created:
+        say_created(applied.created)
+    elif applied.successor and applied.comparison.pipeline:
+        begin_generation(connection, applied.comparison.pipeline, applied.successor)
+    else:
+        typer.echo(f"altered {applied.comparison.declared.spec.name}")
+
+
+def _say_waiting() -> None:
+    typer.echo("another pgembed apply is at work on this database; waiting for it", err=True)

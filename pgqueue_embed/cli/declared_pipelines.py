@@ -1,0 +1,63 @@
+"""Reading the pipelines that a configuration file declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pgqueue_embed.cli.pipeline_keys import pipeline_keys
+from pgqueue_embed.cli.pipeline_options import WantedPipeline
+from pgqueue_embed.configuration import Place, declared_database, read_toml
+from pgqueue_embed.declared import Declared
+
+
+def read_pipelines(path: Path) -> list[Declared]:
+    """Return the pipelines that the file at `path` declares, in its order.
+
+    Raises ConfigurationError, with the file, the pipeline and the key, for what cannot be,
+    whether it is of a pipeline or of the database.
+    """
+    declared_database(path)
+    tables = read_toml(path).get("pipelines", {})
+    if not tables:
+        raise Place(str(path)).error("no pipeline in it; write a table [pipelines.NAME]")
+    declared = [_declared(path, name, table) for name, table in tables.items()]
+    _check_targets(declared)
+    return declared
+
+
+def _declared(path: Path, name: str, table: Any) -> Declared:
+    keys = pipeline_keys()
+    place = Place(f"{path}, pipeline '{name}'", frozenset(keys))
+    _check_table(Place(f"{path}, [pipelines]"), name, table)
+    place.check_keys(table, keys)
+    values = {keys[key].field: keys[key].read(place, value) for key, value in table.items()}
+    with place.explaining():
+        wanted = WantedPipeline(**values)
+        return Declared(spec=wanted.spec(name), model=wanted.model, place=place)
+
+
+def _check_table(place: Place, name: str, table: Any) -> None:
+    """Raise ConfigurationError unless what is called `name` looks like one pipeline."""
+    if not isinstance(table, dict):
+        place.check_keys([name], ())
+    inner = [key for key, value in table.items() if isinstance(value, dict)]
+    if inner and inner[0] not in pipeline_keys():
+        dotted = f"{name}.{inner[0]}"
+        raise place.error(
+            f"{dotted} is a table in a table; a name with a dot in it is written"
+            f' [pipelines."{dotted}"]'
+        )
+
+
+def _check_targets(declared: Sequence[Declared]) -> None:
+    seen: dict[Any, Declared] = {}
+    for each in declared:
+        first = seen.setdefault(each.spec.destination, each)
+        if first is not each:
+            key = "target_table" if each.spec.into_column is None else "into_column"
+            raise each.place.error(
+                f"its target, {each.spec.target}, is that of pipeline '{first.spec.name}' too;"
+                f" name another: {key} = …"
+            )

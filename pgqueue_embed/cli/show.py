@@ -1,0 +1,123 @@
+"""The command that shows how pipelines are set up: show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli.display import console, one_line, plain_table
+from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.pipeline_keys import pipeline_keys
+from pgqueue_embed.declared import Value, settings_of, shown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from pgqueue_embed.cli.pipeline_keys import Key
+    from pgqueue_embed.settings import Pipeline
+
+Name = Annotated[str | None, typer.Argument(help="A pipeline.", show_default="every pipeline")]
+Toml = Annotated[
+    bool, typer.Option("--toml", help="Print a piece of a configuration file, for pgembed apply.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(show))
+
+
+def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
+    """Show how a pipeline, or every pipeline, is set up.
+
+    The settings have the names of create's options; those of the default are dim.
+
+    Example: pgembed show reports --toml >> pgembed.toml
+    """
+    from pgqueue_embed.connect import connect
+    from pgqueue_embed.generations import with_successors
+    from pgqueue_embed.migrate import check_schema
+
+    with connect(conninfo) as connection:
+        check_schema(connection)
+        pipelines = with_successors(connection, [name] if name else [])
+    ids = {each.id for each in pipelines}
+    named = [each for each in pipelines if each.successor_of not in ids]
+    if not named:
+        typer.echo("no pipeline yet; make one: pgembed create", err=toml)
+    elif toml:
+        # What was decided last: of a pipeline with a next generation, the settings of that.
+        decided = {each.name: settings_of(each, _successor(each, pipelines)) for each in named}
+        typer.echo(in_toml(decided), nl=False)
+    else:
+        _show(named, pipelines)
+
+
+def in_toml(settings: Mapping[str, dict[str, Value]]) -> str:
+    """Return what a configuration file says of pipelines, given their settings by name."""
+    import tomli_w
+
+    return tomli_w.dumps({"pipelines": {name: _ordered(each) for name, each in settings.items()}})
+
+
+def _successor(pipeline: Pipeline, pipelines: Sequence[Pipeline]) -> Pipeline | None:
+    return next((each for each in pipelines if each.successor_of == pipeline.id), None)
+
+
+def _ordered(values: dict[str, Value]) -> dict[str, Value]:
+    return {key: values[key] for key in pipeline_keys() if key in values}
+
+
+def _show(named: Sequence[Pipeline], pipelines: Sequence[Pipeline]) -> None:
+    out = console()
+    for place, each in enumerate(named):
+        if place:
+            out.print()
+        out.print(_table(each, _successor(each, pipelines)))
+
+
+def _table(pipeline: Pipeline, successor: Pipeline | None) -> Table:
+    """Return the settings, by the panels of create's help, and what follows from them."""
+    present = settings_of(pipeline)
+    coming = settings_of(pipeline, successor)
+    table = plain_table([one_line(pipeline.name), ""])
+    if successor:
+        table.add_column("Next generation", overflow="fold")
+    keys = pipeline_keys().values()
+    for panel in dict.fromkeys(key.panel for key in keys):
+        table.add_row(_heading(panel))
+        for key in keys:
+            if key.panel != panel:
+                continue
+            if key.name in present or key.name in coming:
+                table.add_row(*_row(key, present.get(key.name), coming.get(key.name)))
+    table.add_row(_heading("Now"))
+    for name, value in _facts(pipeline).items():
+        table.add_row(f"  {name}", one_line(value))
+    return table
+
+
+def _heading(title: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(title, style="bold")
+
+
+def _row(key: Key, present: Value | None, coming: Value | None) -> list[RenderableType]:
+    from rich.text import Text
+
+    value = Text(one_line(shown(present)), style="dim" if present == key.default else "")
+    other = one_line(shown(coming)) if coming != present else ""
+    return [f"  {key.name}", value, *([other] if other else [])]
+
+
+def _facts(pipeline: Pipeline) -> dict[str, str]:
+    """Return what no option says."""
+    return {
+        "state": pipeline.state,
+        "vectors": f"{pipeline.vector_type}({pipeline.dimensions})",
+        "model files": f"SHA-256 {pipeline.model_fingerprint[:16]}…",
+    }

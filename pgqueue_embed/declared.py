@@ -1,0 +1,96 @@
+"""Pipelines as a configuration file has them: keys and values, named like the options of create."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pgqueue_embed.configuration import Place
+from pgqueue_embed.embedding import full_name
+from pgqueue_embed.generations import spec_of
+from pgqueue_embed.identifiers import join_columns, join_qualified
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.spec import OPTION_NAMES, PipelineSpec
+from pgqueue_embed.tables import Table, TargetColumns
+
+# What TOML has for them: text, numbers, truth, lists of text, and a table of these.
+Value = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """A pipeline that a file declares; `place` is where, for errors."""
+
+    spec: PipelineSpec
+    model: str
+    place: Place
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """All settings by their key, those that the file leaves to their default too."""
+        return written(self.spec, self.model)
+
+
+def settings_of(pipeline: Pipeline, generation: Pipeline | None = None) -> dict[str, Value]:
+    """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
+    generation = generation or pipeline
+    spec = replace(spec_of(generation), name=pipeline.name, target=pipeline.target)
+    return written(spec, generation.model)
+
+
+def written(spec: PipelineSpec, model: str) -> dict[str, Value]:
+    """Return the settings of a pipeline as a file has them, by key; nothing for what is not set.
+
+    Read again, they give the same pipeline.
+    """
+    unsaid = ("name", *_following(spec))
+    values = {
+        OPTION_NAMES.get(each.name, each.name): _written(spec, getattr(spec, each.name))
+        for each in fields(spec)
+        if each.name not in unsaid
+    }
+    values["model"] = full_name(model)
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _following(spec: PipelineSpec) -> Iterator[str]:
+    """Yield the settings that follow from others, and are not said."""
+    if spec.chunking == "none":
+        yield from ("chunk_tokens", "overlap_tokens")
+    if spec.into_column is not None:
+        yield from ("target", "columns")
+
+
+def _written(spec: PipelineSpec, value: Any) -> Value:
+    if isinstance(value, Table):
+        return join_qualified(value.schema, value.name)
+    if isinstance(value, TargetColumns):
+        return _renamed(value, TargetColumns().for_key(spec.id_fields))
+    if isinstance(value, tuple):
+        return _names(value)
+    return value
+
+
+def _renamed(columns: TargetColumns, usual: TargetColumns) -> dict[str, Value] | None:
+    """Return the columns that are not called as `usual`; None without any."""
+    return {
+        meaning: _names(name) if isinstance(name, tuple) else name
+        for meaning, name in vars(columns).items()
+        if name != getattr(usual, meaning)
+    } or None
+
+
+def _names(names: tuple[str, ...]) -> Value:
+    """Return columns as one name or a list of names, written as an option has them."""
+    quoted = [join_columns([name]) for name in names]
+    return (quoted[0] if len(quoted) == 1 else quoted) if quoted else None
+
+
+def shown(value: Value | None) -> str:
+    """Return a value of a file for reading."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {shown(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "unset" if value is None else str(value)

