@@ -73,7 +73,7 @@ def text_classes(text: str, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 def _read(text: str) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Return the kinds of all characters and the count of line ends up to each."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kinds = _kinds()[codes]
+    kinds = np.take(_kinds(), codes)
     line_ends = kinds & NEWLINE > 0
     line_ends[:-1] &= ~((codes[:-1] == 0x0D) & (codes[1:] == 0x0A))
     counts = line_ends.astype(np.int32) + (codes == 0x2029)
@@ -83,12 +83,14 @@ def _read(text: str) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
 def _neighbours(
     kinds: NDArray[np.uint16], positions: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the last visible character before each position and the first one from it on."""
-    visible = kinds & SPACE == 0
-    index = np.arange(len(kinds))
-    last = np.maximum.accumulate(np.where(visible, index, 0))
-    following = np.minimum.accumulate(np.where(visible, index, len(kinds) - 1)[::-1])[::-1]
-    return last[np.maximum(positions - 1, 0)], following[positions]
+    """Return the last visible character before each position and the first one from it on.
+
+    Where there is none, the first or the last character of the text stands in for it.
+    """
+    is_visible = kinds & SPACE == 0
+    visible = np.concatenate(([0], np.flatnonzero(is_visible), [len(kinds) - 1]))
+    before = np.cumsum(is_visible, dtype=np.int32)[positions] - is_visible[positions]
+    return visible[before], visible[before + 1]
 
 
 def _behind_closers(kinds: NDArray[np.uint16], left: NDArray[np.int64]) -> NDArray[np.uint16]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
 from pgqueue_embed.chunking.context import Context, cut_in_context
-from pgqueue_embed.chunking.encoding import Tokens, private_copy, tokenise, unknown_id
+from pgqueue_embed.chunking.encoding import Cuts, Tokens, private_copy, tokenise, unknown_id
 from pgqueue_embed.errors import RecordFault, UsageError
 
 # Cut into small windows when a chunker is made, to learn whether the ids of a slice are those
@@ -96,31 +96,42 @@ class Chunker:
         on_progress: Callable[[], None],
     ) -> list[ChunkedDocument]:
         drafts: list[_Draft] = []
-        counts: list[tuple[int, int]] = []
-        pieces = tokenise(self._tokenizer, documents, on_progress=on_progress)
-        for number, tokens in enumerate(pieces):
+        ids: list[NDArray[np.int32]] = []
+        limits = [budget - self._slack(budget) for budget in budgets]
+        read = tokenise(self._tokenizer, documents, limits=limits, on_progress=on_progress)
+        for number, tokens in enumerate(read):
             drafts += self._draft(number, documents[number], tokens, budgets[number])
-            counts.append((len(tokens.ids), self._unknown(tokens)))
+            ids.append(tokens.ids)
         chunks = _finish(documents, self._repair(documents, drafts))
         return [
-            ChunkedDocument(
-                chunks=tuple(parts), inputs=tuple(parts), tokens=total, unknown_tokens=unknown
+            ChunkedDocument(chunks=parts, inputs=parts, tokens=len(own), unknown_tokens=unknown)
+            for parts, own, unknown in zip(
+                map(tuple, chunks), ids, self._unknown_tokens(ids), strict=True
             )
-            for parts, (total, unknown) in zip(chunks, counts, strict=True)
         ]
 
-    def _unknown(self, tokens: Tokens) -> int:
-        return (
-            0 if self._unknown_id is None else int(np.count_nonzero(tokens.ids == self._unknown_id))
-        )
+    def _unknown_tokens(self, ids: Sequence[NDArray[np.int32]]) -> list[int]:
+        """Count the unknown tokens of each document, of all in one pass."""
+        if self._unknown_id is None or not ids:
+            return [0] * len(ids)
+        places = np.flatnonzero(np.concatenate(ids) == self._unknown_id)
+        ends = np.cumsum([len(own) for own in ids])
+        counts: list[int] = np.diff(np.searchsorted(places, ends), prepend=0).tolist()
+        return counts
+
+    def _slack(self, budget: int) -> int:
+        return 0 if self.reuses_ids or self.whole else min(_SLACK_TOKENS, budget // 8)
 
     def _draft(self, number: int, document: str, tokens: Tokens, budget: int) -> list[_Draft]:
         if self.whole:
             _refuse_longer(len(tokens.ids), budget)
-        slack = 0 if self.reuses_ids or self.whole else min(_SLACK_TOKENS, budget // 8)
-        overlap = min(self.overlap_tokens, (budget - 1) // 2)
-        ranges = boundaries.plan(tokens.classes, max_tokens=budget - slack, overlap_tokens=overlap)
-        drafts = list(_slices(number, document, tokens, ranges, budget))
+        if tokens.cuts is None:
+            drafts = _uncut(number, document, tokens.ids, budget)
+        else:
+            overlap = min(self.overlap_tokens, (budget - 1) // 2)
+            most = budget - self._slack(budget)
+            ranges = boundaries.plan(tokens.cuts.classes, max_tokens=most, overlap_tokens=overlap)
+            drafts = list(_slices(number, document, tokens.ids, tokens.cuts, ranges, budget))
         if not self.reuses_ids:
             for draft in drafts:
                 draft.ids = None
@@ -130,7 +141,8 @@ class Chunker:
         """Give each draft the ids of its own text, and part it where they are too many."""
         while broken := [draft for draft in drafts if not self._is_ready(draft)]:
             texts = [documents[draft.document][draft.start : draft.end] for draft in broken]
-            tokens = tokenise(self._tokenizer, texts, whole=True)
+            limits = [draft.max_tokens for draft in broken]
+            tokens = tokenise(self._tokenizer, texts, limits=limits, whole=True)
             parts = {
                 id(draft): self._settle(draft, text, own)
                 for draft, text, own in zip(broken, texts, tokens, strict=True)
@@ -143,14 +155,14 @@ class Chunker:
 
     def _settle(self, draft: _Draft, text: str, tokens: Tokens) -> list[_Draft]:
         count, budget = len(tokens.ids), draft.max_tokens
-        if count <= budget:
+        if tokens.cuts is None:
             draft.ids = tokens.ids
             return [draft]
         if self.whole:
             _refuse_longer(count, budget)
         even_share = -(-count // -(-count // budget))
-        ranges = boundaries.plan(tokens.classes, max_tokens=even_share, overlap_tokens=0)
-        parts = list(_slices(draft.document, text, tokens, ranges, budget))
+        ranges = boundaries.plan(tokens.cuts.classes, max_tokens=even_share, overlap_tokens=0)
+        parts = list(_slices(draft.document, text, tokens.ids, tokens.cuts, ranges, budget))
         if len(parts) < 2:
             raise RecordFault(
                 f"the character {text[0]!a} has {count} tokens, more than the {budget} "
@@ -163,9 +175,13 @@ class Chunker:
 
     def _slices_keep_their_ids(self) -> bool:
         drafts: list[_Draft] = []
-        for number, tokens in enumerate(tokenise(self._tokenizer, _CANARIES)):
-            ranges = boundaries.plan(tokens.classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
-            drafts += _slices(number, _CANARIES[number], tokens, ranges, _CANARY_TOKENS)
+        limits = [_CANARY_TOKENS] * len(_CANARIES)
+        read = tokenise(self._tokenizer, _CANARIES, limits=limits)
+        for number, (text, tokens) in enumerate(zip(_CANARIES, read, strict=True)):
+            if tokens.cuts is not None:
+                classes = tokens.cuts.classes
+                ranges = boundaries.plan(classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
+                drafts += _slices(number, text, tokens.ids, tokens.cuts, ranges, _CANARY_TOKENS)
         reusable = [draft for draft in drafts if draft.ids is not None]
         texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
         own = tokenise(self._tokenizer, texts, whole=True)
@@ -193,25 +209,38 @@ def _refuse_longer(tokens: int, budget: int) -> None:
         )
 
 
+def _uncut(number: int, document: str, ids: NDArray[np.int32], budget: int) -> list[_Draft]:
+    """Return the one slice of a document that fits; none if there is nothing to read in it."""
+    start, stop = _strip(document, 0, len(document))
+    if start == stop or not len(ids):
+        return []
+    return [_Draft(document=number, start=start, end=stop, ids=ids, max_tokens=budget)]
+
+
 def _slices(
-    number: int, document: str, tokens: Tokens, ranges: Iterable[tuple[int, int]], budget: int
+    number: int,
+    document: str,
+    ids: NDArray[np.int32],
+    cuts: Cuts,
+    ranges: Iterable[tuple[int, int]],
+    budget: int,
 ) -> Iterator[_Draft]:
     """Turn token ranges into slices without white space at their edges.
 
     What the tokenizer dropped between two slices belongs to the first one. The ids are those of
     the range only where both its ends are word ends and it holds no seam.
     """
-    count = len(tokens.ids)
+    count = len(ids)
     for first, end in ranges:
-        start = int(tokens.starts[first]) if first else 0
-        stop = int(tokens.starts[end]) if end < count else len(document)
+        start = int(cuts.starts[first]) if first else 0
+        stop = int(cuts.starts[end]) if end < count else len(document)
         start, stop = _strip(document, start, stop)
-        whole_words = tokens.fresh[first] and (end == count or tokens.fresh[end])
-        seam = bisect_left(tokens.seams, first)
-        clean = whole_words and (seam == len(tokens.seams) or tokens.seams[seam] > end)
-        ids = tokens.ids[first:end] if clean else None
+        whole_words = cuts.fresh[first] and (end == count or cuts.fresh[end])
+        seam = bisect_left(cuts.seams, first)
+        clean = whole_words and (seam == len(cuts.seams) or cuts.seams[seam] > end)
+        own = ids[first:end] if clean else None
         if start < stop:
-            yield _Draft(document=number, start=start, end=stop, ids=ids, max_tokens=budget)
+            yield _Draft(document=number, start=start, end=stop, ids=own, max_tokens=budget)
 
 
 def _strip(document: str, start: int, end: int) -> tuple[int, int]:
@@ -229,6 +258,12 @@ def _finish(documents: Sequence[str], drafts: Iterable[_Draft]) -> list[list[Chu
             if done and draft.start == done[-1].start:
                 done.pop()
             text = documents[draft.document][draft.start : draft.end]
-            span = {"index": len(done), "start": draft.start, "end": draft.end}
-            done.append(Chunk(**span, text=text, token_ids=draft.ids))
+            chunk = Chunk(
+                index=len(done),
+                start=draft.start,
+                end=draft.end,
+                text=text,
+                token_ids=draft.ids,
+            )
+            done.append(chunk)
     return chunks

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,24 +23,32 @@ PIECE_CHARACTERS = 1 << 15
 # Pieces are tokenised and read so many characters at a time: enough to keep all cores busy, few
 # enough for the tokenizer's encodings, which take some 200 bytes a token.
 _GROUP_CHARACTERS = 1 << 20
+_NO_TOKENS = -1  # the limit of a piece that is cut in any case
 _CONTEXT = 16  # characters before a piece that decide how good a cut its start is
 _SEAM = re.compile(r"[\s\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff,.;:!?，。；：！？、]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """The n tokens of one document.
+class Cuts:
+    """Where each of the n tokens of a document starts, and how good a cut in front of it is.
 
     ``starts`` are character offsets; ``fresh`` says that a word of the tokenizer begins there;
     ``classes`` is one byte per token as in `boundaries`; ``seams`` are the tokens, ascending, in
     front of which the document was parted to be tokenised.
     """
 
-    ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     fresh: NDArray[np.bool_]
     classes: bytes
     seams: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The n tokens of one document, and its ``cuts`` where it is too long to stay whole."""
+
+    ids: NDArray[np.int32]
+    cuts: Cuts | None
 
 
 def private_copy(tokenizer: Tokenizer) -> Tokenizer:
@@ -82,14 +91,17 @@ def tokenise(
     tokenizer: Tokenizer,
     documents: Sequence[str],
     *,
+    limits: Sequence[int] | None = None,
     whole: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Tokens]:
     """Yield the tokens of each document, in order; ``whole`` parts none into pieces.
 
-    ``on_progress`` is called after each group of pieces.
+    A document has its cuts rated only if it has more tokens than its limit, which takes longer than
+    the ids of all. ``on_progress`` is called after each group of pieces.
     """
-    pieces = _read_pieces(tokenizer, documents, whole, on_progress)
+    limits = [sys.maxsize] * len(documents) if limits is None else limits
+    pieces = _read_pieces(tokenizer, documents, limits, whole, on_progress)
     for document in documents:
         parts: list[Tokens] = []
         done = 0
@@ -102,11 +114,12 @@ def tokenise(
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Characters ``start`` to ``end`` of a document."""
+    """Characters ``start`` to ``end`` of a document, to be cut beyond ``limit`` tokens."""
 
     document: str
     start: int
     end: int
+    limit: int
 
     @property
     def text(self) -> str:
@@ -121,16 +134,17 @@ class _Piece:
 def _read_pieces(
     tokenizer: Tokenizer,
     documents: Iterable[str],
+    limits: Iterable[int],
     whole: bool,
     on_progress: Callable[[], None],
 ) -> Iterator[tuple[int, Tokens]]:
     """Yield the end and the tokens of each piece, reading many pieces at a time."""
     group: list[_Piece] = []
     characters = 0
-    for document in documents:
-        for start, end in _pieces(document, len(document) if whole else PIECE_CHARACTERS):
-            group.append(_Piece(document, start, end))
-            characters += end - start
+    for document, limit in zip(documents, limits, strict=True):
+        for piece in _pieces(document, len(document) if whole else PIECE_CHARACTERS, limit):
+            group.append(piece)
+            characters += piece.end - piece.start
             if characters >= _GROUP_CHARACTERS:
                 yield from _read(tokenizer, group)
                 on_progress()
@@ -138,11 +152,12 @@ def _read_pieces(
     yield from _read(tokenizer, group)
 
 
-def _pieces(document: str, size: int) -> Iterator[tuple[int, int]]:
+def _pieces(document: str, size: int, limit: int) -> Iterator[_Piece]:
     start = 0
     while start < len(document):
         end = _seam(document, start + size)
-        yield start, end
+        parted = end - start < len(document)
+        yield _Piece(document, start, end, _NO_TOKENS if parted else limit)
         start = end
 
 
@@ -159,16 +174,33 @@ def _seam(document: str, target: int) -> int:
 
 
 def _read(tokenizer: Tokenizer, group: Sequence[_Piece]) -> Iterator[tuple[int, Tokens]]:
-    """Tokenise a group of pieces and rate all their cuts by one pass over their joined text.
-
-    One pass, because a handful of array operations a document costs more than tokenising it.
-    """
+    """Tokenise a group of pieces, and rate the cuts of those that are too long to stay whole."""
     if not group:
         return
     encodings = tokenizer.encode_batch([piece.text for piece in group], add_special_tokens=False)
-    counts = np.array([len(encoding) for encoding in encodings])
-    sums = np.concatenate(([0], np.cumsum(counts)))
-    total = int(sums[-1])
+    sums = _sums(encodings)
+    ids = np.fromiter(_all(encoding.ids for encoding in encodings), np.int32, sums[-1])
+    read = list(zip(group, encodings, strict=True))
+    cuts = _cuts([(piece, encoding) for piece, encoding in read if len(encoding) > piece.limit])
+    for (piece, encoding), first, end in zip(read, sums, sums[1:], strict=False):
+        yield piece.end, Tokens(ids[first:end], next(cuts) if len(encoding) > piece.limit else None)
+
+
+def _sums(encodings: Sequence[Encoding]) -> list[int]:
+    """Return the tokens in front of each encoding, and behind the last one those of all."""
+    return list(accumulate(map(len, encodings), initial=0))
+
+
+def _cuts(read: Sequence[tuple[_Piece, Encoding]]) -> Iterator[Cuts]:
+    """Rate the cuts of pieces by one pass over their joined text.
+
+    One pass, because a handful of array operations a document costs more than tokenising it.
+    """
+    if not read:
+        return
+    group, encodings = zip(*read, strict=True)
+    sums = np.array(_sums(encodings))
+    counts, total = np.diff(sums), int(sums[-1])
     spans = np.fromiter(_all(encoding.offsets for encoding in encodings), _SPAN, total)
     lengths = np.array([piece.end - piece.start for piece in group])
     starts = np.minimum(spans["start"], np.repeat(lengths - 1, counts))
@@ -181,18 +213,13 @@ def _read(tokenizer: Tokenizer, group: Sequence[_Piece]) -> Iterator[tuple[int, 
     # Several tokens of one character share its offsets: no slice ends between them.
     ends = spans["end"] + np.repeat(bases, counts)
     classes[1:][places[1:] < np.maximum.accumulate(ends)[:-1]] = boundaries.NOWHERE
-    ids = np.fromiter(_all(encoding.ids for encoding in encodings), np.int32, total)
     starts += np.repeat([piece.start for piece in group], counts)
-    for piece, first, end in zip(group, sums[:-1].tolist(), sums[1:].tolist(), strict=True):
-        yield (
-            piece.end,
-            Tokens(
-                ids=ids[first:end],
-                starts=starts[first:end],
-                fresh=fresh[first:end],
-                classes=classes[first:end].tobytes(),
-                seams=[],
-            ),
+    for first, end in pairwise(sums.tolist()):
+        yield Cuts(
+            starts=starts[first:end],
+            fresh=fresh[first:end],
+            classes=classes[first:end].tobytes(),
+            seams=[],
         )
 
 
@@ -228,10 +255,11 @@ def _join(parts: list[Tokens]) -> Tokens:
     if len(parts) == 1:
         return parts[0]
     lengths = [0, *(len(part.ids) for part in parts)]
-    return Tokens(
-        ids=np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)]),
-        starts=np.concatenate([np.zeros(0, np.int64), *(part.starts for part in parts)]),
-        fresh=np.concatenate([np.zeros(0, np.bool_), *(part.fresh for part in parts)]),
-        classes=b"".join(part.classes for part in parts),
+    cuts = [part.cuts for part in parts if part.cuts is not None]
+    joined = Cuts(
+        starts=np.concatenate([np.zeros(0, np.int64), *(each.starts for each in cuts)]),
+        fresh=np.concatenate([np.zeros(0, np.bool_), *(each.fresh for each in cuts)]),
+        classes=b"".join(each.classes for each in cuts),
         seams=[int(n) for n in np.cumsum(lengths)[1:-1]],
     )
+    return Tokens(np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)]), joined)
