@@ -195,6 +195,7 @@ create table pgembed.batches (
     tokens bigint not null default 0,
     unknown_tokens bigint not null default 0,
     cache_hits bigint not null default 0,
+    reused bigint not null default 0,
     read_seconds double precision not null default 0,
     chunk_seconds double precision not null default 0,
     embed_seconds double precision not null default 0,
@@ -209,6 +210,10 @@ comment on table pgembed.batches is
     'One row per commit, never changed; progress and rates are sums over it.';
 comment on column pgembed.batches.embedded is 'Signed change of the number of records in state embedded; empty and dead likewise.';
 comment on column pgembed.batches.chunks is 'Chunks written by this commit.';
+comment on column pgembed.batches.cache_hits is
+    'Chunks whose text the worker process had embedded before.';
+comment on column pgembed.batches.reused is
+    'Chunks of changed records that keep the vector which the target had of the same text.';
 comment on column pgembed.batches.failed is 'Records whose attempt failed, retried or given up on.';
 comment on column pgembed.batches.rolled_up is 'A sum of older rows that were folded into this one.';
 

@@ -30,6 +30,7 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embed import Device, DocumentChunker, Embedding, embed_records
 from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.policy import ClaimSize, Rate
+from pgqueue_embed.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord, read_records
 from pgqueue_embed.suspects import death_sentence, set_apart, suspects
@@ -116,7 +117,7 @@ def process_claim(
             return Done(batch=Batch(), rate=None)
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size.limit_bytes)
-        embedding = _embed(session, reading, chunker, device)
+        embedding = _embed(session, pipeline, reading, chunker, device)
         batch = _write(session, pipeline, claim, reading, embedding)
     seconds = time.monotonic() - started
     return Done(
@@ -207,14 +208,22 @@ def _finding_unread(
 
 
 def _embed(
-    session: Session, reading: _Reading, chunker: DocumentChunker, device: Device
+    session: Session,
+    pipeline: Pipeline,
+    reading: _Reading,
+    chunker: DocumentChunker,
+    device: Device,
 ) -> Embedding:
-    return embed_records(
+    keys = reusable_keys(pipeline, reading.to_embed)
+    reusing = ReusingDevice(device, session.side, pipeline, keys)
+    embedding = embed_records(
         reading.to_embed,
         chunker=chunker,
-        device=device,
+        device=reusing,
         on_progress=lambda: _progress(session),
     )
+    embedding.reused = reusing.reused
+    return embedding
 
 
 def _write(
@@ -284,6 +293,7 @@ def _batch(
         tokens=embedding.tokens,
         unknown_tokens=embedding.unknown_tokens,
         cache_hits=embedding.cache_hits,
+        reused=embedding.reused,
         read_seconds=reading.seconds,
         chunk_seconds=embedding.chunk_seconds,
         embed_seconds=embedding.embed_seconds,

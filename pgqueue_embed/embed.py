@@ -73,6 +73,7 @@ class Embedding:
     tokens: int = 0
     unknown_tokens: int = 0
     cache_hits: int = 0
+    reused: int = 0
     chunk_seconds: float = 0.0
     embed_seconds: float = 0.0
     device_seconds: float = 0.0

@@ -26,6 +26,7 @@ class Batch:
     tokens: int = 0
     unknown_tokens: int = 0
     cache_hits: int = 0
+    reused: int = 0
     read_seconds: float = 0.0
     chunk_seconds: float = 0.0
     embed_seconds: float = 0.0
@@ -55,12 +56,13 @@ with old as (
 )
 insert into pgembed.batches
     (pipeline_id, committed_at, records, embedded, empty, dead, unchanged, failed, chunks,
-    tokens, unknown_tokens, cache_hits, read_seconds, chunk_seconds, embed_seconds,
+    tokens, unknown_tokens, cache_hits, reused, read_seconds, chunk_seconds, embed_seconds,
     write_seconds, rolled_up)
 select
     %(pipeline_id)s, max(committed_at), sum(records), sum(embedded), sum(empty), sum(dead),
     sum(unchanged), sum(failed), sum(chunks), sum(tokens), sum(unknown_tokens), sum(cache_hits),
-    sum(read_seconds), sum(chunk_seconds), sum(embed_seconds), sum(write_seconds), true
+    sum(reused), sum(read_seconds), sum(chunk_seconds), sum(embed_seconds), sum(write_seconds),
+    true
 from old
 having count(*) > 0
 """

@@ -25,6 +25,7 @@ class SourceRecord:
 
     `document` is None where the text was not fetched: the record is unchanged, or it lies
     beyond the bytes that this claim takes. `context` is what goes around its chunks, if anything.
+    `has_vectors` says that the target has chunks of an older text of it.
     """
 
     key: str
@@ -32,6 +33,7 @@ class SourceRecord:
     context: Context | None = None
     document_hash: bytes
     unchanged: bool
+    has_vectors: bool
     beyond_limit: bool
 
 
@@ -117,7 +119,10 @@ hinted as (
                 where {target_key} = {listed_key}
             )
             else false
-        end as unchanged
+        end as unchanged,
+        coalesce(
+            ledger.state = 'embedded' and ledger.generation = %(generation)s, false
+        ) as has_vectors
     from hashed as listed
     left join lateral (
         select key, state, generation, document_hash, chunks
@@ -141,6 +146,7 @@ select
     case when not unchanged and bytes_before <= %(limit_bytes)s then coalesce(document, '') end,
     document_hash,
     unchanged,
+    has_vectors,
     not unchanged and bytes_before > %(limit_bytes)s,
     context
 from measured
@@ -180,9 +186,10 @@ def read_records(
             context=None if context is None else Context(*context),
             document_hash=hash_,
             unchanged=unchanged,
+            has_vectors=has_vectors,
             beyond_limit=beyond,
         )
-        for key, text, hash_, unchanged, beyond, context in rows
+        for key, text, hash_, unchanged, has_vectors, beyond, context in rows
     ]
 
 

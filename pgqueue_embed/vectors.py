@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,20 @@ def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) ->
     packed["dim"] = dimensions
     packed["values"] = vectors
     return header + np.array([rows, 1], dtype=">i4").tobytes() + packed.tobytes()
+
+
+def unpack(payloads: Sequence[bytes], *, vector_type: str, dimensions: int) -> NDArray[np.float32]:
+    """Return vectors that the server sent in binary, shape (rows, dimensions).
+
+    Behind the four bytes of the header, as in `pack`. One of other dimensions comes back as NaN.
+    """
+    element = ELEMENT[vector_type]
+    vectors = np.full((len(payloads), dimensions), np.nan, np.float32)
+    for row, payload in enumerate(payloads):
+        values = np.frombuffer(payload, element, offset=4)
+        if len(values) == dimensions:
+            vectors[row] = values
+    return vectors
 
 
 class VectorCodec:

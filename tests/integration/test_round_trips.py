@@ -5,12 +5,9 @@ Times depend on the machine; round trips, statements, tokenisations and shapes d
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,14 +22,12 @@ from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.policy import ClaimSize
 from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
 from pgqueue_embed.vectors import VectorCodec
-from tests.support.corpus import make_source, texts
+from tests.support.corpus import make_source, real_reports, texts
 from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
 from tests.support.fakes import tokenizer
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import open_session, work_once
-
-REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
 
 # BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
 # batch; three settings of the write; its two savepoints, made and released; the statements of the
@@ -60,11 +55,6 @@ def session(conninfo: str) -> Iterator[Session]:
         side = stack.enter_context(counting_connection(conninfo))
         codec = VectorCodec(connection)
         yield replace(opened, connection=connection, side=side, codec=codec)
-
-
-def reports() -> list[str]:
-    with gzip.open(REPORTS, "rt", encoding="utf-8", newline="") as file:
-        return [row["foi_text"] for row in csv.DictReader(file)]
 
 
 def queue(connection: Connection, documents: Sequence[str]) -> Pipeline:
@@ -106,6 +96,17 @@ class TestClaim:
         assert len(statements[first:]) <= COMMIT_STATEMENTS, statements
         assert_converged(connection, "reports")
 
+    def test_a_claim_of_changed_records_asks_once_for_the_vectors_that_they_keep(
+        self, connection: Connection, session: Session
+    ) -> None:
+        pipeline = queue(connection, texts(300, chunks=3))
+        work_on(session, pipeline, 300)
+        connection.execute("update reports set body = body || ' Changed.'")
+        enqueue(connection, pipeline, Selection())
+        work_on(session, pipeline, 300)
+        assert counted(session.connection).round_trips <= CLAIM_ROUND_TRIPS
+        assert counted(session.side).round_trips <= SIDE_ROUND_TRIPS + 1
+
     def test_round_trips_of_a_claim_that_finds_nothing(
         self, connection: Connection, session: Session
     ) -> None:
@@ -122,7 +123,7 @@ class TestTokenising:
         chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
         counting = CountingTokenizer(chunker._tokenizer)
         chunker._tokenizer = counting  # type: ignore[assignment]
-        documents = reports()
+        documents = real_reports()
         chunker.chunk(documents)
         assert counting.texts == documents
 
@@ -175,7 +176,7 @@ def embed_reports(device: str) -> ShapeModel:
     """Embed real reports in claims of many sizes, and return the model with what it saw."""
     model = ShapeModel(device)
     chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
-    chunks = [chunk for each in chunker.chunk(reports()) for chunk in each.chunks]
+    chunks = [chunk for each in chunker.chunk(real_reports()) for chunk in each.chunks]
     with closing(DeviceThread(lambda: model)) as thread:
         first, size = 0, 1
         while first < len(chunks):

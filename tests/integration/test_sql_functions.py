@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from itertools import pairwise, product
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
@@ -359,96 +357,6 @@ class TestStates:
             " they are listed in pgembed.dead_letters"
         )
         assert queued_keys(connection) == []
-
-
-@pytest.fixture
-def app(connection: Connection, conninfo: str, reports: Pipeline) -> Iterator[Connection]:
-    """A session of a role that may use schema pgembed and nothing in it, and make its own types."""
-    connection.execute("create role program login password 'secret'")
-    connection.execute("grant usage on schema pgembed to program")
-    connection.execute("create schema of_app authorization program")
-    with connect(make_conninfo(conninfo, user="program", password="secret")) as session:
-        yield session
-    connection.execute("drop owned by program cascade; drop role program")
-
-
-GRANT = "grant execute on function pgembed.enqueue(text, text[]) to program"
-
-
-class TestRights:
-    """Who may do what, and that nobody gets more."""
-
-    @pytest.mark.parametrize("keys", ["'{1}'", "array['1']", "array[1]"])
-    def test_enqueue_is_granted_by_itself(
-        self, connection: Connection, app: Connection, keys: str
-    ) -> None:
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            call(app, "enqueue", "'reports'", keys)
-        connection.execute(GRANT)
-        assert call(app, "enqueue", "'reports'", keys) == 1
-        assert queued_keys(connection) == ["1"]
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.execute("select from pgembed.work")
-
-    @pytest.mark.parametrize(
-        "function", ["pause('reports')", "resume('reports')", "retry('reports')"]
-    )
-    def test_the_others_give_no_right(self, app: Connection, function: str) -> None:
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.execute(f"select pgembed.{function}")
-
-    def test_a_cast_of_the_callers_own_runs_with_its_rights(
-        self, connection: Connection, app: Connection
-    ) -> None:
-        connection.execute(GRANT)
-        app.execute(
-            """
-            create table of_app.ran_as (name text);
-            create type of_app.trap as (id int);
-            create function of_app.spring(of_app.trap[]) returns text[] language plpgsql as $$
-            begin
-                insert into of_app.ran_as values (current_user);
-                return array['1'];
-            end $$;
-            create cast (of_app.trap[] as text[]) with function of_app.spring(of_app.trap[])
-            """
-        )
-        call(app, "enqueue", "'reports'", "array[row(1)]::of_app.trap[]")
-        assert app.execute("select name from of_app.ran_as").fetchall() == [("program",)]
-
-    def test_objects_of_the_callers_are_not_picked_up(
-        self, connection: Connection, app: Connection
-    ) -> None:
-        connection.execute(GRANT)
-        app.execute(
-            """
-            create function of_app.octet_length(text) returns integer language plpgsql as $$
-            begin
-                raise exception 'picked up';
-            end $$;
-            create temporary table work (keys text[]);
-            create temporary table records (key text);
-            set search_path = of_app, pg_temp, pg_catalog, pgembed
-            """
-        )
-        assert call(app, "enqueue", "'reports'", "array['1']") == 1
-
-    def test_every_function_pins_its_search_path_and_is_explained(
-        self, connection: Connection
-    ) -> None:
-        lax = connection.execute(
-            """
-            select oid::regprocedure
-            from pg_proc
-            where pronamespace = 'pgembed'::regnamespace
-                and (
-                    proconfig @> array['search_path=pg_catalog, pg_temp'] is not true
-                    or obj_description(oid, 'pg_proc') is null
-                    or prosecdef and proacl is null
-                )
-            """
-        ).fetchall()
-        assert lax == []
 
 
 def test_two_who_enqueue_at_once_lose_nothing(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.tables import Table
+
+MAUDE_SAMPLE = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
 
 SENTENCES = (
     "The infusion pump stopped and an alarm was heard. Nobody was hurt.",
@@ -39,6 +44,12 @@ def texts(count: int, *, chunks: int = 1) -> list[str]:
 def _text(number: int, chunks: int) -> str:
     sentences = [SENTENCES[(number + step) % len(SENTENCES)] for step in range(chunks)]
     return f"Report {number}. {' '.join(sentences)}"
+
+
+def real_reports() -> list[str]:
+    """Return 2,000 reports of the FDA's MAUDE files."""
+    with gzip.open(MAUDE_SAMPLE, "rt", encoding="utf-8", newline="") as file:
+        return [row["foi_text"] for row in csv.DictReader(file)]
 
 
 def make_source(
