@@ -231,6 +231,37 @@ comment on table pgembed.scans is
 comment on column pgembed.scans.selection is 'What the scan looks for; another selection starts from the beginning.';
 comment on column pgembed.scans.last_key is 'The scan has covered every key up to this one.';
 
+create table pgembed.adoptions (
+    pipeline_id bigint primary key,
+    walking text not null default 'source',
+    last_key text,
+    doubtful text[] not null,
+    adopted bigint not null default 0,
+    chunks bigint not null default 0,
+    empty bigint not null default 0,
+    settled bigint not null default 0,
+    missing bigint not null default 0,
+    wrong_vectors bigint not null default 0,
+    text_differs bigint not null default 0,
+    cut_off bigint not null default 0,
+    gone bigint not null default 0,
+    started_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    constraint adoptions_walking_is_known check (walking in ('source', 'target', 'finished')),
+    constraint adoptions_end_is_dated check ((walking = 'finished') = (finished_at is not null))
+);
+
+comment on table pgembed.adoptions is
+    'The cursor of adopt, one per pipeline whose target was there before it, and what was found: numbers of records.';
+comment on column pgembed.adoptions.walking is
+    'source: its records are looked at in the order of their keys; target: keys of the table are looked up in the source.';
+comment on column pgembed.adoptions.last_key is 'Every key up to this one has been looked at.';
+comment on column pgembed.adoptions.doubtful is 'Records whose vectors a sample has shown to be wrong: they are embedded again.';
+comment on column pgembed.adoptions.chunks is 'Chunks of the adopted records.';
+comment on column pgembed.adoptions.settled is 'Records that a worker had embedded before they were looked at.';
+comment on column pgembed.adoptions.cut_off is 'Records with a chunk longer than the model reads.';
+comment on column pgembed.adoptions.gone is 'Records of the table that the source does not have; a worker deletes their chunks.';
+
 create table pgembed.workers (
     id bigint generated always as identity primary key,
     host text not null,

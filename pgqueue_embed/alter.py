@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.create import Prepared, prepare
 from pgqueue_embed.enqueue import Selection, Slice, enqueue
@@ -162,6 +163,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
             f"{pipeline.name} has a next generation already; switch to it or give it up first:"
             f" pgembed alter {pipeline.name} --switch, or --abort"
         )
+    check_adopted(connection, pipeline)
     spec = _next_spec(pipeline, changes)
     if changes.model is None:
         check_local_model(pipeline)

@@ -57,14 +57,29 @@ def prepare(
 ) -> Prepared:
     """Check tables and model; raises as `create` does, and makes nothing."""
     records = check_tables(connection, spec)
+    fitted = fit_model(spec, model_reference, revision)
+    return Prepared(
+        spec=fitted.spec,
+        records=records,
+        model=fitted.identity,
+        tokenizer=fitted.model.tokenizer,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A pipeline to make, with chunks that its model reads."""
+
+    spec: PipelineSpec
+    identity: ModelIdentity
+    model: EmbeddingModel
+
+
+def fit_model(spec: PipelineSpec, model_reference: str, revision: str | None = None) -> Fitted:
+    """Load the model, fp32 on the CPU; raises ModelError, or UsageError for too long chunks."""
     resolved = resolve_model(model_reference, revision=revision)
     model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
-    return Prepared(
-        spec=_fitted(spec, model),
-        records=records,
-        model=_identity(resolved, model),
-        tokenizer=model.tokenizer,
-    )
+    return Fitted(spec=_fitted(spec, model), identity=_identity(resolved, model), model=model)
 
 
 def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.gone import enqueue_gone
@@ -68,8 +69,10 @@ def enqueue(
     has lost, whose vectors go.
     Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
-    for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses.
+    for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses, and
+    while the target is being adopted.
     """
+    check_adopted(connection, pipeline)
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))

@@ -26,7 +26,7 @@ def finish(connection: Connection, pipeline: Pipeline) -> None:
     if old_id is None or _is_there(connection, old_id):
         return
     inherit_work(connection)
-    for table in ("scans", "batches"):
+    for table in ("scans", "batches", "adoptions"):
         query = sql.SQL("delete from {} where pipeline_id = %s")
         connection.execute(query.format(sql.Identifier("pgembed", table)), (old_id,))
     while connection.execute(FORGET, (old_id,)).rowcount:

@@ -72,7 +72,7 @@ def create_pipeline(
         is_made = target.create(
             connection, codec, dimensions=model.dimensions, pipeline_name=spec.name
         )
-        _insert(connection, {**to_row(spec, records, model), "target_is_made": is_made})
+        insert_pipeline(connection, {**to_row(spec, records, model), "target_is_made": is_made})
 
     try:
         in_short_waits(connection, make, table=spec.target)
@@ -86,7 +86,8 @@ def create_pipeline(
     return load_pipeline(connection, spec.name)
 
 
-def _insert(connection: Connection, values: Mapping[str, object]) -> None:
+def insert_pipeline(connection: Connection, values: Mapping[str, object]) -> None:
+    """Insert the row of a pipeline, in the transaction that has its target."""
     query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, values)),
         sql.SQL(", ").join(map(sql.Placeholder, values)),
@@ -174,6 +175,7 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
             _delete_rows(connection, "work", pipeline)
         _delete_rows(connection, "records", pipeline)
         _delete_rows(connection, "batches", pipeline)
+        _delete_rows(connection, "adoptions", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
             target = target_of(pipeline)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed.cli import (
+    adopt,
     alter,
     apply,
     db,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
+adopt.add_commands(app)
 alter.add_commands(app)
 apply.add_commands(app)
 show.add_commands(app)

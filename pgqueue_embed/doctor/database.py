@@ -153,8 +153,9 @@ select relname, string_agg(privilege, ', ' order by privilege)
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
 join unnest(
-    array['pipelines', 'work', 'attempts', 'records', 'batches', 'scans', 'workers', 'progress'],
-    array['su', 'siud', 'siud', 'siud', 'sid', 'siu', 'siud', 's']
+    array['pipelines', 'work', 'attempts', 'records', 'batches', 'scans', 'workers', 'progress',
+        'adoptions'],
+    array['su', 'siud', 'siud', 'siud', 'sid', 'siu', 'siud', 's', 's']
 ) as needed (relation, letters) on relation = relname
 join unnest(
     array['s', 'i', 'u', 'd'],

@@ -64,7 +64,8 @@ class ChunkTable:
 
     @property
     def written_columns(self) -> Sequence[str]:
-        return [name for name in self.columns.names() if name != self.columns.created_at]
+        unread = (self.columns.id, self.columns.created_at)
+        return [name for name in self.columns.names() if name not in unread]
 
     @property
     def rights(self) -> Sequence[Right]:

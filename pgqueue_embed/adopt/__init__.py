@@ -1,0 +1,36 @@
+"""Adopting: a table of vectors that is there becomes the target of a pipeline.
+
+The story: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
+`take_over` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
+through the source: what is right is settled, everything else queued. `survey` only looks.
+"""
+
+from pgqueue_embed.adopt.candidate import (
+    Candidate,
+    local_model,
+    make_judge,
+    prepare,
+    resumable,
+)
+from pgqueue_embed.adopt.sample import Agreement, check_agreement, compare, describe
+from pgqueue_embed.adopt.survey import Survey, survey
+from pgqueue_embed.adopt.take import build_key_index, has_key_index, take_over
+from pgqueue_embed.adopt.walk import adopt_records
+
+__all__ = [
+    "Agreement",
+    "Candidate",
+    "Survey",
+    "adopt_records",
+    "build_key_index",
+    "check_agreement",
+    "compare",
+    "describe",
+    "has_key_index",
+    "local_model",
+    "make_judge",
+    "prepare",
+    "resumable",
+    "survey",
+    "take_over",
+]

@@ -1,0 +1,147 @@
+"""A table that is to be adopted: checked, with the model that its vectors should come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from pgqueue_embed.adopt.judging import Judge
+from pgqueue_embed.adopt.table_check import StoredTable, check_dimensions, check_table
+from pgqueue_embed.adoptions import read_adoption
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.create import fit_model
+from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.errors import ModelError, UsageError
+from pgqueue_embed.generations import spec_of
+from pgqueue_embed.migrate import check_schema
+from pgqueue_embed.pipeline_row import ModelIdentity, Records
+from pgqueue_embed.pipelines import load_pipeline, pipeline_names
+from pgqueue_embed.serviceable import check_local_model
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source_check import check_source
+from pgqueue_embed.spec import PipelineSpec
+
+
+class Model(Protocol):
+    """What is needed of a model, fp32 on the CPU; see embedding.EmbeddingModel."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def content_budget(self) -> int: ...
+    def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """Return unit vectors of shape (chunks, dimensions)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A table to adopt, and the pipeline that it would be the target of."""
+
+    spec: PipelineSpec
+    records: Records
+    table: StoredTable
+    identity: ModelIdentity
+    model: Model
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline as it would be, to read its tables by; there is no such row yet."""
+        identity = self.identity
+        asked = {each.name: getattr(self.spec, each.name) for each in fields(PipelineSpec)}
+        return Pipeline(
+            **asked,
+            id=0,
+            state="active",
+            key=self.records.key,
+            document=self.records.document,
+            target_is_made=True,
+            dimensions=identity.dimensions,
+            model=identity.name,
+            model_revision=identity.revision,
+            model_fingerprint=identity.fingerprint,
+            model_files=identity.files,
+            generation=1,
+        )
+
+    def judge(self) -> Judge:
+        """Return what judges the records of the pipeline."""
+        return make_judge(self.model, self.pipeline)
+
+
+def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) -> Candidate:
+    """Check tables and model; makes nothing.
+
+    Raises UsageError for what is wrong with the tables or the settings, ModelError for a model that
+    is not to be had.
+    """
+    check_schema(connection)
+    records, table = check_tables(connection, spec)
+    fitted = fit_model(replace(spec, vector_type=table.vector_type), model_reference)
+    check_dimensions(spec, table, fitted.identity.dimensions)
+    return Candidate(
+        spec=fitted.spec,
+        records=records,
+        table=table,
+        identity=fitted.identity,
+        model=fitted.model,
+    )
+
+
+def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[Records, StoredTable]:
+    """Return what source and target hold; raises UsageError unless the one can be adopted."""
+    if spec.into_column is not None:
+        raise UsageError(
+            "--into-column: only a table with a row a chunk can be adopted; a column that is there"
+            " is taken by pgembed create --into-column, and filled anew"
+        )
+    if spec.chunk_template is not None:
+        raise UsageError(
+            "--chunk-template: what the model read around a stored chunk cannot be told from it;"
+            " adopt without, or embed anew with pgembed create"
+        )
+    records = check_source(connection, spec)
+    return records, check_table(connection, spec, records.key)
+
+
+def local_model(pipeline: Pipeline) -> EmbeddingModel:
+    """Return this machine's model of a pipeline whose adoption goes on, fp32 on the CPU.
+
+    Raises ModelMismatch when it is another one.
+    """
+    return EmbeddingModel.load(check_local_model(pipeline), device="cpu", precision="fp32")
+
+
+def make_judge(model: Model, pipeline: Pipeline) -> Judge:
+    """Return what judges the records of `pipeline`; ModelError for a model without a tokenizer."""
+    if model.tokenizer is None:
+        raise ModelError(f"model {pipeline.model} has no fast tokenizer to cut documents by")
+    return Judge(model.tokenizer, pipeline, content_budget=model.content_budget)
+
+
+def resumable(connection: Connection, name: str, spec: PipelineSpec | None) -> Pipeline | None:
+    """Return the pipeline called `name` if its adoption was interrupted, None if there is none.
+
+    Raises UsageError if it is no longer or was never adopted, or other than `spec` wants.
+    """
+    if name not in pipeline_names(connection):
+        return None
+    pipeline = load_pipeline(connection, name)
+    adoption = read_adoption(connection, pipeline)
+    if adoption is None or adoption.is_finished:
+        how = "was created, not adopted" if adoption is None else "is adopted already"
+        raise UsageError(
+            f"pipeline '{name}' {how}; what has changed is queued by: pgembed enqueue {name}"
+        )
+    if spec is not None and replace(spec, vector_type=pipeline.vector_type) != spec_of(pipeline):
+        raise UsageError(
+            f"pipeline '{name}' is being adopted with other settings; go on with pgembed adopt"
+            f" {name} alone, or begin anew after: pgembed drop {name}"
+        )
+    return pipeline
