@@ -21,7 +21,6 @@ from pgqueue_embed.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.generations import is_next, spec_of, successor_of
 from pgqueue_embed.gone import enqueue_gone
-from pgqueue_embed.identifiers import MAX_IDENTIFIER_BYTES
 from pgqueue_embed.leftovers import finish
 from pgqueue_embed.pipelines import (
     create_pipeline,
@@ -31,11 +30,10 @@ from pgqueue_embed.pipelines import (
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec, check_max_attempts, check_name, check_priority
-from pgqueue_embed.tables import Table
-from pgqueue_embed.takeover import copy_rights
+from pgqueue_embed.takeover import takeover_of
+from pgqueue_embed.target import target_of
 
 NEXT_NAME = " (next)"
-NEXT_TABLE = "_next"
 
 GONE_SLICE_RECORDS = 50_000
 
@@ -170,7 +168,8 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
         prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
     else:
         prepared = prepare(connection, spec, changes.model)
-    same = replace(prepared.spec, name=pipeline.name, target=pipeline.target) == spec_of(pipeline)
+    place: dict[str, Any] = {"target": pipeline.target, "into_column": pipeline.into_column}
+    same = replace(prepared.spec, name=pipeline.name, **place) == spec_of(pipeline)
     if same and prepared.model.fingerprint == pipeline.model_fingerprint:
         raise UsageError(f"{pipeline.name} is like that already; nothing would be embedded anew")
     return prepared
@@ -184,13 +183,7 @@ def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
     elif "text_fields" in wanted:
         wanted["template"] = None
     wanted["name"] = wanted.get("name", pipeline.name) + NEXT_NAME
-    return replace(spec_of(pipeline), target=next_table(pipeline.target), **wanted)
-
-
-def next_table(target: Table) -> Table:
-    """Return the name of the table that a next generation of `target` is written to."""
-    stem = target.name.encode()[: MAX_IDENTIFIER_BYTES - len(NEXT_TABLE)].decode(errors="ignore")
-    return Table(schema=target.schema, name=stem + NEXT_TABLE)
+    return replace(spec_of(pipeline), **target_of(pipeline).next_place, **wanted)
 
 
 def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepared) -> Pipeline:
@@ -198,11 +191,14 @@ def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepar
     connection.execute(
         "update pgembed.pipelines set successor_of = %s where id = %s", (pipeline.id, made.id)
     )
+    old, new = target_of(pipeline), target_of(made)
+    if not made.target_is_made:
+        raise UsageError(f"{new} is there already, and not pgembed's; rename or drop it")
     try:
-        copy_rights(connection, pipeline.target, made.target)
+        takeover_of(pipeline, made).copy_rights(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
-            f"cannot give {made.target} the rights of {pipeline.target}: {first_line(error)};"
+            f"cannot give {new} the rights of {old}: {first_line(error)};"
             " alter it as the owner of that table"
         ) from None
     return load_pipeline(connection, made.name)

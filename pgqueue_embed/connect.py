@@ -278,3 +278,8 @@ def first_line(error: BaseException) -> str:
     failures = [line for line in lines if "failed:" in line]
     text = (failures or lines or [type(error).__name__])[-1 if failures else 0]
     return text.removeprefix("connection failed:").strip().removeprefix("ERROR:").strip()
+
+
+def dependents(error: psycopg.errors.DependentObjectsStillExist) -> str:
+    """Return what depends on that which was to be dropped, on one line."""
+    return "; ".join((error.diag.message_detail or first_line(error)).splitlines())

@@ -10,6 +10,8 @@ from pgqueue_embed.errors import UsageError
 # PostgreSQL cuts longer identifiers silently.
 MAX_IDENTIFIER_BYTES = 63
 
+NEXT = "_next"
+
 # A name in double quotes, those inside it doubled.
 QUOTED = r'"(?:[^"]|"")*"'
 
@@ -25,6 +27,12 @@ def check_identifier(name: str) -> None:
     if "%" in name:
         # psycopg would take it for a placeholder in every statement that has the name in it.
         raise UsageError(f"the name '{name}' holds a %; rename it, or make a view without it")
+
+
+def next_name(name: str) -> str:
+    """Return what the next generation of the table, column or index `name` is called."""
+    stem = name.encode()[: MAX_IDENTIFIER_BYTES - len(NEXT)].decode(errors="ignore")
+    return stem + NEXT
 
 
 def split_qualified(text: str) -> list[str]:

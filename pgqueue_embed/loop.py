@@ -27,7 +27,7 @@ from pgqueue_embed.fair_share import FairShare
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import pause_pipeline
+from pgqueue_embed.pipelines import is_current, pause_pipeline
 from pgqueue_embed.policy import (
     FIRST_CLAIM,
     ClaimSize,
@@ -300,6 +300,8 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
             turn.seconds = done.own_seconds if done else 0.0
     except PipelineFault as error:
         check_schema(session.side)
+        if not is_current(session.side, pipeline):
+            return False  # a switch of generations has taken the target away, and not a person
         _pause(session.side, pipeline, error)
         return False
     if done is None:

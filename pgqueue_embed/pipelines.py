@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.pipeline_row import COLUMNS, ModelIdentity, Records, from_row, to_row
@@ -178,8 +178,15 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
         _delete_rows(connection, "adoptions", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
-            target = target_of(pipeline)
-            in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
+            _drop_target(connection, pipeline)
+
+
+def _drop_target(connection: Connection, pipeline: Pipeline) -> None:
+    target = target_of(pipeline)
+    try:
+        in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(f"{target} is used: {dependents(error)}; drop that first") from None
 
 
 def _has_work(connection: Connection, pipeline: Pipeline) -> bool:

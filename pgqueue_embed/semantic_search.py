@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
@@ -127,7 +128,9 @@ def search(
             hits = [_hit(row) for row in connection.execute(query, values)]
             _check_present(connection, pipeline)
             return hits
-    except PIPELINE_FAULTS as error:
+    except (psycopg.DataError, *PIPELINE_FAULTS) as error:
+        # The vectors of another generation may be of another length, or have moved.
+        _check_present(connection, pipeline)
         raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
 
 

@@ -15,26 +15,15 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.alter import catch_up
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.generations import successor_of
 from pgqueue_embed.leftovers import finish
+from pgqueue_embed.locks import LOCK_SECONDS, in_short_waits, set_lock_timeout
 from pgqueue_embed.pipelines import is_current, load_pipeline
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
-from pgqueue_embed.takeover import (
-    check_takeover,
-    copy_indexes,
-    copy_rights,
-    read_views,
-    rename_parts,
-    renew_views,
-)
-
-# While a lock is waited for, everybody else queues up behind: short, and often.
-LOCK_SECONDS = 1.0
-TRIES = 10
-PAUSE_SECONDS = 1.0
+from pgqueue_embed.takeover import takeover_of
+from pgqueue_embed.target import target_of
 
 # A claim of the old generation is waited for as long as one should take.
 CLAIM_SECONDS = 30.0
@@ -98,9 +87,10 @@ def _make_ready(
     """Do everything that can be done while both generations are in use."""
     if not force:
         _check_failures(connection, pipeline, successor)
-    check_takeover(connection, pipeline.target, successor.target)
-    on_step("building the indexes that the old table has")
-    copy_indexes(connection, pipeline, successor)
+    takeover = takeover_of(pipeline, successor)
+    takeover.check(connection)
+    on_step("building the indexes that the old vectors have")
+    takeover.copy_indexes(connection)
 
 
 # Changes that came just now wait for both generations; bulk loading and retries must be over.
@@ -151,47 +141,34 @@ def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipel
 
 
 def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    for attempt in range(TRIES):
-        try:
-            _exchange(connection, pipeline, successor)
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            if attempt == TRIES - 1:
-                raise UsageError(
-                    f"{pipeline.target} is used without a pause ({first_line(error)}); end the"
-                    " transaction that holds it, and switch again"
-                ) from None
-            time.sleep(PAUSE_SECONDS)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise UsageError(
-                f"this role may not switch ({first_line(error)}); do it as the owner of"
-                f" {pipeline.target} and of schema pgembed"
-            ) from None
-        except psycopg.errors.DependentObjectsStillExist as error:
-            raise UsageError(
-                f"{pipeline.target} cannot be replaced: {_one_line(error)};"
-                " drop it, and make it again after the switch"
-            ) from None
-
-
-def _one_line(error: psycopg.Error) -> str:
-    return "; ".join((error.diag.message_detail or first_line(error)).splitlines())
+    target = target_of(pipeline)
+    try:
+        in_short_waits(
+            connection,
+            lambda: _exchange(connection, pipeline, successor),
+            table=pipeline.target,
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"this role may not switch ({first_line(error)}); do it as the owner of"
+            f" {pipeline.target} and of schema pgembed"
+        ) from None
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(
+            f"{target} cannot be replaced: {dependents(error)};"
+            " drop it, and make it again after the switch"
+        ) from None
 
 
 def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    with connection.transaction():
-        connection.execute("set transaction isolation level read committed")
-        _set_lock_timeout(connection, CLAIM_SECONDS)
-        connection.execute(LOCK_QUEUE, (pipeline.id,))
-        _set_lock_timeout(connection, LOCK_SECONDS)
-        _lock(connection, pipeline, successor)
-        _check_complete(connection, successor)
-        _exchange_tables(connection, pipeline, successor)
-        _exchange_rows(connection, pipeline, successor)
-
-
-def _set_lock_timeout(connection: Connection, seconds: float) -> None:
-    connection.execute("select set_config('lock_timeout', %s, true)", (str(int(seconds * 1000)),))
+    connection.execute("set transaction isolation level read committed")
+    set_lock_timeout(connection, CLAIM_SECONDS)
+    connection.execute(LOCK_QUEUE, (pipeline.id,))
+    set_lock_timeout(connection, LOCK_SECONDS)
+    _lock(connection, pipeline, successor)
+    _check_complete(connection, successor)
+    takeover_of(pipeline, successor).exchange(connection)
+    _exchange_rows(connection, pipeline, successor)
 
 
 # Locked, nothing of the old generation is claimed any more; a claim in hand is waited for.
@@ -229,49 +206,30 @@ def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> No
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
 
 
-def _exchange_tables(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    old, new = pipeline.target, successor.target
-    copy_rights(connection, old, new)
-    views = read_views(connection, old)
-    comment = connection.execute(
-        "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
-    ).fetchone()
-    parked = Table(schema=old.schema, name=f"pgembed_old_{pipeline.id}")
-    _rename(connection, old, parked)
-    _rename(connection, new, old)
-    renew_views(connection, views)
-    connection.execute(sql.SQL("drop table {}").format(parked.identifier))
-    rename_parts(connection, old, new.name)
-    text = sql.Literal(comment[0] if comment else None)
-    connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
-
-
-def _rename(connection: Connection, table: Table, other: Table) -> None:
-    query = sql.SQL("alter table {} rename to {}")
-    connection.execute(query.format(table.identifier, sql.Identifier(other.name)))
-
-
-TAKE_NAME = """
-update pgembed.pipelines
-set name = %(name)s,
-    target_table = %(target_table)s,
-    state = %(state)s,
-    state_reason = %(state_reason)s,
-    priority = %(priority)s,
-    max_attempts = %(max_attempts)s
-where id = %(successor_id)s
+# Deleted and updated in one, so that the name is free when it is taken.
+TAKE_PLACE = """
+with replaced as (
+    delete from pgembed.pipelines where id = %(pipeline_id)s returning *
+)
+update pgembed.pipelines as successor
+set name = replaced.name,
+    target_table = replaced.target_table,
+    into_column = replaced.into_column,
+    target_is_made = replaced.target_is_made,
+    target_columns = successor.target_columns || jsonb_build_object(
+        'embedding', replaced.target_columns -> 'embedding'
+    ),
+    state = replaced.state,
+    state_reason = replaced.state_reason,
+    priority = replaced.priority,
+    max_attempts = replaced.max_attempts
+from replaced
+where successor.id = %(successor_id)s
 """
 
 
 def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    connection.execute("delete from pgembed.scans where pipeline_id = %s", (pipeline.id,))
-    row = connection.execute(
-        "delete from pgembed.pipelines where id = %s"
-        " returning name, target_table, state, state_reason, priority, max_attempts",
-        (pipeline.id,),
-    ).fetchone()
-    names = ("name", "target_table", "state", "state_reason", "priority", "max_attempts")
-    values = dict(zip(names, row or (), strict=True))
-    connection.execute(TAKE_NAME, {**values, "successor_id": successor.id})
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
+    connection.execute("delete from pgembed.scans where pipeline_id = %(pipeline_id)s", ids)
+    connection.execute(TAKE_PLACE, ids)
     connection.execute(TAKE_OVER_QUEUE, ids)

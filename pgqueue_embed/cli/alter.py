@@ -174,11 +174,12 @@ def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) ->
 def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     """Queue for a new generation what the old one has seen, and say how to switch."""
     from pgqueue_embed.alter import NEXT_NAME
+    from pgqueue_embed.target import target_of
 
     queued = _catch_up(connection, pipeline, successor)
     name = successor.name.removesuffix(NEXT_NAME)
     typer.echo(
-        f"made {successor.name}: {one_line(str(successor.document))} → {successor.target}"
+        f"made {successor.name}: {one_line(str(successor.document))} → {target_of(successor)}"
         f" ({successor.vector_type}({successor.dimensions}), {successor.model},"
         f" {successor.chunk_tokens} tokens a chunk, {successor.overlap_tokens} overlap)"
     )
@@ -198,13 +199,15 @@ def _catch_up(connection: Connection, pipeline: Pipeline, successor: Pipeline) -
 
 def _abort(connection: Connection, pipeline: Pipeline) -> None:
     from pgqueue_embed.alter import abort
+    from pgqueue_embed.target import target_of
 
     successor = abort(connection, pipeline)
-    typer.echo(f"gave up {successor.name} and dropped {successor.target}")
+    typer.echo(f"gave up {successor.name} and dropped {target_of(successor)}")
 
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
     from pgqueue_embed.switch import switch
+    from pgqueue_embed.target import target_of
     from pgqueue_embed.terminal import progress_console
 
     patience_seconds = math.inf if wait else 0.0
@@ -216,4 +219,6 @@ def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bo
             patience_seconds=patience_seconds,
             on_step=line.update,
         )
-    typer.echo(f"{switched.name} uses its new vectors, in {switched.target}; the old ones are gone")
+    typer.echo(
+        f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone"
+    )

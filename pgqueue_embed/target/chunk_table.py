@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import quoted
+from pgqueue_embed.identifiers import next_name, quoted
 from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
@@ -70,6 +71,10 @@ class ChunkTable:
     @property
     def rights(self) -> Sequence[Right]:
         return (Right("select"), Right("insert"), Right("delete"))
+
+    @property
+    def next_place(self) -> dict[str, Any]:
+        return {"target": Table(schema=self.table.schema, name=next_name(self.table.name))}
 
     def check(self, connection: Connection) -> None:
         schema = quoted(self.table.schema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,11 @@ class Target(Protocol):
     @property
     def rights(self) -> Sequence[Right]:
         """What a worker must be granted on the pipeline's target table."""
+        ...
+
+    @property
+    def next_place(self) -> dict[str, Any]:
+        """The settings of a pipeline whose target lies beside this one, as its next generation."""
         ...
 
     def check(self, connection: Connection) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.document import Document
 from pgqueue_embed.errors import RecordFault, UsageError
+from pgqueue_embed.identifiers import next_name
 from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
@@ -91,6 +93,10 @@ class SourceColumn:
     @property
     def rights(self) -> Sequence[Right]:
         return (Right("select"), Right("update", self.columns.embedding))
+
+    @property
+    def next_place(self) -> dict[str, Any]:
+        return {"into_column": next_name(self.columns.embedding)}
 
     def check(self, connection: Connection) -> None:
         check_column(connection, self.table, self.columns.embedding, self.vector_type)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgqueue_embed import Database
+from pgqueue_embed import Database, locks
 from pgqueue_embed import switch as switching
 from pgqueue_embed.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.batch import Session
@@ -30,6 +30,7 @@ from pgqueue_embed.registry import sweep
 from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.switch import NotComplete, switch
+from pgqueue_embed.takeover.table import TableTakeover
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
@@ -47,7 +48,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
     monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
-    monkeypatch.setattr(switching, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
 
@@ -491,29 +492,35 @@ def test_claim_in_hand_of_the_old_generation_is_waited_for(
 
 
 @pytest.mark.on_both_servers
-@pytest.mark.parametrize("step", ["_lock", "_exchange_tables", "_exchange_rows"])
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [(switching, "_lock"), (TableTakeover, "exchange"), (switching, "_exchange_rows")],
+    ids=["lock", "exchange", "rows"],
+)
 def test_crash_in_the_middle_of_a_switch_changes_nothing(
     conninfo: str,
     connection: Connection,
     session: Session,
     reports: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
+    place: object,
     step: str,
 ) -> None:
     embed(session, begin(connection, reports))
     old = signature(connection)
-    usual = getattr(switching, step)
+    usual = getattr(place, step)
 
-    def crash(own: Connection, *generations: Pipeline) -> None:
-        usual(own, *generations)
+    def crash(*arguments: object) -> None:
+        usual(*arguments)
+        (own,) = (each for each in arguments if isinstance(each, Connection))
         terminate(connection, own.info.backend_pid)
 
-    monkeypatch.setattr(switching, step, crash)
+    monkeypatch.setattr(place, step, crash)
     with connect(conninfo) as own, pytest.raises(psycopg.OperationalError):
         switch(own, reports)
     assert signature(connection) == old
     assert len(load_pipelines(connection)) == 2
-    monkeypatch.setattr(switching, step, usual)
+    monkeypatch.setattr(place, step, usual)
     switch(connection, reports)
     assert signature(connection) != old
     assert_converged(connection, "reports")
@@ -672,8 +679,9 @@ def test_reader_who_holds_the_table_is_not_waited_for_for_ever(
     reports: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.05)
     monkeypatch.setattr(switching, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(switching, "TRIES", 2)
+    monkeypatch.setattr(locks, "TRIES", 2)
     embed(session, begin(connection, reports))
     with connect(conninfo) as reader, reader.transaction():
         reader.execute("select from public.reports_chunks")

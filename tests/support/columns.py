@@ -12,7 +12,7 @@ from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
-from tests.support.fakes import tokenizer, unit_vector
+from tests.support.fakes import DIMENSIONS, tokenizer, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 
@@ -33,7 +33,9 @@ def into_column(
     )
 
 
-def assert_column_converged(connection: Connection, pipeline: Pipeline) -> None:
+def assert_column_converged(
+    connection: Connection, pipeline: Pipeline, dimensions: int = DIMENSIONS
+) -> None:
     """Fail unless the oracle is content, and each vector is that of the text beside it."""
     assert_converged(connection, pipeline.name)
     query = sql.SQL("select {}, {}::text from {} where {} is not null").format(
@@ -44,4 +46,4 @@ def assert_column_converged(connection: Connection, pipeline: Pipeline) -> None:
     )
     for text, vector in connection.execute(query):
         stored = np.array([float(each) for each in vector.strip("[]").split(",")])
-        assert np.allclose(stored, unit_vector(text.strip()), atol=1e-3), text
+        assert np.allclose(stored, unit_vector(text.strip(), dimensions), atol=1e-3), text

@@ -14,6 +14,45 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
 
+
+@dataclass(frozen=True)
+class TableTakeover:
+    """The table of chunks of `successor` takes the place of that of `pipeline`; see Takeover."""
+
+    pipeline: Pipeline
+    successor: Pipeline
+
+    def copy_rights(self, connection: Connection) -> None:
+        copy_rights(connection, self.pipeline.target, self.successor.target)
+
+    def check(self, connection: Connection) -> None:
+        check_takeover(connection, self.pipeline.target, self.successor.target)
+
+    def copy_indexes(self, connection: Connection) -> None:
+        copy_indexes(connection, self.pipeline, self.successor)
+
+    def exchange(self, connection: Connection) -> None:
+        old, new = self.pipeline.target, self.successor.target
+        self.copy_rights(connection)
+        views = read_views(connection, old)
+        comment = connection.execute(
+            "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
+        ).fetchone()
+        parked = Table(schema=old.schema, name=f"pgembed_old_{self.pipeline.id}")
+        _rename(connection, old, parked)
+        _rename(connection, new, old)
+        renew_views(connection, views)
+        connection.execute(sql.SQL("drop table {}").format(parked.identifier))
+        rename_parts(connection, old, new.name)
+        text = sql.Literal(comment[0] if comment else None)
+        connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
+
+
+def _rename(connection: Connection, table: Table, other: Table) -> None:
+    query = sql.SQL("alter table {} rename to {}")
+    connection.execute(query.format(table.identifier, sql.Identifier(other.name)))
+
+
 # Rights on the table and on single columns; those of the owner come with the ownership.
 GRANTS = """
 with rights as (
@@ -167,7 +206,7 @@ def _build(connection: Connection, table: Table, index: _Index, body: str) -> No
     try:
         connection.execute(query)
     except psycopg.Error as error:
-        _drop_unusable(connection, table)
+        drop_unusable(connection, table)
         raise UsageError(
             f"cannot build index {index.name} on {table}: {first_line(error)}; build one by hand"
             " or drop it, and switch again"
@@ -183,7 +222,7 @@ where indrelid = %s::regclass and not indisvalid
 """
 
 
-def _drop_unusable(connection: Connection, table: Table) -> None:
+def drop_unusable(connection: Connection, table: Table) -> None:
     for (name,) in connection.execute(UNUSABLE, (table.quoted,)).fetchall():
         connection.execute(sql.SQL("drop index concurrently if exists {}").format(sql.SQL(name)))
 
@@ -200,20 +239,25 @@ join pg_class on pg_class.oid = ev_class
 join pg_namespace on pg_namespace.oid = relnamespace
 where classid = 'pg_rewrite'::regclass
     and refclassid = 'pg_class'::regclass
-    and refobjid = %s::regclass
+    and refobjid = %(table)s::regclass
     and pg_class.oid <> refobjid
+    and (%(column)s::text is null or refobjsubid = (
+        select attnum from pg_attribute where attrelid = refobjid and attname = %(column)s
+    ))
 order by 1
 """
 
 
-def read_views(connection: Connection, table: Table) -> list[dict[str, Any]]:
-    """Return the views that read `table`, to be made anew by `renew_views`.
+def read_views(
+    connection: Connection, table: Table, column: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the views that read `table`, or one column of it, to be made anew by `renew_views`.
 
     Raises UsageError for a materialized view, whose rows would have to be computed again.
     """
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("set local search_path = ''")
-        views = cursor.execute(VIEWS, (table.quoted,)).fetchall()
+        views = cursor.execute(VIEWS, {"table": table.quoted, "column": column}).fetchall()
     for view in views:
         if view["is_materialized"]:
             raise UsageError(
@@ -224,7 +268,7 @@ def read_views(connection: Connection, table: Table) -> list[dict[str, Any]]:
 
 
 def renew_views(connection: Connection, views: list[dict[str, Any]]) -> None:
-    """Let `views` read the table that has the name now which theirs had when they were read."""
+    """Let `views` read what has the name now that theirs had when they were read."""
     for view in views:
         options = sql.SQL(f" with ({view['options']})" if view["options"] else "")
         query = sql.SQL("create or replace view {}{} as {}").format(
@@ -232,10 +276,13 @@ def renew_views(connection: Connection, views: list[dict[str, Any]]) -> None:
         )
         try:
             connection.execute(query)
-        except psycopg.errors.InvalidTableDefinition as error:
+        except (
+            psycopg.errors.InvalidTableDefinition,
+            psycopg.errors.UndefinedColumn,
+        ) as error:
             raise UsageError(
-                f"view {view['name']} cannot read the new table: {first_line(error)}; drop it, and"
-                " make it again after the switch"
+                f"view {view['name']} cannot read the new vectors: {first_line(error)}; drop it,"
+                " and make it again after the switch"
             ) from None
 
 

@@ -1,0 +1,398 @@
+"""Altering a pipeline whose vectors are in a column of the source: by a second column."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import psycopg
+import pytest
+
+from pgqueue_embed import locks
+from pgqueue_embed import switch as switching
+from pgqueue_embed.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.batch import Session
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.index_build import build_index
+from pgqueue_embed.index_plan import IndexOptions
+from pgqueue_embed.pipelines import drop_pipeline, is_current, load_pipeline, load_pipelines
+from pgqueue_embed.semantic_search import search
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.switch import switch
+from pgqueue_embed.takeover.column import ColumnTakeover
+from pgqueue_embed.vector_index import plan, vector_indexes
+from tests.support.columns import assert_column_converged, into_column, whole_chunker
+from tests.support.commands import pgembed
+from tests.support.conditions import terminate, wait_until
+from tests.support.corpus import make_source, set_text, texts
+from tests.support.fakes import FakeDevice, unit_vector
+from tests.support.pipelines import prepare_with_fake_model
+from tests.support.working import drain, open_session, work_once
+
+OTHER_MODEL = Changes(model="another/model")
+
+# All that a person could see of the table's columns and what hangs on them.
+SHAPE = """
+select attname, format_type(atttypid, atttypmod), attacl::text, col_description(attrelid, attnum)
+from pg_attribute
+where attrelid = 'public.reports'::regclass and attnum > 0 and not attisdropped
+union all
+select relname, pg_get_indexdef(indexrelid), indisvalid::text, null
+from pg_index join pg_class on pg_class.oid = indexrelid
+where indrelid = 'public.reports'::regclass
+order by 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare successors with the fake model; one of another name has other vectors."""
+    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def session(conninfo: str) -> Iterator[Session]:
+    """What a worker works with."""
+    with open_session(conninfo) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reports(connection: Connection, session: Session) -> Pipeline:
+    """A pipeline into a column, whose records are embedded, one of them empty."""
+    make_source(connection, [*texts(20), None])
+    pipeline = into_column(connection)
+    enqueue(connection, pipeline, Selection())
+    embed(session, pipeline)
+    return pipeline
+
+
+def embed(session: Session, pipeline: Pipeline) -> None:
+    device = FakeDevice(dimensions=pipeline.dimensions)
+    drain(session, pipeline, device, chunker=whole_chunker())
+
+
+def begin(connection: Connection, pipeline: Pipeline, changes: Changes = OTHER_MODEL) -> Pipeline:
+    """Make a next generation and queue its records."""
+    successor = alter(connection, pipeline, changes)
+    assert successor is not None
+    catch_up(connection, pipeline, successor)
+    return successor
+
+
+def shape(connection: Connection) -> list[tuple[object, ...]]:
+    return connection.execute(SHAPE).fetchall()
+
+
+def dimensions(connection: Connection) -> set[int]:
+    """Return the dimensions of the vectors that one statement sees."""
+    rows = connection.execute("select public.vector_dims(embedding) from public.reports")
+    return {found for (found,) in rows if found is not None}
+
+
+@pytest.mark.on_both_servers
+def test_new_vectors_take_the_place_of_the_old_column(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    build_index(connection, reports, plan(connection, reports, IndexOptions(m=8)))
+    connection.execute("comment on column reports.embedding is 'What it is about.'")
+    connection.execute("grant select (embedding) on reports to public")
+    before = shape(connection)
+    successor = begin(connection, reports)
+    assert (successor.into_column, successor.dimensions) == ("embedding_next", 4)
+    assert dimensions(connection) == {8}
+    embed(session, successor)
+    switched = switch(connection, reports)
+    assert (switched.id, switched.name) == (successor.id, "reports")
+    assert (switched.into_column, switched.columns.embedding) == ("embedding", "embedding")
+    assert shape(connection) == [
+        tuple("vector(4)" if each == "vector(8)" else each for each in row) for row in before
+    ]
+    assert [index.valid for index in vector_indexes(connection, switched)] == [True]
+    assert_column_converged_in(connection, switched)
+    assert not is_current(connection, successor)
+    set_text(connection, reports.source, 3, "changed after the switch")
+    enqueue(connection, switched, Selection())
+    embed(session, switched)
+    assert_column_converged_in(connection, switched)
+
+
+def assert_column_converged_in(connection: Connection, pipeline: Pipeline) -> None:
+    """Do what `assert_column_converged` does for vectors of the pipeline's dimensions."""
+    assert_column_converged(connection, pipeline, pipeline.dimensions)
+
+
+def test_second_change_follows_the_first(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    embed(session, begin(connection, reports))
+    switched = switch(connection, reports)
+    embed(session, begin(connection, switched, Changes(vector_type="halfvec")))
+    again = switch(connection, switched)
+    assert again.vector_type == "halfvec"
+    assert_column_converged_in(connection, again)
+
+
+def test_change_that_is_given_up_leaves_nothing(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    before = shape(connection)
+    embed(session, begin(connection, reports))
+    abort(connection, reports)
+    assert shape(connection) == before
+    assert load_pipelines(connection) == [reports]
+    assert_column_converged(connection, reports)
+
+
+def test_settings_that_leave_vectors_alone_change_at_once(
+    connection: Connection, reports: Pipeline
+) -> None:
+    before = shape(connection)
+    assert alter(connection, reports, Changes(name="letters", priority=30)) is None
+    assert load_pipeline(connection, "letters").into_column == "embedding"
+    assert shape(connection) == before
+
+
+def test_row_has_no_room_for_chunks(connection: Connection, reports: Pipeline) -> None:
+    with pytest.raises(UsageError, match="room for one vector"):
+        alter(connection, reports, Changes(chunking="tokens", chunk_tokens=16))
+
+
+def test_column_that_is_nobodys_next_generation_is_left_alone(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("alter table reports add embedding_next vector(4)")
+    before = shape(connection)
+    with pytest.raises(UsageError, match=r"reports\.embedding_next is there already"):
+        alter(connection, reports, OTHER_MODEL)
+    assert shape(connection) == before
+    assert load_pipelines(connection) == [reports]
+
+
+def test_users_own_column_stays_when_its_pipeline_is_dropped_after_a_switch(
+    connection: Connection, session: Session
+) -> None:
+    make_source(connection, texts(3))
+    connection.execute("alter table reports add embedding vector(8)")
+    pipeline = into_column(connection)
+    enqueue(connection, pipeline, Selection())
+    embed(session, pipeline)
+    embed(session, begin(connection, pipeline))
+    switched = switch(connection, pipeline)
+    drop_pipeline(connection, switched, delete_vectors=True)
+    assert ("embedding", "vector(4)") in {each[:2] for each in shape(connection)}
+    assert dimensions(connection) == set()
+
+
+class TestViews:
+    """Views that read the column read the new one, or keep the switch from happening."""
+
+    def test_views_show_the_new_vectors(
+        self, connection: Connection, session: Session, reports: Pipeline
+    ) -> None:
+        connection.execute("create view bare as select id, body from reports")
+        connection.execute("create view vectors as select id, embedding from reports")
+        connection.execute("create view of_view as select embedding from vectors")
+        first = connection.execute("select embedding::text from of_view order by 1").fetchall()
+        embed(session, begin(connection, reports, Changes(template="$body, once more")))
+        switch(connection, reports)
+        second = connection.execute("select embedding::text from of_view order by 1").fetchall()
+        stored = connection.execute("select embedding::text from reports order by 1").fetchall()
+        assert second == stored
+        assert second != first
+        assert len(connection.execute("select from bare").fetchall()) == 21
+
+    @pytest.mark.parametrize(
+        ("statement", "complaint"),
+        [
+            ("create view v as select embedding from reports", "view public.v cannot read"),
+            ("create view v as select * from reports", "view public.v cannot read"),
+            (
+                "create materialized view v as select embedding from reports",
+                "materialized view public.v reads",
+            ),
+            ("create index on reports (body, embedding)", "has index reports_body_embedding_idx"),
+            (
+                "create index on reports using hnsw (embedding vector_l2_ops) where id > 3",
+                "has index",
+            ),
+            ("create index on reports (vector_dims(embedding))", "has index"),
+            (
+                "alter table reports add constraint c check (vector_dims(embedding) = 8)",
+                "has constraint c",
+            ),
+            (
+                "alter table reports add dims int generated always as"
+                " (public.vector_dims(embedding)) stored",
+                "has .*dims",
+            ),
+            (
+                "create trigger t after update of embedding on reports for each row"
+                " execute function suppress_redundant_updates_trigger()",
+                "has trigger t on",
+            ),
+            ("create publication p for table reports (id, embedding)", "has publication"),
+        ],
+    )
+    def test_what_cannot_be_carried_over_is_refused_in_one_line_and_left(
+        self,
+        connection: Connection,
+        session: Session,
+        reports: Pipeline,
+        statement: str,
+        complaint: str,
+    ) -> None:
+        embed(session, begin(connection, reports))
+        connection.execute(statement)
+        before = shape(connection)
+        with pytest.raises(UsageError, match=complaint) as refused:
+            switch(connection, reports)
+        assert "\n" not in str(refused.value)
+        assert shape(connection) == before
+        assert dimensions(connection) == {8}
+
+
+def test_view_that_reads_the_next_column_keeps_it_from_being_dropped(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    embed(session, begin(connection, reports))
+    connection.execute("create view v as select * from reports")
+    with pytest.raises(UsageError, match=r"reports\.embedding_next is used: view v depends on"):
+        abort(connection, reports)
+    connection.execute("drop view v")
+    abort(connection, reports)
+    assert_column_converged(connection, reports)
+
+
+class TestBusy:
+    """A switch while others read, write and claim."""
+
+    @pytest.mark.on_both_servers
+    def test_crash_before_the_commit_changes_nothing(
+        self,
+        conninfo: str,
+        connection: Connection,
+        session: Session,
+        reports: Pipeline,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        embed(session, begin(connection, reports))
+        before, usual = shape(connection), ColumnTakeover.exchange
+
+        def crash(takeover: ColumnTakeover, own: Connection) -> None:
+            usual(takeover, own)
+            terminate(connection, own.info.backend_pid)
+
+        monkeypatch.setattr(ColumnTakeover, "exchange", crash)
+        with connect(conninfo) as own, pytest.raises(psycopg.OperationalError):
+            switch(own, reports)
+        assert shape(connection) == before
+        monkeypatch.setattr(ColumnTakeover, "exchange", usual)
+        assert_column_converged_in(connection, switch(connection, reports))
+
+    def test_reader_sees_old_vectors_or_new_ones_while_workers_are_busy(
+        self, conninfo: str, connection: Connection, session: Session, reports: Pipeline
+    ) -> None:
+        successor = begin(connection, reports)
+        stop = threading.Event()
+        seen: list[set[int]] = []
+        with ThreadPoolExecutor() as threads:
+            try:
+                others = [
+                    threads.submit(
+                        _repeat, stop, conninfo, lambda own: seen.append(dimensions(own))
+                    ),
+                    threads.submit(_repeat, stop, conninfo, _find_all),
+                    threads.submit(_repeat, stop, conninfo, _change_one),
+                    threads.submit(_repeat, stop, conninfo, lambda _own: _work_a_little(session)),
+                ]
+                wait_until(
+                    lambda: switching.pending_records(connection, successor) == 0,
+                    "all is embedded",
+                )
+                switched = switch(connection, reports, patience_seconds=20)
+                count = len(seen)
+                wait_until(
+                    lambda: len(seen) > count + 5 or any(each.done() for each in others),
+                    "the reader reads on",
+                )
+            finally:
+                stop.set()
+            for other in others:
+                other.result()
+        assert [each for number, each in enumerate(seen) if seen[number - 1] != each] in (
+            [{8}, {4}],
+            [{4}],
+        )
+        enqueue(connection, switched, Selection())
+        embed(session, switched)
+        assert_column_converged_in(connection, switched)
+
+    def test_claim_that_was_begun_before_the_switch_writes_nothing(
+        self, connection: Connection, session: Session, reports: Pipeline
+    ) -> None:
+        successor = begin(connection, reports)
+        embed(session, successor)
+        switched = switch(connection, reports)
+        set_text(connection, reports.source, 1, "changed")
+        enqueue(connection, switched, Selection())
+        before = dimensions(connection)
+        with pytest.raises(PipelineFault, match="embedding_next"):
+            work_once(session, successor, FakeDevice(dimensions=4), chunker=whole_chunker())
+        # The loop looks whether that is a switch's doing, before it pauses the pipeline.
+        assert not is_current(connection, successor)
+        assert dimensions(connection) == before
+        embed(session, switched)
+        assert_column_converged_in(connection, switched)
+
+
+def _repeat(stop: threading.Event, conninfo: str, action: Callable[[Connection], object]) -> None:
+    with connect(conninfo) as own:
+        while not stop.is_set():
+            action(own)
+
+
+def _find_all(own: Connection) -> None:
+    """Search as a program does; the record that is being changed may wait for its new vector."""
+    current = load_pipeline(own, "reports")
+    vector = unit_vector("q", current.dimensions)
+    with suppress(PipelineReplaced):
+        hits = search(own, current, vector, limit=50, threshold=-1)
+        assert {hit.key for hit in hits} >= {str(number) for number in range(2, 21)}
+
+
+def _change_one(own: Connection) -> None:
+    own.execute("update public.reports set body = 'at ' || clock_timestamp() where id = 1")
+    enqueue(own, load_pipeline(own, "reports"), Selection())
+
+
+def _work_a_little(session: Session) -> None:
+    for pipeline in load_pipelines(session.side):
+        with suppress(LeaseLost, PipelineFault):
+            device = FakeDevice(dimensions=pipeline.dimensions)
+            work_once(session, pipeline, device, chunker=whole_chunker())
+
+
+def test_command_alters_and_switches(
+    conninfo: str, connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    begun = pgembed(conninfo, "alter", "reports", "--template", "$body!")
+    assert "made reports (next): $body! → public.reports.embedding_next" in begun.stdout
+    embed(session, load_pipeline(connection, "reports (next)"))
+    switched = pgembed(conninfo, "alter", "reports", "--switch")
+    assert switched.stdout.startswith("reports uses its new vectors, in public.reports.embedding;")
+    pgembed(conninfo, "alter", "reports", "--template", "$body?")
+    given_up = pgembed(conninfo, "alter", "reports", "--abort").stdout
+    assert given_up == "gave up reports (next) and dropped public.reports.embedding_next\n"
+    dropped = pgembed(conninfo, "drop", "reports", "--delete-vectors", "--yes").stdout
+    assert dropped == (
+        "removed pipeline reports; the vectors in public.reports.embedding were deleted\n"
+    )
