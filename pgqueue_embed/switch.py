@@ -163,6 +163,7 @@ def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipe
 def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     connection.execute("set transaction isolation level read committed")
     set_lock_timeout(connection, CLAIM_SECONDS)
+    connection.execute(LOCK_CURSOR, (pipeline.id,))
     connection.execute(LOCK_QUEUE, (pipeline.id,))
     set_lock_timeout(connection, LOCK_SECONDS)
     _lock(connection, pipeline, successor)
@@ -170,6 +171,9 @@ def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -
     takeover_of(pipeline, successor).exchange(connection)
     _exchange_rows(connection, pipeline, successor)
 
+
+# An enqueue has its turn first and the source second; so have we, whose target may be the source.
+LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
 
 # Locked, nothing of the old generation is claimed any more; a claim in hand is waited for.
 LOCK_QUEUE = """

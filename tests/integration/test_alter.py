@@ -648,7 +648,7 @@ def test_index_of_vectors_is_built_for_the_new_type(
         ),
         (
             "create view shown as select embedding from public.reports_chunks",
-            "view public.shown cannot read the new table",
+            "view public.shown cannot read the new vectors",
         ),
     ],
 )
