@@ -64,7 +64,7 @@ def switch(
         _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
         on_step("switching")
         _try_to_exchange(connection, pipeline, successor)
-    except psycopg.errors.UndefinedTable:
+    except GONE:
         if is_current(connection, successor):
             raise
         raise UsageError(_TOO_LATE.format(pipeline.name)) from None
@@ -72,6 +72,14 @@ def switch(
     finish(connection, switched)
     return switched
 
+
+# What the server says of a target that another switch takes away while it is looked at; its
+# functions that describe an index say "could not open relation".
+GONE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InternalError_,
+)
 
 _TOO_LATE = "somebody else has just switched {}, or given that up"
 

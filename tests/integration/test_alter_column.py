@@ -396,3 +396,23 @@ def test_command_alters_and_switches(
     assert dropped == (
         "removed pipeline reports; the vectors in public.reports.embedding were deleted\n"
     )
+
+
+def test_switch_of_a_column_happens_once(
+    conninfo: str, connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    embed(session, begin(connection, reports))
+    barrier = threading.Barrier(3)
+
+    def run() -> str:
+        with connect(conninfo) as own:
+            barrier.wait(20)
+            try:
+                return switch(own, reports).name
+            except UsageError as error:
+                return str(error)
+
+    with ThreadPoolExecutor() as threads:
+        outcomes = [each.result(30) for each in [threads.submit(run) for _ in range(3)]]
+    assert outcomes.count("reports") == 1, outcomes
+    assert_column_converged_in(connection, load_pipeline(connection, "reports"))
