@@ -16,7 +16,7 @@ from psycopg import sql
 
 from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
@@ -158,7 +158,12 @@ def _take_turn(
 ) -> tuple[str | None, int] | None:
     """Return (last key, records queued) of the scan, or None when another machine finished it."""
     row = connection.execute(TURN, (pipeline.id,)).fetchone()
-    if row is None or row[0] != selection.as_text():
+    if row is None:
+        raise PipelineReplaced(
+            f"{pipeline.name} was replaced by its next generation, or dropped, just now; enqueue"
+            " again"
+        )
+    if row[0] != selection.as_text():
         raise UsageError(
             f"another enqueue of pipeline '{pipeline.name}' with other options has taken over;"
             " what is queued stays queued, run this one again after it"

@@ -63,7 +63,7 @@ class PipelineFault(PgembedError):
 
 
 class PipelineReplaced(PgembedError):
-    """The next generation of a pipeline took over while its vectors were read."""
+    """The next generation of a pipeline took over while it was read or queued."""
 
 
 class LeaseLost(PgembedError):
