@@ -110,10 +110,11 @@ create table pgembed.work (
     retrying boolean not null default false,
     alone boolean not null default false,
     deaths integer not null default 0,
+    sweep_after text,
     available_at timestamptz not null default clock_timestamp(),
     created_at timestamptz not null default clock_timestamp(),
-    constraint work_records_match_keys check (records = cardinality(keys)),
-    constraint work_size_is_limited check (records between 1 and 256),
+    constraint work_records_match_keys check (records = cardinality(keys) and records <= 256),
+    constraint work_is_keys_or_a_sweep check ((records = 0) = (sweep_after is not null)),
     constraint work_deaths_are_counted check (deaths >= 0)
 );
 
@@ -132,6 +133,8 @@ comment on column pgembed.work.retrying is 'The one record of this item failed b
 comment on column pgembed.work.alone is
     'A worker process died while it held this item: no other claim may run beside it in one process.';
 comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';
+comment on column pgembed.work.sweep_after is
+    'Not null: no keys, but a look through the ledger, behind this key, for what a TRUNCATE of the source has removed.';
 comment on column pgembed.work.available_at is 'Not claimed before this moment.';
 
 create table pgembed.attempts (

@@ -175,11 +175,12 @@ recent as (
     from pgembed.recent_batches
     group by pipeline_id
 ),
--- What is queued. Records with a ledger state are in `reached` too, and counted once.
+-- What is queued. Records with a ledger state are in `reached` too, and counted once. How many
+-- records a sweep will find is not known yet: it counts as one, so that something is pending.
 queued as (
     select
         pipeline_id,
-        sum(records) as pending,
+        sum(greatest(records, 1)) as pending,
         coalesce(sum(records) filter (where not known), 0) as unseen,
         coalesce(sum(records) filter (where retrying), 0) as retrying,
         min(created_at) as oldest_pending_at
@@ -258,7 +259,7 @@ comment on column pgembed.progress.total is
 comment on column pgembed.progress.done is
     'Records embedded, or empty and so without vectors; those that are pending again included.';
 comment on column pgembed.progress.pending is
-    'Records that wait in the queue, those in flight and those waiting for a retry included.';
+    'Records that wait in the queue, those in flight and those waiting for a retry included. One that changed twice counts twice, the sweep that a TRUNCATE leaves once.';
 comment on column pgembed.progress.in_flight is
     'Pending records that a worker holds at this moment.';
 comment on column pgembed.progress.retrying is 'Pending records that failed before.';

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed import capture
 from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.create import Prepared, prepare
@@ -201,7 +202,10 @@ def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepar
             f"cannot give {new} the rights of {old}: {first_line(error)};"
             " alter it as the owner of that table"
         ) from None
-    return load_pipeline(connection, made.name)
+    successor = load_pipeline(connection, made.name)
+    if capture.is_on(connection, pipeline):
+        capture.install(connection, successor)
+    return successor
 
 
 # OFFSET keeps it from becoming a join, which would read the whole ledger for every slice.

@@ -34,6 +34,7 @@ from pgqueue_embed.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord, read_records
 from pgqueue_embed.suspects import death_sentence, set_apart, suspects
+from pgqueue_embed.sweep import sweep_slice, sweeps
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import Finding, Found, Verdict
 from pgqueue_embed.write import Findings, Written, write
@@ -58,14 +59,16 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """One finished claim: what its commit did and what it took; no `rate` if it did no work.
+    """One finished claim: what its commit did and what it took.
 
-    `own_seconds` is its time without that of others' batches, which it waited for at the device.
+    `event` is what it did instead of embedding; there is no `rate` then. `own_seconds` is its time
+    without that of others' batches, which it waited for at the device.
     """
 
     batch: Batch
     rate: Rate | None
     own_seconds: float = 0.0
+    event: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,10 @@ def process_claim(
             return None
         if suspects(claim):
             set_apart(session.connection, claim)
-            return Done(batch=Batch(), rate=None)
+            return Done(batch=Batch(), rate=None, event="suspect set apart")
+        if sweeps(claim):
+            sweep_slice(session.connection, session.side, pipeline, claim)
+            return Done(batch=Batch(), rate=None, event="looked for what a truncate removed")
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size.limit_bytes)
         embedding = _embed(session, pipeline, reading, chunker, device)

@@ -25,7 +25,11 @@ GRACE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
-    """One claimed row of pgembed.work; `deaths` counts those not yet marked too."""
+    """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
+
+    Instead of keys it may have `sweep_after`, the key of the ledger behind which to look for
+    records that the source has lost.
+    """
 
     id: int
     keys: tuple[str, ...]
@@ -36,6 +40,7 @@ class WorkItem:
     alone: bool
     deaths: int
     unmarked_deaths: int
+    sweep_after: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,7 @@ def renew(connection: Connection) -> None:
 # the limit. OF, because a joined table would be locked too. Locked rows are another worker's.
 CLAIM = """
 with claimed as materialized (
-    select id, keys, priority, known, embed_again, retrying, alone, deaths
+    select id, keys, priority, known, embed_again, retrying, alone, deaths, sweep_after
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
@@ -161,7 +166,7 @@ def _claim_behind(
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, priority, known, embed_again, retrying, alone, deaths, unmarked, _ = row
+    id_, keys, priority, known, embed_again, retrying, alone, deaths, sweep_after, unmarked, _ = row
     return WorkItem(
         id=id_,
         keys=tuple(keys),
@@ -172,6 +177,7 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
         alone=alone,
         deaths=deaths + unmarked,
         unmarked_deaths=unmarked,
+        sweep_after=sweep_after,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
+from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
 from pgqueue_embed.errors import UsageError
@@ -35,19 +36,28 @@ class Prepared:
     tokenizer: Tokenizer | None
 
 
-def create(connection: Connection, spec: PipelineSpec, model_reference: str) -> Created:
+def create(
+    connection: Connection, spec: PipelineSpec, model_reference: str, *, sync: bool = False
+) -> Created:
     """Check tables and model, and make the pipeline and its target table, both or neither.
 
-    Raises UsageError for what is wrong with the tables or the chunk size, ModelError for a model
-    that is not to be had.
+    With `sync`, the triggers that capture changes of the source are made along. Raises UsageError
+    for what is wrong with the tables or the chunk size, ModelError for a model that is not to be
+    had.
     """
     check_schema(connection)
-    return make(connection, prepare(connection, spec, model_reference))
+    return make(connection, prepare(connection, spec, model_reference), sync=sync)
 
 
-def make(connection: Connection, prepared: Prepared) -> Created:
-    """Make the pipeline and its target table, both or neither; raises as `create_pipeline` does."""
-    pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+def make(connection: Connection, prepared: Prepared, *, sync: bool = False) -> Created:
+    """Make the pipeline and its target table, both or neither; raises as `create_pipeline` does.
+
+    With `sync`, the triggers too: see `capture.install`.
+    """
+    with connection.transaction():
+        pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+        if sync:
+            capture.install(connection, pipeline)
     warning = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
     return Created(pipeline=pipeline, warning=warning)
 

@@ -8,8 +8,11 @@ flight, whose claims may be about to commit a record that has just gone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from psycopg import sql
 
+from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 from pgqueue_embed.settings import Pipeline
@@ -17,7 +20,7 @@ from pgqueue_embed.source import source_names
 
 # Queued ahead of bulk loading, as changes are; only those items can hold a gone key already, and
 # one that is queued twice is forgotten once. An item in flight (see enqueue) does not count.
-QUEUE_GONE = """
+FIND_GONE = """
 with flying as materialized (
     select work_id from pgembed.claimed_work
 ),
@@ -36,24 +39,16 @@ pending as materialized (
         and id not in (select work_id from flying)
 ),
 gone as (
-    select listed.key, (row_number() over (order by listed.key) - 1) / %(item_records)s as item
+    select listed.key
     from slice as listed
     where not exists (select from {source} as source where {source_key} = {listed_key})
         and not exists (select from pending where pending.key = listed.key)
-),
-queued as (
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    select %(pipeline_id)s, array_agg(key order by key), count(*), 0, true
-    from gone
-    group by item
-    returning records
 )
 select
-    (select count(*) from slice),
-    (select coalesce(sum(records), 0) from queued),
+    array(select key from gone order by key),
+    (select count(*) from slice) = %(slice_records)s,
     (select max(key) from slice)
 """
-
 
 # Of the items in flight, those keys that the source does not have: their ledger rows may not be
 # committed yet.
@@ -79,23 +74,50 @@ group by item
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoneSlice:
+    """What a slice of the ledger holds that the source does not, and does not wait already.
+
+    `last_key` is where the next slice begins, None if this was the last one.
+    """
+
+    keys: list[str]
+    last_key: str | None
+
+
+def find_gone(
+    connection: Connection, pipeline: Pipeline, after_key: str, *, slice_records: int
+) -> GoneSlice:
+    """Return what is gone of the `slice_records` records of the ledger behind `after_key`."""
+    query = sql.SQL(FIND_GONE).format(**source_names(pipeline))
+    values = {
+        "pipeline_id": pipeline.id,
+        "slice_records": slice_records,
+        "last_key": after_key,
+    }
+    keys, is_full, last_key = connection.execute(query, values).fetchone() or ([], False, None)
+    return GoneSlice(keys=keys, last_key=last_key if is_full else None)
+
+
+def queue_gone(connection: Connection, pipeline: Pipeline, keys: list[str]) -> None:
+    """Queue records of the ledger that the source has lost, to be forgotten."""
+    add_items(connection, pipeline.id, keys, priority=0, known=True)
+
+
 def enqueue_gone(connection: Connection, pipeline: Pipeline, *, slice_records: int) -> int:
     """Queue the records of the ledger that the source has lost; returns how many were.
 
     Each slice of the ledger is its own commit; run again, it queues nothing twice.
     """
-    names = source_names(pipeline)
-    query = sql.SQL(QUEUE_GONE).format(**names)
-    values = {
-        "pipeline_id": pipeline.id,
-        "slice_records": slice_records,
-        "item_records": MAX_ITEM_RECORDS,
-        "last_key": "",
-    }
-    connection.execute(sql.SQL(QUEUE_GONE_IN_FLIGHT).format(**names), values)
+    query = sql.SQL(QUEUE_GONE_IN_FLIGHT).format(**source_names(pipeline))
+    values = {"pipeline_id": pipeline.id, "item_records": MAX_ITEM_RECORDS}
+    connection.execute(query, values)
     queued = 0
-    while True:
-        seen, gone, values["last_key"] = connection.execute(query, values).fetchone() or (0, 0, "")
-        queued += int(gone)
-        if seen < slice_records:
-            return queued
+    after_key: str | None = ""
+    while after_key is not None:
+        found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
+        with connection.transaction():
+            queue_gone(connection, pipeline, found.keys)
+        queued += len(found.keys)
+        after_key = found.last_key
+    return queued

@@ -319,7 +319,7 @@ def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:
 
 def _log_claim(pipeline: Pipeline, done: Done) -> None:
     if done.rate is None:
-        get_logger().warning("suspect set apart", pipeline=pipeline.name)
+        get_logger().warning(done.event or "", pipeline=pipeline.name)
         return
     batch = done.batch
     get_logger().info(

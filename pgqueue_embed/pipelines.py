@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.locks import in_short_waits
@@ -166,6 +167,8 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
         if each.successor_of == pipeline.id:
             drop_pipeline(connection, each, delete_vectors=True)
     pause_pipeline(connection, pipeline, "it is being dropped")
+    # Before anything is waited for: users write to the source meanwhile.
+    capture.remove(connection, pipeline)
     with connection.transaction():
         connection.execute("set transaction isolation level read committed")
         # The cursor first: without it nothing is queued any more.

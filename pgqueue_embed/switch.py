@@ -14,6 +14,7 @@ from collections.abc import Callable
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed import capture
 from pgqueue_embed.alter import catch_up
 from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import UsageError
@@ -154,7 +155,7 @@ def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipe
         in_short_waits(
             connection,
             lambda: _exchange(connection, pipeline, successor),
-            table=pipeline.target,
+            table=f"{pipeline.target} or {pipeline.source}",
         )
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
@@ -176,6 +177,8 @@ def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -
     set_lock_timeout(connection, LOCK_SECONDS)
     _lock(connection, pipeline, successor)
     _check_complete(connection, successor)
+    # Waits for those who write to the source: what they have queued can be taken over then.
+    capture.drop_functions(connection, pipeline)
     takeover_of(pipeline, successor).exchange(connection)
     _exchange_rows(connection, pipeline, successor)
 

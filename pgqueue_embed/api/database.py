@@ -69,15 +69,17 @@ class Database:
         overlap_tokens: int = PipelineSpec.overlap_tokens,
         max_attempts: int = PipelineSpec.max_attempts,
         priority: int = PipelineSpec.priority,
+        sync: bool = False,
         if_not_exists: bool = False,
     ) -> Pipeline:
         """Make a pipeline and its target, both or neither, and return the pipeline.
 
         The arguments are the options of ``pgembed create``; `target_columns` maps meanings to
-        names, and without `text_field` and `template` the text is in column ``text``. With
-        `if_not_exists`, a pipeline of this name is returned as it is. Warns when the model does
-        not know much of the text. Raises UsageError for what is wrong with the tables or the
-        arguments, ModelError for a model that is not to be had.
+        names, and without `text_field` and `template` the text is in column ``text``. With `sync`,
+        triggers capture changes of the source. With `if_not_exists`, a pipeline of this name is
+        returned as it is. Warns when the model does not know much of the text. Raises UsageError
+        for what is wrong with the tables or the arguments, ModelError for a model that is not to be
+        had.
 
         Example::
 
@@ -105,7 +107,7 @@ class Database:
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
             if not (if_not_exists and name in pipeline_names(connection)):
-                warning = create(connection, spec, model).warning
+                warning = create(connection, spec, model, sync=sync).warning
                 if warning:
                     warn(warning, stacklevel=2)
         return Pipeline(self.conninfo, name)

@@ -19,6 +19,7 @@ from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.semantic_search import Hit
 from pgqueue_embed.settings import Pipeline as Settings
 from pgqueue_embed.switch import switch
+from pgqueue_embed.sync import queue_missed, start_capture, stop_capture
 
 
 class Pipeline:
@@ -66,6 +67,22 @@ class Pipeline:
         selection = enqueue.Selection(where=where, limit=limit, everything=everything)
         with self._opened() as (connection, settings):
             return enqueue.enqueue(connection, settings, selection)
+
+    def sync(self, *, on: bool = True) -> int:
+        """Capture changes of the source by triggers from now on, or no longer.
+
+        Returns how many records were queued that had changed while nothing captured it. Takes the
+        owner of the source; see docs/living-tables.md.
+
+        Example::
+
+            reports.sync()
+        """
+        with self._opened() as (connection, settings):
+            if not on:
+                stop_capture(connection, settings)
+                return 0
+            return queue_missed(connection, settings) if start_capture(connection, settings) else 0
 
     def progress(self) -> Progress:
         """Return how far the pipeline is, and how fast it goes.

@@ -19,6 +19,7 @@ from pgqueue_embed.cli import (
     search,
     setup,
     show,
+    sync,
     working,
 )
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(db.app, name="db")
 setup.add_commands(app)
 adopt.add_commands(app)
+sync.add_commands(app)
 alter.add_commands(app)
 apply.add_commands(app)
 show.add_commands(app)

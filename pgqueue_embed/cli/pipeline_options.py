@@ -155,6 +155,14 @@ Priority = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Sync = Annotated[
+    bool,
+    typer.Option(
+        "--sync",
+        help="Capture changes of the source by triggers, as pgembed sync --on does.",
+        rich_help_panel=TABLES,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Queue at most so many records.", show_default=False)
 ]
@@ -190,6 +198,7 @@ class WantedPipeline:
     overlap_tokens: OverlapTokens = PipelineSpec.overlap_tokens
     max_attempts: MaxAttempts = PipelineSpec.max_attempts
     priority: Priority = PipelineSpec.priority
+    sync: Sync = False
 
     def spec(self, name: str) -> PipelineSpec:
         """Return the pipeline wanted; raises UsageError when the options do not fit together."""

@@ -61,14 +61,16 @@ def create(
         if if_not_exists and name in pipeline_names(connection):
             typer.echo(f"pipeline {name} exists already and was left as it is")
             return
-        make_pipeline(connection, wanted.spec(name), wanted.model)
+        make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
 
 
-def make_pipeline(connection: Connection, spec: PipelineSpec, model: str) -> Pipeline:
+def make_pipeline(
+    connection: Connection, spec: PipelineSpec, model: str, *, sync: bool = False
+) -> Pipeline:
     """Make the pipeline, say so, and warn when its model cannot read the text."""
     from pgqueue_embed.create import create as make
 
-    created = make(connection, spec, model)
+    created = make(connection, spec, model, sync=sync)
     say_created(created)
     return created.pipeline
 

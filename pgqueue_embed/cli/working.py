@@ -99,19 +99,22 @@ def run(
     from pgqueue_embed.connect import connect
     from pgqueue_embed.migrate import migrate
     from pgqueue_embed.pipelines import load_pipeline, pipeline_names
+    from pgqueue_embed.sync import start_capture
 
     selection = records.selection()
     settings = worker.settings(drain=True, pipelines=(name,))
     migrate(conninfo)
     with connect(conninfo) as connection:
         if name not in pipeline_names(connection):
-            make_pipeline(connection, wanted.spec(name), wanted.model)
+            make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
         pipeline = load_pipeline(connection, name)
         if wanted.where is not None and wanted.where != pipeline.where:
             raise UsageError(
                 f"pipeline '{name}' is there already, with another --where or none; to queue some"
                 f" of its records: pgembed enqueue {name} --where …"
             )
+        if wanted.sync:
+            start_capture(connection, pipeline)
         queue_records(connection, pipeline, selection)
         drained = is_drained(connection, [pipeline.id])
     if drained:

@@ -70,6 +70,7 @@ def _examine_pipeline(
 ) -> Iterator[Check]:
     name = examined.name
     yield from guarded(name, lambda: pipeline.check_tables(connection, examined))
+    yield from guarded(name, lambda: pipeline.check_capture(connection, examined))
     yield from guarded(name, lambda: models.check_pipeline(examined))
     model = models.of_pipeline(examined)
     if model is not None:

@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 from tokenizers import Tokenizer
 
+from pgqueue_embed.capture import is_on, lacking
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.settings import Pipeline
@@ -36,6 +37,18 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
         yield warning(
             subject, f"paused: {reason or 'no reason given'}", f"pgembed resume {pipeline.name}"
         )
+
+
+def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that capture, if it is on, covers the partitions that came later, too."""
+    if not is_on(connection, pipeline):
+        return
+    without = ", ".join(map(str, lacking(connection, pipeline)))
+    if without:
+        finding = f"what is written straight to {without} is not captured"
+        yield warning(pipeline.name, finding, f"pgembed sync {pipeline.name} --on")
+    else:
+        yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
 
 
 def _table_problems(

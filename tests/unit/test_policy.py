@@ -56,11 +56,15 @@ def test_retry_without_base_delay_is_immediate() -> None:
     assert retry_delay_seconds(3, base_seconds=0, jitter=0.9) == 0
 
 
-def test_idle_poll_grows_from_one_to_five_seconds() -> None:
+def test_idle_poll_grows_from_one_to_two_seconds() -> None:
     delays = [poll_delay_seconds(polls, jitter=0.5) for polls in range(12)]
     assert delays[0] == 1
     assert delays == sorted(delays)
-    assert delays[-1] == 5
+    assert delays[-1] == 2
+
+
+def test_change_is_seen_within_three_seconds_by_an_idle_worker() -> None:
+    assert max(poll_delay_seconds(polls, jitter=0.999) for polls in range(50)) <= 2.5
 
 
 def test_reconnect_delay_grows_to_half_a_minute() -> None:

@@ -1,0 +1,51 @@
+"""Sweeps: what a TRUNCATE leaves in the queue, a look through the ledger for what has gone with it.
+
+A user's TRUNCATE cannot queue the keys: it does not see them. It waits for whoever reads or writes
+the table, the re-check of a claim before its commit included, so that all that was ever written
+from the rows it removes is in the ledger once it has committed; and what a claim re-checks later is
+found gone by itself.
+"""
+
+from __future__ import annotations
+
+from pgqueue_embed.claims import Claim, WorkItem
+from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.gone import find_gone, queue_gone
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import UNREADABLE
+
+SLICE_RECORDS = 50_000
+
+
+def sweeps(claim: Claim) -> list[WorkItem]:
+    """Return the claimed items that are sweeps."""
+    return [item for item in claim.items if item.sweep_after is not None]
+
+
+def sweep_slice(
+    connection: Connection,
+    side: Connection,
+    pipeline: Pipeline,
+    claim: Claim,
+    *,
+    slice_records: int = SLICE_RECORDS,
+) -> None:
+    """Queue what a slice of the ledger has lost, and note how far it is.
+
+    To be committed by the claim, which does not touch the source: it is read on `side`. Of several
+    sweeps the one that has the farthest to go does for all, since the TRUNCATE behind each has been
+    committed: a partitioned table makes one for each partition. Raises PipelineFault when source or
+    target cannot be read.
+    """
+    first, *others = sorted(sweeps(claim), key=lambda item: (item.sweep_after or "").encode())
+    try:
+        found = find_gone(side, pipeline, first.sweep_after or "", slice_records=slice_records)
+    except UNREADABLE as error:
+        raise PipelineFault(first_line(error)) from None
+    queue_gone(connection, pipeline, found.keys)
+    done = others if found.last_key is not None else [first, *others]
+    connection.execute("delete from pgembed.work where id = any(%s)", ([each.id for each in done],))
+    connection.execute(
+        "update pgembed.work set sweep_after = %s where id = %s", (found.last_key, first.id)
+    )
