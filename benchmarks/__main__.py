@@ -20,6 +20,8 @@ PARTS = {
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
     "device": "batch sizes, threads, formats and a compiler for the forward pass",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
+    "capture": "what triggers on the source cost its writers",
+    "freshness": "from the commit of an INSERT to that of its vector",
     "scale": "many worker processes with a device of fixed rate (7)",
 }
 

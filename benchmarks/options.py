@@ -19,6 +19,9 @@ class Sizes:
     mac_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     window_seconds: float = 5.0
     concurrencies: tuple[int, ...] = (1, 2, 4)
+    capture_rows: int = 100_000
+    capture_statements: int = 1_000
+    fresh_inserts: int = 30
 
 
 FULL = Sizes()
@@ -33,6 +36,9 @@ QUICK = Sizes(
     mac_counts=(1, 4, 16),
     window_seconds=4.0,
     concurrencies=(1, 2),
+    capture_rows=10_000,
+    capture_statements=500,
+    fresh_inserts=5,
 )
 # Whole corpora in front of real models; hours on a few cores.
 COMPLETE = Sizes(maude_records=2_000, wikipedia_records=20_000, static_records=20_000)

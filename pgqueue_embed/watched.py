@@ -13,15 +13,16 @@ from pgqueue_embed.tables import Table
 def watched_columns(connection: Connection, pipeline: Pipeline) -> tuple[str, ...]:
     """Return the columns, besides the key, whose change may change a record, in name order.
 
-    These are the columns of the document and of the chunk template, and those that `where` uses.
+    These are the columns that are read, such as those of the document, and those that `where` uses.
     A virtual generated column, which a trigger does not see the value of, stands for the columns
     that it is computed from.
     """
-    names = [column.name for column in pipeline.document.columns]
+    names = [column.name for column in pipeline.source_columns]
     if pipeline.where is not None:
         names += _columns_of_condition(connection, pipeline.source, pipeline.where)
     # A worker writes the vectors: no change of the record.
-    names = [name for name in names if name != pipeline.into_column]
+    unwatched = (*pipeline.key.names, pipeline.into_column)
+    names = [name for name in names if name not in unwatched]
     values = {"source": pipeline.source.quoted, "names": names}
     return tuple(name for (name,) in connection.execute(STORED, values))
 

@@ -286,6 +286,22 @@ def test_change_behind_a_virtual_generated_column_queues_the_record(
     assert captured(connection) == []
 
 
+def test_vectors_in_a_column_of_the_source_are_no_change_of_it(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, ["one", "two", "three"])
+    pipeline = make_and_install(
+        connection, into_column="vector", chunking="none", where="source is distinct from null"
+    )
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        connection.execute("update reports set body = 'changed' where id = 1")
+        claims = drain(session, pipeline)
+    assert [claim.batch.chunks for claim in claims] == [1]
+    assert_converged(connection, "reports")
+
+
 def test_values_that_are_equal_and_have_two_texts_are_different(connection: Connection) -> None:
     connection.execute(
         """

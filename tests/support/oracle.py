@@ -23,7 +23,7 @@ with source as (
         {source_key} as key,
         {text} as document,
         {hash} as hash
-    from {source} as s
+    from {source} as source
     where {source_key} is not null and {where}
 ),
 ledger as (
@@ -58,7 +58,7 @@ select
     length({text}) as end_char,
     1 as tokens,
     {embedding} as embedding
-from {source} as s
+from {source} as source
 where {embedding} is not null
 """
 
