@@ -430,6 +430,7 @@ def test_documented_grants_are_enough_to_work(
         sign_off(role, worker_id, "stopped")
         sweep(role)
         role.execute(ROLL_UP, {"pipeline_id": pipeline.id})
+        role.execute("select pgembed.enqueue('reports', array[1, 2, 4711])")
         pause_pipeline(role, pipeline, "paused by a person")
         resume_pipeline(role, pipeline)
         for view in ("progress", "worker_status", "in_flight", "dead_letters"):

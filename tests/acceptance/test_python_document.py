@@ -86,6 +86,7 @@ def test_examples_run_as_they_stand(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 5
     assert all(re.match(r"0\.\d\d  \d+  '", line) for line in printed)
+    assert reports.execute("select pending from pgembed.progress").fetchone() == (1,)
 
 
 ENVIRONMENT = """

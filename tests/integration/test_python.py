@@ -21,6 +21,7 @@ from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.serviceable import _by_waiting
 from pgqueue_embed.settings import WorkerSettings
+from tests.acceptance.test_docs import commands
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.light_worker import LightChoice, LightModel
@@ -82,6 +83,31 @@ def documented() -> list[tuple[str, object]]:
 def test_everything_public_explains_itself_with_an_example(name: str, documented: object) -> None:
     text = inspect.getdoc(documented) or ""
     assert "Example::\n\n    " in text, f"{name} has no example"
+
+
+# What the arguments of the methods are called, where the option of the command has another name.
+RENAMED = {"rename": "name", "target_column": "target_columns"}
+
+# Of the command line alone: where the database is, how it logs, and which schema is meant.
+NO_ARGUMENT = {"db_schema", "switch", "wait", "force", "abort", "help"}
+
+
+@pytest.mark.parametrize(
+    ("command", "method"), [("create", Database.create), ("alter", Pipeline.alter)]
+)
+def test_methods_take_all_that_their_commands_take(
+    command: str, method: Callable[..., object]
+) -> None:
+    everywhere = {
+        parameter.name for parameter in commands()[("status",)].params if parameter.name != "name"
+    }
+    options = {
+        option.opts[0].removeprefix("--").replace("-", "_")
+        for option in commands()[(command,)].params
+        if option.param_type_name == "option" and option.name not in everywhere
+    }
+    wanted = {RENAMED.get(option, option) for option in options - NO_ARGUMENT}
+    assert wanted - set(inspect.signature(method).parameters) == set()
 
 
 # Pipelines and search, with a real model
