@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import SetupError, UsageError
-from pgqueue_embed.identifiers import MAX_IDENTIFIER_BYTES
+from pgqueue_embed.identifiers import MAX_IDENTIFIER_BYTES, quoted
 from pgqueue_embed.index_plan import (
     ELEMENT_BYTES,
     MAX_DIMENSIONS,
@@ -20,7 +20,7 @@ from pgqueue_embed.index_plan import (
 )
 from pgqueue_embed.migrate import vector_extension
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.target import target_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +103,11 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     for it, or the target table is gone.
     """
     _check_dimensions(pipeline)
+    _check_one_piece(connection, pipeline)
     _check_version(connection, options.method)
     return plan_index(
         options,
-        rows=_count_rows(connection, pipeline.target),
+        rows=_count_vectors(connection, pipeline),
         vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.vector_type],
         limits=_read_limits(connection),
     )
@@ -125,6 +126,18 @@ def _check_dimensions(pipeline: Pipeline) -> None:
     )
 
 
+def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
+    """Raise UsageError for a partitioned source that has the vectors in a column."""
+    target = pipeline.target
+    _, kind = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone() or (0, "")
+    if kind == "p":
+        raise UsageError(
+            f"{target} is partitioned, and PostgreSQL builds no index concurrently on all of it;"
+            " index each partition: create index concurrently on PARTITION using hnsw"
+            f" ({quoted(pipeline.columns.embedding)} {pipeline.vector_type}_cosine_ops)"
+        )
+
+
 def _check_version(connection: Connection, method: str) -> None:
     installed = vector_extension(connection)
     if installed is None:
@@ -139,21 +152,22 @@ def _check_version(connection: Connection, method: str) -> None:
 
 # The planner's estimate is of the last vacuum or analyze; a small table is counted.
 ESTIMATE = """
-select greatest(reltuples, 0)::bigint, relpages
+select greatest(reltuples, 0)::bigint, relkind
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
 where nspname = %s and relname = %s
 """
 
 
-def _count_rows(connection: Connection, target: Table) -> int:
+def _count_vectors(connection: Connection, pipeline: Pipeline) -> int:
+    target = pipeline.target
     estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
     if estimate is None:
         raise UsageError(f"the target table {target} is gone; make the pipeline again")
     if estimate[0] > 1_000_000:
         return int(estimate[0])
-    query = sql.SQL("select count(*) from {}").format(target.identifier)
-    (rows,) = connection.execute(query).fetchone() or (0,)
+    query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).rows)
+    (rows,) = connection.execute(query, ()).fetchone() or (0,)
     return int(rows)
 
 

@@ -34,6 +34,7 @@ NAMES = {
     "keyword": "select",
     "backslash": "a\\b\\n",
     "dot": "a.b",
+    "upper case": "Reports",
     "control": "tab\tline\nbell\a",
 }
 
@@ -43,7 +44,8 @@ def test_any_name_that_postgresql_takes_works(
     connection: Connection, conninfo: str, name: str
 ) -> None:
     connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
-    names = {"table": name, "schema": name, "text_field": name}
+    key = f"{name[:25]} key"
+    names = {"table": name, "schema": name, "text_field": name, "id_field": key}
     source = make_source(connection, texts(5), **names)
     pipeline = make_pipeline(
         connection,
@@ -51,6 +53,7 @@ def test_any_name_that_postgresql_takes_works(
         name=name if name.isprintable() else "reports",
         target=Table(schema=name, name=f"{name[:25]} vectors"),
         text_fields=(name,),
+        id_fields=(key,),
     )
     with open_session(conninfo) as session:
         enqueue(connection, pipeline, Selection())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import locks, write
+from pgqueue_embed import Database, Worker, locks, write
 from pgqueue_embed.batch import Session
 from pgqueue_embed.claims import is_drained
 from pgqueue_embed.connect import Connection, connect
@@ -26,9 +27,11 @@ from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import has_vector_index, plan
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
+from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.fakes import DIMENSIONS, POISON, FakeDevice, unit_vector
+from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once
 
@@ -629,3 +632,38 @@ def test_write_gives_up_waiting_for_a_row_after_its_patience(
             work_once(session, pipeline, FakeDevice(), chunker=whole_chunker())
     drain(session, pipeline, chunker=whole_chunker())
     assert_column_converged(connection, pipeline)
+
+
+def test_commands_embed_and_search_with_a_real_model(conninfo: str, connection: Connection) -> None:
+    connection.execute(
+        "create table docs (id uuid primary key default gen_random_uuid(), body text)"
+    )
+    answer = "A lithium battery overheated while it was being charged."
+    connection.cursor().executemany(
+        "insert into docs (body) values (%s)",
+        [("The recipe asks for two eggs.",), (answer,), (None,), ("Rain is expected at noon.",)],
+    )
+    made = pgembed(
+        conninfo,
+        *("create", "docs", "--source-table", "docs", "--text-field", "body"),
+        *("--chunking", "none", "--into-column", "embedding"),
+    )
+    assert made.stdout.startswith("made pipeline docs: body of public.docs → public.docs.embedding")
+    assert pgembed(conninfo, "enqueue", "docs").stdout == "queued 4 records of public.docs\n"
+    with Worker(Database(conninfo), drain=True) as worker:
+        worker.wait()
+    assert_converged(connection, "docs")
+    found = json.loads(pgembed(conninfo, "search", "docs", "fire hazard of cells", "--json").stdout)
+    assert (found[0]["chunk"], found[0]["end_char"]) == (answer, len(answer))
+    nearest = connection.execute(
+        "select body from docs where embedding is not null order by embedding <=>"
+        " (select embedding from docs where body = %s) limit 1",
+        (answer,),
+    ).fetchone()
+    assert nearest == (answer,)
+    again = pgembed(
+        conninfo,
+        *("create", "two", "--source-table", "docs", "--text-field", "body"),
+        *("--into-column", "embedding", "--target-table", "x"),
+    )
+    assert (again.error or "").startswith("--into-column puts the vectors into the source")

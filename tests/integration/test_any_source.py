@@ -1,0 +1,140 @@
+"""Sources that are no ordinary table: views, materialized views, partitions, foreign tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pgqueue_embed.batch import Session
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
+from pgqueue_embed.target.column_check import check_column
+from tests.support.columns import into_column
+from tests.support.commands import pgembed
+from tests.support.corpus import make_source, texts
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session
+
+
+@pytest.fixture
+def session(conninfo: str) -> Iterator[Session]:
+    """What a worker works with."""
+    with open_session(conninfo) as opened:
+        yield opened
+
+
+def embed(connection: Connection, session: Session, pipeline: Pipeline) -> int:
+    """Embed what is new, changed or gone; returns how many records that was."""
+    queued = enqueue(connection, pipeline, Selection())
+    drain(session, pipeline)
+    assert_converged(connection, pipeline.name)
+    return queued
+
+
+# Each with what makes `reports` out of `base` (id, body), and what brings it up to date.
+SOURCES = {
+    "view": ("create view reports as select id, body from base", "select"),
+    "view of a join": (
+        "create view reports as select id, title || ': ' || body as body"
+        " from base join (values ('Letter')) as t (title) on true",
+        "select",
+    ),
+    "materialized view": (
+        "create materialized view reports as select id, body from base",
+        "refresh materialized view reports",
+    ),
+    "materialized view with an index": (
+        "create materialized view reports as select id, body from base;"
+        "create unique index on reports (id)",
+        "refresh materialized view concurrently reports",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "refresh"), SOURCES.values(), ids=SOURCES)
+def test_view_follows_its_tables(
+    connection: Connection, session: Session, make: str, refresh: str
+) -> None:
+    make_source(connection, [*texts(8), None], table="base")
+    connection.execute(make)
+    pipeline = make_pipeline(connection)
+    assert embed(connection, session, pipeline) == 9
+    connection.execute("update base set body = 'changed' where id = 2")
+    connection.execute("delete from base where id = 3")
+    connection.execute("insert into base values (20, 'new')")
+    connection.execute(refresh)
+    assert embed(connection, session, pipeline) == 3
+    assert embed(connection, session, pipeline) == 0
+
+
+@pytest.mark.on_both_servers
+def test_partitioned_table_is_one_source(connection: Connection, session: Session) -> None:
+    connection.execute(
+        "create table reports (id bigint, day date, body text, primary key (id, day))"
+        " partition by range (day)"
+    )
+    connection.execute(
+        "create table early partition of reports for values from (minvalue) to ('2024-07-01')"
+    )
+    connection.execute("create table late partition of reports default")
+    connection.execute(
+        "insert into reports select n, date '2024-06-01' + 10 * n::int, 'Report ' || n"
+        " from generate_series(1, 9) n"
+    )
+    pipeline = make_pipeline(connection, id_fields=("id", "day"))
+    assert embed(connection, session, pipeline) == 9
+    connection.execute("update reports set day = '2024-01-01' where id = 9")
+    assert embed(connection, session, pipeline) == 2  # another key, and one that is gone
+    connection.execute("drop table late")
+    embed(connection, session, pipeline)
+    (left,) = connection.execute("select count(*) from reports_chunks").fetchone()
+    assert left == 3
+
+
+def test_index_of_a_partitioned_table_is_refused_with_what_to_do(
+    connection: Connection, conninfo: str
+) -> None:
+    connection.execute(
+        "create table reports (id bigint primary key, body text) partition by range (id)"
+    )
+    connection.execute("create table one partition of reports default")
+    into_column(connection)
+    error = pgembed(conninfo, "index", "reports").error
+    assert error is not None
+    assert error.startswith("public.reports is partitioned")
+    way_out = error.partition("each partition: ")[2].replace("PARTITION", "one")
+    connection.execute(way_out)
+    assert "\n" not in error
+
+
+def test_foreign_table_is_asked_for_its_rows_and_has_no_column_to_write_to(
+    connection: Connection,
+) -> None:
+    """The PostgreSQL at hand has no wrapper to read one by: it is taken, and then it fails."""
+    connection.execute("create foreign data wrapper nothing")
+    connection.execute("create server nowhere foreign data wrapper nothing")
+    connection.execute("create foreign table reports (id bigint, body text) server nowhere")
+    with pytest.raises(psycopg.Error, match="foreign-data wrapper"):
+        make_pipeline(connection, REPORTS)
+    with pytest.raises(UsageError, match="no ordinary table"):
+        check_column(connection, REPORTS, "embedding", "vector")
+
+
+def test_key_column_of_a_domain_and_of_varchar(connection: Connection, session: Session) -> None:
+    connection.execute("create domain code as varchar(20) check (value <> '')")
+    connection.execute("create table reports (id code, part varchar(3), body text)")
+    connection.execute("create unique index on reports (part, id)")
+    connection.execute(
+        "insert into reports select 'K ' || n, n % 2, 'Report ' || n from generate_series(1, 6) n"
+    )
+    pipeline = make_pipeline(
+        connection, Table(schema="public", name="reports"), id_fields=("id", "part")
+    )
+    assert embed(connection, session, pipeline) == 6
+    assert embed(connection, session, pipeline) == 0
