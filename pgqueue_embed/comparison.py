@@ -53,11 +53,13 @@ class Comparison:
     def changes(self) -> Changes:
         """The differences, as what is to be altered."""
         wanted: dict[str, Any] = {**vars(self.declared.spec), "model": self.declared.model}
-        for each in self.differences:
-            if each.wanted is None:
-                # A document's recipe goes when another takes its place.
-                wanted[FIELDS[each.key]] = "" if FIELDS[each.key] in MAY_GO else None
-        return Changes(**{FIELDS[each.key]: wanted[FIELDS[each.key]] for each in self.differences})
+        given = {FIELDS[each.key]: wanted[FIELDS[each.key]] for each in self.differences}
+        return Changes(**{field: _asked(field, value) for field, value in given.items()})
+
+
+def _asked(field: str, value: Any) -> Any:
+    """Return how a value is asked for: an empty one takes away what may go, None would keep it."""
+    return "" if value is None and field in MAY_GO else value
 
 
 @dataclass(frozen=True, kw_only=True)

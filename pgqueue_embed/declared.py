@@ -93,4 +93,6 @@ def shown(value: Value | None) -> str:
         return ", ".join(f"{key} = {shown(each)}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return "unset" if value is None else str(value)

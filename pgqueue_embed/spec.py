@@ -22,6 +22,7 @@ OPTION_NAMES = {
 }
 
 MAX_PRIORITY = 100
+MAX_ATTEMPTS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +170,10 @@ def check_name(name: str) -> None:
 
 def check_max_attempts(max_attempts: int) -> None:
     """Raise UsageError unless a record can be tried so often."""
-    if max_attempts < 1:
-        raise UsageError(f"--max-attempts {max_attempts}: give at least 1")
+    if not 1 <= max_attempts <= MAX_ATTEMPTS:
+        raise UsageError(
+            f"--max-attempts {max_attempts}: give at least 1, and at most {MAX_ATTEMPTS:,}"
+        )
 
 
 def check_priority(priority: int) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What --dry-run exits with when there is something to do; 1 and 2 are errors.
 DIFFERENT = 3
 
-File = Annotated[Path, typer.Argument(help="The configuration file.", metavar="[FILE]")]
+File = Annotated[Path, typer.Argument(help="The configuration file.", metavar="FILE")]
 DryRun = Annotated[
     bool,
     typer.Option(
