@@ -12,6 +12,7 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.create import Created, Prepared, make, prepare
 from pgqueue_embed.leftovers import finish
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.sync import start_capture, stop_capture
 
 # Any number that no other program uses; shared by every pgembed that applies a file.
 ADVISORY_LOCK = 7_034_212_891
@@ -32,8 +33,9 @@ def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -
         yield
 
 
-# A comparison with what was prepared for it: a new pipeline or an altered one.
-Step = tuple[Comparison, Prepared | Alteration]
+# A comparison with what was prepared for it: a new pipeline, an altered one, or neither where
+# nothing but capture is turned on or off.
+Step = tuple[Comparison, Prepared | Alteration | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class Applied:
     """What came of one comparison.
 
     `created` is the new pipeline; `successor` the next generation of one that was altered, which
-    has nothing queued yet: see `alter.catch_up`.
+    has nothing queued yet: see `alter.catch_up`. Where capture was turned on, what changed before
+    is not queued either: see `sync.queue_missed`.
     """
 
     comparison: Comparison
@@ -76,13 +79,20 @@ def _checked(connection: Connection, comparison: Comparison) -> Step:
     with declared.place.explaining():
         if comparison.pipeline is None:
             return comparison, prepare(connection, declared.spec, declared.model)
+        if not comparison.changes.given:
+            return comparison, None
         return comparison, prepare_alteration(connection, comparison.pipeline, comparison.changes)
 
 
 def _carried_out(
-    connection: Connection, comparison: Comparison, step: Prepared | Alteration
+    connection: Connection, comparison: Comparison, step: Prepared | Alteration | None
 ) -> Applied:
-    with comparison.declared.place.explaining():
+    declared, pipeline = comparison.declared, comparison.pipeline
+    with declared.place.explaining():
         if isinstance(step, Prepared):
-            return Applied(comparison=comparison, created=make(connection, step))
-        return Applied(comparison=comparison, successor=carry_out(connection, step))
+            created = make(connection, step, sync=declared.sync)
+            return Applied(comparison=comparison, created=created)
+        successor = carry_out(connection, step) if step else None
+        if pipeline is not None and comparison.must_turn_sync:
+            (start_capture if declared.sync else stop_capture)(connection, pipeline)
+        return Applied(comparison=comparison, successor=successor)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgqueue_embed.alter import AT_ONCE, MAY_GO, Changes
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.declared import Declared, Value, settings_of, shown
+from pgqueue_embed.declared import SYNC, Declared, Value, settings_of, shown
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import OPTION_NAMES
@@ -28,7 +28,7 @@ class Difference:
     @property
     def at_once(self) -> bool:
         """Whether it takes effect at once; a next generation it is otherwise."""
-        return FIELDS[self.key] in AT_ONCE
+        return self.key == SYNC or FIELDS[self.key] in AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,16 @@ class Comparison:
         return self.pipeline is not None and not self.differences
 
     @property
+    def must_turn_sync(self) -> bool:
+        """Whether the capture of changes is to be turned on, or off."""
+        return any(each.key == SYNC for each in self.differences)
+
+    @property
     def changes(self) -> Changes:
-        """The differences, as what is to be altered."""
+        """The other differences, as what is to be altered."""
         wanted: dict[str, Any] = {**vars(self.declared.spec), "model": self.declared.model}
-        given = {FIELDS[each.key]: wanted[FIELDS[each.key]] for each in self.differences}
+        names = [FIELDS[each.key] for each in self.differences if each.key != SYNC]
+        given = {name: wanted[name] for name in names}
         return Changes(**{field: _asked(field, value) for field, value in given.items()})
 
 
@@ -83,7 +89,7 @@ def compare(connection: Connection, declared: Sequence[Declared]) -> Plan:
     present = load_pipelines(connection)
     names = {each.spec.name for each in declared}
     return Plan(
-        comparisons=tuple(_comparison(each, present) for each in declared),
+        comparisons=tuple(_comparison(connection, each, present) for each in declared),
         undeclared=tuple(
             each
             for each in present
@@ -92,7 +98,9 @@ def compare(connection: Connection, declared: Sequence[Declared]) -> Plan:
     )
 
 
-def _comparison(declared: Declared, present: Sequence[Pipeline]) -> Comparison:
+def _comparison(
+    connection: Connection, declared: Declared, present: Sequence[Pipeline]
+) -> Comparison:
     pipeline = _first(present, name=declared.spec.name)
     if pipeline is None:
         _check_is_not_renamed(declared, present)
@@ -102,11 +110,11 @@ def _comparison(declared: Declared, present: Sequence[Pipeline]) -> Comparison:
         raise declared.place.error(
             f"it is the next generation of pipeline '{former.name}'; declare that one"
         )
-    differences = _differences(declared, settings_of(pipeline))
+    differences = _differences(declared, settings_of(connection, pipeline))
     _check_can_be_altered(declared, differences)
     successor = _first(present, successor_of=pipeline.id)
     if successor is not None:
-        _check_successor(declared, settings_of(pipeline, successor))
+        _check_successor(declared, settings_of(connection, pipeline, successor))
         differences = tuple(each for each in differences if each.at_once)
     return Comparison(
         declared=declared, pipeline=pipeline, successor=successor, differences=differences
@@ -140,7 +148,7 @@ def _check_is_not_renamed(declared: Declared, present: Iterable[Pipeline]) -> No
 
 def _check_can_be_altered(declared: Declared, differences: Sequence[Difference]) -> None:
     for each in differences:
-        if each.key not in FIELDS:
+        if each.key not in (SYNC, *FIELDS):
             raise declared.place.error(
                 f"{each.key} cannot be altered from {shown(each.present)} to {shown(each.wanted)};"
                 f" write it back, or declare a pipeline of another name and target_table, or"

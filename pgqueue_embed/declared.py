@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from pgqueue_embed.capture import is_on
 from pgqueue_embed.configuration import Place
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import full_name
 from pgqueue_embed.generations import spec_of
 from pgqueue_embed.identifiers import join_columns, join_qualified
@@ -14,32 +16,41 @@ from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import OPTION_NAMES, PipelineSpec
 from pgqueue_embed.tables import Table, TargetColumns
 
+# The key of what is no setting of the pipeline, but triggers on its source.
+SYNC = "sync"
+
 # What TOML has for them: text, numbers, truth, lists of text, and a table of these.
 Value = Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """A pipeline that a file declares; `place` is where, for errors."""
+    """A pipeline that a file declares; `place` is where, for errors.
+
+    With `sync`, changes of its source are captured.
+    """
 
     spec: PipelineSpec
     model: str
+    sync: bool
     place: Place
 
     @property
     def values(self) -> dict[str, Value]:
         """All settings by their key, those that the file leaves to their default too."""
-        return written(self.spec, self.model)
+        return written(self.spec, self.model, sync=self.sync)
 
 
-def settings_of(pipeline: Pipeline, generation: Pipeline | None = None) -> dict[str, Value]:
+def settings_of(
+    connection: Connection, pipeline: Pipeline, generation: Pipeline | None = None
+) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
     generation = generation or pipeline
     spec = replace(spec_of(generation), name=pipeline.name, target=pipeline.target)
-    return written(spec, generation.model)
+    return written(spec, generation.model, sync=is_on(connection, pipeline))
 
 
-def written(spec: PipelineSpec, model: str) -> dict[str, Value]:
+def written(spec: PipelineSpec, model: str, *, sync: bool) -> dict[str, Value]:
     """Return the settings of a pipeline as a file has them, by key; nothing for what is not set.
 
     Read again, they give the same pipeline.
@@ -50,7 +61,7 @@ def written(spec: PipelineSpec, model: str) -> dict[str, Value]:
         for each in fields(spec)
         if each.name not in unsaid
     }
-    values["model"] = full_name(model)
+    values |= {"model": full_name(model), SYNC: sync}
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -105,16 +105,20 @@ def _apply(
 
 
 def _finish(connection: Connection, applied: Applied) -> None:
-    """Say what was done, and queue records for a new generation; others may apply meanwhile."""
+    """Say what was done, and queue what it leaves to be queued; others may apply meanwhile."""
     from pgqueue_embed.cli.alter import begin_generation
     from pgqueue_embed.cli.setup import say_created
+    from pgqueue_embed.cli.sync import queue_what_was_missed
 
+    comparison = applied.comparison
     if applied.created:
         say_created(applied.created)
-    elif applied.successor and applied.comparison.pipeline:
-        begin_generation(connection, applied.comparison.pipeline, applied.successor)
-    else:
-        typer.echo(f"altered {applied.comparison.declared.spec.name}")
+        return
+    typer.echo(f"altered {comparison.declared.spec.name}")
+    if comparison.pipeline and comparison.must_turn_sync and comparison.declared.sync:
+        queue_what_was_missed(connection, comparison.pipeline)
+    if comparison.pipeline and applied.successor:
+        begin_generation(connection, comparison.pipeline, applied.successor)
 
 
 def _say_waiting() -> None:

@@ -35,7 +35,8 @@ def _declared(path: Path, name: str, table: Any) -> Declared:
     values = {keys[key].field: keys[key].read(place, value) for key, value in table.items()}
     with place.explaining():
         wanted = WantedPipeline(**values)
-        return Declared(spec=wanted.spec(name), model=wanted.model, place=place)
+        spec = wanted.spec(name)
+        return Declared(spec=spec, model=wanted.model, sync=wanted.sync, place=place)
 
 
 def _check_table(place: Place, name: str, table: Any) -> None:

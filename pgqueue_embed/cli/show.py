@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from pgqueue_embed.cli.display import console, one_line, plain_table
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_keys import pipeline_keys
-from pgqueue_embed.declared import Value, settings_of, shown
+from pgqueue_embed.declared import Value, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +24,16 @@ Name = Annotated[str | None, typer.Argument(help="A pipeline.", show_default="ev
 Toml = Annotated[
     bool, typer.Option("--toml", help="Print a piece of a configuration file, for pgembed apply.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A pipeline with its settings, and those that were decided last: its next generation's."""
+
+    pipeline: Pipeline
+    successor: Pipeline | None
+    present: dict[str, Value]
+    decided: dict[str, Value]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -38,22 +49,29 @@ def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
     Example: pgembed show reports --toml >> pgembed.toml
     """
     from pgqueue_embed.connect import connect
+    from pgqueue_embed.declared import settings_of
     from pgqueue_embed.generations import with_successors
     from pgqueue_embed.migrate import check_schema
 
     with connect(conninfo) as connection:
         check_schema(connection)
         pipelines = with_successors(connection, [name] if name else [])
-    ids = {each.id for each in pipelines}
-    named = [each for each in pipelines if each.successor_of not in ids]
-    if not named:
+        found = [
+            Shown(
+                pipeline=each,
+                successor=(successor := _successor(each, pipelines)),
+                present=settings_of(connection, each),
+                decided=settings_of(connection, each, successor),
+            )
+            for each in pipelines
+            if each.successor_of not in {other.id for other in pipelines}
+        ]
+    if not found:
         typer.echo("no pipeline yet; make one: pgembed create", err=toml)
     elif toml:
-        # What was decided last: of a pipeline with a next generation, the settings of that.
-        decided = {each.name: settings_of(each, _successor(each, pipelines)) for each in named}
-        typer.echo(in_toml(decided), nl=False)
+        typer.echo(in_toml({each.pipeline.name: each.decided for each in found}), nl=False)
     else:
-        _show(named, pipelines)
+        _show(found)
 
 
 def in_toml(settings: Mapping[str, dict[str, Value]]) -> str:
@@ -71,20 +89,18 @@ def _ordered(values: dict[str, Value]) -> dict[str, Value]:
     return {key: values[key] for key in pipeline_keys() if key in values}
 
 
-def _show(named: Sequence[Pipeline], pipelines: Sequence[Pipeline]) -> None:
+def _show(found: Sequence[Shown]) -> None:
     out = console()
-    for place, each in enumerate(named):
+    for place, each in enumerate(found):
         if place:
             out.print()
-        out.print(_table(each, _successor(each, pipelines)))
+        out.print(_table(each))
 
 
-def _table(pipeline: Pipeline, successor: Pipeline | None) -> Table:
+def _table(found: Shown) -> Table:
     """Return the settings, by the panels of create's help, and what follows from them."""
-    present = settings_of(pipeline)
-    coming = settings_of(pipeline, successor)
-    table = plain_table([one_line(pipeline.name), ""])
-    if successor:
+    table = plain_table([one_line(found.pipeline.name), ""])
+    if found.successor:
         table.add_column("Next generation", overflow="fold")
     keys = pipeline_keys().values()
     for panel in dict.fromkeys(key.panel for key in keys):
@@ -92,10 +108,11 @@ def _table(pipeline: Pipeline, successor: Pipeline | None) -> Table:
         for key in keys:
             if key.panel != panel:
                 continue
-            if key.name in present or key.name in coming:
-                table.add_row(*_row(key, present.get(key.name), coming.get(key.name)))
+            if key.name in found.present or key.name in found.decided:
+                values = found.present.get(key.name), found.decided.get(key.name)
+                table.add_row(*_row(key, *values))
     table.add_row(_heading("Now"))
-    for name, value in _facts(pipeline).items():
+    for name, value in _facts(found.pipeline).items():
         table.add_row(f"  {name}", one_line(value))
     return table
 

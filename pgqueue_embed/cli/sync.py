@@ -73,14 +73,21 @@ def _state(connection: Connection, pipeline: Pipeline) -> str:
 
 
 def _start(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.cli.setup import scanning
-    from pgqueue_embed.sync import queue_missed, start_capture
+    from pgqueue_embed.sync import start_capture
 
     tables = start_capture(connection, pipeline)
     if not tables:
         typer.echo(f"changes of {pipeline.source} are captured already")
         return
     typer.echo(f"changes are captured from now on: triggers on {', '.join(map(str, tables))}")
+    queue_what_was_missed(connection, pipeline)
+
+
+def queue_what_was_missed(connection: Connection, pipeline: Pipeline) -> None:
+    """Queue what changed before capture was on, with a progress bar, and say how much it was."""
+    from pgqueue_embed.cli.setup import scanning
+    from pgqueue_embed.sync import queue_missed
+
     with scanning(connection, pipeline) as advance:
         queued = queue_missed(connection, pipeline, on_slice=advance)
     typer.echo(f"queued {count(queued, 'record')} that were new, had changed or were gone")

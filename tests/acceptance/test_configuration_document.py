@@ -9,6 +9,7 @@ from pgqueue_embed.cli.pipeline_keys import Key, pipeline_keys
 from pgqueue_embed.configuration import declared_database
 from pgqueue_embed.configuration.database import PARTS
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.declared import shown
 from pgqueue_embed.pipelines import load_pipelines
 from tests.acceptance.test_docs import blocks, marked_block, tables
 from tests.acceptance.test_quickstart import load_reports
@@ -84,7 +85,7 @@ def test_every_key_is_documented_with_its_type_and_default() -> None:
 def _row(key: Key) -> list[str]:
     type_ = {str: "text", int: "whole number", bool: "true or false"}[key.type]
     type_ = "table" if key.takes_table else "text or list" if key.takes_list else type_
-    default = "" if key.default is None else f"`{key.default}`"
+    default = "" if key.default is None else f"`{shown(key.default)}`"
     return [f"`{key.name}`", type_, default]
 
 

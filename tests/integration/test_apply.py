@@ -13,6 +13,7 @@ from pgqueue_embed.alter import abort
 from pgqueue_embed.apply import ADVISORY_LOCK, Applied, taking_turns
 from pgqueue_embed.apply import apply as carry_out
 from pgqueue_embed.batch import Session
+from pgqueue_embed.capture import is_on
 from pgqueue_embed.cli.declared_pipelines import read_pipelines
 from pgqueue_embed.comparison import compare
 from pgqueue_embed.connect import Connection, connect
@@ -202,6 +203,37 @@ def test_settings_that_leave_vectors_alone_are_altered_at_once(
     assert "at once" in ran.stdout
     (altered,) = load_pipelines(connection)
     assert (altered.id, altered.priority, altered.max_attempts) == (reports.id, 30, 7)
+
+
+def test_capture_is_turned_on_and_off_and_what_was_missed_is_queued(
+    conninfo: str, connection: Connection, reports: Pipeline, file: Path
+) -> None:
+    declare(file, "chunk_size", "sync = true\nchunk_size")
+    ran = apply(conninfo, file)
+    assert "false → true" in ran.stdout
+    assert "queued 11 records that were new" in ran.stdout
+    assert is_on(connection, reports)
+    file.write_text(pgembed(conninfo, "show", "--toml").stdout, encoding="utf-8")
+    assert "sync = true" in file.read_text(encoding="utf-8")
+    declare(file, "sync = true", "sync = false")
+    assert "at once" in apply(conninfo, file).stdout
+    assert not is_on(connection, reports)
+
+
+def test_new_pipeline_captures_from_the_beginning_or_is_not_made(
+    conninfo: str, connection: Connection, file: Path
+) -> None:
+    declare(file, "chunk_size", "sync = true\nchunk_size")
+    connection.execute("alter table public.reports rename to kept")
+    connection.execute("create view public.reports as select * from public.kept")
+    before = state(connection)
+    ran = pgembed(conninfo, "apply", str(file), "--yes")
+    assert f"{file}, pipeline 'reports': " in str(ran.error)
+    assert state(connection) == before
+    connection.execute("drop view public.reports")
+    connection.execute("alter table public.kept rename to reports")
+    apply(conninfo, file)
+    assert is_on(connection, load_pipeline(connection, "reports"))
 
 
 def test_setting_that_is_no_longer_in_the_file_goes_back_to_its_default(

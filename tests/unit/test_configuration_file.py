@@ -81,7 +81,7 @@ def test_file_of_an_editor_on_windows_is_read(tmp_path: Path) -> None:
 
 def test_every_setting_of_a_pipeline_has_a_key_and_every_key_a_setting() -> None:
     settings_of_spec = {OPTION_NAMES.get(each.name, each.name) for each in fields(PipelineSpec)}
-    assert set(pipeline_keys()) - {"model", "db_schema"} == settings_of_spec - {"name"}
+    assert set(pipeline_keys()) - {"model", "db_schema", "sync"} == settings_of_spec - {"name"}
 
 
 def test_keys_have_the_defaults_of_the_settings() -> None:
@@ -143,17 +143,17 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
 
 
 @settings(max_examples=60, deadline=None)
-@given(spec=specs(), model=texts)
+@given(spec=specs(), model=texts, sync=st.booleans())
 def test_any_pipeline_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, spec: PipelineSpec, model: str
+    tmp_path_factory: pytest.TempPathFactory, spec: PipelineSpec, model: str, sync: bool
 ) -> None:
     missing = {each.name for each in fields(PipelineSpec)} - set(SETTINGS)
     assert not missing, f"say in SETTINGS what {missing} can be"
-    text = in_toml({spec.name: written(spec, model)})
+    text = in_toml({spec.name: written(spec, model, sync=sync)})
     (declared,) = read(tmp_path_factory.getbasetemp(), text)
     assert declared.spec == spec
     assert full_name(declared.model) == full_name(model)
-    assert declared.values == written(spec, model)
+    assert declared.values == written(spec, model, sync=sync)
 
 
 # What is refused
