@@ -32,14 +32,15 @@ MAX_CANDIDATES = 1000
 class Hit:
     """A chunk that answers a query; `score` is the cosine similarity, -1 to 1.
 
-    `chunk` is verbatim: the document's characters from `start_char` up to `end_char`.
+    `chunk` is verbatim: the document's characters from `start_char` up to `end_char`. In a table
+    that is being adopted, a chunk that was not found right yet may have no index and offsets.
     """
 
     key: str
     score: float
-    chunk_index: int
-    start_char: int
-    end_char: int
+    chunk_index: int | None
+    start_char: int | None
+    end_char: int | None
     chunk: str
 
 

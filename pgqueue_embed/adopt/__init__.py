@@ -12,21 +12,31 @@ from pgqueue_embed.adopt.candidate import (
     prepare,
     resumable,
 )
-from pgqueue_embed.adopt.sample import Agreement, check_agreement, compare, describe
+from pgqueue_embed.adopt.sample import (
+    MIN_COSINE,
+    SAMPLE_CHUNKS,
+    Agreement,
+    check_agreement,
+    compare,
+    describe,
+)
+from pgqueue_embed.adopt.story import adopt
 from pgqueue_embed.adopt.survey import Survey, survey
-from pgqueue_embed.adopt.take import build_key_index, has_key_index, take_over
+from pgqueue_embed.adopt.take import ensure_key_index, take_over
 from pgqueue_embed.adopt.walk import adopt_records
 
 __all__ = [
+    "MIN_COSINE",
+    "SAMPLE_CHUNKS",
     "Agreement",
     "Candidate",
     "Survey",
+    "adopt",
     "adopt_records",
-    "build_key_index",
     "check_agreement",
     "compare",
     "describe",
-    "has_key_index",
+    "ensure_key_index",
     "local_model",
     "make_judge",
     "prepare",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import psycopg
@@ -128,30 +128,32 @@ select exists (
 """
 
 
-def has_key_index(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether the chunks of a record can be found by an index on its key."""
-    names = list(pipeline.columns.fulltext_id)
-    values = {"table": pipeline.target.quoted, "names": names, "columns": len(names)}
-    (found,) = connection.execute(KEY_INDEX, values).fetchone() or (False,)
-    return bool(found)
-
-
-def build_key_index(connection: Connection, pipeline: Pipeline) -> None:
+def ensure_key_index(
+    connection: Connection,
+    pipeline: Pipeline,
+    *,
+    on_build: Callable[[str], None] = lambda _: None,
+) -> None:
     """Build an index on the key of a table that lacks one, while the table is used.
 
-    One that an interrupted build has left unusable is dropped first.
+    One that an interrupted build has left unusable is dropped first. Tells `on_build` that it will
+    take its time.
     """
+    names = pipeline.columns.fulltext_id
+    values = {"table": pipeline.target.quoted, "names": list(names), "columns": len(names)}
+    if connection.execute(KEY_INDEX, values).fetchone() == (True,):
+        return
     connection.refuse_pooler("building the index on the key")
-    names = {
-        "index": _index_of(pipeline.target).identifier,
-        "name": sql.Identifier(_index_of(pipeline.target).name),
-        "table": pipeline.target.identifier,
-        "columns": sql.SQL(", ").join(map(sql.Identifier, pipeline.columns.fulltext_id)),
-    }
-    connection.execute(sql.SQL("drop index concurrently if exists {index}").format(**names))
-    connection.execute(
-        sql.SQL("create index concurrently {name} on {table} ({columns})").format(**names)
+    on_build(f"building an index on {', '.join(names)} of {pipeline.target}")
+    index = _index_of(pipeline.target)
+    drop = sql.SQL("drop index concurrently if exists {}").format(index.identifier)
+    build = sql.SQL("create index concurrently {} on {} ({})").format(
+        sql.Identifier(index.name),
+        pipeline.target.identifier,
+        sql.SQL(", ").join(map(sql.Identifier, names)),
     )
+    connection.execute(drop)
+    connection.execute(build)
 
 
 def _index_of(table: Table) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from warnings import warn
 
+from pgqueue_embed import adopt as adopting
 from pgqueue_embed import migrate
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.connect import DatabaseOptions, connect, describe, resolve_conninfo
@@ -110,6 +111,54 @@ class Database:
                 warning = create(connection, spec, model, sync=sync).warning
                 if warning:
                     warn(warning, stacklevel=2)
+        return Pipeline(self.conninfo, name)
+
+    def adopt(
+        self,
+        name: str,
+        *,
+        source_table: str,
+        target_table: str | None = None,
+        schema: str = "public",
+        id_field: str | Sequence[str] = "id",
+        text_field: str | Sequence[str] | None = None,
+        template: str | None = None,
+        where: str | None = None,
+        target_columns: Mapping[str, str] | None = None,
+        model: str = DEFAULT_MODEL,
+        chunk_size: int = PipelineSpec.chunk_tokens,
+        overlap_tokens: int = PipelineSpec.overlap_tokens,
+        min_cosine: float = adopting.MIN_COSINE,
+        sample: int = adopting.SAMPLE_CHUNKS,
+    ) -> Pipeline:
+        """Make a pipeline of a table of vectors that is there, and queue what is wrong in it.
+
+        The arguments are the options of ``pgembed adopt``; see docs/adopting.md. Interrupted, it
+        goes on where it stopped when called again. Raises UsageError for a table that cannot be
+        adopted, or whose vectors are not the model's, ModelError for a model that is not to be had.
+
+        Example::
+
+            reports = database.adopt(
+                "reports", source_table="event_text", text_field="foi_text", min_cosine=0.95
+            )
+        """
+        spec = spec_of_names(
+            name,
+            source_table=source_table,
+            target_table=target_table,
+            schema=schema,
+            id_fields=_columns(id_field),
+            text_fields=_columns(text_field or ()),
+            template=template,
+            target_columns=target_columns or {},
+            where=where,
+            chunk_tokens=chunk_size,
+            overlap_tokens=overlap_tokens,
+        )
+        with connect(self.conninfo) as connection:
+            migrate.check_schema(connection)
+            adopting.adopt(connection, spec, model, sample_chunks=sample, min_cosine=min_cosine)
         return Pipeline(self.conninfo, name)
 
     def pipeline(self, name: str) -> Pipeline:

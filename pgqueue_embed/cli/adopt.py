@@ -10,6 +10,7 @@ import typer
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import command, count
 from pgqueue_embed.cli.options import connected
+from pgqueue_embed.errors import UsageError
 
 if TYPE_CHECKING:
     from pgqueue_embed.adopt import Agreement, Candidate
@@ -71,6 +72,10 @@ def adopt(
         check_schema(connection)
         spec = wanted.spec(name) if wanted.source_table is not None else None
         pipeline = resumable(connection, name, spec)
+        if pipeline is not None and dry_run:
+            raise UsageError(
+                f"the adoption of {pipeline.target} has begun; go on with: pgembed adopt {name}"
+            )
         if pipeline is not None:
             judge = make_judge(local_model(pipeline), pipeline)
         else:
@@ -142,12 +147,10 @@ def _take_over(
 
 
 def _adopt(connection: Connection, pipeline: Pipeline, judge: Judge) -> None:
-    from pgqueue_embed.adopt import adopt_records, build_key_index, has_key_index
+    from pgqueue_embed.adopt import adopt_records, ensure_key_index
     from pgqueue_embed.cli.setup import scanning
 
-    if not has_key_index(connection, pipeline):
-        typer.echo(f"building an index on {', '.join(pipeline.columns.fulltext_id)}")
-        build_key_index(connection, pipeline)
+    ensure_key_index(connection, pipeline, on_build=typer.echo)
     with scanning(connection, pipeline) as advance:
         counts = adopt_records(connection, pipeline, judge, on_slice=advance)
     typer.echo(f"adopted {_sentence(counts, 'queued')}")

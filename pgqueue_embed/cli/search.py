@@ -136,6 +136,12 @@ def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
         )
 
 
+def _place_of(hit: Hit) -> str:
+    if hit.start_char is None or hit.end_char is None:
+        return ", in a table that is being adopted"
+    return f", chunk {hit.chunk_index}, characters {hit.start_char:,}–{hit.end_char:,}"
+
+
 def show_hits(hits: Sequence[Hit]) -> None:
     """Print each hit with its score, its place and its text, wrapped for reading."""
     from rich.text import Text
@@ -144,7 +150,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
     for number, hit in enumerate(hits):
         if number:
             out.print()
-        place = f", chunk {hit.chunk_index}, characters {hit.start_char:,}–{hit.end_char:,}"
+        place = _place_of(hit)
         record = ("record " + one_line(hit.key), "bold")
         score = (f"{hit.score:.3f}", "bold green")
         out.print(Text.assemble(score, "  ", record, (place, "dim")), soft_wrap=True)

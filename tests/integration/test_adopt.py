@@ -25,18 +25,22 @@ from pgqueue_embed.adopt import (
 )
 from pgqueue_embed.adopt.judging import Judge
 from pgqueue_embed.adoptions import Counts
-from pgqueue_embed.alter import Changes, alter
+from pgqueue_embed.alter import Changes, alter, catch_up
+from pgqueue_embed.cli.search import show_hits
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
+from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.switch import switch
 from pgqueue_embed.tables import TargetColumns
 from tests.support.adopting import VECTORS, FakeModel, Row, adopt, candidate_of, make_vectors
+from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import DIMENSIONS, FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session, work_once
 
 
@@ -534,7 +538,9 @@ def test_index_on_the_key_is_made_where_there_is_none(connection: Connection) ->
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
     pipeline, _ = adopt(connection, source)
-    assert take.has_key_index(connection, pipeline)
+    said: list[str] = []
+    take.ensure_key_index(connection, pipeline, on_build=said.append)
+    assert said == []
     indexes = "select array_agg(indexname::text) from pg_indexes where tablename = 'vectors'"
     assert connection.execute(indexes).fetchone() == (["vectors_pgembed_key"],)
 
@@ -546,3 +552,35 @@ def test_dropping_forgets_the_adoption(connection: Connection) -> None:
     drop_pipeline(connection, pipeline, delete_vectors=False)
     assert connection.execute("select count(*) from pgembed.adoptions").fetchone() == (0,)
     assert adopt(connection, source)[1].adopted == 2
+
+
+def test_adopted_table_takes_a_new_generation(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    documents = texts(5, chunks=3)
+    source = make_source(connection, documents)
+    make_vectors(connection, own_rows(documents))
+    pipeline, _ = adopt(connection, source)
+    successor = alter(connection, pipeline, Changes(chunk_tokens=8, overlap_tokens=0))
+    assert successor is not None
+    catch_up(connection, pipeline, successor)
+    embedded_texts(conninfo, successor)
+    switch(connection, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_search_shows_what_is_not_adopted_yet_without_its_place(
+    conninfo: str, connection: Connection
+) -> None:
+    source = make_source(connection, texts(2))
+    make_vectors(connection, own_rows(texts(2)))
+    pipeline = take_over(connection, candidate_of(connection, source), ())
+    hits = search(connection, pipeline, unit_vector(texts(2)[0]), limit=1, threshold=-1.0)
+    assert [(hit.start_char, hit.chunk_index) for hit in hits] == [(None, None)]
+    show_hits(hits)
+    refused = pgembed(conninfo, "adopt", "reports", "--dry-run")
+    assert refused.error == (
+        "the adoption of public.vectors has begun; go on with: pgembed adopt reports"
+    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from tokenizers import Tokenizer
 
-from pgqueue_embed.adopt import adopt_records, build_key_index, has_key_index, take_over
+from pgqueue_embed.adopt import adopt_records, ensure_key_index, take_over
 from pgqueue_embed.adopt.candidate import Candidate, check_tables
 from pgqueue_embed.adoptions import Counts
 from pgqueue_embed.chunking import Chunk
@@ -101,6 +101,5 @@ def adopt(
     """Adopt `VECTORS` without a comparison."""
     candidate = candidate_of(connection, source, **fields)
     pipeline = take_over(connection, candidate, doubtful)
-    if not has_key_index(connection, pipeline):
-        build_key_index(connection, pipeline)
+    ensure_key_index(connection, pipeline)
     return pipeline, adopt_records(connection, pipeline, candidate.judge(), on_slice=on_slice)
