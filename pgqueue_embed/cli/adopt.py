@@ -68,6 +68,8 @@ def adopt(
     from pgqueue_embed.connect import connect
     from pgqueue_embed.migrate import check_schema
 
+    if wanted.sync:
+        raise UsageError(f"--sync: adopt the table first, then: pgembed sync {name} --on")
     with connect(conninfo) as connection:
         check_schema(connection)
         spec = wanted.spec(name) if wanted.source_table is not None else None

@@ -581,6 +581,8 @@ def test_search_shows_what_is_not_adopted_yet_without_its_place(
     assert [(hit.start_char, hit.chunk_index) for hit in hits] == [(None, None)]
     show_hits(hits)
     refused = pgembed(conninfo, "adopt", "reports", "--dry-run")
+    sync = pgembed(conninfo, "adopt", "reports", "--sync")
+    assert sync.error == "--sync: adopt the table first, then: pgembed sync reports --on"
     assert refused.error == (
         "the adoption of public.vectors has begun; go on with: pgembed adopt reports"
     )
