@@ -53,7 +53,8 @@ class Target(Protocol):
     def rows(self) -> sql.Composable:
         """What to select the chunks from, to be given an alias.
 
-        Its columns are called as TargetColumns says; all are there that a search reads. A statement
+        Its columns are called as TargetColumns says; all are there that a search reads. The text of
+        a chunk is the present one where it is not stored, and its vector may be older. A statement
         with it must be executed with parameters, if only with none.
         """
         ...

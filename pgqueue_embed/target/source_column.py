@@ -37,12 +37,13 @@ ROWS = """(
 
 # The row is locked by being updated, and its text compared in the same moment: of a text that has
 # changed since the re-check nothing is written. A trigger that touches the text shows afterwards.
+# Not an equality: by one, the planner might join, and hash the texts of the whole table.
 UPDATE = """
 update {table} as source
 set {embedding} = chunk.embedding
 from unnest(%(keys)b::text[], %(document_hashes)b::bytea[], %(vectors)b)
     as chunk (key, document_hash, embedding)
-where {source_key} = {chunk_key} and {document_hash} = chunk.document_hash
+where {source_key} = {chunk_key} and {document_hash} is not distinct from chunk.document_hash
 returning chunk.key, {document_hash} = chunk.document_hash
 """
 

@@ -23,6 +23,7 @@ from pgqueue_embed.pipelines import drop_pipeline, is_current, load_pipeline, lo
 from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.switch import switch
+from pgqueue_embed.sync import start_capture
 from pgqueue_embed.takeover.column import ColumnTakeover
 from pgqueue_embed.vector_index import plan, vector_indexes
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
@@ -139,6 +140,19 @@ def test_second_change_follows_the_first(
     again = switch(connection, switched)
     assert again.vector_type == "halfvec"
     assert_column_converged_in(connection, again)
+
+
+def test_switch_leaves_capture_on(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    start_capture(connection, reports)
+    successor = begin(connection, reports)
+    start_capture(connection, reports)
+    embed(session, successor)
+    switched = switch(connection, reports)
+    connection.execute("update reports set body = 'captured' where id = 2")
+    embed(session, switched)
+    assert_column_converged_in(connection, switched)
 
 
 def test_change_that_is_given_up_leaves_nothing(

@@ -24,6 +24,7 @@ from pgqueue_embed.index_plan import IndexOptions
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
 from pgqueue_embed.semantic_search import has_vectors, search
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.sync import start_capture
 from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import has_vector_index, plan
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
@@ -516,6 +517,22 @@ class TestBesideUsers:
         with open_session(conninfo) as session:
             embed(connection, session, pipeline)
             assert is_drained(connection, [pipeline.id])
+        assert_column_converged(connection, pipeline)
+
+    @pytest.mark.on_both_servers
+    def test_capture_queues_edits_and_no_vector(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_source(connection, texts(9))
+        pipeline = into_column(connection)
+        start_capture(connection, pipeline)
+        embed(connection, session, pipeline)
+        assert is_drained(connection, [pipeline.id])
+        connection.execute("update reports set body = 'edited' where id = 4")
+        connection.execute("delete from reports where id = 5")
+        assert not is_drained(connection, [pipeline.id])
+        drain(session, pipeline, chunker=whole_chunker())
+        assert is_drained(connection, [pipeline.id])
         assert_column_converged(connection, pipeline)
 
 
