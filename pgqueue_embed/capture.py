@@ -21,6 +21,9 @@ from pgqueue_embed.watched import watched_columns
 
 Result = TypeVar("Result")
 
+# What a table says that is none of the ordinary ones, such as one that an extension manages.
+UNSUITED = (psycopg.errors.FeatureNotSupported, psycopg.errors.WrongObjectType)
+
 
 def install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     """Put the triggers of `pipeline` on its source, its partitions and the tables that inherit it.
@@ -94,8 +97,7 @@ def _enabled(connection: Connection, table: Table) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-# A foreign table among the partitions has no transition tables; what changes there, nobody here is
-# told of anyway.
+# A foreign table has no transition tables; and what others change there, no trigger is told of.
 TABLES = """
 with recursive family (oid, depth) as (
     select %s::regclass::oid, 0
@@ -119,7 +121,12 @@ def _tables(connection: Connection, pipeline: Pipeline) -> list[Table]:
     return [Table(schema=schema, name=name) for schema, name in rows]
 
 
+# Of two that make the same functions at once, PostgreSQL would fail one.
+ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('pgembed capture'), %s::integer)"
+
+
 def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
+    connection.execute(ONE_AT_A_TIME, (pipeline.id % 2**31,))
     incomplete = lacking(connection, pipeline)
     watched = watched_columns(connection, pipeline)
     for event in EVENTS:
@@ -170,6 +177,11 @@ def _changed(connection: Connection, pipeline: Pipeline, change: Callable[[], Re
         return in_short_waits(connection, change, table=pipeline.source)
     except psycopg.errors.InsufficientPrivilege as error:
         raise _refused(pipeline, first_line(error)) from None
+    except UNSUITED as error:
+        raise UsageError(
+            f"{pipeline.source} cannot have such triggers ({first_line(error)});"
+            f" {_without(pipeline)}"
+        ) from None
 
 
 def _refused(pipeline: Pipeline, why: str) -> UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -329,6 +330,20 @@ def test_state_is_read_from_the_catalogue(connection: Connection) -> None:
     assert not is_on(connection, pipeline)
     install(connection, pipeline)
     assert is_on(connection, pipeline)
+
+
+def test_capture_is_installed_once_by_two_at_a_time(conninfo: str, connection: Connection) -> None:
+    make_source(connection, texts(1))
+    pipeline = make_pipeline(connection)
+
+    def install_once(_: int) -> list[Table]:
+        with connect(conninfo) as own:
+            return install(own, pipeline)
+
+    with ThreadPoolExecutor(4) as threads:
+        installed = list(threads.map(install_once, range(8)))
+    assert sorted(map(len, installed)) == [0] * 7 + [1]
+    assert len(trace(connection)) == 10
 
 
 # On the command line
