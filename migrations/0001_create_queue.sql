@@ -60,6 +60,12 @@ create unique index pipelines_target_is_unique
 
 comment on table pgembed.pipelines is
     'One configured embedding job: source table and text, target table, model and chunking.';
+comment on column pgembed.pipelines.state is
+    'active or paused: a worker claims nothing of a paused one.';
+comment on column pgembed.pipelines.max_attempts is
+    'Failed attempts after which a record becomes a dead letter.';
+comment on column pgembed.pipelines.overlap_tokens is
+    'Most tokens that a chunk has in common with the one before it.';
 comment on column pgembed.pipelines.state_reason is
     'Why the pipeline is paused: by a person, or the fault that paused it.';
 comment on column pgembed.pipelines.key_columns is
@@ -123,6 +129,8 @@ create index work_claim_order on pgembed.work (pipeline_id, alone, priority, id)
 
 comment on table pgembed.work is
     'The work-claim table: one row per batch of up to 256 source keys, deleted when it is done.';
+comment on column pgembed.work.keys is
+    'Keys of source records as text; of a key of several columns, a JSON array.';
 comment on column pgembed.work.first_key is
     'Of an item of bulk loading, whose keys are in order: enqueue skips what it cannot hold without unpacking the array.';
 comment on column pgembed.work.last_key is 'See first_key.';
@@ -151,6 +159,7 @@ create index attempts_by_work on pgembed.attempts (work_id);
 
 comment on table pgembed.attempts is
     'Tries at work items, logged before they start and deleted in the claim''s own commit; a row left behind means a claim that ended without commit.';
+comment on column pgembed.attempts.work_id is 'The item, which may be gone already.';
 comment on column pgembed.attempts.claim_xid is 'Transaction of the claim; while it runs, the attempt is in flight.';
 comment on column pgembed.attempts.died_at is 'Set by the supervisor when its worker process crashed in this attempt; nothing else counts against an item.';
 
@@ -178,6 +187,16 @@ create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_a
 
 comment on table pgembed.records is
     'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';
+comment on column pgembed.records.key is 'The record''s key as it is in pgembed.work.';
+comment on column pgembed.records.generation is
+    'Of the configuration behind the state; see pipelines.generation.';
+comment on column pgembed.records.chunks is 'How many the target has of the record.';
+comment on column pgembed.records.last_error is
+    'What the last attempt at the document of failed_hash failed with.';
+comment on column pgembed.records.embedded_at is
+    'When the state embedded or empty was reached.';
+comment on column pgembed.records.dead_at is
+    'When the record was given up on; null unless it is dead.';
 comment on column pgembed.records.state is 'embedded, empty (no text), dead (given up on), or null while no verdict is reached.';
 comment on column pgembed.records.document_hash is 'SHA-256 of the document behind the state, computed by the server.';
 comment on column pgembed.records.attempts is 'Failed attempts at the document of failed_hash; starts again when the text changes.';
@@ -211,6 +230,17 @@ create index batches_by_time on pgembed.batches (pipeline_id, committed_at);
 
 comment on table pgembed.batches is
     'One row per commit, never changed; progress and rates are sums over it.';
+comment on column pgembed.batches.worker_id is
+    'The worker process; null for a retry and for a sum of older rows.';
+comment on column pgembed.batches.records is
+    'Records that were settled: written, found unchanged, forgotten or given up on.';
+comment on column pgembed.batches.unchanged is 'Records that needed nothing.';
+comment on column pgembed.batches.tokens is
+    'Of the documents that were read, overlaps counted once.';
+comment on column pgembed.batches.unknown_tokens is
+    'Those of them that the model does not know.';
+comment on column pgembed.batches.embed_seconds is
+    'From the first chunk to the last vector, the wait for the device included.';
 comment on column pgembed.batches.embedded is 'Signed change of the number of records in state embedded; empty and dead likewise.';
 comment on column pgembed.batches.chunks is 'Chunks written by this commit.';
 comment on column pgembed.batches.cache_hits is
@@ -231,6 +261,8 @@ create table pgembed.scans (
 
 comment on table pgembed.scans is
     'The cursor of enqueue, one per pipeline: machines that enqueue at once take turns on it, and an interrupted enqueue goes on from it.';
+comment on column pgembed.scans.queued is 'How many records it has queued.';
+comment on column pgembed.scans.finished is 'The next enqueue begins a new scan.';
 comment on column pgembed.scans.selection is 'What the scan looks for; another selection starts from the beginning.';
 comment on column pgembed.scans.last_key is 'The scan has covered every key up to this one.';
 
@@ -285,4 +317,8 @@ create table pgembed.workers (
 
 comment on table pgembed.workers is
     'Worker processes, for people to look at: no correctness depends on a heartbeat.';
+comment on column pgembed.workers.pipeline_ids is 'The pipelines that it works on.';
+comment on column pgembed.workers.state is
+    'What the process says of itself: working or stopping; stopped when it has signed off. See pgembed.worker_status.';
+comment on column pgembed.workers.heartbeat_at is 'When it last said that it lives.';
 comment on column pgembed.workers.memory_bytes is 'Resident memory and device memory of the process.';

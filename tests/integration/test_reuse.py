@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from psycopg import sql
 from pgqueue_embed import embed, reuse
 from pgqueue_embed.batch import Session
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
 from tests.support.corpus import make_source, real_reports, set_text
 from tests.support.fakes import FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
@@ -273,6 +276,27 @@ def test_a_target_that_is_gone_is_the_pipelines_fault(
     connection.execute(sql.SQL("drop table {}").format(reports.target.identifier))
     with pytest.raises(PipelineFault, match="reports_chunks"):
         device.embed(document.chunks, on_progress=lambda: None)
+
+
+def test_vectors_that_are_kept_are_those_that_the_model_would_give(
+    connection: Connection, session: Session
+) -> None:
+    make_source(connection, [LONG_TEXT])
+    pipeline = make_pipeline(connection, dimensions=384, overlap_tokens=0)
+    chunker = fake_chunker(overlap_tokens=0)
+    query = "select embedding::real[] from reports_chunks order by chunk_index"
+    stored = []
+    loading = partial(EmbeddingModel, resolve_model(DEFAULT_MODEL))
+    with closing(DeviceThread(loading, cache_bytes=0)) as device:
+        assert device.model.dimensions == pipeline.dimensions  # loaded before a lease runs
+        for text, everything in ((LONG_TEXT, False), (with_paragraph(6), False), (None, True)):
+            if text is not None:
+                set_text(connection, REPORTS, 1, text)
+            enqueue(connection, pipeline, Selection(everything=everything))
+            drain(session, pipeline, device, chunker=chunker)
+            stored.append(np.array([vector for (vector,) in connection.execute(query)]))
+    assert reused(connection) == 12
+    assert np.allclose(stored[1], stored[2], atol=1e-5)
 
 
 def test_the_count_survives_a_roll_up(
