@@ -291,6 +291,20 @@ def test_role_that_does_not_own_the_table_makes_nothing(
         install(guest, pipeline)
 
 
+def test_owner_who_is_no_superuser_captures_what_others_write(
+    connection: Connection, guest: Connection
+) -> None:
+    connection.execute("alter table reports owner to guest")
+    pipeline = make_pipeline(connection)
+    assert install(guest, pipeline) == [REPORTS]
+    set_text(connection, REPORTS, 2, "written by another")
+    set_text(guest, REPORTS, 3, "written by the owner")
+    connection.execute("truncate reports")
+    assert captured(connection) == [SWEEP, "2", "3"]
+    assert remove(guest, pipeline)
+    assert trace(connection) == []
+
+
 def test_writer_that_never_ends_is_not_waited_for(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
