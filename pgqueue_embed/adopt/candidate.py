@@ -96,18 +96,26 @@ def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) ->
 
 def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[Records, StoredTable]:
     """Return what source and target hold; raises UsageError unless the one can be adopted."""
-    if spec.into_column is not None:
-        raise UsageError(
-            "--into-column: only a table with a row a chunk can be adopted; a column that is there"
-            " is taken by pgembed create --into-column, and filled anew"
-        )
-    if spec.chunk_template is not None:
-        raise UsageError(
-            "--chunk-template: what the model read around a stored chunk cannot be told from it;"
-            " adopt without, or embed anew with pgembed create"
-        )
+    _check_options(spec)
     records = check_source(connection, spec)
     return records, check_table(connection, spec, records.key)
+
+
+# What can be said of chunks that are there. The rest is about making them, or cannot be told from
+# them, as what the model read around a chunk.
+SETTINGS = (
+    *("name", "source", "target", "id_fields", "text_fields", "template", "where", "columns"),
+    *("chunking", "chunk_tokens", "overlap_tokens", "vector_type", "max_attempts", "priority"),
+)
+
+
+def _check_options(spec: PipelineSpec) -> None:
+    for each in fields(spec):
+        if each.name not in SETTINGS and getattr(spec, each.name) != each.default:
+            raise UsageError(
+                f"--{each.name.replace('_', '-')}: a table that is there cannot be adopted with it;"
+                " leave it out, or embed anew with pgembed create"
+            )
 
 
 def local_model(pipeline: Pipeline) -> EmbeddingModel:

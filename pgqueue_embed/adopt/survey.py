@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pgqueue_embed.adopt.candidate import Candidate
 from pgqueue_embed.adopt.reading import next_slice
+from pgqueue_embed.adopt.take import has_key_index
 from pgqueue_embed.adopt.walk import count_worths, table_keys
 from pgqueue_embed.adoptions import Counts
 from pgqueue_embed.connect import Connection
@@ -13,6 +14,9 @@ from pgqueue_embed.connect import Connection
 # Enough to see what is there; of a larger source the first records, of a larger table the first
 # keys.
 SURVEY_RECORDS = 20_000
+
+# Without an index on the key, a slice of records has its chunks looked for in the whole table.
+SURVEY_RECORDS_WITHOUT_INDEX = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +29,10 @@ class Survey:
     is_whole: bool
 
 
-def survey(
-    connection: Connection, candidate: Candidate, *, most_records: int = SURVEY_RECORDS
-) -> Survey:
-    """Judge the records of the source and look the keys of the table up, `most_records` of each."""
+def survey(connection: Connection, candidate: Candidate) -> Survey:
+    """Judge the first records of the source, and look the first keys of the table up."""
+    indexed = has_key_index(connection, candidate.pipeline)
+    most_records = SURVEY_RECORDS if indexed else SURVEY_RECORDS_WITHOUT_INDEX
     judge = candidate.judge()
     counts, records, last_key = Counts(), 0, None
     while True:

@@ -128,6 +128,14 @@ select exists (
 """
 
 
+def has_key_index(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether the chunks of a record can be found by an index on its key."""
+    names = list(pipeline.columns.fulltext_id)
+    values = {"table": pipeline.target.quoted, "names": names, "columns": len(names)}
+    (found,) = connection.execute(KEY_INDEX, values).fetchone() or (False,)
+    return bool(found)
+
+
 def ensure_key_index(
     connection: Connection,
     pipeline: Pipeline,
@@ -139,10 +147,9 @@ def ensure_key_index(
     One that an interrupted build has left unusable is dropped first. Tells `on_build` that it will
     take its time.
     """
-    names = pipeline.columns.fulltext_id
-    values = {"table": pipeline.target.quoted, "names": list(names), "columns": len(names)}
-    if connection.execute(KEY_INDEX, values).fetchone() == (True,):
+    if has_key_index(connection, pipeline):
         return
+    names = pipeline.columns.fulltext_id
     connection.refuse_pooler("building the index on the key")
     on_build(f"building an index on {', '.join(names)} of {pipeline.target}")
     index = _index_of(pipeline.target)

@@ -7,14 +7,14 @@ does not have. Each slice is its own commit; whoever comes after an interruption
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from psycopg import sql
 
 from pgqueue_embed import ledger
 from pgqueue_embed.adopt.fill import fill, versions_of
-from pgqueue_embed.adopt.judging import RIGHT, Judge, Judgement, Worth
+from pgqueue_embed.adopt.judging import RIGHT, Judge, Judgement, Placed, Worth
 from pgqueue_embed.adopt.reading import JudgedSlice, next_slice
 from pgqueue_embed.adopt.stored import table_names
 from pgqueue_embed.adoptions import Adoption, Counts, advance, read_adoption, take_turn
@@ -26,6 +26,7 @@ from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.verdicts import Current, Finding, Found
+from pgqueue_embed.write import REFUSALS
 
 KEYS_PER_SLICE = 10_000
 
@@ -97,7 +98,13 @@ def _settle_slice(
     ledger.lock_records(connection, pipeline, keys)
     current = ledger.read_current(connection, pipeline, keys)
     worths = _worths(connection, pipeline, judged, current)
-    _write(connection, pipeline, judged, worths)
+    placed = {
+        key: judged.judgements[key].placed
+        for key, worth in worths.items()
+        if worth is Worth.ADOPTED
+    }
+    worths |= dict.fromkeys(_fill(connection, pipeline, placed), Worth.TEXT_DIFFERS)
+    _settle(connection, pipeline, judged, worths)
     counts = replace(count_worths(judged, worths), settled=len(keys) - len(worths))
     walking = "source" if judged.last_key is not None else "target"
     advance(connection, pipeline, walking=walking, last_key=judged.last_key, counts=counts)
@@ -126,13 +133,34 @@ def _worths(
     return worths
 
 
-def _write(
+def _fill(
+    connection: Connection, pipeline: Pipeline, placed: Mapping[str, Sequence[Placed]]
+) -> list[str]:
+    """Fill in the chunks `placed`, and return the keys of records that the table refuses.
+
+    As a constraint of the user's may, on the order of chunks, say. Narrowed down by halves, as in a
+    worker's write.
+    """
+    if not placed:
+        return []
+    try:
+        with connection.transaction():
+            fill(connection, pipeline, placed)
+            return []
+    except REFUSALS:
+        if len(placed) == 1:
+            return list(placed)
+    rows = list(placed.items())
+    middle = len(rows) // 2
+    halves = (dict(rows[:middle]), dict(rows[middle:]))
+    return [key for half in halves for key in _fill(connection, pipeline, half)]
+
+
+def _settle(
     connection: Connection, pipeline: Pipeline, judged: JudgedSlice, worths: dict[str, Worth]
 ) -> None:
     adopted = [key for key, worth in worths.items() if worth is Worth.ADOPTED]
     empty = [key for key, worth in worths.items() if worth is Worth.EMPTY]
-    placed = {key: judged.judgements[key].placed for key in adopted}
-    fill(connection, pipeline, placed)
     hashes = {each.key: each.document_hash for each in judged.records}
     for keys, state, found in (
         (adopted, "embedded", Found.EMBEDDED),

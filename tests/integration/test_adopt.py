@@ -398,7 +398,16 @@ REFUSED = {
         {},
         "foreign key notes_chunk_fkey of .*notes refers to",
     ),
-    "chunk template": ([], {"chunk_template": "$body: $chunk"}, "--chunk-template"),
+    "chunk template": (
+        [],
+        {"chunk_template": "$body: $chunk"},
+        "--chunk-template: a table that is there cannot be adopted with it",
+    ),
+    "column of the source": (
+        [],
+        {"into_column": "vector", "chunking": "none"},
+        "--into-column: a table that is there cannot be adopted with it",
+    ),
 }
 
 
@@ -586,3 +595,20 @@ def test_search_shows_what_is_not_adopted_yet_without_its_place(
     assert refused.error == (
         "the adoption of public.vectors has begun; go on with: pgembed adopt reports"
     )
+
+
+def test_records_that_a_constraint_keeps_from_being_filled_in_are_embedded_anew(
+    conninfo: str, connection: Connection
+) -> None:
+    documents = texts(9, chunks=3)
+    source = make_source(connection, documents)
+    make_vectors(connection, own_rows(documents))
+    connection.execute(
+        "alter table vectors add column tokens integer,"
+        " add constraint unfilled check (tokens is null or fulltext_id <> 4)"
+    )
+    pipeline, counts = adopt(connection, source)
+    assert (counts.adopted, counts.text_differs) == (8, 1)
+    connection.execute("alter table vectors drop constraint unfilled")
+    embedded_texts(conninfo, pipeline)
+    assert_converged(connection, "reports")
