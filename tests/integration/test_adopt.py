@@ -491,6 +491,34 @@ def test_extra_columns_and_other_names_stay_and_are_filled_by_their_defaults(
     assert connection.execute(missing).fetchone() == (counts.chunks,)
 
 
+def test_store_as_pgai_makes_it_keeps_its_cuts_and_constraints(
+    conninfo: str, connection: Connection
+) -> None:
+    documents = texts(8, chunks=2)
+    source = make_source(connection, documents)
+    make_vectors(
+        connection,
+        [row for row in sentence_rows(documents) if row[0] != 8],
+        columns="embedding_uuid uuid primary key default gen_random_uuid(), chunk text not null,"
+        " id bigint not null references reports on delete cascade, chunk_seq integer",
+        names=("id", "chunk", "embedding"),
+    )
+    connection.execute(
+        "update vectors set chunk_seq = numbered.number from (select ctid as place,"
+        " row_number() over (partition by id order by ctid) - 1 as number from vectors) as numbered"
+        " where ctid = place"
+    )
+    connection.execute("alter table vectors add unique (id, chunk_seq)")
+    columns = TargetColumns(
+        id="embedding_uuid", fulltext_id=("id",), text_chunk="chunk", chunk_index="chunk_seq"
+    )
+    connection.execute("delete from reports where id = 1")
+    pipeline, counts = adopt(connection, source, columns=columns)
+    assert (counts.adopted, counts.missing, counts.queued) == (6, 1, 1)
+    embedded_texts(conninfo, pipeline)
+    assert_converged(connection, "reports")
+
+
 @pytest.mark.on_both_servers
 @pytest.mark.parametrize("vector", ["vector", f"halfvec({DIMENSIONS})", f"vector({DIMENSIONS})"])
 def test_vectors_of_every_type_are_adopted(
