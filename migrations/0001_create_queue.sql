@@ -25,6 +25,7 @@ create table pgembed.pipelines (
     target_is_made boolean not null default true,
     target_columns jsonb not null,
     vector_type text not null,
+    truncate_dim integer,
     dimensions integer not null,
     model text not null,
     model_revision text,
@@ -47,6 +48,7 @@ create table pgembed.pipelines (
     constraint pipelines_state_is_known check (state in ('active', 'paused')),
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
+    constraint pipelines_truncate_dim_is_kept check (truncate_dim = dimensions),
     constraint pipelines_chunking_is_known check (chunking in ('tokens', 'none')),
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
@@ -88,6 +90,10 @@ comment on column pgembed.pipelines.target_is_made is
     'The target was made with the pipeline, and may be dropped with it; one that was there is emptied.';
 comment on column pgembed.pipelines.target_columns is
     'Name of each column of the target table, by its meaning; fulltext_id is a list, one name for each column of the key.';
+comment on column pgembed.pipelines.truncate_dim is
+    'How many of the first dimensions of the model''s vectors are kept; null for all.';
+comment on column pgembed.pipelines.dimensions is
+    'Of the vectors in the target table.';
 comment on column pgembed.pipelines.model_fingerprint is
     'SHA-256 over weights, tokenizer and configuration; a worker with another model refuses to claim.';
 comment on column pgembed.pipelines.model_files is

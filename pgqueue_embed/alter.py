@@ -39,7 +39,7 @@ NEXT_NAME = " (next)"
 GONE_SLICE_RECORDS = 50_000
 
 AT_ONCE = ("name", "priority", "max_attempts")
-MAY_GO = ("chunk_template", "where")
+MAY_GO = ("chunk_template", "where", "truncate_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class Changes:
     chunk_tokens: int | None = None
     overlap_tokens: int | None = None
     vector_type: str | None = None
+    truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value that no pipeline can have."""

@@ -35,6 +35,7 @@ from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord, read_records
 from pgqueue_embed.suspects import death_sentence, set_apart, suspects
 from pgqueue_embed.sweep import sweep_slice, sweeps
+from pgqueue_embed.truncation import device_for
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import Finding, Found, Verdict
 from pgqueue_embed.write import Findings, Written, write
@@ -123,7 +124,7 @@ def process_claim(
             return Done(batch=Batch(), rate=None, event="looked for what a truncate removed")
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size.limit_bytes)
-        embedding = _embed(session, pipeline, reading, chunker, device)
+        embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
         batch = _write(session, pipeline, claim, reading, embedding)
     seconds = time.monotonic() - started
     return Done(

@@ -11,7 +11,7 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipeline_row import ModelIdentity, Records
+from pgqueue_embed.pipeline_row import ModelIdentity, Records, kept_dimensions
 from pgqueue_embed.pipelines import check_tables, create_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
@@ -89,7 +89,9 @@ def fit_model(spec: PipelineSpec, model_reference: str, revision: str | None = N
     """Load the model, fp32 on the CPU; raises ModelError, or UsageError for too long chunks."""
     resolved = resolve_model(model_reference, revision=revision)
     model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
-    return Fitted(spec=_fitted(spec, model), identity=_identity(resolved, model), model=model)
+    identity = _identity(resolved, model)
+    kept_dimensions(spec, identity)
+    return Fitted(spec=_fitted(spec, model), identity=identity, model=model)
 
 
 def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:

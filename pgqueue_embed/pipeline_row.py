@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from pgqueue_embed.columns import Column
 from pgqueue_embed.document import Document, Recipe
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
@@ -49,6 +50,20 @@ class Records:
     document: Document
 
 
+def kept_dimensions(spec: PipelineSpec, model: ModelIdentity) -> int:
+    """Return how many dimensions the vectors of such a pipeline have.
+
+    Raises UsageError if it were to keep more than the model gives.
+    """
+    wanted = spec.truncate_dim or model.dimensions
+    if wanted > model.dimensions:
+        raise UsageError(
+            f"--truncate-dim {wanted}: the vectors of {model.name} have {model.dimensions:,}"
+            " dimensions; give fewer, or leave it out"
+        )
+    return wanted
+
+
 def to_row(spec: PipelineSpec, records: Records, model: ModelIdentity) -> dict[str, Any]:
     """Return the row of a new pipeline, by column; what it leaves out has a default."""
     plain = {
@@ -66,7 +81,7 @@ def to_row(spec: PipelineSpec, records: Records, model: ModelIdentity) -> dict[s
         "target_schema": spec.target.schema,
         "target_table": spec.target.name,
         "target_columns": Jsonb(asdict(spec.columns)),
-        "dimensions": model.dimensions,
+        "dimensions": kept_dimensions(spec, model),
         "model": model.name,
         "model_revision": model.revision,
         "model_fingerprint": model.fingerprint,

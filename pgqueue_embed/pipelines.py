@@ -11,7 +11,14 @@ from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.locks import in_short_waits
-from pgqueue_embed.pipeline_row import COLUMNS, ModelIdentity, Records, from_row, to_row
+from pgqueue_embed.pipeline_row import (
+    COLUMNS,
+    ModelIdentity,
+    Records,
+    from_row,
+    kept_dimensions,
+    to_row,
+)
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source_check import check_source
 from pgqueue_embed.spec import PipelineSpec
@@ -67,12 +74,11 @@ def create_pipeline(
     create was faster.
     """
     target = new_target(spec, records.key, records.document)
+    dimensions = kept_dimensions(spec, model)
 
     def make() -> None:
         codec = VectorCodec(connection)
-        is_made = target.create(
-            connection, codec, dimensions=model.dimensions, pipeline_name=spec.name
-        )
+        is_made = target.create(connection, codec, dimensions=dimensions, pipeline_name=spec.name)
         insert_pipeline(connection, {**to_row(spec, records, model), "target_is_made": is_made})
 
     try:

@@ -14,6 +14,7 @@ from psycopg import sql
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.embedding.rows import first_dimensions
 from pgqueue_embed.errors import PipelineReplaced, SetupError, UsageError
 from pgqueue_embed.migrate import vector_extension
 from pgqueue_embed.pipelines import is_current
@@ -52,14 +53,16 @@ class QueryEncoder:
         resolved = check_local_model(pipeline, model_path)
         self._model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
 
-    def encode(self, query: str) -> NDArray[np.float32]:
+    def encode(self, query: str, truncate_dim: int | None = None) -> NDArray[np.float32]:
         """Return the unit vector of `query`, shape (dimensions,), with the model's query prompt.
 
+        Of the first `truncate_dim` dimensions, if given: pipelines of one model may differ in it.
         Raises UsageError for a query without text, or longer than the model reads.
         """
         if not query.strip():
             raise UsageError("the query is empty; give a few words")
-        return self._model.encode_query(query)
+        vector = self._model.encode_query(query)
+        return vector if truncate_dim is None else first_dimensions(vector[None], truncate_dim)[0]
 
     def unknown_share(self, query: str) -> float:
         """Return the share, 0 to 1, of the query's tokens that the model does not know."""

@@ -33,7 +33,8 @@ class PipelineSpec:
     instead, which is the target then. `id_fields` are the columns of the source's key. The
     document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
     for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
-    a document is one chunk, whatever `chunk_tokens` says.
+    a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
+    vector are kept, or all.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PipelineSpec:
     into_column: str | None = None
     columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
+    truncate_dim: int | None = None
     max_attempts: int = 3
     priority: int = 10
 
@@ -63,6 +65,8 @@ class PipelineSpec:
         object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
         if self.vector_type not in ("vector", "halfvec"):
             raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise UsageError(f"--truncate-dim {self.truncate_dim}: give at least 1 dimension")
         check_max_attempts(self.max_attempts)
         check_priority(self.priority)
         self._check_target()

@@ -105,13 +105,14 @@ class Pipeline:
             session.scalars(select(Chunk).order_by(Chunk.embedding.cosine_distance(
                 reports.encode("battery overheated"))).limit(5))
         """
-        return encoder_of(self.settings()).encode(query)
+        settings = self.settings()
+        return encoder_of(settings).encode(query, settings.truncate_dim)
 
     def find(self, query: str, *, limit: int, threshold: float) -> list[Hit]:
         """Do what the function `search` does; see there."""
         while True:
             with self._opened() as (connection, settings), suppress(PipelineReplaced):
-                vector = encoder_of(settings).encode(query)
+                vector = encoder_of(settings).encode(query, settings.truncate_dim)
                 return semantic_search.search(
                     connection, settings, vector, limit=limit, threshold=threshold
                 )
@@ -141,11 +142,12 @@ class Pipeline:
         chunk_size: int | None = None,
         overlap_tokens: int | None = None,
         vector_type: str | None = None,
+        truncate_dim: int | None = None,
     ) -> Pipeline | None:
         """Change the first three at once, others by a new generation, which is returned, queued.
 
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `chunk_template` or `where` takes one away.
+        it is; an empty `chunk_template` or `where`, or a `truncate_dim` of 0, takes one away.
 
         Example::
 
@@ -164,6 +166,7 @@ class Pipeline:
             chunk_tokens=chunk_size,
             overlap_tokens=overlap_tokens,
             vector_type=vector_type,
+            truncate_dim=truncate_dim,
         )
         with self._opened() as (connection, settings):
             successor = begin(connection, settings, changes)

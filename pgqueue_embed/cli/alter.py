@@ -79,6 +79,10 @@ class WantedChanges:
     vector_type: Annotated[
         str | None, _option("--vector-type", "vector or halfvec.", NEW_GENERATION)
     ] = None
+    truncate_dim: Annotated[
+        int | None,
+        _option("--truncate-dim", "Dimensions to keep of a vector; 0 for all.", NEW_GENERATION),
+    ] = None
 
     def changes(self) -> Changes:
         """Return what is to be altered; raises UsageError for what no pipeline can have."""
@@ -97,6 +101,7 @@ class WantedChanges:
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,
             vector_type=self.vector_type,
+            truncate_dim=self.truncate_dim,
         )
 
     def is_empty(self) -> bool:

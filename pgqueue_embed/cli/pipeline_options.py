@@ -126,6 +126,16 @@ VectorType = Annotated[
         "--vector-type", help="vector (32 bit) or halfvec (16 bit).", rich_help_panel=TABLES
     ),
 ]
+TruncateDim = Annotated[
+    int | None,
+    typer.Option(
+        "--truncate-dim",
+        help="Keep so many dimensions of each vector, the first ones; for models trained for that"
+        " (Matryoshka). \\[default: all]",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -192,6 +202,7 @@ class WantedPipeline:
     where: PipelineWhere = None
     target_column: TargetColumn = None
     vector_type: VectorType = PipelineSpec.vector_type
+    truncate_dim: TruncateDim = None
     model: Model = DEFAULT_MODEL
     chunking: Chunking = PipelineSpec.chunking
     chunk_size: ChunkSize = PipelineSpec.chunk_tokens
@@ -217,6 +228,7 @@ class WantedPipeline:
             chunk_template=self.chunk_template,
             where=self.where,
             vector_type=self.vector_type,
+            truncate_dim=self.truncate_dim,
             chunking=self.chunking,
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,

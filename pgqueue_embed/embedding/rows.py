@@ -39,6 +39,25 @@ def unit_rows(raw: NDArray[np.floating]) -> Vectors:
     return scaled
 
 
+# Of a vector of length 1 in half precision: of a shorter rest, rounding would choose the direction.
+SHORTEST_REST = 1e-3
+
+
+def first_dimensions(vectors: Vectors, dimensions: int) -> Vectors:
+    """Return the first ``dimensions`` of unit ``vectors``, shape (n, more), of length 1 again.
+
+    Raises RecordFault where next to nothing of a vector lies in them.
+    """
+    rest = vectors[:, :dimensions]
+    shortest = float(np.sqrt(np.einsum("ij,ij->i", rest, rest).min(initial=1.0)))
+    if not shortest >= SHORTEST_REST:
+        raise RecordFault(
+            f"a vector has nothing in its first {dimensions} dimensions (length {shortest:.1g});"
+            " the model is not made for --truncate-dim"
+        )
+    return unit_rows(rest)
+
+
 def lowest_cosine(left: Vectors, right: Vectors) -> float:
     """Return the smallest cosine between matching rows of two sets of unit vectors."""
     return float(np.einsum("ij,ij->i", left, right).min())
