@@ -26,6 +26,8 @@ create table pgembed.pipelines (
     target_columns jsonb not null,
     vector_type text not null,
     truncate_dim integer,
+    copied_columns jsonb not null default '[]',
+    foreign_key boolean not null default false,
     dimensions integer not null,
     model text not null,
     model_revision text,
@@ -48,6 +50,7 @@ create table pgembed.pipelines (
     constraint pipelines_state_is_known check (state in ('active', 'paused')),
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
+    constraint pipelines_copied_columns_are_a_list check (jsonb_typeof(copied_columns) = 'array'),
     constraint pipelines_truncate_dim_is_kept check (truncate_dim = dimensions),
     constraint pipelines_chunking_is_known check (chunking in ('tokens', 'none')),
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
@@ -92,6 +95,10 @@ comment on column pgembed.pipelines.target_columns is
     'Name of each column of the target table, by its meaning; fulltext_id is a list, one name for each column of the key.';
 comment on column pgembed.pipelines.truncate_dim is
     'How many of the first dimensions of the model''s vectors are kept; null for all.';
+comment on column pgembed.pipelines.copied_columns is
+    'Columns of the source that are copied into each chunk''s row, with their types; part of the record''s hash.';
+comment on column pgembed.pipelines.foreign_key is
+    'The target table refers to the source: who deletes a record deletes its vectors.';
 comment on column pgembed.pipelines.dimensions is
     'Of the vectors in the target table.';
 comment on column pgembed.pipelines.model_fingerprint is

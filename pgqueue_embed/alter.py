@@ -63,6 +63,8 @@ class Changes:
     overlap_tokens: int | None = None
     vector_type: str | None = None
     truncate_dim: int | None = None
+    copy_columns: tuple[str, ...] | None = None
+    foreign_key: bool | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value that no pipeline can have."""

@@ -33,6 +33,17 @@ class Column:
             pattern = "{}::text"
         return sql.SQL(pattern).format(self.of(alias))
 
+    def exact_text_of(self, alias: str) -> sql.Composable:
+        """Return the column as text that no other value has: lists as PostgreSQL writes them."""
+        if self.type.endswith("[]"):
+            return sql.SQL("{}::text").format(self.of(alias))
+        return self.text_of(alias)
+
+    @property
+    def unlimited_type(self) -> str:
+        """The type for a column that takes every value of this one, however long."""
+        return "bpchar" if self.type == "character" else self.type
+
 
 def literal(text: str) -> sql.Composable:
     """Return `text` as a constant of a statement that is executed with parameters."""

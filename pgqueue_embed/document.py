@@ -54,10 +54,14 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A recipe with the `columns` of the source that it names, each once."""
+    """A recipe with the `columns` of the source that it names, each once.
+
+    The values of those that are `copied` stand beside each of its chunks.
+    """
 
     recipe: Recipe
     columns: tuple[Column, ...]
+    copied: tuple[Column, ...] = ()
 
     def __str__(self) -> str:
         return self.recipe.template or ", ".join(self.recipe.text_fields)
@@ -72,13 +76,19 @@ class Document:
         return _joined([sql.SQL("nullif({}, '')").format(text) for text in texts], BETWEEN_FIELDS)
 
     def hash(self, alias: str) -> sql.Composable:
-        """Return the SHA-256 of everything that the vectors of the record `alias` come from."""
+        """Return the SHA-256 of everything that the chunks of the record `alias` come from."""
         document = sql.SQL("sha256(convert_to(coalesce({}, ''), 'UTF8'))").format(self.text(alias))
-        if self.recipe.chunk_template is None:
+        others = []
+        if self.recipe.chunk_template is not None:
+            others.append(self.context(alias))
+        if self.copied:
+            values = sql.SQL(", ").join(column.exact_text_of(alias) for column in self.copied)
+            others.append(sql.SQL("array[{}]").format(values))
+        if not others:
             return document
-        return sql.SQL("sha256({} || sha256(convert_to({}::text, 'UTF8')))").format(
-            document, self.context(alias)
-        )
+        # The text of a list tells NULL from '' and from 'NULL', and where one value ends.
+        hashes = [sql.SQL("sha256(convert_to({}::text, 'UTF8'))").format(each) for each in others]
+        return sql.SQL("sha256({})").format(sql.SQL(" || ").join([document, *hashes]))
 
     def context(self, alias: str) -> sql.Composable:
         """Return the list of the texts before and after every chunk of the record `alias`.

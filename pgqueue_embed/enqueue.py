@@ -276,6 +276,7 @@ wanted as (
             else ledger.document_hash is distinct from (
                 select {document_hash} from {source} as source where {source_key} = {slice_key}
             )
+                {or_chunks_are_gone}
         end
     order by {slice_order}
     limit %(room)s
@@ -307,6 +308,16 @@ select
 """
 
 
+# A record that was deleted and is there again has the text of before, and its chunks went with the
+# foreign key.
+OR_CHUNKS_ARE_GONE = """
+or (
+    ledger.state = 'embedded'
+    and not exists (select from {target} as target where {target_key} = {slice_key})
+)
+"""
+
+
 def _queue(
     connection: Connection, query: sql.Composed, values: dict[str, Any], selection: Selection
 ) -> tuple[int, int, str | None]:
@@ -335,7 +346,10 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         "slice_columns": key.listed("slice", key.positions),
         "pending_columns": key.listed("pending", key.positions),
         "slice_key_text": key.text("slice", key.positions),
+        "or_chunks_are_gone": sql.SQL(""),
     }
     for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
+    if pipeline.foreign_key:
+        names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
     return sql.SQL(QUEUE_SLICE).format(**names)

@@ -23,6 +23,7 @@ APART = {
     "id_fields": ("key_columns",),
     "key": (),
     "document": ("document_columns",),
+    "copy_columns": ("copied_columns",),
     "where": ("where_condition",),
     "columns": ("target_columns",),
 }
@@ -77,6 +78,7 @@ def to_row(spec: PipelineSpec, records: Records, model: ModelIdentity) -> dict[s
         "source_table": spec.source.name,
         "key_columns": _columns_json(records.key.columns),
         "document_columns": _columns_json(records.document.columns),
+        "copied_columns": _columns_json(records.document.copied),
         "where_condition": spec.where,
         "target_schema": spec.target.schema,
         "target_table": spec.target.name,
@@ -98,12 +100,18 @@ def from_row(row: Sequence[Any]) -> Pipeline:
         chunk_template=values["chunk_template"],
     )
     key = Key(_columns(values.pop("key_columns")))
+    document = Document(
+        recipe=recipe,
+        columns=_columns(values.pop("document_columns")),
+        copied=_columns(values.pop("copied_columns")),
+    )
     names = {meaning: _loaded(name) for meaning, name in values.pop("target_columns").items()}
     return Pipeline(
         source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
         id_fields=key.names,
         key=key,
-        document=Document(recipe=recipe, columns=_columns(values.pop("document_columns"))),
+        document=document,
+        copy_columns=tuple(column.name for column in document.copied),
         where=values.pop("where_condition"),
         target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
         columns=TargetColumns(**names),

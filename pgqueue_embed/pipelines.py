@@ -36,6 +36,8 @@ TAKEN = (
 REFUSALS = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.InvalidForeignKey,
+    psycopg.errors.InvalidTableDefinition,
     psycopg.DataError,
 )
 
@@ -82,7 +84,9 @@ def create_pipeline(
         insert_pipeline(connection, {**to_row(spec, records, model), "target_is_made": is_made})
 
     try:
-        in_short_waits(connection, make, table=spec.target)
+        # A foreign key locks the source for a moment.
+        used = spec.source if spec.foreign_key else spec.target
+        in_short_waits(connection, make, table=used)
     except TAKEN:
         raise UsageError(
             f"pipeline '{spec.name}' or {target} was created by somebody else just now, or another"

@@ -42,7 +42,7 @@ class Pipeline(PipelineSpec):
     @property
     def source_columns(self) -> tuple[Column, ...]:
         """All columns of the source that are read, each once; `where` may use any others."""
-        columns = (*self.key.columns, *self.document.columns)
+        columns = (*self.key.columns, *self.document.columns, *self.document.copied)
         return tuple({column.name: column for column in columns}.values())
 
 

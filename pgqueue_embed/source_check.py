@@ -42,7 +42,7 @@ def check_source(connection: Connection, spec: PipelineSpec) -> Records:
     table = spec.source
     columns = _columns(connection, table)
     recipe = spec.recipe
-    used = (*spec.id_fields, *recipe.names())
+    used = (*spec.id_fields, *recipe.names(), *spec.copy_columns)
     for name in used:
         if name not in columns:
             known = ", ".join(columns)
@@ -50,13 +50,20 @@ def check_source(connection: Connection, spec: PipelineSpec) -> Records:
     _check_readable(connection, table, used)
     for name in recipe.names():
         _check_text(table, name, columns[name], alone=name in recipe.text_fields)
+    for name in spec.copy_columns:
+        _check_text(table, name, columns[name], alone=False)
     types = {name: _key_type(table, name, columns[name]) for name in spec.id_fields}
     _check_unique(connection, table, spec.id_fields)
+    if spec.foreign_key:
+        _check_referable(connection, table, spec.id_fields)
     if spec.where is not None:
         check_condition(connection, table, spec.where)
     key = Key(tuple(Column(name=name, type=type_) for name, type_ in types.items()))
-    texts = (Column(name=name, type=columns[name].type) for name in recipe.names())
-    return Records(key=key, document=Document(recipe=recipe, columns=tuple(texts)))
+    texts, copied = (
+        tuple(Column(name=name, type=columns[name].type) for name in names)
+        for names in (recipe.names(), spec.copy_columns)
+    )
+    return Records(key=key, document=Document(recipe=recipe, columns=texts, copied=copied))
 
 
 UNKNOWN = (
@@ -195,6 +202,49 @@ def _check_unique(connection: Connection, table: Table, names: Sequence[str]) ->
         f"{table} has no unique key on {listed}; add one"
         f" (create unique index on {table} ({listed})) or name another key with --id-field"
     )
+
+
+# What PostgreSQL wants of the table that a foreign key points at.
+REFERABLE = """
+select
+    relkind in ('r', 'p'),
+    has_table_privilege(pg_class.oid, 'references'),
+    exists (
+        select
+        from pg_index
+        where indrelid = pg_class.oid
+            and indisunique and indisvalid and indimmediate and indpred is null
+            and indnkeyatts = cardinality(%(names)s::text[])
+            and (
+                select bool_and(coalesce(attname = any(%(names)s), false))
+                from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
+                left join pg_attribute
+                    on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
+                where position <= indnkeyatts
+            )
+    )
+from pg_class
+join pg_namespace on pg_namespace.oid = relnamespace
+where nspname = %(schema)s and relname = %(table)s
+"""
+
+
+def _check_referable(connection: Connection, table: Table, names: Sequence[str]) -> None:
+    values = {"names": list(names), "schema": table.schema, "table": table.name}
+    is_table, allowed, unique = connection.execute(REFERABLE, values).fetchone() or (None,) * 3
+    listed = ", ".join(names)
+    if not is_table:
+        raise UsageError(f"--foreign-key: {table} is not a table; leave the option out")
+    if not unique:
+        raise UsageError(
+            f"--foreign-key: {table} has no unique constraint on exactly {listed}; add one"
+            f" (alter table {table} add unique ({listed})), or leave the option out"
+        )
+    if not allowed:
+        raise UsageError(
+            f"--foreign-key: this role may not refer to {table}; its owner: grant references on"
+            f" {table} to it"
+        )
 
 
 def _has_duplicates(connection: Connection, table: Table, names: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,8 @@ class PipelineSpec:
     document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
     for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
     a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
-    vector are kept, or all.
+    vector are kept, or all. Of a target table alone: `copy_columns` of the source stand beside each
+    chunk, and with `foreign_key` it refers to the source, whose deletes it follows.
     """
 
     name: str
@@ -52,6 +53,8 @@ class PipelineSpec:
     columns: TargetColumns = field(default_factory=TargetColumns)
     vector_type: str = "vector"
     truncate_dim: int | None = None
+    copy_columns: tuple[str, ...] = ()
+    foreign_key: bool = False
     max_attempts: int = 3
     priority: int = 10
 
@@ -60,6 +63,7 @@ class PipelineSpec:
         check_name(self.name)
         _check_columns(self.id_fields, "--id-field")
         _check_columns(self.text_fields, "--text-field")
+        _check_columns(self.copy_columns, "--copy-columns")
         self._check_document()
         self._check_chunks()
         object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
@@ -102,7 +106,13 @@ class PipelineSpec:
                     f"{self.source} cannot be source and target at once; for vectors in a column"
                     " of it: --chunking none --into-column NAME"
                 )
+            self._check_copied()
             return
+        for option, given in self._of_tables():
+            if given:
+                raise UsageError(
+                    f"{option} belongs to a target table; leave it out, or --into-column"
+                )
         if self.chunking != "none":
             raise UsageError(
                 f"--into-column {self.into_column}: a row has room for one vector; add --chunking"
@@ -115,6 +125,19 @@ class PipelineSpec:
             )
         object.__setattr__(self, "target", self.source)
         object.__setattr__(self, "columns", replace(self.columns, embedding=self.into_column))
+
+    def _of_tables(self) -> Iterator[tuple[str, bool]]:
+        """Yield the options that go with a target table alone, and whether they are given."""
+        yield "--copy-columns", bool(self.copy_columns)
+        yield "--foreign-key", self.foreign_key
+
+    def _check_copied(self) -> None:
+        for name in self.copy_columns:
+            if name in self.columns.names():
+                raise UsageError(
+                    f"--copy-columns {name}: the target table has a column of that name; call its"
+                    " own one otherwise with --target-column"
+                )
 
     def _check_chunks(self) -> None:
         if self.chunking not in ("tokens", "none"):

@@ -143,6 +143,8 @@ class Pipeline:
         overlap_tokens: int | None = None,
         vector_type: str | None = None,
         truncate_dim: int | None = None,
+        copy_columns: str | Sequence[str] | None = None,
+        foreign_key: bool | None = None,
     ) -> Pipeline | None:
         """Change the first three at once, others by a new generation, which is returned, queued.
 
@@ -158,7 +160,7 @@ class Pipeline:
             priority=priority,
             max_attempts=max_attempts,
             model=model,
-            text_fields=(text_field,) if isinstance(text_field, str) else _tuple(text_field),
+            text_fields=_tuple(text_field),
             template=template,
             chunk_template=chunk_template,
             where=where,
@@ -167,6 +169,8 @@ class Pipeline:
             overlap_tokens=overlap_tokens,
             vector_type=vector_type,
             truncate_dim=truncate_dim,
+            copy_columns=_tuple(copy_columns),
+            foreign_key=foreign_key,
         )
         with self._opened() as (connection, settings):
             successor = begin(connection, settings, changes)
@@ -236,5 +240,7 @@ class Pipeline:
             yield connection, pipelines.load_pipeline(connection, self.name)
 
 
-def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
+def _tuple(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(names, str):
+        return (names,)
     return None if names is None else tuple(names)

@@ -76,6 +76,14 @@ class WantedChanges:
         int | None,
         _option("--overlap-tokens", "Tokens repeated from the chunk before.", NEW_GENERATION),
     ] = None
+    copy_columns: Annotated[
+        list[str] | None,
+        _option("--copy-columns", "Columns to copy, repeatable; '' for none.", NEW_GENERATION),
+    ] = None
+    foreign_key: Annotated[
+        bool | None,
+        _option("--foreign-key/--no-foreign-key", "Refer to the source, or not.", NEW_GENERATION),
+    ] = None
     vector_type: Annotated[
         str | None, _option("--vector-type", "vector or halfvec.", NEW_GENERATION)
     ] = None
@@ -100,6 +108,8 @@ class WantedChanges:
             chunking=self.chunking,
             chunk_tokens=self.chunk_size,
             overlap_tokens=self.overlap_tokens,
+            copy_columns=_copied(self.copy_columns),
+            foreign_key=self.foreign_key,
             vector_type=self.vector_type,
             truncate_dim=self.truncate_dim,
         )
@@ -107,6 +117,10 @@ class WantedChanges:
     def is_empty(self) -> bool:
         """Whether nothing is asked for."""
         return all(getattr(self, each.name) is None for each in fields(self))
+
+
+def _copied(lists: list[str] | None) -> tuple[str, ...] | None:
+    return None if lists is None else options.columns_of([each for each in lists if each])
 
 
 Switch = Annotated[

@@ -120,6 +120,24 @@ TargetColumn = Annotated[
         show_default=False,
     ),
 ]
+CopyColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--copy-columns",
+        help="Columns of the source to copy into each chunk's row: a,b, or repeated. A change of"
+        " one writes the record anew.",
+        rich_help_panel=TABLES,
+        show_default=False,
+    ),
+]
+ForeignKey = Annotated[
+    bool,
+    typer.Option(
+        "--foreign-key",
+        help="Let the target table refer to the source: deleting a record deletes its vectors.",
+        rich_help_panel=TABLES,
+    ),
+]
 VectorType = Annotated[
     str,
     typer.Option(
@@ -201,6 +219,8 @@ class WantedPipeline:
     chunk_template: ChunkTemplate = None
     where: PipelineWhere = None
     target_column: TargetColumn = None
+    copy_columns: CopyColumns = None
+    foreign_key: ForeignKey = False
     vector_type: VectorType = PipelineSpec.vector_type
     truncate_dim: TruncateDim = None
     model: Model = DEFAULT_MODEL
@@ -227,6 +247,8 @@ class WantedPipeline:
             target_columns=_column_names(self.target_column or []),
             chunk_template=self.chunk_template,
             where=self.where,
+            copy_columns=columns_of(self.copy_columns or []),
+            foreign_key=self.foreign_key,
             vector_type=self.vector_type,
             truncate_dim=self.truncate_dim,
             chunking=self.chunking,

@@ -31,7 +31,13 @@ def new_target(
     """
     if wanted.into_column is None:
         return ChunkTable(
-            table=wanted.target, columns=wanted.columns, vector_type=wanted.vector_type, key=key
+            table=wanted.target,
+            columns=wanted.columns,
+            vector_type=wanted.vector_type,
+            key=key,
+            source=wanted.source,
+            document=document,
+            foreign_key=wanted.foreign_key,
         )
     return SourceColumn(
         table=wanted.source,

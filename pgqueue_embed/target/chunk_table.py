@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import next_name, quoted
 from pgqueue_embed.key import Key
@@ -28,23 +29,52 @@ create table {target} (
     {tokens} integer not null,
     {embedding} {vector_type} not null,
     {created_at} timestamptz not null default clock_timestamp()
+    {others}
 )
 """
+
+# A key that changes takes its chunks along, so that the source's writers are never refused.
+FOREIGN_KEY = """
+constraint {name} foreign key ({fulltext_id}) references {source} ({source_columns})
+    on delete cascade on update cascade
+"""
+FOREIGN_KEY_NAME = "record_is_in_source"
 
 DELETE = "delete from {target} as target where {key_is_among_keys}"
 
 INSERT = """
 insert into {target}
     ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk},
-    {start_char}, {end_char}, {tokens}, {embedding})
+    {start_char}, {end_char}, {tokens}, {embedding} {and_copied_names})
 select
     {key_values}, chunk.key || '_' || chunk_index, chunk_index, text_chunk,
-    start_char, end_char, tokens, embedding
+    start_char, end_char, tokens, embedding {and_copied_values}
 from unnest(
     %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],
     %(start_chars)b::integer[], %(end_chars)b::integer[], %(tokens)b::integer[], %(vectors)b
 ) as chunk (key, chunk_index, text_chunk, start_char, end_char, tokens, embedding)
+{join_copied}
 """
+
+# A value is copied as it stands in the one moment in which the record's hash, of which it is a
+# part, is found to be the one that was compared: no other value can be written under that hash. A
+# record that has changed or gone since the re-check is not written at all.
+COPY_AND_INSERT = """
+with copied as materialized (
+    select listed.key as copied_key, {copied_columns}
+    from (
+        select distinct key, document_hash
+        from unnest(%(keys)b::text[], %(document_hashes)b::bytea[]) as given (key, document_hash)
+    ) as listed
+    join {source} as source
+        on {source_key} = {listed_key} and {document_hash} = listed.document_hash
+),
+inserted as (
+    {insert}
+)
+select copied_key from copied
+"""
+MOVED_ON = "the record changed while it was written"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +85,9 @@ class ChunkTable:
     columns: TargetColumns
     vector_type: str
     key: Key
+    source: Table
+    document: Document
+    foreign_key: bool = False
 
     def __str__(self) -> str:
         return str(self.table)
@@ -66,7 +99,8 @@ class ChunkTable:
     @property
     def written_columns(self) -> Sequence[str]:
         unread = (self.columns.id, self.columns.created_at)
-        return [name for name in self.columns.names() if name not in unread]
+        own = [name for name in self.columns.names() if name not in unread]
+        return [*own, *(column.name for column in self.document.copied)]
 
     @property
     def rights(self) -> Sequence[Right]:
@@ -96,7 +130,8 @@ class ChunkTable:
     ) -> bool:
         """Create the table, its index on the source key, and comments on both."""
         type_name = codec.type_name(connection, self.vector_type, dimensions)
-        names = {**self._names(), "vector_type": sql.SQL(type_name)}
+        others = _listed_after(self._other_definitions())
+        names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
         connection.execute(sql.SQL(CREATE).format(**names))
         connection.execute(sql.SQL("create index on {target} ({fulltext_id})").format(**names))
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
@@ -109,6 +144,14 @@ class ChunkTable:
                 comment="Offset of the chunk's first character in the document, counted from 0.",
             )
         )
+        for column in self.document.copied:
+            connection.execute(
+                sql.SQL("comment on column {target}.{copied} is {comment}").format(
+                    **names,
+                    copied=sql.Identifier(column.name),
+                    comment=f"Copied from {self.source} when the record is embedded.",
+                )
+            )
         return True
 
     def replace(
@@ -118,19 +161,26 @@ class ChunkTable:
         keys: Sequence[str],
         portions: Iterable[ChunkRows],
     ) -> dict[str, str]:
-        """Delete what is there unconditionally, and insert; a table takes all or raises."""
+        """Delete what is there unconditionally, and insert.
+
+        A table takes all or raises, but for records that have changed just now, if columns are
+        copied; these are left without any chunk.
+        """
         self.clear(connection, keys)
+        refused: dict[str, str] = {}
         for rows in portions:
-            self.insert(connection, codec, rows)
-        return {}
+            inserted = self.insert(connection, codec, rows)
+            refused |= dict.fromkeys(set(rows.keys) - inserted, MOVED_ON)
+        self.clear(connection, list(refused))
+        return refused
 
     def clear(self, connection: Connection, keys: Sequence[str]) -> None:
         if keys:
             query = sql.SQL(DELETE).format(**self._names())
             connection.execute(query, {"keys": list(keys)})
 
-    def insert(self, connection: Connection, codec: VectorCodec, rows: ChunkRows) -> None:
-        """Insert `rows` by one statement over binary arrays.
+    def insert(self, connection: Connection, codec: VectorCodec, rows: ChunkRows) -> set[str]:
+        """Insert `rows` by one statement over binary arrays; returns the keys of the records.
 
         Not COPY: a client that stops inside COPY FROM STDIN switches every server timeout off and
         holds its claim for ever.
@@ -144,20 +194,58 @@ class ChunkTable:
             "tokens": list(rows.tokens),
             "vectors": codec.pack(rows.vectors, self.vector_type),
         }
-        connection.execute(sql.SQL(INSERT).format(**self._names()), values)
+        names = self._names()
+        insert = sql.SQL(INSERT).format(**names)
+        if not self.document.copied:
+            connection.execute(insert, values)
+            return set(rows.keys)
+        values["document_hashes"] = list(rows.document_hashes)
+        query = sql.SQL(COPY_AND_INSERT).format(**names, insert=insert)
+        return {key for (key,) in connection.execute(query, values)}
 
     def drop(self, connection: Connection) -> None:
         connection.execute(sql.SQL("drop table if exists {target}").format(**self._names()))
+
+    def _other_definitions(self) -> Iterator[sql.Composable]:
+        """Yield what follows the usual columns: those that are copied, and the foreign key."""
+        for column in self.document.copied:
+            name = sql.Identifier(column.name)
+            yield sql.SQL("{} {}").format(name, sql.SQL(column.unlimited_type))
+        if self.foreign_key:
+            yield sql.SQL(FOREIGN_KEY).format(
+                name=sql.Identifier(FOREIGN_KEY_NAME),
+                source_columns=sql.SQL(", ").join(map(sql.Identifier, self.key.names)),
+                **{each: self._names()[each] for each in ("fulltext_id", "source")},
+            )
 
     def _names(self) -> dict[str, sql.Composable]:
         definitions = (
             sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(column.type))
             for name, column in zip(self.columns.fulltext_id, self.key.columns, strict=True)
         )
+        copied = [
+            (sql.Identifier(column.name), sql.Identifier(f"copy_{number}"), column.of("source"))
+            for number, column in enumerate(self.document.copied)
+        ]
         return {
             **column_names(self.columns),
             "target": self.table.identifier,
             "key_definitions": sql.SQL(",\n    ").join(definitions),
             "key_is_among_keys": self.key.among("target", self.columns.fulltext_id, "keys"),
+            "source": self.source.identifier,
+            "source_key": self.key.of("source"),
+            "listed_key": self.key.value(sql.SQL("listed.key")),
+            "document_hash": self.document.hash("source"),
+            "copied_columns": sql.SQL(", ").join(
+                sql.SQL("{} as {}").format(value, position) for _, position, value in copied
+            ),
+            "and_copied_names": _listed_after(name for name, _, _ in copied),
+            "and_copied_values": _listed_after(position for _, position, _ in copied),
+            "join_copied": sql.SQL("join copied on copied_key = chunk.key" if copied else ""),
             "key_values": sql.SQL(", ").join(self.key.values(sql.SQL("chunk.key"))),
         }
+
+
+def _listed_after(items: Iterable[sql.Composable]) -> sql.Composable:
+    """Return `items` as they follow others in a list: each with a comma before it."""
+    return sql.Composed([part for item in items for part in (sql.SQL(", "), item)])

@@ -257,13 +257,23 @@ def _fields(names: list[str]) -> sql.Composable:
 def _hash(row: dict[str, Any]) -> sql.Composable:
     """Return the hash of a record; chunk templates of tests are ``<$column>: $chunk``."""
     hashed = sql.SQL("sha256(convert_to(coalesce({}, ''), 'UTF8'))").format(_document(row))
+    others: list[sql.Composable] = []
     if row["chunk_template"] is not None:
         before, after = row["chunk_template"].split("$chunk")
         column = before.removeprefix("<$").removesuffix(">: ")
         context = sql.SQL("array['<' || coalesce({}::text, '') || '>: ', {}]").format(
             sql.Identifier(column), sql.Literal(after)
         )
-        hashed = sql.SQL("sha256({} || sha256(convert_to({}::text, 'UTF8')))").format(
-            hashed, context
-        )
-    return hashed
+        others.append(context)
+    if row["copied_columns"]:
+        others.append(_copied(row["copied_columns"]))
+    if not others:
+        return hashed
+    parts = [sql.SQL("sha256(convert_to({}::text, 'UTF8'))").format(other) for other in others]
+    return sql.SQL("sha256({})").format(sql.SQL(" || ").join([hashed, *parts]))
+
+
+def _copied(columns: list[dict[str, str]]) -> sql.Composable:
+    """Return the list of the copied columns; those of tests have types that no setting alters."""
+    texts = [sql.SQL("{}::text").format(sql.Identifier(column["name"])) for column in columns]
+    return sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))
