@@ -28,6 +28,7 @@ create table pgembed.pipelines (
     truncate_dim integer,
     copied_columns jsonb not null default '[]',
     foreign_key boolean not null default false,
+    view boolean not null default false,
     dimensions integer not null,
     model text not null,
     model_revision text,
@@ -99,6 +100,8 @@ comment on column pgembed.pipelines.copied_columns is
     'Columns of the source that are copied into each chunk''s row, with their types; part of the record''s hash.';
 comment on column pgembed.pipelines.foreign_key is
     'The target table refers to the source: who deletes a record deletes its vectors.';
+comment on column pgembed.pipelines.view is
+    'There is a view of the target table joined with the source, called after the table: <target>_view.';
 comment on column pgembed.pipelines.dimensions is
     'Of the vectors in the target table.';
 comment on column pgembed.pipelines.model_fingerprint is

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from pgqueue_embed import capture
 from pgqueue_embed.adoptions import check_adopted
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.create import Prepared, prepare
 from pgqueue_embed.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.errors import UsageError
@@ -32,13 +32,14 @@ from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec, check_max_attempts, check_name, check_priority
 from pgqueue_embed.takeover import takeover_of
-from pgqueue_embed.target import target_of
+from pgqueue_embed.takeover.table import renew_own_view
+from pgqueue_embed.target import target_of, view_of
 
 NEXT_NAME = " (next)"
 
 GONE_SLICE_RECORDS = 50_000
 
-AT_ONCE = ("name", "priority", "max_attempts")
+AT_ONCE = ("name", "priority", "max_attempts", "view")
 MAY_GO = ("chunk_template", "where", "truncate_dim")
 
 
@@ -65,6 +66,7 @@ class Changes:
     truncate_dim: int | None = None
     copy_columns: tuple[str, ...] | None = None
     foreign_key: bool | None = None
+    view: bool | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a value that no pipeline can have."""
@@ -117,7 +119,7 @@ def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Chan
     Raises UsageError for changes that no pipeline can have or that change nothing, or when the
     pipeline has a successor already.
     """
-    if not changes.alter_vectors and not any(changes.at_once.values()):
+    if not changes.given:
         raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
     successor = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
     return Alteration(pipeline=pipeline, changes=changes, successor=successor)
@@ -142,7 +144,8 @@ ALTER_AT_ONCE = """
 update pgembed.pipelines
 set name = coalesce(case when id = %(id)s then %(name)s else %(next_name)s end, name),
     priority = coalesce(%(priority)s, priority),
-    max_attempts = coalesce(%(max_attempts)s, max_attempts)
+    max_attempts = coalesce(%(max_attempts)s, max_attempts),
+    view = coalesce(case when id = %(id)s then %(view)s::boolean end, view)
 where id = %(id)s or successor_of = %(id)s
 """
 
@@ -152,6 +155,25 @@ def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes)
     connection.execute(
         ALTER_AT_ONCE, {**changes.at_once, "id": pipeline.id, "next_name": next_name}
     )
+    if changes.view is not None:
+        _alter_view(connection, pipeline, wanted=changes.view)
+
+
+def _alter_view(connection: Connection, pipeline: Pipeline, *, wanted: bool) -> None:
+    """Make the view of the pipeline's target, anew if it is there, or drop it."""
+    wanted_spec = replace(spec_of(pipeline), view=wanted)
+    view = view_of(wanted_spec, pipeline.key)
+    try:
+        if wanted and not pipeline.view:
+            view.check(connection)
+        if wanted:
+            renew_own_view(connection, view)
+        elif pipeline.view:
+            view.drop(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(f"this role may not change {view.table}: {first_line(error)}") from None
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(f"{view.table} is used: {dependents(error)}; drop that first") from None
 
 
 def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Prepared:
@@ -172,7 +194,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
         prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
     else:
         prepared = prepare(connection, spec, changes.model)
-    place: dict[str, Any] = {"target": pipeline.target, "into_column": pipeline.into_column}
+    place = {each: getattr(pipeline, each) for each in ("target", "into_column", "view")}
     same = replace(prepared.spec, name=pipeline.name, **place) == spec_of(pipeline)
     if same and prepared.model.fingerprint == pipeline.model_fingerprint:
         raise UsageError(f"{pipeline.name} is like that already; nothing would be embedded anew")
@@ -180,7 +202,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
 
 
 def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
-    wanted = {each: value for each, value in changes.given.items() if each != "model"}
+    wanted = {each: changes.given[each] for each in changes.given if each not in ("model", "view")}
     wanted |= {each: wanted[each] or None for each in MAY_GO if each in wanted}
     if "template" in wanted:
         wanted["text_fields"] = ()

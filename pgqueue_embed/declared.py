@@ -46,7 +46,8 @@ def settings_of(
 ) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
     generation = generation or pipeline
-    spec = replace(spec_of(generation), name=pipeline.name, target=pipeline.target)
+    kept = {"name": pipeline.name, "target": pipeline.target, "view": pipeline.view}
+    spec = replace(spec_of(generation), **kept)
     return written(spec, generation.model, sync=is_on(connection, pipeline))
 
 

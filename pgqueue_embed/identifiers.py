@@ -31,8 +31,13 @@ def check_identifier(name: str) -> None:
 
 def next_name(name: str) -> str:
     """Return what the next generation of the table, column or index `name` is called."""
-    stem = name.encode()[: MAX_IDENTIFIER_BYTES - len(NEXT)].decode(errors="ignore")
-    return stem + NEXT
+    return with_suffix(name, NEXT)
+
+
+def with_suffix(name: str, suffix: str) -> str:
+    """Return `name`, cut where PostgreSQL would cut the end off, and `suffix`."""
+    stem = name.encode()[: MAX_IDENTIFIER_BYTES - len(suffix)].decode(errors="ignore")
+    return stem + suffix
 
 
 def split_qualified(text: str) -> list[str]:

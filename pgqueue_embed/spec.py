@@ -35,7 +35,8 @@ class PipelineSpec:
     for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
     a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
     vector are kept, or all. Of a target table alone: `copy_columns` of the source stand beside each
-    chunk, and with `foreign_key` it refers to the source, whose deletes it follows.
+    chunk, with `foreign_key` it refers to the source, whose deletes it follows, and with `view`
+    there is a view of both.
     """
 
     name: str
@@ -55,6 +56,7 @@ class PipelineSpec:
     truncate_dim: int | None = None
     copy_columns: tuple[str, ...] = ()
     foreign_key: bool = False
+    view: bool = False
     max_attempts: int = 3
     priority: int = 10
 
@@ -130,6 +132,7 @@ class PipelineSpec:
         """Yield the options that go with a target table alone, and whether they are given."""
         yield "--copy-columns", bool(self.copy_columns)
         yield "--foreign-key", self.foreign_key
+        yield "--view", self.view
 
     def _check_copied(self) -> None:
         for name in self.copy_columns:

@@ -236,6 +236,7 @@ set name = replaced.name,
     ),
     state = replaced.state,
     state_reason = replaced.state_reason,
+    view = replaced.view,
     priority = replaced.priority,
     max_attempts = replaced.max_attempts
 from replaced

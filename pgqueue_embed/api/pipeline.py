@@ -132,6 +132,7 @@ class Pipeline:
         *,
         name: str | None = None,
         priority: int | None = None,
+        view: bool | None = None,
         max_attempts: int | None = None,
         model: str | None = None,
         text_field: str | Sequence[str] | None = None,
@@ -146,7 +147,7 @@ class Pipeline:
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
     ) -> Pipeline | None:
-        """Change the first three at once, others by a new generation, which is returned, queued.
+        """Change the first four at once, others by a new generation, which is returned, queued.
 
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
         it is; an empty `chunk_template` or `where`, or a `truncate_dim` of 0, takes one away.
@@ -158,6 +159,7 @@ class Pipeline:
         changes = Changes(
             name=name,
             priority=priority,
+            view=view,
             max_attempts=max_attempts,
             model=model,
             text_fields=_tuple(text_field),

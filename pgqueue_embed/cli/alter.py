@@ -44,6 +44,10 @@ class WantedChanges:
         int | None,
         _option("--max-attempts", "Tries before a failing record is given up.", AT_ONCE),
     ] = None
+    view: Annotated[
+        bool | None,
+        _option("--view/--no-view", "Make the view of source and chunks (anew).", AT_ONCE),
+    ] = None
     model: Annotated[
         str | None,
         _option("--model", "Name on the Hugging Face hub, or a folder.", NEW_GENERATION),
@@ -110,6 +114,7 @@ class WantedChanges:
             overlap_tokens=self.overlap_tokens,
             copy_columns=_copied(self.copy_columns),
             foreign_key=self.foreign_key,
+            view=self.view,
             vector_type=self.vector_type,
             truncate_dim=self.truncate_dim,
         )

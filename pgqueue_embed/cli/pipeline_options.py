@@ -138,6 +138,15 @@ ForeignKey = Annotated[
         rich_help_panel=TABLES,
     ),
 ]
+View = Annotated[
+    bool,
+    typer.Option(
+        "--view",
+        help="Make a view of source and chunks, <target>_view; PostgreSQL then refuses to drop the"
+        " source's columns.",
+        rich_help_panel=TABLES,
+    ),
+]
 VectorType = Annotated[
     str,
     typer.Option(
@@ -221,6 +230,7 @@ class WantedPipeline:
     target_column: TargetColumn = None
     copy_columns: CopyColumns = None
     foreign_key: ForeignKey = False
+    view: View = False
     vector_type: VectorType = PipelineSpec.vector_type
     truncate_dim: TruncateDim = None
     model: Model = DEFAULT_MODEL
@@ -249,6 +259,7 @@ class WantedPipeline:
             where=self.where,
             copy_columns=columns_of(self.copy_columns or []),
             foreign_key=self.foreign_key,
+            view=self.view,
             vector_type=self.vector_type,
             truncate_dim=self.truncate_dim,
             chunking=self.chunking,

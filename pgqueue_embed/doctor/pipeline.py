@@ -14,7 +14,7 @@ from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
 from pgqueue_embed.tables import Table
-from pgqueue_embed.target import Right, target_of
+from pgqueue_embed.target import Right, target_of, view_of
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 
 
@@ -30,6 +30,7 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     yield from (failed(subject, finding, fix) for finding, fix in problems)
     if not problems:
         yield ok(subject, f"{pipeline.source} may be read, {target} written")
+    yield from _check_view(connection, pipeline)
     if pipeline.state == "paused":
         (reason,) = connection.execute(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
@@ -49,6 +50,17 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
         yield warning(pipeline.name, finding, f"pgembed sync {pipeline.name} --on")
     else:
         yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
+
+
+def _check_view(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that the view is there, if the pipeline has one: a person may have dropped it."""
+    view = view_of(pipeline, pipeline.key)
+    if pipeline.view and not view.is_there(connection):
+        yield warning(
+            pipeline.name,
+            f"the view {view.table} is gone",
+            f"pgembed alter {pipeline.name} --view, or --no-view",
+        )
 
 
 def _table_problems(

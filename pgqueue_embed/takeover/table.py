@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -13,6 +13,8 @@ from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
+from pgqueue_embed.target import ChunkView, view_of
+from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class TableTakeover:
         copy_rights(connection, self.pipeline.target, self.successor.target)
 
     def check(self, connection: Connection) -> None:
-        check_takeover(connection, self.pipeline.target, self.successor.target)
+        check_takeover(connection, self.pipeline, self.successor.target)
 
     def copy_indexes(self, connection: Connection) -> None:
         copy_indexes(connection, self.pipeline, self.successor)
@@ -34,7 +36,8 @@ class TableTakeover:
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target
         self.copy_rights(connection)
-        views = read_views(connection, old)
+        view = view_of(replace(self.successor, target=old), self.successor.key)
+        views = read_views(connection, old, own=view.table if self.pipeline.view else None)
         comment = connection.execute(
             "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
         ).fetchone()
@@ -42,6 +45,8 @@ class TableTakeover:
         _rename(connection, old, parked)
         _rename(connection, new, old)
         renew_views(connection, views)
+        if self.pipeline.view:
+            renew_own_view(connection, view)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_parts(connection, old, new.name)
         text = sql.Literal(comment[0] if comment else None)
@@ -51,6 +56,25 @@ class TableTakeover:
 def _rename(connection: Connection, table: Table, other: Table) -> None:
     query = sql.SQL("alter table {} rename to {}")
     connection.execute(query.format(table.identifier, sql.Identifier(other.name)))
+
+
+PARKED_VIEW = "pgembed_old_view"
+
+
+def renew_own_view(connection: Connection, view: ChunkView) -> None:
+    """Let the view read its tables as they are; one with other columns takes the old view's place.
+
+    Its owner and everybody's rights on it stay. To be called in a transaction.
+    """
+    try:
+        with connection.transaction():
+            view.create(connection)
+    except psycopg.errors.InvalidTableDefinition:
+        parked = Table(schema=view.table.schema, name=PARKED_VIEW)
+        _rename(connection, view.table, parked)
+        view.create(connection)
+        copy_rights(connection, parked, view.table)
+        connection.execute(sql.SQL("drop view {}").format(parked.identifier))
 
 
 # Rights on the table and on single columns; those of the owner come with the ownership.
@@ -118,7 +142,7 @@ where ev_class = %(table)s::regclass
 union all
 select 'constraint ' || pg_get_constraintdef(oid)
 from pg_constraint
-where conrelid = %(table)s::regclass and contype in ('c', 'f', 'x', 'u')
+where conrelid = %(table)s::regclass and contype in ('c', 'f', 'x', 'u') and conname <> %(own)s
 union all
 select 'publication ' || pubname
 from pg_publication_rel
@@ -127,15 +151,21 @@ where prrelid = %(table)s::regclass
 """
 
 
-def check_takeover(connection: Connection, old: Table, new: Table) -> None:
-    """Raise UsageError for what a person has added to `old` and `new` has not."""
-    extras = {extra for (extra,) in connection.execute(EXTRAS, {"table": old.quoted})}
-    missing = extras - {e for (e,) in connection.execute(EXTRAS, {"table": new.quoted})}
+def check_takeover(connection: Connection, pipeline: Pipeline, new: Table) -> None:
+    """Raise UsageError for what a person has added to the table of `pipeline` and `new` has not."""
+    old = pipeline.target
+    copied = {f"column {name}" for name in pipeline.copy_columns}
+    missing = _extras(connection, old) - copied - _extras(connection, new)
     if missing:
         raise UsageError(
             f"{old} has {', '.join(sorted(missing))}, which {new}, the table that is to take its"
             f" place, has not; make the same on {new}, or drop it, and switch again"
         )
+
+
+def _extras(connection: Connection, table: Table) -> set[str]:
+    values = {"table": table.quoted, "own": FOREIGN_KEY_NAME}
+    return {extra for (extra,) in connection.execute(EXTRAS, values)}
 
 
 INDEXES = """
@@ -241,6 +271,7 @@ where classid = 'pg_rewrite'::regclass
     and refclassid = 'pg_class'::regclass
     and refobjid = %(table)s::regclass
     and pg_class.oid <> refobjid
+    and pg_class.oid is distinct from to_regclass(%(own)s)
     and (%(column)s::text is null or refobjsubid = (
         select attnum from pg_attribute where attrelid = refobjid and attname = %(column)s
     ))
@@ -249,15 +280,18 @@ order by 1
 
 
 def read_views(
-    connection: Connection, table: Table, column: str | None = None
+    connection: Connection, table: Table, column: str | None = None, *, own: Table | None = None
 ) -> list[dict[str, Any]]:
     """Return the views that read `table`, or one column of it, to be made anew by `renew_views`.
 
+    Without `own`, the one that pgembed makes.
     Raises UsageError for a materialized view, whose rows would have to be computed again.
     """
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("set local search_path = ''")
-        views = cursor.execute(VIEWS, {"table": table.quoted, "column": column}).fetchall()
+        views = cursor.execute(
+            VIEWS, {"table": table.quoted, "column": column, "own": own.quoted if own else None}
+        ).fetchall()
     for view in views:
         if view["is_materialized"]:
             raise UsageError(

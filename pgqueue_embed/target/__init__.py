@@ -11,15 +11,35 @@ from pgqueue_embed.key import Key
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.target.chunk_table import ChunkTable
+from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, Target, column_names
 from pgqueue_embed.target.source_column import SourceColumn
 
-__all__ = ["ChunkRows", "Right", "Target", "column_names", "new_target", "target_of"]
+__all__ = [
+    "ChunkRows",
+    "ChunkView",
+    "Right",
+    "Target",
+    "column_names",
+    "new_target",
+    "target_of",
+    "view_of",
+]
 
 
 def target_of(pipeline: Pipeline) -> Target:
     """Return the target of a pipeline that is there."""
     return new_target(pipeline, pipeline.key, pipeline.document, is_made=pipeline.target_is_made)
+
+
+def view_of(wanted: PipelineSpec, key: Key) -> ChunkView:
+    """Return the view of the target table and the source, which may be there or not."""
+    return ChunkView(
+        source=wanted.source,
+        target=wanted.target,
+        key=key,
+        target_key=wanted.columns.fulltext_id,
+    )
 
 
 def new_target(
@@ -38,6 +58,7 @@ def new_target(
             source=wanted.source,
             document=document,
             foreign_key=wanted.foreign_key,
+            view=view_of(wanted, key) if wanted.view else None,
         )
     return SourceColumn(
         table=wanted.source,

@@ -14,6 +14,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import next_name, quoted
 from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.vectors import VectorCodec
 
@@ -88,6 +89,7 @@ class ChunkTable:
     source: Table
     document: Document
     foreign_key: bool = False
+    view: ChunkView | None = None
 
     def __str__(self) -> str:
         return str(self.table)
@@ -108,7 +110,9 @@ class ChunkTable:
 
     @property
     def next_place(self) -> dict[str, Any]:
-        return {"target": Table(schema=self.table.schema, name=next_name(self.table.name))}
+        table = Table(schema=self.table.schema, name=next_name(self.table.name))
+        # The view is of the generation in use; its successor gets it with the name.
+        return {"target": table, "view": False}
 
     def check(self, connection: Connection) -> None:
         schema = quoted(self.table.schema)
@@ -124,6 +128,8 @@ class ChunkTable:
             raise UsageError(
                 f"there is no schema {self.table.schema}; create it: create schema {schema}"
             )
+        if self.view is not None:
+            self.view.check(connection)
 
     def create(
         self, connection: Connection, codec: VectorCodec, *, dimensions: int, pipeline_name: str
@@ -152,6 +158,8 @@ class ChunkTable:
                     comment=f"Copied from {self.source} when the record is embedded.",
                 )
             )
+        if self.view is not None:
+            self.view.create(connection)
         return True
 
     def replace(
@@ -204,6 +212,8 @@ class ChunkTable:
         return {key for (key,) in connection.execute(query, values)}
 
     def drop(self, connection: Connection) -> None:
+        if self.view is not None:
+            self.view.drop(connection)
         connection.execute(sql.SQL("drop table if exists {target}").format(**self._names()))
 
     def _other_definitions(self) -> Iterator[sql.Composable]:
