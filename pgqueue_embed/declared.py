@@ -46,7 +46,7 @@ def settings_of(
 ) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
     generation = generation or pipeline
-    kept = {"name": pipeline.name, "target": pipeline.target, "view": pipeline.view}
+    kept: dict[str, Any] = {"name": pipeline.name, "target": pipeline.target, "view": pipeline.view}
     spec = replace(spec_of(generation), **kept)
     return written(spec, generation.model, sync=is_on(connection, pipeline))
 

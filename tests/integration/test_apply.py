@@ -18,13 +18,14 @@ from pgqueue_embed.cli.declared_pipelines import read_pipelines
 from pgqueue_embed.comparison import compare
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.generations import successor_of
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.switch import switch
 from tests.support.commands import Ran, pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import FAKE_MODEL, fake_chunker
+from tests.support.fakes import FAKE_MODEL, FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import prepare_with_fake_model
 from tests.support.working import drain, open_session
@@ -478,3 +479,22 @@ def test_show_names_what_is_to_be_done_without_a_pipeline(conninfo: str) -> None
     assert "make one: pgembed create" in pgembed(conninfo, "show").stdout
     assert pgembed(conninfo, "show", "--toml").stdout == ""
     assert "there is no pipeline 'absent'" in str(pgembed(conninfo, "show", "absent").error)
+
+
+def test_options_of_the_target_table_are_declared_and_taken_back(
+    conninfo: str, connection: Connection, session: Session, file: Path, reports: Pipeline
+) -> None:
+    own = {"copy_columns": ("body",), "foreign_key": True, "truncate_dim": 4}
+    without = {"copy_columns": (), "foreign_key": False, "truncate_dim": None}
+    lines = 'copy_columns = "body"\nforeign_key = true\ntruncate_dim = 4\nview = true\n'
+    for old, new, values in [("text_field", lines + "text_field", own), (lines, "", without)]:
+        declare(file, old, new)
+        apply(conninfo, file)
+        pipeline = load_pipeline(connection, "reports")
+        assert pipeline.view == (values is own)
+        successor = successor_of(connection, pipeline)
+        assert successor is not None
+        assert {each: getattr(successor, each) for each in own} == values
+        drain(session, successor, FakeDevice(dimensions=FAKE_MODEL.dimensions))
+        assert switch(connection, pipeline).view == (values is own)
+        assert "nothing to do" in pgembed(conninfo, "apply", str(file), "--yes").stdout

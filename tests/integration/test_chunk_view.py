@@ -16,6 +16,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, load_pipelines
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.switch import switch
+from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
@@ -238,3 +239,19 @@ def test_reader_of_the_view_needs_rights_on_the_source(
         own.execute("set role reader")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             own.execute(f"select * from public.{VIEW}")
+
+
+def test_command_alters_the_options_of_a_target_table(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    assert pgembed(conninfo, "alter", "reports", "--no-view").exit_code == 0
+    assert VIEW not in relations(connection)
+    ran = pgembed(conninfo, "alter", "reports", "--view", "--copy-columns", "body,absent")
+    assert "no column 'absent'" in str(ran.error)
+    assert VIEW not in relations(connection)
+    options = ("--view", "--copy-columns", "body", "--foreign-key", "--truncate-dim", "4")
+    ran = pgembed(conninfo, "alter", "reports", *options)
+    assert "public.reports_chunks_next (vector(4)" in ran.stdout
+    assert VIEW in relations(connection)
+    successor = load_pipeline(connection, "reports (next)")
+    assert (successor.copy_columns, successor.foreign_key) == (("body",), True)
