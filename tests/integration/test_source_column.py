@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from psycopg import sql
@@ -32,6 +33,7 @@ from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.fakes import DIMENSIONS, POISON, FakeDevice, unit_vector
+from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once
@@ -651,7 +653,9 @@ def test_write_gives_up_waiting_for_a_row_after_its_patience(
     assert_column_converged(connection, pipeline)
 
 
-def test_commands_embed_and_search_with_a_real_model(conninfo: str, connection: Connection) -> None:
+def test_commands_embed_and_search_with_a_real_model(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
     connection.execute(
         "create table docs (id uuid primary key default gen_random_uuid(), body text)"
     )
@@ -664,13 +668,14 @@ def test_commands_embed_and_search_with_a_real_model(conninfo: str, connection: 
         conninfo,
         *("create", "docs", "--source-table", "docs", "--text-field", "body"),
         *("--chunking", "none", "--into-column", "embedding"),
+        *("--model", str(make_tiny_model(tmp_path / "tiny"))),
     )
     assert made.stdout.startswith("made pipeline docs: body of public.docs → public.docs.embedding")
     assert pgembed(conninfo, "enqueue", "docs").stdout == "queued 4 records of public.docs\n"
     with Worker(Database(conninfo), drain=True) as worker:
         worker.wait()
     assert_converged(connection, "docs")
-    found = json.loads(pgembed(conninfo, "search", "docs", "fire hazard of cells", "--json").stdout)
+    found = json.loads(pgembed(conninfo, "search", "docs", "battery overheated", "--json").stdout)
     assert (found[0]["chunk"], found[0]["end_char"]) == (answer, len(answer))
     nearest = connection.execute(
         "select body from docs where embedding is not null order by embedding <=>"
