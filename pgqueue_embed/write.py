@@ -69,9 +69,12 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a write did: the signed change of each state, and how many records met each verdict."""
+    """What a write did: the signed change of each state, and how many records met each verdict.
 
-    states: Counter[str]
+    The state of a record without one is None.
+    """
+
+    states: Counter[str | None]
     verdicts: Counter[Verdict]
     chunks: int
 
@@ -290,13 +293,13 @@ def _queue_again(
 
 
 def _account(judged: _Judged) -> Written:
-    states: Counter[str] = Counter()
+    states: Counter[str | None] = Counter()
     for key, verdict in judged.verdicts.items():
         before = judged.current[key].state
         after = state_after(verdict, before)
         if before != after:
-            states.update({state: 1 for state in [after] if state})
-            states.subtract({state: 1 for state in [before] if state})
+            states[after] += 1
+            states[before] -= 1
     return Written(
         states=states,
         verdicts=Counter(judged.verdicts.values()),
