@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pgqueue_embed.batch import Session
-from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.chunking import Chunk, Chunker, encoding
+from pgqueue_embed.chunking.characters import text_classes
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
 from pgqueue_embed.embedding.rows import Vectors
@@ -126,6 +128,20 @@ class TestTokenising:
         documents = real_reports()
         chunker.chunk(documents)
         assert counting.texts == documents
+
+    def test_only_documents_that_are_cut_have_their_cuts_rated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
+        rated: list[int] = []
+
+        def rate(text: str, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+            rated.append(len(positions))
+            return text_classes(text, positions)
+
+        monkeypatch.setattr(encoding, "text_classes", rate)
+        chunked = chunker.chunk(real_reports())
+        assert sum(rated) == sum(each.tokens for each in chunked if each.tokens > 128)
 
     def test_model_reads_the_ids_of_chunks_and_no_text(
         self, monkeypatch: pytest.MonkeyPatch
