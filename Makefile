@@ -49,7 +49,7 @@ work: $(READY) ## Run a worker until stopped (ARGS='--concurrency 4')
 status: $(READY) ## Show progress, workers and failures
 	@$(PGEMBED) status
 
-bench: $(VENV)/.ready-bench ## Measure throughput in some 20 minutes (ARGS='--quick': 3)
+bench: $(VENV)/.ready-bench ## Measure throughput in about an hour (ARGS='--quick': 3 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 $(VENV)/.ready-bench: $(READY)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.embedding import EmbeddingModel, calibrate, resolve_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.shapes import plan_batches
 from pgqueue_embed.settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 CHUNK_TOKENS = 128
 OVERLAP_TOKENS = 20
@@ -51,16 +55,20 @@ def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[],
     return measure
 
 
-def encode_rate(chunks: Sequence[Chunk]) -> Callable[[], float]:
-    """Return a measurement of SentenceTransformer.encode with its defaults, in chunks a second."""
+def load_library() -> SentenceTransformer:
+    """Load the default model as the library has it by itself."""
     from sentence_transformers import SentenceTransformer
 
-    network = SentenceTransformer(str(resolve_model(DEFAULT_MODEL).path), device="cpu")
+    return SentenceTransformer(str(resolve_model(DEFAULT_MODEL).path), device="cpu")
+
+
+def encode_rate(library: SentenceTransformer, chunks: Sequence[Chunk]) -> Callable[[], float]:
+    """Return a measurement of SentenceTransformer.encode with its defaults, in chunks a second."""
     texts = [chunk.text for chunk in chunks]
 
     def measure() -> float:
         started = time.perf_counter()
-        network.encode(texts, show_progress_bar=False)
+        library.encode(texts, show_progress_bar=False)
         return len(texts) / (time.perf_counter() - started)
 
     return measure

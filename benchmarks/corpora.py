@@ -32,6 +32,10 @@ class Corpus:
         picked = [self.documents[number * count // records] for number in range(records)]
         return Corpus(name=f"{self.name}: {records:,} of {count:,}", documents=picked)
 
+    def parts(self, count: int) -> list[Corpus]:
+        """Part all documents among `count` corpora, each spread evenly over this one."""
+        return [Corpus(name=self.name, documents=self.documents[n::count]) for n in range(count)]
+
 
 def maude() -> Corpus:
     """Return the 2,000 device-event reports that lie in the repository (English, long)."""

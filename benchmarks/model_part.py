@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sentence_transformers import SentenceTransformer
 
 from benchmarks import ceiling
 from benchmarks.bench import Bench
@@ -12,7 +15,7 @@ from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.machine import has_amx
 from benchmarks.naive import Script
 from benchmarks.runs import STAGES, Run, run_command
-from pgqueue_embed.embedding import resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, resolve_model
 from pgqueue_embed.settings import DEFAULT_MODEL
 
 PART = "model"
@@ -25,7 +28,7 @@ Outcomes = dict[str, list[Outcome]]
 
 
 def measure(bench: Bench) -> Measured:
-    """Measure all variants on samples of two corpora."""
+    """Measure all variants on two corpora, on other records in each round."""
     measured = Measured()
     samples = [(bench.corpus(maude), bench.sizes.maude_records, bench.sizes.concurrencies)]
     samples.append((bench.corpus(wikipedia), bench.sizes.wikipedia_records, (2,)))
@@ -37,28 +40,66 @@ def measure(bench: Bench) -> Measured:
 
 def _measure(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measured:
     bench.say(f"loading the model; {corpus.name}")
+    models = Models.load()
+    parts = corpus.parts(bench.rounds)
+    rounds = [_variants(bench, models, part, concurrencies) for part in parts]
+    in_turn = {name: _in_turn([each[name] for each in rounds]) for name in rounds[0]}
+    outcomes = interleaved(bench.rounds, in_turn, on_run=bench.on_run)
+    records = len(corpus.documents)
+    covered = f"{records:,} records, each in one of {bench.rounds} rounds"
+    return Measured(
+        figures=_figures(corpus, outcomes),
+        reaches=_reaches(corpus, outcomes, models.auto.precision),
+        notes=[f"{corpus.name}: {covered}; device {models.auto.device}"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The same model as each variant has it; `fp32` is `auto` where that computes in fp32."""
+
+    auto: EmbeddingModel
+    fp32: EmbeddingModel
+    library: SentenceTransformer
+    script: Script
+
+    @classmethod
+    def load(cls) -> Models:
+        """Load all of them."""
+        auto = ceiling.load_model()
+        return cls(
+            auto=auto,
+            fp32=auto if auto.precision == "fp32" else ceiling.load_model("fp32"),
+            library=ceiling.load_library(),
+            script=Script(str(resolve_model(DEFAULT_MODEL).path)),
+        )
+
+
+def _variants(
+    bench: Bench, models: Models, corpus: Corpus, concurrencies: tuple[int, ...]
+) -> Variants:
+    """Return what is measured in one round, over the records that are its own."""
     template = queued_database(bench.server, corpus.documents, DEFAULT_MODEL)
-    auto = ceiling.load_model()
+    auto = models.auto
     chunks = ceiling.distinct_chunks(auto, corpus.documents)
-    script = Script(str(resolve_model(DEFAULT_MODEL).path))
     variants: Variants = {
         f"forward {auto.precision}": ceiling.forward_rate(auto, chunks),
-        "encode fp32": ceiling.encode_rate(chunks),
-        "script fp32": lambda: _in_clone(bench, template, script.run),
+        "encode fp32": ceiling.encode_rate(models.library, chunks),
+        "script fp32": lambda: _in_clone(bench, template, models.script.run),
     }
     for concurrency in concurrencies:
         name = f"work {auto.precision} -c {concurrency}"
         variants[name] = _work(bench, template, concurrency, auto.precision)
     if auto.precision != "fp32":
-        fp32 = ceiling.load_model("fp32")
-        variants["forward fp32"] = ceiling.forward_rate(fp32, chunks)
+        variants["forward fp32"] = ceiling.forward_rate(models.fp32, chunks)
         variants["work fp32 -c 2"] = _work(bench, template, 2, "fp32")
-    outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
-    return Measured(
-        figures=_figures(corpus, outcomes),
-        reaches=_reaches(corpus, outcomes, auto.precision),
-        notes=[f"{corpus.name}: {len(chunks):,} distinct chunks, device {auto.device}"],
-    )
+    return variants
+
+
+def _in_turn(measurements: Iterable[Callable[[], Outcome]]) -> Callable[[], Outcome]:
+    """Return what measures something else each time that it is called."""
+    following = iter(measurements)
+    return lambda: next(following)()
 
 
 def _in_clone(bench: Bench, template: str, run: Callable[[str], Outcome]) -> Outcome:
