@@ -125,6 +125,11 @@ class PipelineSpec:
                 f"--into-column {self.into_column}: the record is read from that column; name"
                 " another one"
             )
+        if self.into_column in {*self.columns.names()} - {self.columns.embedding}:
+            raise UsageError(
+                f"--into-column {self.into_column}: a search calls something else by that name;"
+                " name another one"
+            )
         object.__setattr__(self, "target", self.source)
         object.__setattr__(self, "columns", replace(self.columns, embedding=self.into_column))
 

@@ -133,6 +133,7 @@ class TestCreate:
             ),
             ({"into_column": "body"}, "the record is read from that column"),
             ({"into_column": "id"}, "the record is read from that column"),
+            ({"into_column": "tokens"}, "a search calls something else by that name"),
             ({"into_column": "x" * 64}, "longer than PostgreSQL's 63 bytes"),
             ({"into_column": None}, "source and target at once; for vectors in a column"),
         ],
