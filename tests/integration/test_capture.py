@@ -302,6 +302,16 @@ def test_vectors_in_a_column_of_the_source_are_no_change_of_it(
     assert_converged(connection, "reports")
 
 
+def test_change_of_a_column_that_is_copied_queues_the_record(connection: Connection) -> None:
+    make_source(connection, texts(2))
+    connection.execute("alter table reports add column author text, add column other text")
+    make_and_install(connection, copy_columns=("author",))
+    connection.execute("update reports set author = 'somebody' where id = 1")
+    assert captured(connection) == ["1"]
+    connection.execute("update reports set other = 'something'")
+    assert captured(connection) == []
+
+
 def test_values_that_are_equal_and_have_two_texts_are_different(connection: Connection) -> None:
     connection.execute(
         """
