@@ -121,6 +121,10 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "into_column": st.none() | names.map(lambda name: f"_{name}"),
     "vector_type": st.sampled_from(["vector", "halfvec"]),
+    "truncate_dim": st.none() | st.integers(1, 5000),
+    "copy_columns": st.just(()) | columns,
+    "foreign_key": st.booleans(),
+    "view": st.booleans(),
     "max_attempts": st.integers(1, 9),
     "priority": st.integers(1, 100),
 }
@@ -133,7 +137,8 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
         values["text_fields"] = ()
     if values["into_column"] is not None:
         values["chunking"] = "none"
-        del values["columns"]
+        for of_a_table in ("columns", "copy_columns", "foreign_key", "view"):
+            del values[of_a_table]
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]
     try:
