@@ -169,6 +169,13 @@ def _key_type(table: Table, name: str, column: _Column) -> str:
     return KEY_TYPES[column.type]
 
 
+NAMES_COVER_INDEX = sql.SQL("""(
+    select bool_and(coalesce(attname = any(%(names)s), false))
+    from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
+    left join pg_attribute on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
+    where position <= indnkeyatts
+)""")
+
 # A unique index on some of the columns makes them unique together with any others.
 UNIQUE = """
 select
@@ -178,13 +185,7 @@ select
         from pg_index
         where indrelid = pg_class.oid
             and indisunique and indisvalid and indpred is null
-            and (
-                select bool_and(coalesce(attname = any(%(names)s), false))
-                from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
-                left join pg_attribute
-                    on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
-                where position <= indnkeyatts
-            )
+            and {names_cover_index}
     )
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
@@ -194,7 +195,8 @@ where nspname = %(schema)s and relname = %(table)s
 
 def _check_unique(connection: Connection, table: Table, names: Sequence[str]) -> None:
     values = {"names": list(names), "schema": table.schema, "table": table.name}
-    without_index, indexed = connection.execute(UNIQUE, values).fetchone() or (False, False)
+    query = sql.SQL(UNIQUE).format(names_cover_index=NAMES_COVER_INDEX)
+    without_index, indexed = connection.execute(query, values).fetchone() or (False, False)
     if indexed or (without_index and not _has_duplicates(connection, table, names)):
         return
     listed = ", ".join(names)
@@ -215,13 +217,7 @@ select
         where indrelid = pg_class.oid
             and indisunique and indisvalid and indimmediate and indpred is null
             and indnkeyatts = cardinality(%(names)s::text[])
-            and (
-                select bool_and(coalesce(attname = any(%(names)s), false))
-                from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
-                left join pg_attribute
-                    on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
-                where position <= indnkeyatts
-            )
+            and {names_cover_index}
     )
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
@@ -231,7 +227,8 @@ where nspname = %(schema)s and relname = %(table)s
 
 def _check_referable(connection: Connection, table: Table, names: Sequence[str]) -> None:
     values = {"names": list(names), "schema": table.schema, "table": table.name}
-    is_table, allowed, unique = connection.execute(REFERABLE, values).fetchone() or (None,) * 3
+    query = sql.SQL(REFERABLE).format(names_cover_index=NAMES_COVER_INDEX)
+    is_table, allowed, unique = connection.execute(query, values).fetchone() or (None,) * 3
     listed = ", ".join(names)
     if not is_table:
         raise UsageError(f"--foreign-key: {table} is not a table; leave the option out")
