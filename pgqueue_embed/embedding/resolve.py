@@ -34,7 +34,7 @@ def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedMod
     safetensors, configuration and tokenizer only. Raises ModelError with one line if there is
     no such model, no network, or nothing but pickled weights.
     """
-    local = Path(reference).expanduser()
+    local = _local(reference)
     if local.is_dir():
         return _checked(full_name(reference), local.resolve(), None)
     if reference.startswith(FOLDER_PREFIXES):
@@ -49,10 +49,18 @@ def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedMod
 
 def full_name(reference: str) -> str:
     """Return the name by which a model is remembered: the whole path of a folder, or owner/name."""
-    local = Path(reference).expanduser()
+    local = _local(reference)
     if local.is_dir() or reference.startswith(FOLDER_PREFIXES):
         return str(local.resolve())
     return reference if "/" in reference else f"sentence-transformers/{reference}"
+
+
+def _local(reference: str) -> Path:
+    """Return the folder that is meant, if one is; ``~nobody`` is itself, as for a shell."""
+    try:
+        return Path(reference).expanduser()
+    except RuntimeError:
+        return Path(reference)
 
 
 def _checked(name: str, path: Path, revision: str | None) -> ResolvedModel:

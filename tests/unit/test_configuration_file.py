@@ -161,6 +161,10 @@ def test_any_pipeline_is_read_as_it_was_written(
     assert declared.values == written(spec, model, sync=sync)
 
 
+def test_home_of_nobody_is_a_folder_like_any_other() -> None:
+    assert full_name("~no-such-user/model").endswith("/~no-such-user/model")
+
+
 # What is refused
 
 
