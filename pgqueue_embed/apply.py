@@ -94,5 +94,6 @@ def _carried_out(
             return Applied(comparison=comparison, created=created)
         successor = carry_out(connection, step) if step else None
         if pipeline is not None and comparison.must_turn_sync:
-            (start_capture if declared.sync else stop_capture)(connection, pipeline)
+            turn = start_capture if declared.sync else stop_capture
+            turn(connection, pipeline)
         return Applied(comparison=comparison, successor=successor)

@@ -19,6 +19,9 @@ from pgqueue_embed.tables import Table, TargetColumns
 # The key of what is no setting of the pipeline, but triggers on its source.
 SYNC = "sync"
 
+# What says where a pipeline is; its next generation is elsewhere until it takes its place.
+PLACE = ("name", "target", "into_column", "view")
+
 # What TOML has for them: text, numbers, truth, lists of text, and a table of these.
 Value = Any
 
@@ -46,8 +49,8 @@ def settings_of(
 ) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
     generation = generation or pipeline
-    kept: dict[str, Any] = {"name": pipeline.name, "target": pipeline.target, "view": pipeline.view}
-    spec = replace(spec_of(generation), **kept)
+    place = {each: getattr(pipeline, each) for each in PLACE}
+    spec = replace(spec_of(generation), **place)
     return written(spec, generation.model, sync=is_on(connection, pipeline))
 
 

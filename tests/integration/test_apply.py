@@ -187,6 +187,9 @@ def test_vectors_in_a_column_of_the_source_are_declared_and_shown(
     assert "2 new" in apply(conninfo, file).stdout
     file.write_text(pgembed(conninfo, "show", "--toml").stdout, encoding="utf-8")
     assert pgembed(conninfo, "apply", str(file), "--dry-run").exit_code == 0
+    declare(file, FAKE_MODEL.name, "other/model")
+    assert "by a new generation" in apply(conninfo, file).stdout
+    assert pgembed(conninfo, "show", "--toml").stdout == file.read_text(encoding="utf-8")
     declare(file, '"other"', '"vector"')
     ran = pgembed(conninfo, "apply", str(file), "--yes")
     assert "is that of pipeline 'reports' too; name another: into_column = …" in str(ran.error)
