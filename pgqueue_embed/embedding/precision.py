@@ -6,11 +6,11 @@ from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.errors import UsageError
 
 # Why these and no others on a CPU. Without AMX, bf16 runs at a seventh of fp32's rate, and
-# torch.compile gained 3 % for a minute of compiling; what lies between the matrix products is
-# about 30 % of an fp32 pass, so that another runtime would have to do nearly all of it away to win
-# 1.3-fold. With AMX, bf16 by autocast was seen at three times fp32's rate, its canaries at cosine
-# 0.9999; with bf16 weights they fell to 0.9965. `python -m benchmarks --only device` measures the
-# machine at hand.
+# torch.compile gained 3 % for a minute of compiling. ONNX Runtime and OpenVINO took 1/1.15 and
+# 1/1.18 of torch's processor time in fp32 (`python -m benchmarks --only engines`): below 1.3 they
+# are not worth a second copy of the weights and an engine of their own. With AMX, bf16 by autocast
+# was seen at three times fp32's rate, its canaries at cosine 0.9999; with bf16 weights they fell to
+# 0.9965. `python -m benchmarks --only device` measures the machine at hand.
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # Below this cosine to fp32 on the CPU, for any canary, a precision or device is not trusted.
 LOWEST_COSINE = 0.999
