@@ -73,6 +73,34 @@ UPDATED = """
     group by known, item
 """
 
+# Without the columns to compare, every row counts as changed: a key for each, before and after.
+UPDATED_BLINDLY = """
+    insert into pgembed.work (pipeline_id, keys, records, priority, known)
+    select {pipeline_id}, array_agg(key), count(*), 0, true
+    from (
+        select key, (row_number() over () - 1) / {item_records} as item
+        from (
+            select {key_text} as key from before as changed where {present}
+            union
+            select {key_text} as key from after as changed where {present}
+        ) as touched
+    ) as numbered
+    group by item
+"""
+
+# A column that was renamed or dropped must not let a writer's statement fail. The statement that
+# names it is not looked at before it is executed.
+COMPARING = """
+    if (
+        select count(*) = {watched_count}
+        from pg_attribute
+        where attrelid = tg_relid and attname = any({watched_names}) and not attisdropped
+    )
+    then {compared};
+    else {blindly};
+    end if
+"""
+
 # A worker looks the ledger through, from its beginning, for what the source has lost.
 TRUNCATED = """
     insert into pgembed.work (pipeline_id, keys, records, priority, known, sweep_after)
@@ -88,13 +116,23 @@ ROW = """
             (case when {present_old} then {text_old} end),
             (case when {present_new} then {text_new} end)
     ) as changed (key)
-    where key is not null
+    where key is not null {and_changed}
+    having count(key) > 0
+"""
+
+ROW_CHANGED = """
         and (
             tg_op <> 'UPDATE'
             or row({everything_old})::record *<> row({everything_new})::record
         )
-    having count(key) > 0
 """
+
+
+ROW_BLINDLY = ROW.replace("{and_changed}", "")
+
+
+def _comparing(compared: str, blindly: str) -> str:
+    return COMPARING.replace("{compared}", compared).replace("{blindly}", blindly)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +168,7 @@ EVENTS = (
         name="update",
         timing="after update on {table} referencing old table as before new table as after"
         " for each statement",
-        statement=UPDATED,
+        statement=_comparing(UPDATED, UPDATED_BLINDLY),
     ),
     Event(
         name="delete",
@@ -146,7 +184,7 @@ EVENTS = (
     Event(
         name="row",
         timing="after insert or update or delete on {table} for each row",
-        statement=ROW,
+        statement=_comparing(ROW.replace("{and_changed}", ROW_CHANGED), ROW_BLINDLY),
         enabled="R",
     ),
 )
@@ -194,6 +232,8 @@ def _names(pipeline: Pipeline, watched: Sequence[str]) -> dict[str, sql.Composab
         "key_text": key.text("changed"),
         "present": key.present("changed"),
         "columns": _listed("changed", everything),
+        "watched_names": sql.Literal(list(watched)),
+        "watched_count": sql.Literal(len(watched)),
     }
     for alias in ("before", "after", "old", "new"):
         names[f"present_{alias}"] = key.present(alias)

@@ -411,3 +411,21 @@ def test_vectors_follow_every_change_without_an_enqueue(
         drain(session, pipeline)
     assert connection.execute("select count(*) from reports_chunks").fetchone() == (0,)
     assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize(
+    "change", ["rename column body to content", "drop column body cascade"], ids=["rename", "drop"]
+)
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_writer_goes_on_when_a_column_that_is_embedded_has_gone(
+    connection: Connection, pipeline: Pipeline, change: str, role: str
+) -> None:
+    connection.execute("update reports set body = 'planned and cached' where id = 1")
+    captured(connection)
+    connection.execute(f"alter table reports {change}")
+    connection.execute(f"set session_replication_role = {role}")
+    connection.execute("update reports set other = 7 where id in (2, 3)")
+    connection.execute("update reports set id = 40 where id = 4")
+    connection.execute("insert into reports (id) values (10)")
+    connection.execute("delete from reports where id = 5")
+    assert captured(connection) == ["10", "2", "3", "4", "40", "5"]
