@@ -61,8 +61,7 @@ for each statement execute function public.fail()
 
 
 @pytest.mark.parametrize(
-    "errcode",
-    ["disk_full", "out_of_memory", "query_canceled", "admin_shutdown", "serialization_failure"],
+    "errcode", ["disk_full", "out_of_memory", "query_canceled", "admin_shutdown"]
 )
 def test_fault_of_the_server_at_the_write_is_waited_for(
     connection: Connection, conninfo: str, tmp_path: Path, errcode: str
@@ -73,6 +72,32 @@ def test_fault_of_the_server_at_the_write_is_waited_for(
         wait_for_log(worker, "No space left on device")
         connection.execute("drop trigger fail on public.reports_chunks")
         assert worker.wait() == 0, worker.log()
+    assert_nothing_was_charged(connection)
+
+
+COLLIDING_TARGET = """
+create sequence public.collisions;
+create function public.collide() returns trigger language plpgsql as $$
+begin
+    perform nextval('public.collisions');
+    raise serialization_failure;
+end $$;
+create trigger collide before insert on public.reports_chunks
+for each statement execute function public.collide()
+"""
+
+
+def test_write_that_collides_is_tried_again_in_the_same_claim(
+    connection: Connection, conninfo: str, tmp_path: Path
+) -> None:
+    queue_all(connection)
+    connection.execute(COLLIDING_TARGET)
+    collisions = "select last_value from public.collisions"
+    with light_process(conninfo, tmp_path) as worker:
+        wait_until(lambda: connection.execute(collisions).fetchone() > (3,), "writes have collided")
+        connection.execute("drop trigger collide on public.reports_chunks")
+        assert worker.wait() == 0, worker.log()
+    assert "claim given back" not in worker.log()
     assert_nothing_was_charged(connection)
 
 

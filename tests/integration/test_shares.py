@@ -66,7 +66,8 @@ def test_pipeline_of_short_records_is_not_starved_by_one_of_long_records(
     queue(connection, "long", records=1000, chunks=12, priority=10)
     queue(connection, "short", records=1000, chunks=1, priority=10)
     done = chunks_after(conninfo, connection, 400)
-    assert 0.5 < done["long"] / done["short"] < 2, done
+    # By number of records or claims it would be 12.
+    assert 1 / 3 < done["long"] / done["short"] < 3, done
 
 
 def test_time_is_shared_by_priority(conninfo: str, connection: Connection) -> None:
