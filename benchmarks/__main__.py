@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--complete",
         action="store_true",
-        help="20,000 records of Wikipedia for real models, not 8,000 and 4,000",
+        help="20,000 records of Wikipedia for real models, not 3,000 and 4,000",
     )
     parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
     parser.add_argument("--width", type=int, default=160, help="columns of the table")

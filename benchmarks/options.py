@@ -10,7 +10,7 @@ class Sizes:
     """The amounts of work. What a real model embeds is parted among the rounds."""
 
     maude_records: int = 2_000
-    wikipedia_records: int = 8_000
+    wikipedia_records: int = 3_000
     stub_records: int = 20_000
     static_records: int = 4_000
     poems: int = 4_000

