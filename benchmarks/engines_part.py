@@ -36,7 +36,7 @@ Input = dict[str, NDArray[np.int64]]
 Engine = Callable[[Input], NDArray[np.float32]]
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure each engine on one thread and on all of them, on the batches of a worker."""
     import torch
 
@@ -44,7 +44,6 @@ def measure(bench: Bench) -> Measured:
     chunks = ceiling.distinct_chunks(model, maude().sample(RECORDS).documents)
     batches = plan_batches([model.sequence_tokens(chunk) for chunk in chunks], model.limits)
     corpus = f"{len(chunks)} chunks of MAUDE"
-    measured = Measured()
     usual = torch.get_num_threads()
     for threads in sorted({1, usual}):
         torch.set_num_threads(threads)
@@ -54,13 +53,12 @@ def measure(bench: Bench) -> Measured:
                 inputs = [_input(model, chunks, batch) for batch in batches]
                 for name, engine in engines.items():
                     variants[name] = _other(engine, inputs)
-                measured.add(_compare(bench, variants, threads, corpus, len(chunks)))
+                yield _compare(bench, variants, threads, corpus, len(chunks))
         except Missing as missing:
-            measured.notes.append(f"skipped: {missing}")
+            yield Measured(notes=[f"skipped: {missing}"])
             break
         finally:
             torch.set_num_threads(usual)
-    return measured
 
 
 Run = Callable[[], NDArray[np.float32]]

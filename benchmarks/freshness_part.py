@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench import Bench
@@ -23,7 +24,7 @@ WANTED_SECONDS = 3.0
 IDLE_SECONDS = (4.0, 6.5)
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Insert one record after the other, at odd moments, beside one idle loop of a light worker."""
     conninfo = new_database(bench.server)
     with connect(conninfo) as connection, tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ def measure(bench: Bench) -> Measured:
         unit="s",
         at_most=True,
     )
-    return Measured(figures=[figure], reaches=[reach])
+    yield Measured(figures=[figure], reaches=[reach])
 
 
 def _time_insert(connection: Connection, key: int, text: str) -> float:

@@ -51,7 +51,11 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _processor() -> str:
-    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+    """Return the name of the processor, with family and model where the name hides which it is."""
+    information = _cpu_info()
+    name = information.get("model name") or platform.processor() or platform.machine()
+    numbers = [information[each] for each in ("cpu family", "model") if each in information]
+    return f"{name} (family and model {'/'.join(numbers)})" if numbers else name
 
 
 def _cpu_flags() -> set[str]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -33,7 +33,7 @@ class Peak:
     seconds: float
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure both kinds of source with a model whose own cost is small: 384-d token vectors."""
     text = "\n\n".join(maude().documents)
     huge = (text * (50 * MEGABYTE // len(text) + 1))[: 50 * MEGABYTE]
@@ -41,11 +41,9 @@ def measure(bench: Bench) -> Measured:
         "one record of 50 MB": [huge],
         "60 records of 1 MB": [f"{number} {text[:MEGABYTE]}" for number in range(60)],
     }
-    measured = Measured()
     for name, documents in sources.items():
         bench.say(name)
-        measured.add(_measure(bench, name, documents))
-    return measured
+        yield _measure(bench, name, documents)
 
 
 def _measure(bench: Bench, name: str, documents: Sequence[str]) -> Measured:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sentence_transformers import SentenceTransformer
 
 from benchmarks import ceiling
 from benchmarks.bench import Bench
-from benchmarks.corpora import Corpus, maude, wikipedia
+from benchmarks.corpora import Corpus, glosses, maude, wikipedia
 from benchmarks.database import cloned, queued_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.machine import has_amx
@@ -27,15 +27,17 @@ Variants = dict[str, Callable[[], Outcome]]
 Outcomes = dict[str, list[Outcome]]
 
 
-def measure(bench: Bench) -> Measured:
-    """Measure all variants on two corpora, on other records in each round."""
-    measured = Measured()
-    samples = [(bench.corpus(maude), bench.sizes.maude_records, bench.sizes.concurrencies)]
-    samples.append((bench.corpus(wikipedia), bench.sizes.wikipedia_records, (2,)))
-    for corpus, records, concurrencies in samples:
+def measure(bench: Bench) -> Iterator[Measured]:
+    """Measure all variants on three corpora, on other records in each round."""
+    sizes = bench.sizes
+    for load, records, concurrencies in (
+        (maude, sizes.maude_records, sizes.concurrencies),
+        (glosses, sizes.glosses, (2,)),
+        (wikipedia, sizes.wikipedia_records, (2,)),
+    ):
+        corpus = bench.corpus(load)
         if corpus is not None:
-            measured.add(_measure(bench, corpus.sample(records), concurrencies))
-    return measured
+            yield _measure(bench, corpus.sample(records), concurrencies)
 
 
 def _measure(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measured:

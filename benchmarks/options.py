@@ -11,8 +11,9 @@ class Sizes:
 
     maude_records: int = 2_000
     wikipedia_records: int = 3_000
+    glosses: int = 20_000
     stub_records: int = 20_000
-    static_records: int = 4_000
+    static_records: int = 20_000
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
     claims: int = 1_000
@@ -28,6 +29,7 @@ FULL = Sizes()
 QUICK = Sizes(
     maude_records=60,
     wikipedia_records=40,
+    glosses=300,
     stub_records=3_000,
     static_records=300,
     poems=500,
@@ -40,8 +42,6 @@ QUICK = Sizes(
     capture_statements=500,
     fresh_inserts=5,
 )
-# Twenty minutes more on two cores.
-COMPLETE = Sizes(wikipedia_records=20_000, static_records=20_000)
 QUICK_ROUNDS = 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -27,9 +27,8 @@ PART = "pipeline"
 TOKENISING = "tokenising alone"
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure the stub model on all corpora and the static model on Wikipedia."""
-    measured = Measured()
     sizes = bench.sizes
     for load, records, concurrencies in (
         (wikipedia, sizes.stub_records, sizes.concurrencies),
@@ -38,9 +37,8 @@ def measure(bench: Bench) -> Measured:
     ):
         corpus = bench.corpus(load)
         if corpus is not None:
-            measured.add(_stub(bench, corpus.sample(records), concurrencies))
-    measured.add(_static(bench))
-    return measured
+            yield _stub(bench, corpus.sample(records), concurrencies)
+    yield _static(bench)
 
 
 @dataclass(frozen=True, kw_only=True)

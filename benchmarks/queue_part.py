@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 from benchmarks.bench import Bench
@@ -36,9 +36,8 @@ from generate_series(1, {records}) as n
 """
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure each size of the queue in a database of its own."""
-    measured = Measured()
     for records in bench.sizes.queue_records:
         bench.say(f"a source of {records:,} records")
         conninfo = new_database(bench.server)
@@ -46,11 +45,10 @@ def measure(bench: Bench) -> Measured:
             connection.execute(SOURCE.format(records=records))
             connection.execute("vacuum analyze public.reports")
             pipeline = make_pipeline(connection, fake_identity(384))
-            measured.add(_enqueue(bench, connection, pipeline, records))
-            measured.add(_claims(bench, conninfo, connection, pipeline, records))
-            measured.add(_progress(bench, conninfo, connection, pipeline, records))
+            yield _enqueue(bench, connection, pipeline, records)
+            yield _claims(bench, conninfo, connection, pipeline, records)
+            yield _progress(bench, conninfo, connection, pipeline, records)
         drop_database(bench.server, conninfo)
-    return measured
 
 
 def _empty(connection: Connection) -> None:

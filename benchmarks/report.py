@@ -72,17 +72,19 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_json(file: Path | None, machine: dict[str, Any], measured: Measured) -> Path:
-    """Write everything, each round included, and return the file."""
-    now = datetime.now(timezone.utc)
-    file = file or RESULTS / f"{now:%Y%m%d-%H%M%S}.json"
+def new_file() -> Path:
+    """Return the path of a file for the figures of a run that begins now."""
+    return RESULTS / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}.json"
+
+
+def write_json(file: Path, machine: dict[str, Any], measured: Measured) -> None:
+    """Write everything so far, each round included."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "measured_at": now.isoformat(timespec="seconds"),
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
         "figures": [figure.to_json() for figure in measured.figures],
         "targets": [reach.to_json() for reach in measured.reaches],
         "notes": measured.notes,
     }
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return file

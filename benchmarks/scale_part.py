@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 
@@ -22,11 +22,11 @@ PAPER_MACS = 64
 PAPER_RATE = 1_000
 
 
-def measure(bench: Bench) -> Measured:
+def measure(bench: Bench) -> Iterator[Measured]:
     """Measure each number of simulated Macs and extrapolate the server's share."""
     corpus = bench.corpus(maude)
     if corpus is None:
-        return Measured()
+        return
     bench.say(f"a queue for simulated Macs of {RATE} chunks/s each")
     template = _queue(bench, list(corpus.documents))
     variants: dict[str, Callable[[], Scaled]] = {
@@ -35,7 +35,7 @@ def measure(bench: Bench) -> Measured:
     outcomes = interleaved(
         bench.rounds, variants, on_run=lambda n, name: bench.on_run(n, f"{name} Macs")
     )
-    return _measured({int(name): runs for name, runs in outcomes.items()})
+    yield _measured({int(name): runs for name, runs in outcomes.items()})
 
 
 def _queue(bench: Bench, documents: list[str]) -> str:
