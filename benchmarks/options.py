@@ -23,6 +23,7 @@ class Sizes:
     capture_rows: int = 100_000
     capture_statements: int = 1_000
     fresh_inserts: int = 30
+    searched_rows: int = 20_000
 
 
 FULL = Sizes()
@@ -41,6 +42,7 @@ QUICK = Sizes(
     capture_rows=10_000,
     capture_statements=500,
     fresh_inserts=5,
+    searched_rows=4_000,
 )
 QUICK_ROUNDS = 1
 

@@ -18,6 +18,11 @@ from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.vectors import VectorCodec
 
+# A row of up to half a page stays as it is. PostgreSQL by itself takes apart what has more than 2 kB,
+# which 384 dimensions and a text have, and puts the vectors elsewhere; an exact search, which then
+# fetches them one by one, takes three times as long (python -m benchmarks --only search).
+ROW_BYTES = 4_080
+
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity primary key,
@@ -31,7 +36,7 @@ create table {target} (
     {embedding} {vector_type} not null,
     {created_at} timestamptz not null default clock_timestamp()
     {others}
-)
+) with (toast_tuple_target = {row_bytes})
 """
 
 # A key that changes takes its chunks along, so that the source's writers are never refused.
@@ -138,7 +143,7 @@ class ChunkTable:
         type_name = codec.type_name(connection, self.vector_type, dimensions)
         others = _listed_after(self._other_definitions())
         names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
-        connection.execute(sql.SQL(CREATE).format(**names))
+        connection.execute(sql.SQL(CREATE).format(**names, row_bytes=ROW_BYTES))
         connection.execute(sql.SQL("create index on {target} ({fulltext_id})").format(**names))
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
         connection.execute(

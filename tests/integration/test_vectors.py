@@ -9,6 +9,8 @@ import pytest
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.errors import SetupError
 from pgqueue_embed.vectors import ELEMENT, VectorCodec, pack
+from tests.support.corpus import make_source
+from tests.support.pipelines import make_pipeline
 
 pytestmark = pytest.mark.on_both_servers
 
@@ -31,6 +33,24 @@ def test_vectors_survive_the_way(
     assert len(arrived) == shape[0]
     for row, vector in zip(expected, arrived, strict=True):
         assert np.array_equal(row, vector.astype(row.dtype))
+
+
+@pytest.mark.parametrize("dimensions", [384, 768])
+def test_a_vector_stays_in_the_row_of_its_chunk(connection: Connection, dimensions: int) -> None:
+    make_pipeline(connection, make_source(connection), dimensions=dimensions)
+    connection.execute(
+        "insert into public.reports_chunks (fulltext_id, chunk_id, chunk_index, text_chunk,"
+        " start_char, end_char, tokens, embedding)"
+        " select 1, n, n, (select string_agg(md5(random()::text), '')"
+        " from generate_series(n, n + 15)),"
+        " 0, 1, 1, array_fill(random(), array[%s]) from generate_series(1, 50) as n",
+        (dimensions,),
+    )
+    (elsewhere,) = connection.execute(
+        "select pg_relation_size(reltoastrelid) from pg_class"
+        " where oid = 'public.reports_chunks'::regclass"
+    ).fetchone()
+    assert elsewhere == 0
 
 
 def test_no_vectors_are_an_empty_array(connection: Connection) -> None:

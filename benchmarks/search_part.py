@@ -1,0 +1,106 @@
+"""Exact search, with vectors in the row and with vectors that PostgreSQL has put elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bench import Bench
+from benchmarks.corpora import maude
+from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
+from benchmarks.figures import Figure, Measured, interleaved
+from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.semantic_search import search
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.target import ChunkRows, target_of
+from pgqueue_embed.vectors import VectorCodec
+from tests.support.corpus import make_source
+
+PART = "search"
+DIMENSIONS = (384, 768, 1_024)
+TEXT_CHARACTERS = 500
+STATEMENT_ROWS = 1_000
+
+
+def measure(bench: Bench) -> Iterator[Measured]:
+    """Search a table as `create` makes it, and one with PostgreSQL's usual limit of a row."""
+    for dimensions in DIMENSIONS:
+        bench.say(f"{bench.sizes.searched_rows:,} vectors of {dimensions} dimensions")
+        yield _measure(bench, dimensions)
+
+
+def _measure(bench: Bench, dimensions: int) -> Measured:
+    with ExitStack() as stack:
+        searches: dict[str, Callable[[], float]] = {}
+        sizes: dict[str, float] = {}
+        for name in ("as created", "usual limit"):
+            conninfo = new_database(bench.server)
+            stack.callback(drop_database, bench.server, conninfo)
+            connection = stack.enter_context(connect(conninfo))
+            make_source(connection, [])
+            pipeline = make_pipeline(connection, fake_identity(dimensions))
+            if name == "usual limit":
+                connection.execute("alter table public.reports_vectors reset (toast_tuple_target)")
+            _fill(connection, pipeline, bench.sizes.searched_rows, dimensions)
+            sizes[name] = _row_bytes(connection, bench.sizes.searched_rows)
+            searches[name] = partial(_search, connection, pipeline, dimensions)
+        for each in searches.values():
+            each()
+        outcomes = interleaved(bench.rounds, searches, on_run=bench.on_run)
+    return Measured(
+        figures=[
+            Figure(
+                part=PART,
+                name=f"exact search, {name}",
+                corpus=f"{bench.sizes.searched_rows:,} x {dimensions}",
+                unit="µs/row",
+                values=[1e6 * seconds / bench.sizes.searched_rows for seconds in found],
+                note=f"{sizes[name]:,.0f} bytes a row",
+            )
+            for name, found in outcomes.items()
+        ]
+    )
+
+
+def _fill(connection: Connection, pipeline: Pipeline, rows: int, dimensions: int) -> None:
+    text = "\n\n".join(maude().documents)
+    codec = VectorCodec(connection)
+    for first in range(0, rows, STATEMENT_ROWS):
+        count = min(STATEMENT_ROWS, rows - first)
+        starts = [number % 1_000 * TEXT_CHARACTERS for number in range(first, first + count)]
+        chunks = ChunkRows(
+            keys=[str(number) for number in range(first, first + count)],
+            document_hashes=[b""] * count,
+            chunk_indexes=[0] * count,
+            texts=[text[start : start + TEXT_CHARACTERS] for start in starts],
+            start_chars=[0] * count,
+            end_chars=[TEXT_CHARACTERS] * count,
+            tokens=[TEXT_CHARACTERS // 4] * count,
+            vectors=np.stack([_direction(number, dimensions) for number in range(count)]),
+        )
+        target_of(pipeline).replace(connection, codec, chunks.keys, [chunks])
+    connection.execute("vacuum analyze public.reports_vectors")
+
+
+def _direction(seed: int, dimensions: int) -> NDArray[np.float32]:
+    vector = np.random.default_rng(seed).standard_normal(dimensions).astype(np.float32)
+    unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
+    return unit
+
+
+def _row_bytes(connection: Connection, rows: int) -> float:
+    query = "select pg_table_size('public.reports_vectors')"
+    (size,) = connection.execute(query).fetchone() or (0,)
+    return float(size) / rows
+
+
+def _search(connection: Connection, pipeline: Pipeline, dimensions: int) -> float:
+    query = _direction(1, dimensions)
+    started = time.perf_counter()
+    search(connection, pipeline, query, limit=10, threshold=-1.0)
+    return time.perf_counter() - started
