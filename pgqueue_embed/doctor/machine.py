@@ -15,6 +15,8 @@ from pgqueue_embed.settings import Pipeline
 # One of the shapes that a worker uses most.
 ROWS, TOKENS = 16, 128
 
+BUSY = " (the machine is busy: the best size may be another)"
+
 
 def check_machine() -> Iterator[Check]:
     """Say what this machine is, for a report; warn of a Python that hides the GPU of a Mac."""
@@ -63,13 +65,13 @@ class Models:
         if resolved.path in self._loaded:
             return
         model = EmbeddingModel.load(resolved, device="auto", precision="auto")
-        calibrate(model, anew=True)  # the first time, the machine may have been busy
+        settled = calibrate(model, anew=True)  # the machine may be another one by now
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path] = model
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
             f" chunks of up to {model.content_budget} tokens, batches of"
-            f" {model.limits.max_tokens_per_batch:,}",
+            f" {model.limits.max_tokens_per_batch:,} tokens{'' if settled else BUSY}",
         )
         yield from (warning(subject, note) for note in model.notes)

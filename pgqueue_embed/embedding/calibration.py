@@ -1,7 +1,8 @@
 """Which batch size a device computes fastest: tried once per host, device, model and precision.
 
 The best size depends on caches, on launch costs and on the width of the model, and no table knows
-the next machine. What was found is kept in the user's cache folder.
+the next machine. What was found is kept in the user's cache folder, unless the times say that other
+programs had a part in them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 
 from pgqueue_embed.embedding.devices import (
     describe_device,
@@ -26,42 +28,53 @@ from pgqueue_embed.embedding.model import EmbeddingModel
 
 # Tokens of a batch, each twice the one before: a device's rate is flat around its best size.
 CANDIDATES = {
-    "cpu": (512, 1_024, 2_048, 4_096),
+    "cpu": (512, 1_024, 2_048),
     "mps": (4_096, 8_192, 16_384, 32_768),
     "cuda": (16_384, 32_768, 65_536, 131_072),
 }
 SEQUENCE_TOKENS = 128
 ROUNDS = 10
-BUDGET_SECONDS = 3.0
+BUDGET_SECONDS = 5.0
 
 # A smaller batch holds less memory and renews the lease more often, so that it wins within noise.
 AS_GOOD = 0.97
 
+# Passes of one size on a quiet machine differ by a few hundredths.
+STEADY = 1.15
+FEWEST_TURNS = 3  # by fewer nobody can tell
+
 Forward = Callable[[int], None]
+Turns = Mapping[int, Sequence[float]]
 
 
-def calibrate(model: EmbeddingModel, *, anew: bool = False, folder: Path | None = None) -> None:
+def calibrate(model: EmbeddingModel, *, anew: bool = False, folder: Path | None = None) -> bool:
     """Set ``model.limits`` to the batch size that this device computes fastest.
 
     Takes some seconds the first time, or whenever it is to be found ``anew``, and afterwards reads
-    a file in ``folder`` (the user's cache folder). Models that only look up a table keep their
-    limits.
+    a file in ``folder`` (the user's cache folder). Returns whether the size is settled; if the
+    machine was busy, what was found before stays, or this size is used and found again next time.
+    Models that only look up a table keep their limits.
     """
     if not model.is_transformer:
-        return
+        return True
     folder = folder or _cache_folder()
+    turns: Turns = {}
     with _turn(folder):
         known = _read(folder)
         key = _key(model)
         if anew or key not in known:
-            known[key] = fastest_size(model)
-            _write(folder, known)
+            turns = time_model(model)
+            found = best_size(turns, smallest=_candidates(model)[0])
+            if is_steady(turns):
+                known[key] = found
+                _write(folder, known)
+            known.setdefault(key, found)
     model.limits = model.limits.resized(known[key])
+    return is_steady(turns)
 
 
-def fastest_size(model: EmbeddingModel) -> int:
-    """Return the batch size in tokens, padding included, with the highest rate on the device."""
-    candidates = CANDIDATES[kind_of(model.device)]
+def time_model(model: EmbeddingModel) -> Turns:
+    """Return the seconds of the model's forward passes, by size; see `time_sizes`."""
     length = min(SEQUENCE_TOKENS, model.max_sequence_tokens)
     chunks = model.sample_chunks(length)
 
@@ -70,8 +83,11 @@ def fastest_size(model: EmbeddingModel) -> int:
         model.forward(list(islice(cycle(chunks), rows)), length=length)
 
     with model.session():
-        seconds = time_sizes(candidates, forward, device=model.device)
-    return best_size(seconds, smallest=candidates[0])
+        return time_sizes(_candidates(model), forward, device=model.device)
+
+
+def _candidates(model: EmbeddingModel) -> Sequence[int]:
+    return CANDIDATES[kind_of(model.device)]
 
 
 def time_sizes(
@@ -80,26 +96,26 @@ def time_sizes(
     *,
     device: str,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[int, float]:
-    """Return the shortest time of a forward pass for each size that fits memory and budget.
+) -> Turns:
+    """Return the seconds of each forward pass, by size, of the sizes that fit memory and budget.
 
     The sizes take turns, so that what else the machine does hits all alike; the first turn also
     pays for what a device prepares for a new shape.
     """
-    shortest: dict[int, float] = {}
+    turns: dict[int, list[float]] = {}
     fitting = list(candidates)
     began = clock()
     for size in list(candidates) * ROUNDS:
-        if shortest and clock() - began > BUDGET_SECONDS:
+        if turns and clock() - began > BUDGET_SECONDS:
             break
         if size not in fitting:
             continue
         started = clock()
         if _fits(forward, size, device):
-            shortest[size] = min(clock() - started, shortest.get(size, float("inf")))
+            turns.setdefault(size, []).append(clock() - started)
         else:
             fitting = [each for each in fitting if each < size]
-    return {size: seconds for size, seconds in shortest.items() if size in fitting}
+    return {size: seconds for size, seconds in turns.items() if size in fitting}
 
 
 def _fits(forward: Forward, size: int, device: str) -> bool:
@@ -114,14 +130,23 @@ def _fits(forward: Forward, size: int, device: str) -> bool:
     return True
 
 
-def best_size(seconds: dict[int, float], *, smallest: int) -> int:
-    """Return the smallest size whose rate is as good as the best, noise allowed for.
+def is_steady(turns: Turns) -> bool:
+    """Return whether passes of one size took the same time, or are too few to tell."""
+    return all(
+        median(seconds) <= STEADY * min(seconds)
+        for seconds in turns.values()
+        if len(seconds) >= FEWEST_TURNS
+    )
+
+
+def best_size(turns: Turns, *, smallest: int) -> int:
+    """Return the smallest size whose rate at its best is as good as any, noise allowed for.
 
     Without any time, because not one size fits the memory, that is `smallest`.
     """
-    if not seconds:
+    if not turns:
         return smallest
-    rates = {size: size / duration for size, duration in seconds.items()}
+    rates = {size: size / min(seconds) for size, seconds in turns.items()}
     return min(size for size, rate in rates.items() if rate >= AS_GOOD * max(rates.values()))
 
 
