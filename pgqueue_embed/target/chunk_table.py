@@ -18,9 +18,9 @@ from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.vectors import VectorCodec
 
-# A row of up to half a page stays as it is. PostgreSQL's own limit is 2 kB, which 384 dimensions and
-# a text pass: their vectors are put elsewhere, and an exact search, which fetches them one by one,
-# takes three times as long (python -m benchmarks --only search).
+# A row of up to half a page stays as it is. PostgreSQL's own limit is 2 kB, which 384 dimensions
+# with a text pass: their vectors are put elsewhere, and an exact search, which fetches them one by
+# one, takes three times as long (python -m benchmarks --only search).
 ROW_BYTES = 4_080
 
 CREATE = """
