@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import cycle, islice
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk
@@ -29,6 +30,9 @@ from pgqueue_embed.errors import ModelError, RecordFault, UsageError
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
 _SAME_VECTORS = 0.9999
+# Canaries have all lengths: in one batch two thirds of its tokens would be padding, which a CPU
+# computes for seconds whenever a model is opened.
+_CANARIES_AT_ONCE = 2
 
 Read = Callable[[], Vectors]
 
@@ -61,7 +65,7 @@ class EmbeddingModel:
         self._frame = self._learn_frame()
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
         self.exact_ids = False
-        self._references = self.forward(self._canaries)
+        self._references = self._of_canaries(self.forward)
         self.exact_ids = self._ids_give_the_same_vectors()
         self.dimensions = int(self._references.shape[1])
 
@@ -159,7 +163,8 @@ class EmbeddingModel:
         order = sorted(range(len(self._canaries)), key=self._canary_tokens, reverse=True)
         fitting = [n for n in order if self._canary_tokens(n) <= length]
         picked = list(islice(cycle(fitting or order[-1:]), rows))
-        cosine = self._agreement(picked, length)
+        chunks = [self._canaries[n] for n in picked]
+        cosine = _agreement(lambda: self.forward(chunks, length=length), self._references[picked])
         if cosine < precision.LOWEST_COSINE:
             raise WrongVectors(
                 f"{precision.disagreement(self.device, self.precision, cosine)} in batches of "
@@ -170,12 +175,14 @@ class EmbeddingModel:
     def _canary_tokens(self, number: int) -> int:
         return self.sequence_tokens(self._canaries[number])
 
-    def _agreement(self, picked: Sequence[int], length: int | None = None) -> float:
-        try:
-            vectors = self.forward([self._canaries[n] for n in picked], length=length)
-        except NonFiniteVectors:
-            return 0.0
-        return lowest_cosine(vectors, self._references[list(picked)])
+    def _of_canaries(self, embed: Callable[[Sequence[Chunk]], Vectors]) -> Vectors:
+        """Embed all canaries; on a GPU in one batch, since Metal compiles every new shape."""
+        order = sorted(range(len(self._canaries)), key=self._canary_tokens)
+        size = _CANARIES_AT_ONCE if kind_of(self.device) == "cpu" else len(order)
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        vectors = [embed([self._canaries[n] for n in batch]) for batch in batches]
+        in_order: Vectors = np.concatenate(vectors)[np.argsort(order)]
+        return in_order
 
     def _settle(self, device: str, requested: str) -> None:
         """Take the first precision whose canaries agree, noting those that did not."""
@@ -183,7 +190,7 @@ class EmbeddingModel:
             self._place(device, name)
             if (device, name) == ("cpu", "fp32"):
                 return  # what the others are compared with
-            cosine = self._agreement(range(len(self._canaries)))
+            cosine = _agreement(lambda: self._of_canaries(self.forward), self._references)
             if cosine >= precision.LOWEST_COSINE:
                 return
             self.notes += (precision.disagreement(device, name, cosine),)
@@ -209,9 +216,11 @@ class EmbeddingModel:
             return False
         if not keeps_ids(self.tokenizer, self._frame, self.document_prompt, self._canaries):
             return False
+        return lowest_cosine(self._of_canaries(self._by_ids), self._references) >= _SAME_VECTORS
+
+    def _by_ids(self, chunks: Sequence[Chunk]) -> Vectors:
         with self.session():
-            vectors = unit_rows(network.on_host(self._from_ids(self._canaries, None)))
-        return lowest_cosine(vectors, self._references) >= _SAME_VECTORS
+            return unit_rows(network.on_host(self._from_ids(chunks, None)))
 
     def _from_ids(self, chunks: Sequence[Chunk], length: int | None) -> Any:
         import torch
@@ -250,3 +259,11 @@ class EmbeddingModel:
                 f"a chunk of {longest} tokens does not fit {self.name}, which reads "
                 f"{self.max_sequence_tokens}: nothing is cut off silently"
             )
+
+
+def _agreement(embed: Callable[[], Vectors], references: Vectors) -> float:
+    """Return the lowest cosine of what is computed now to what it should be; 0 for no vector."""
+    try:
+        return lowest_cosine(embed(), references)
+    except NonFiniteVectors:
+        return 0.0

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 
 from pgqueue_embed.batch import Session
 from pgqueue_embed.chunking import Chunk, Chunker, encoding
@@ -27,6 +29,7 @@ from pgqueue_embed.vectors import VectorCodec
 from tests.support.corpus import make_source, real_reports, texts
 from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
 from tests.support.fakes import tokenizer
+from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import open_session, work_once
@@ -46,6 +49,8 @@ EMPTY_CLAIM_ROUND_TRIPS = 5
 METAL_SHAPES = 14
 # Of the tokens that a CPU computes, in the same claims.
 CPU_PADDING = 0.02
+# Of the tokens that opening a model computes on the CPU, before any is of use to anybody.
+OPENING_PADDING = 0.2
 
 
 @pytest.fixture
@@ -146,7 +151,7 @@ class TestTokenising:
     def test_model_reads_the_ids_of_chunks_and_no_text(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = EmbeddingModel(resolve_model(DEFAULT_MODEL))
+        model = bundled_model()
         assert model.exact_ids
         (document,) = Chunker(tokenizer(), max_tokens=16, overlap_tokens=2).chunk(texts(1))
         monkeypatch.setattr(model, "tokenizer", None)
@@ -206,6 +211,21 @@ class TestShapes:
 
     def test_metal_sees_few_shapes(self) -> None:
         assert len(embed_reports("mps").shapes) <= METAL_SHAPES
+
+    def test_model_is_opened_with_little_padding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        computed: list[NDArray[np.int64]] = []
+        forward = SentenceTransformer.forward
+
+        def noted(network: Any, features: dict[str, Any], **options: Any) -> Any:
+            ids = features["input_ids"].numpy()
+            computed.append(features.get("attention_mask", np.ones_like(ids)))
+            return forward(network, features, **options)
+
+        monkeypatch.setattr(SentenceTransformer, "forward", noted)
+        EmbeddingModel(resolve_model(DEFAULT_MODEL))
+        padding = np.concatenate([np.asarray(mask).ravel() == 0 for mask in computed])
+        assert len(padding) > 1_000
+        assert padding.mean() <= OPENING_PADDING
 
     def test_cpu_computes_little_padding(self) -> None:
         model = embed_reports("cpu")
