@@ -29,6 +29,8 @@ CLONE = "create database {} template {} strategy file_copy"
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
 
+Administrator = psycopg.Connection[tuple[object, ...]]
+
 _numbers = itertools.count(1)
 
 
@@ -57,13 +59,31 @@ def servers() -> Iterator[Callable[[int], EmbeddedServer]]:
 
 
 @pytest.fixture(scope="session")
-def templates() -> Callable[[EmbeddedServer], str]:
+def administrators(
+    servers: Callable[[int], EmbeddedServer],
+) -> Iterator[Callable[[EmbeddedServer], Administrator]]:
+    """A function from one of the `servers` to a session in it that makes and drops databases."""
+    del servers  # to be there for longer than the sessions
+    with ExitStack() as stack:
+
+        @cache
+        def connected(server: EmbeddedServer) -> Administrator:
+            session = psycopg.connect(server.conninfo(), autocommit=True)
+            return stack.enter_context(session)
+
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def templates(
+    administrators: Callable[[EmbeddedServer], Administrator],
+) -> Callable[[EmbeddedServer], str]:
     """A function from server to the name of its migrated, otherwise empty database."""
 
     @cache
     def migrated(server: EmbeddedServer) -> str:
         name = "migrated_template"
-        _administrate(server, "create database {}", name)
+        _execute(administrators(server), "create database {}", name)
         migrate(database_conninfo(server, name))
         return name
 
@@ -79,21 +99,31 @@ def server(
 
 
 @pytest.fixture(scope="session")
+def administrator(
+    server: EmbeddedServer, administrators: Callable[[EmbeddedServer], Administrator]
+) -> Administrator:
+    """The session in which databases of the server are made and dropped."""
+    return administrators(server)
+
+
+@pytest.fixture(scope="session")
 def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str]) -> str:
     """The name of a migrated database to clone; nobody may be connected to it."""
     return templates(server)
 
 
 @pytest.fixture
-def conninfo(server: EmbeddedServer, template: str) -> Iterator[str]:
+def conninfo(server: EmbeddedServer, administrator: Administrator, template: str) -> Iterator[str]:
     """A migrated database of the test's own; the role is a superuser."""
-    yield from _temporary_database(server, CLONE, template)
+    with _temporary_database(administrator, CLONE, template) as name:
+        yield database_conninfo(server, name)
 
 
 @pytest.fixture
-def empty_conninfo(server: EmbeddedServer) -> Iterator[str]:
+def empty_conninfo(server: EmbeddedServer, administrator: Administrator) -> Iterator[str]:
     """A database of the test's own without schema pgembed and without the vector extension."""
-    yield from _temporary_database(server, CLONE, "template0")
+    with _temporary_database(administrator, CLONE, "template0") as name:
+        yield database_conninfo(server, name)
 
 
 @pytest.fixture
@@ -121,13 +151,13 @@ def database_conninfo(server: EmbeddedServer, name: str) -> str:
     return make_conninfo(server.conninfo(), dbname=name)
 
 
-def _temporary_database(server: EmbeddedServer, statement: str, *names: str) -> Iterator[str]:
+@contextmanager
+def _temporary_database(session: Administrator, statement: str, *names: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    _administrate(server, statement, name, *names)
-    yield database_conninfo(server, name)
-    _administrate(server, "drop database {} with (force)", name)
+    _execute(session, statement, name, *names)
+    yield name
+    _execute(session, "drop database {} with (force)", name)
 
 
-def _administrate(server: EmbeddedServer, statement: str, *names: str) -> None:
-    with psycopg.connect(server.conninfo(), autocommit=True) as session:
-        session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+def _execute(session: Administrator, statement: str, *names: str) -> None:
+    session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
