@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from pgqueue_embed.cli.pipeline_keys import Key, pipeline_keys
 from pgqueue_embed.configuration import declared_database
 from pgqueue_embed.configuration.database import PARTS
@@ -14,8 +16,14 @@ from pgqueue_embed.pipelines import load_pipelines
 from tests.acceptance.test_docs import blocks, marked_block, tables
 from tests.acceptance.test_quickstart import load_reports
 from tests.support.commands import Ran, pgembed
+from tests.support.models import share_loaded_models
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration-file.md"
+
+
+@pytest.fixture(autouse=True)
+def _model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_loaded_models(monkeypatch)
 
 
 def written(mark: str, folder: Path) -> Path:

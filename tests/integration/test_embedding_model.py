@@ -22,6 +22,7 @@ from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, fingerprint, r
 from pgqueue_embed.embedding import precision as precisions
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
+from tests.support.models import bundled_model
 
 DOCUMENTS = [
     "The infusion pump's alarm was silenced; nobody was hurt. " * 30,
@@ -33,7 +34,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def model() -> EmbeddingModel:
-    return EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", precision="fp32")
+    return bundled_model()
 
 
 @pytest.fixture(scope="module")

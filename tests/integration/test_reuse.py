@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +12,14 @@ from psycopg import sql
 from pgqueue_embed import embed, reuse
 from pgqueue_embed.batch import Session
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
+from pgqueue_embed.embedding import DeviceThread
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
+from pgqueue_embed.settings import Pipeline
 from tests.support.corpus import make_source, real_reports, set_text
 from tests.support.fakes import FakeDevice, fake_chunker, unit_vector
+from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session, work_once
@@ -286,8 +286,7 @@ def test_vectors_that_are_kept_are_those_that_the_model_would_give(
     chunker = fake_chunker(overlap_tokens=0)
     query = "select embedding::real[] from reports_chunks order by chunk_index"
     stored = []
-    loading = partial(EmbeddingModel, resolve_model(DEFAULT_MODEL))
-    with closing(DeviceThread(loading, cache_bytes=0)) as device:
+    with closing(DeviceThread(bundled_model, cache_bytes=0)) as device:
         assert device.model.dimensions == pipeline.dimensions  # loaded before a lease runs
         for text, everything in ((LONG_TEXT, False), (with_paragraph(6), False), (None, True)):
             if text is not None:

@@ -19,6 +19,7 @@ from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.switch import switch
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, FakeEmbedded, unit_vector
+from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session
@@ -98,8 +99,9 @@ def test_vector_with_nothing_in_what_is_kept_is_its_records_failure(
 
 
 def test_query_of_the_model_itself_is_cut_like_its_chunks(
-    conninfo: str, connection: Connection
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    share_loaded_models(monkeypatch)
     make_source(connection, ["The pump stopped and an alarm was heard."])
     database = Database(conninfo)
     wanted = {"source_table": "reports", "text_field": "body"}
