@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.migrate import migrate
 from tests.servers import temporary_server
+
+# Tests run side by side, a core each. Where torch had all cores, its threads would wait for one
+# another by spinning. Programs that tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEFAULT_VERSION = 18
 OLDER_VERSION = 16
