@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import ChunkedDocument, Chunker, Context
 from pgqueue_embed.chunking.encoding import private_copy
@@ -15,8 +18,13 @@ from tests.support.fakes import fake_chunker, tokenizer
 HEADING = Context(before="Pump report\n", after=" (end)")
 
 
+@cache
+def plain_tokenizer() -> Tokenizer:
+    return private_copy(tokenizer())
+
+
 def token_count(text: str) -> int:
-    return len(private_copy(tokenizer()).encode(text, add_special_tokens=False).ids)
+    return len(plain_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def assert_framed(
