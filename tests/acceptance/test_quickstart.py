@@ -40,7 +40,7 @@ def quickstart() -> str:
 
 
 def test_quickstart_of_the_readme_runs_as_it_stands(conninfo: str, connection: Connection) -> None:
-    load_reports(connection, 60)
+    load_reports(connection, 20)
     block = quickstart()
     assert block.count("export PGEMBED_DSN=") == block.count(". .venv/bin/activate") == 1
     script = re.sub(r"export PGEMBED_DSN=\S+", f"export PGEMBED_DSN='{conninfo}'", block)
@@ -56,6 +56,6 @@ def test_quickstart_of_the_readme_runs_as_it_stands(conninfo: str, connection: C
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_converged(connection, "reports")
-    assert "queued 60 records of public.event_text" in finished.stdout
+    assert "queued 20 records of public.event_text" in finished.stdout
     assert "pgembed index reports" in finished.stdout
     assert "STENT" in finished.stdout.split("built ")[1]

@@ -1,0 +1,17 @@
+"""The demonstration on a quarter of its corpus: `python -m tests.support.short_demo demo`."""
+
+from __future__ import annotations
+
+from pydoc_data import topics
+
+from pgqueue_embed.__main__ import main
+
+# What its questions, and those of its tests, are about.
+TOPICS = (
+    *("calls", "class", "compound", "context-managers", "exceptions"),
+    *("execmodel", "formatstrings", "operator-summary"),
+)
+
+if __name__ == "__main__":
+    topics.topics = {name: topics.topics[name] for name in TOPICS}
+    main()
