@@ -22,6 +22,8 @@ from pgqueue_embed.settings import DEFAULT_MODEL, WorkerSettings
 
 DIMENSIONS = 384
 SPECIAL_TOKENS = 2
+# The most that a batch has: a chunk is read as at least a token, and two special ones.
+ROWS = limits_for("mps").max_tokens_per_batch // 3
 
 
 class StubModel:
@@ -33,7 +35,7 @@ class StubModel:
     limits = limits_for("mps")
 
     def __init__(self) -> None:
-        self._vectors = np.full((1024, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
+        self._vectors = np.full((ROWS, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -16,15 +16,15 @@ _FINE_STEPS = 8  # lengths up to this many steps are told apart by one step, the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """How large batches may be, in tokens (padding included) and rows.
+    """How large batches may be, in tokens, padding included.
 
+    Not in rows: short sequences keep a device busy only if there are more of them.
     Lengths are multiples of ``length_step``. ``fill`` repeats rows of a call to reach a full
     shape; without it the last batch is smaller.
     """
 
     max_tokens_per_batch: int
     length_step: int
-    max_rows: int
     fill: bool
 
     def halved(self, rows: int, length: int) -> BatchLimits:
@@ -32,13 +32,12 @@ class BatchLimits:
         return replace(self, max_tokens_per_batch=max(1, rows // 2) * length)
 
     def resized(self, max_tokens_per_batch: int) -> BatchLimits:
-        """Return limits of another size, with rows in proportion to the tokens."""
-        rows = self.max_rows * max_tokens_per_batch // self.max_tokens_per_batch
-        return replace(self, max_tokens_per_batch=max_tokens_per_batch, max_rows=max(1, rows))
+        """Return limits of another size."""
+        return replace(self, max_tokens_per_batch=max_tokens_per_batch)
 
     def rows_at(self, length: int) -> int:
         """Return the number of rows of a full batch of sequences of ``length`` tokens."""
-        rows = min(self.max_rows, max(1, self.max_tokens_per_batch // length))
+        rows = max(1, self.max_tokens_per_batch // length)
         return rows - rows % 8 if self.fill and rows >= 8 else rows
 
 
@@ -53,13 +52,13 @@ class Batch:
 # Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
 # a CPU the activations of more than some 2,000 tokens fall out of its caches.
 _LIMITS = {
-    "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, max_rows=128, fill=True),
-    "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, max_rows=512, fill=True),
-    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, max_rows=16, fill=False),
+    "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, fill=True),
+    "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, fill=True),
+    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, fill=False),
 }
 
 # A table look-up costs next to nothing for a token, and its call as much as some hundred chunks.
-TABLE_LOOK_UP = BatchLimits(max_tokens_per_batch=1 << 17, length_step=1, max_rows=1_024, fill=False)
+TABLE_LOOK_UP = BatchLimits(max_tokens_per_batch=1 << 17, length_step=1, fill=False)
 
 
 def limits_for(kind: str) -> BatchLimits:

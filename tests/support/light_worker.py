@@ -42,7 +42,7 @@ class LightModel:
     device = "cpu"
     precision = "fp32"
     dimensions = DIMENSIONS
-    limits = BatchLimits(max_tokens_per_batch=4_096, length_step=8, max_rows=64, fill=False)
+    limits = BatchLimits(max_tokens_per_batch=4_096, length_step=8, fill=False)
 
     def __init__(self) -> None:
         self.tokenizer = tokenizer()

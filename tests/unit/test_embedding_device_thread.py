@@ -210,6 +210,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(
             raise RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)")
 
     model = FakeModel(limited, device="mps")
+    model.limits = model.limits.resized(128 * 12)  # 128 rows of these chunks
     with running(model) as thread:
         assert_right(thread.embed(chunks("a", 200)).vectors, chunks("a", 200))
         failures = len(released)
@@ -304,6 +305,7 @@ def test_every_new_shape_is_verified_on_a_gpu_only() -> None:
 def test_shapes_are_verified_again_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "VERIFY_EVERY_BATCHES", 4)
     model = FakeModel(device="mps")
+    model.limits = model.limits.resized(128 * 12)  # 128 rows of these chunks
     with running(model) as thread:
         thread.embed(chunks("a", 128 * 9))
     assert model.verified == [(128, 12)] * 3

@@ -14,7 +14,6 @@ LIMITS = st.builds(
     BatchLimits,
     max_tokens_per_batch=st.integers(1, 5_000),
     length_step=st.sampled_from([1, 8, 16]),
-    max_rows=st.integers(1, 80),
     fill=st.booleans(),
 )
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
@@ -28,7 +27,6 @@ def test_every_sequence_is_in_exactly_one_batch_and_fits(
     assert sorted(row for batch in batches for row in set(batch.rows)) == list(range(len(lengths)))
     for batch in batches:
         assert all(lengths[row] <= batch.length for row in batch.rows)
-        assert len(batch.rows) <= limits.max_rows
         assert len(batch.rows) == 1 or (
             len(batch.rows) * batch.length <= limits.max_tokens_per_batch
         )
@@ -69,11 +67,11 @@ def test_batch_on_a_cpu_is_as_long_as_its_longest_sequence() -> None:
     assert {b.length for b in plan_batches([129] * 40 + [77] * 40, limits_for("cpu"))} == {129, 77}
 
 
-@given(size=st.integers(1, 1 << 20))
-def test_resized_limits_keep_rows_in_proportion(size: int) -> None:
-    limits = limits_for("mps").resized(size)
-    assert limits.max_tokens_per_batch == size
-    assert limits.max_rows == max(1, size // 128)
+@pytest.mark.parametrize("kind", ["mps", "cuda", "cpu"])
+@pytest.mark.parametrize("length", [16, 128, 512])
+def test_a_full_batch_has_as_many_tokens_whatever_its_length(kind: str, length: int) -> None:
+    limits = limits_for(kind)
+    assert limits.rows_at(length) * length == limits.max_tokens_per_batch
 
 
 def test_buckets_are_coarser_for_long_sequences() -> None:
