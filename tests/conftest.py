@@ -31,6 +31,14 @@ OLDER_VERSION = 16
 # One clone is a few hundred small files: copied as files, they need no entry in the log.
 CLONE = "create database {} template {} strategy file_copy"
 
+# These take longest. They begin first, lest one of them be left to run alone at the end.
+LONGEST_FILES = (
+    *("test_living_table.py", "test_demo.py", "test_quickstart.py", "test_embedding_model.py"),
+    *("test_batch.py", "test_poison.py", "test_fault_points.py", "test_embedded_server.py"),
+    *("test_adopt.py", "test_worker_processes.py", "test_alter.py", "test_bad_input.py"),
+    *("test_wheel.py", "test_upgrades.py", "test_server_faults.py", "test_soak.py"),
+)
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
 
@@ -41,6 +49,11 @@ _numbers = itertools.count(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "on_both_servers: run on PostgreSQL 16 too, not on 18 alone")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    turns = {name: turn for turn, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: turns.get(item.path.name, len(turns)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
