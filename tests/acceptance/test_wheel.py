@@ -25,9 +25,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, REPOSITORY)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
-    venv.create(environment, with_pip=True)
+    venv.create(environment)
     binaries = environment / "bin"
-    run(binaries / "pip", "install", "--no-deps", "--no-index", "--quiet", wheel)
+    pip = (sys.executable, "-m", "pip", "--python", binaries / "python")
+    run(*pip, "install", "--no-deps", "--no-index", "--no-compile", "--quiet", wheel)
     site = next(environment.glob("lib/python*/site-packages"))
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return binaries

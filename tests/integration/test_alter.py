@@ -377,10 +377,14 @@ def find_a_hundred(own: Connection) -> None:
 
 
 def touch(own: Connection) -> None:
-    """Queue a record for both generations, as captured changes are; what is read stays the same."""
+    """Queue a record for both generations, as captured changes are; what is read stays the same.
+
+    It waits its turn, or on a busy machine the successor would never be seen with nothing to do.
+    """
     own.execute(
         "insert into pgembed.work (pipeline_id, keys, records, priority, known, embed_again)"
         " select id, '{7}', 1, 0, true, true from pgembed.pipelines"
+        " where not exists (select from pgembed.work where pipeline_id = pipelines.id)"
     )
     time.sleep(0.1)
 

@@ -19,7 +19,7 @@ from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.tables import Table
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
-from tests.support.models import make_tiny_model
+from tests.support.models import make_tiny_model, share_loaded_models
 
 ENGLISH = ["The pump stopped at night.", "A valve was stuck."]
 
@@ -32,6 +32,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _tiny_default(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     """The default model takes seconds to load; which one it is does not matter here."""
+    share_loaded_models(monkeypatch)
     monkeypatch.setattr(examination, "DEFAULT_MODEL", str(tiny_model))
 
 

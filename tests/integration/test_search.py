@@ -24,7 +24,7 @@ from pgqueue_embed.tables import Table
 from pgqueue_embed.vector_index import plan
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
-from tests.support.models import make_tiny_model
+from tests.support.models import make_tiny_model, share_loaded_models
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session
 
@@ -154,8 +154,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(connection: Connection, tiny_model: Path) -> Pipeline:
+def tiny(connection: Connection, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A pipeline over two records with the tiny model, not worked on yet."""
+    share_loaded_models(monkeypatch)
     source = make_source(connection, ["The pump  stopped\nat \x1b[31mnight.", "A valve was stuck."])
     spec = PipelineSpec(
         name="reports",
