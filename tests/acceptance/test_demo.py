@@ -1,6 +1,6 @@
 """The demonstration as a stranger runs it, and its vectors against sentence-transformers itself.
 
-Processes, model and database are the real ones; of the corpus, a quarter is embedded.
+Processes, model and database are the real ones; of the corpus, a fifth is embedded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUESTIONS = (
     "How do I run cleanup code even if an exception is raised?",
     "operator precedence",
     "What does a context manager do when the block ends?",
-    "formatting a number with thousands separators",
+    "scope of names in a class block",
 )
 
 
@@ -75,7 +75,7 @@ def test_two_workers_share_the_records(demonstration: Demonstration) -> None:
     (records,) = demonstration.connection.execute(
         "select count(*) from pgembed_demo.language_reference"
     ).fetchone() or (0,)
-    assert sum(map(int, shares)) == records > 80
+    assert sum(map(int, shares)) == records > 60
 
 
 def test_answers_are_sensible(demonstration: Demonstration) -> None:
@@ -97,7 +97,7 @@ def chunks(demonstration: Demonstration) -> tuple[list[str], list[str], NDArray]
         " from pgembed_demo.language_reference_vectors order by chunk_id"
     ).fetchall()
     stored = np.array([np.fromstring(text[1:-1], sep=",") for _, _, text in rows])
-    assert len(rows) > 200
+    assert len(rows) > 150
     return [chunk_id for chunk_id, _, _ in rows], [text for _, text, _ in rows], stored
 
 

@@ -59,3 +59,13 @@ def test_quickstart_of_the_readme_runs_as_it_stands(conninfo: str, connection: C
     assert "queued 20 records of public.event_text" in finished.stdout
     assert "pgembed index reports" in finished.stdout
     assert "STENT" in finished.stdout.split("built ")[1]
+    assert_libraries_print_nothing(finished)
+
+
+def assert_libraries_print_nothing(finished: subprocess.CompletedProcess[str]) -> None:
+    """Fail if torch, or what reads the model, says a word in any of the three that load them."""
+    assert finished.stdout.startswith("made pipeline reports")
+    assert re.search(r"\nbuilt \S+ in \d+ s\n0\.\d+  record ", finished.stdout)
+    bars = [line for line in finished.stderr.splitlines() if line.strip()]
+    assert bars
+    assert all(re.match(r"reports ━+ \d+/20 records", line) for line in bars), finished.stderr

@@ -253,12 +253,3 @@ def test_a_hub_name_without_a_network_fails_fast_in_one_line(
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
     assert time.monotonic() - started < 15  # 4 s of waiting beside the imports
-
-
-def test_loading_prints_nothing() -> None:
-    code = (
-        "from pgqueue_embed.embedding import EmbeddingModel, resolve_model;"
-        "EmbeddingModel.load(resolve_model('all-MiniLM-L6-v2'), device='cpu')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")

@@ -1,4 +1,4 @@
-"""The demonstration on a quarter of its corpus: `python -m tests.support.short_demo demo`."""
+"""The demonstration on a fifth of its corpus: `python -m tests.support.short_demo demo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgqueue_embed.__main__ import main
 # What its questions, and those of its tests, are about.
 TOPICS = (
     *("calls", "class", "compound", "context-managers", "exceptions"),
-    *("execmodel", "formatstrings", "operator-summary"),
+    *("execmodel", "operator-summary"),
 )
 
 if __name__ == "__main__":
