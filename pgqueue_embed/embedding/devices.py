@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 
@@ -21,6 +22,7 @@ def choose_device(requested: str) -> str:
     ``auto`` takes the first of mps, cuda and cpu that is there. Raises UsageError for a device
     that this machine does not have.
     """
+    _let_waiting_threads_sleep()
     import torch
 
     available = {
@@ -36,6 +38,16 @@ def choose_device(requested: str) -> str:
     if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
         raise UsageError(f"this machine has no {requested} device; give --device auto or cpu")
     return requested
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Keep the threads of a pass on a CPU from spinning while they wait for each other.
+
+    Spinning takes the time of whoever else is on these cores, PostgreSQL and the tokenizer among
+    them, and in the end its own (python -m benchmarks --only waiting). OpenMP looks when torch is
+    loaded; a user who has asked for something else keeps it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def configure_device(device: str) -> None:

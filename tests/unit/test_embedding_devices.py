@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -94,3 +96,14 @@ def test_precisions_are_tried_fastest_first(monkeypatch: pytest.MonkeyPatch) -> 
         assert precision.candidates("cpu", "auto") == wanted
     with pytest.raises(UsageError, match="unknown precision"):
         precision.candidates("cpu", "int8")
+
+
+def test_threads_that_wait_sleep_unless_the_user_has_asked_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    choose_device("cpu")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    choose_device("cpu")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -1,0 +1,24 @@
+"""A process of its own that measures the forward pass at each line that it reads."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import ceiling
+from benchmarks.corpora import maude
+
+RECORDS = 30
+
+
+def main() -> None:
+    """Print chunks a second, once for each line of standard input."""
+    model = ceiling.load_model()
+    chunks = ceiling.distinct_chunks(model, maude().sample(RECORDS).documents)
+    measure = ceiling.forward_rate(model, chunks)
+    measure()
+    for _ in sys.stdin:
+        print(measure(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
