@@ -51,15 +51,35 @@ def test_unknown_name_is_an_attribute_error() -> None:
         pgqueue_embed.Coordinator  # noqa: B018
 
 
-def test_importing_the_package_loads_neither_torch_nor_a_driver() -> None:
-    code = (
-        "import sys, pgqueue_embed; from pgqueue_embed import Pipeline, Worker, search;"
-        "print([each for each in ('torch', 'transformers') if each in sys.modules])"
-    )
+WITHOUT_A_MODEL = """
+import sys
+from typer.testing import CliRunner
+from pgqueue_embed import Pipeline, Worker, search
+from pgqueue_embed.cli.app import app
+
+commands = (
+    "--help", "status", "failures reports", "enqueue reports", "pause reports", "resume reports",
+    "index reports", "sync reports", "show", "retry reports",
+)
+for command in commands:
+    result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert result.exit_code == 0, (command, result.output)
+print([each for each in ("torch", "transformers", "sentence_transformers") if each in sys.modules])
+"""
+
+
+def test_package_and_commands_load_no_torch_where_no_model_is_needed(
+    conninfo: str, connection: Connection
+) -> None:
+    make_pipeline(connection, make_source(connection, texts(3)))
     printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WITHOUT_A_MODEL],
+        env={**os.environ, "PGEMBED_DSN": conninfo},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert printed.stdout.strip() == "[]"
+    assert printed.stdout.strip() == "[]", printed.stderr
 
 
 def test_types_are_shipped() -> None:
