@@ -23,9 +23,11 @@ def set_apart(connection: Connection, claim: Claim) -> None:
         if item.alone and len(item.keys) > 1:
             _split(connection, claim.pipeline_id, item)
         else:
+            # Where others ran beside it, it is one death short of the sentence: as in _split.
+            deaths = item.deaths if item.alone else min(item.deaths, FATAL_DEATHS - 1)
             connection.execute(
                 "update pgembed.work set alone = true, deaths = %s where id = %s",
-                (item.deaths, item.id),
+                (deaths, item.id),
             )
         connection.execute(
             "delete from pgembed.attempts where work_id = %s and died_at is not null", (item.id,)

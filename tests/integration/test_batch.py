@@ -953,6 +953,21 @@ class TestDeaths:
         assert states(connection) == {"1": "embedded"}
         assert_converged(connection, "reports")
 
+    def test_bystander_of_three_deaths_is_tried_by_itself(
+        self, connection: Connection, session: Session
+    ) -> None:
+        """Workers may hold a record one after the other, and all die, before a death is known."""
+        pipeline = queue(connection, ["innocent"])
+        (work_id,) = connection.execute("select id from pgembed.work").fetchone()
+        connection.execute(
+            "insert into pgembed.attempts (work_id, worker_id, claim_xid, died_at)"
+            " select %s, 1, pg_current_xact_id(), clock_timestamp() from generate_series(1, 3)",
+            (work_id,),
+        )
+        drain(session, pipeline)
+        assert states(connection) == {"1": "embedded"}
+        assert_converged(connection, "reports")
+
     def test_condemned_record_whose_text_changed_is_tried_again(
         self, connection: Connection, session: Session
     ) -> None:
