@@ -19,7 +19,7 @@ PARTS = {
     "pipeline": "a model that costs nothing: the pipeline's own cost (5)",
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
     "device": "batch sizes, threads, formats and a compiler for the forward pass",
-    "waiting": "threads that sleep while they wait for each other, or spin",
+    "waiting": "how long threads of a forward pass spin while they wait",
     "engines": "ONNX Runtime and OpenVINO for the forward pass, where they are installed",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
     "capture": "what triggers on the source cost its writers",

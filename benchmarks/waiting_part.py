@@ -1,6 +1,6 @@
-"""What the threads of a forward pass do while they wait for each other: sleep, or spin.
+"""How long the threads of a forward pass spin while they wait for each other, before they sleep.
 
-Not a target: it shows why a worker lets them sleep.
+Not a target: it shows why a worker lets them sleep sooner than torch by itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Measured, interleaved
 
 PART = "waiting"
-# GNU OpenMP's own count where nobody asks for another (libgomp manual, GOMP_SPINCOUNT).
-WAITING = {"sleep": {}, "spin": {"GOMP_SPINCOUNT": "300000"}}
+# How often a thread of GNU OpenMP looks before it sleeps. 300,000 is what it does by itself
+# (libgomp manual, GOMP_SPINCOUNT).
+LOOKS = (0, 1_000, 10_000, 300_000)
 NEIGHBOUR = [sys.executable, "-c", "while True: pass"]
 
 
@@ -25,9 +26,10 @@ def measure(bench: Bench) -> Iterator[Measured]:
     """Measure the forward pass with either, alone and beside a process that never rests."""
     with ExitStack() as stack:
         variants: dict[str, Callable[[], float]] = {}
-        for name, environment in WAITING.items():
-            bench.say(f"a process whose waiting threads {name}")
-            process = stack.enter_context(_forward_process(environment))
+        for looks in LOOKS:
+            name = f"{looks:,} looks"
+            bench.say(f"a process whose threads sleep after {name}")
+            process = stack.enter_context(_forward_process(looks))
             variants[f"{name}, alone"] = partial(_rate, process)
             variants[f"{name}, beside one busy process"] = partial(_rate_beside, process)
         outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
@@ -40,10 +42,10 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 @contextmanager
-def _forward_process(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def _forward_process(looks: int) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.forward_process"],
-        env={**os.environ, **environment},
+        env={**os.environ, "GOMP_SPINCOUNT": str(looks)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

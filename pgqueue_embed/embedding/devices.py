@@ -41,13 +41,14 @@ def choose_device(requested: str) -> str:
 
 
 def _let_waiting_threads_sleep() -> None:
-    """Keep the threads of a pass on a CPU from spinning while they wait for each other.
+    """Keep the threads of a pass on a CPU from spinning for long while they wait for each other.
 
     Spinning takes the time of whoever else is on these cores, PostgreSQL and the tokenizer among
-    them, and in the end its own (python -m benchmarks --only waiting). OpenMP looks when torch is
-    loaded; a user who has asked for something else keeps it.
+    them, and in the end its own (python -m benchmarks --only waiting). GNU OpenMP reads this when
+    torch is loaded; a user who has asked for something else keeps it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def configure_device(device: str) -> None:
