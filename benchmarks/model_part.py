@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks import ceiling
 from benchmarks.bench import Bench
-from benchmarks.corpora import Corpus, glosses, maude, wikipedia
+from benchmarks.corpora import Corpus, glosses, maude
 from benchmarks.database import cloned, queued_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.machine import has_amx
@@ -28,12 +28,11 @@ Outcomes = dict[str, list[Outcome]]
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
-    """Measure all variants on three corpora, on other records in each round."""
+    """Measure all variants on two corpora, on other records in each round."""
     sizes = bench.sizes
     for load, records, concurrencies in (
         (maude, sizes.maude_records, sizes.concurrencies),
         (glosses, sizes.glosses, (2,)),
-        (wikipedia, sizes.wikipedia_records, (2,)),
     ):
         corpus = bench.corpus(load)
         if corpus is not None:

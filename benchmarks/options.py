@@ -10,7 +10,6 @@ class Sizes:
     """The amounts of work. What a real model embeds is parted among the rounds."""
 
     maude_records: int = 2_000
-    wikipedia_records: int = 3_000
     glosses: int = 20_000
     stub_records: int = 20_000
     static_records: int = 20_000
@@ -29,7 +28,6 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     maude_records=60,
-    wikipedia_records=40,
     glosses=300,
     stub_records=3_000,
     static_records=300,
