@@ -3,13 +3,17 @@
 Metal compiles and keeps a graph for every input shape and never gives it back, so that shapes
 must be few on a GPU: lengths are rounded up, and a length has one number of rows, or a quarter or
 a sixteenth of it for what is left over. A CPU keeps nothing and pays for every token of padding,
-so that there a batch is as long as its longest sequence.
+so that there a batch is as long as its longest sequence, and ends where another one costs less than
+more padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 _FINE_STEPS = 8  # lengths up to this many steps are told apart by one step, then coarser
 
@@ -20,12 +24,14 @@ class BatchLimits:
 
     Not in rows: short sequences keep a device busy only if there are more of them.
     Lengths are multiples of ``length_step``. ``fill`` repeats rows of a call to reach a full
-    shape; without it the last batch is smaller.
+    shape; without it the last batch is smaller. ``batch_tokens`` is what one more batch costs, in
+    tokens; None where all batches but the last are to be full.
     """
 
     max_tokens_per_batch: int
     length_step: int
     fill: bool
+    batch_tokens: int | None = None
 
     def halved(self, rows: int, length: int) -> BatchLimits:
         """Return limits that allow half the rows at a length, after these were too many."""
@@ -50,11 +56,12 @@ class Batch:
 
 
 # Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
-# a CPU the activations of more than some 2,000 tokens fall out of its caches.
+# a CPU the activations of more than some 2,000 tokens fall out of its caches, and a batch of MiniLM's
+# takes as long as its tokens and some 60 more.
 _LIMITS = {
     "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, fill=True),
     "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, fill=True),
-    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, fill=False),
+    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, fill=False, batch_tokens=60),
 }
 
 # A table look-up costs next to nothing for a token, and its call as much as some hundred chunks.
@@ -75,6 +82,8 @@ def plan_batches(
     padding.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    if limits.batch_tokens is not None:
+        return _cheapest(order, lengths, limits.max_tokens_per_batch, limits.batch_tokens)
     cap = max([longest or 0, *lengths]) if order else 0
     batches: list[Batch] = []
     done = 0
@@ -87,6 +96,39 @@ def plan_batches(
             rows = _filled(rows, full)
         batches.append(Batch(rows=tuple(rows), length=length))
     return batches
+
+
+def _cheapest(
+    order: Sequence[int], lengths: Sequence[int], max_tokens: int, batch_tokens: int
+) -> list[Batch]:
+    """Part ``order``, longest first, where tokens, padding and batches cost least in all."""
+    longest = np.array([lengths[row] for row in order], np.int64)
+    begins = _begins(longest, max_tokens, batch_tokens)
+    batches: list[Batch] = []
+    end = len(order)
+    while end:
+        begin = int(begins[end])
+        batches.append(Batch(rows=tuple(order[begin:end]), length=int(longest[begin])))
+        end = begin
+    return batches[::-1]
+
+
+def _begins(longest: NDArray[np.int64], max_tokens: int, batch_tokens: int) -> NDArray[np.int64]:
+    """Return where the last batch begins of the cheapest that end before each row.
+
+    ``longest`` are the lengths of the rows, descending; by dynamic programming, a row at a time.
+    """
+    cost = np.zeros(len(longest) + 1, np.int64)
+    begins = np.zeros(len(longest) + 1, np.int64)
+    lowest = 0
+    for end in range(1, len(longest) + 1):
+        while lowest < end - 1 and (end - lowest) * longest[lowest] > max_tokens:
+            lowest += 1
+        tokens = np.arange(end - lowest, 0, -1) * longest[lowest:end]
+        costs = cost[lowest:end] + tokens + batch_tokens
+        begins[end] = lowest + costs.argmin()
+        cost[end] = costs.min()
+    return begins
 
 
 def bucket(length: int, step: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ LIMITS = st.builds(
     max_tokens_per_batch=st.integers(1, 5_000),
     length_step=st.sampled_from([1, 8, 16]),
     fill=st.booleans(),
+    batch_tokens=st.sampled_from([None, 0, 60]),
 )
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 
@@ -62,8 +64,8 @@ def test_without_filling_the_last_batch_is_small() -> None:
 
 
 def test_batch_on_a_cpu_is_as_long_as_its_longest_sequence() -> None:
-    batches = plan_batches([130, 97, 300], limits_for("cpu"))
-    assert [batch.length for batch in batches] == [300]
+    batches = plan_batches([130, 117, 140], limits_for("cpu"))
+    assert [batch.length for batch in batches] == [140]
     assert {b.length for b in plan_batches([129] * 40 + [77] * 40, limits_for("cpu"))} == {129, 77}
 
 
@@ -72,6 +74,33 @@ def test_batch_on_a_cpu_is_as_long_as_its_longest_sequence() -> None:
 def test_a_full_batch_has_as_many_tokens_whatever_its_length(kind: str, length: int) -> None:
     limits = limits_for(kind)
     assert limits.rows_at(length) * length == limits.max_tokens_per_batch
+
+
+def cost(batches: list[Batch], batch_tokens: int) -> int:
+    return sum(len(batch.rows) * batch.length + batch_tokens for batch in batches)
+
+
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=9))
+def test_no_parting_of_a_cpus_rows_costs_less(lengths: list[int]) -> None:
+    limits = limits_for("cpu")
+    ordered = sorted(lengths, reverse=True)
+    cheapest = min(
+        sum((end - begin) * ordered[begin] + 60 for begin, end in itertools.pairwise(ends))
+        for cuts in range(len(ordered))
+        for chosen in itertools.combinations(range(1, len(ordered)), cuts)
+        for ends in [(0, *chosen, len(ordered))]
+        if all(
+            end - begin == 1 or (end - begin) * ordered[begin] <= limits.max_tokens_per_batch
+            for begin, end in itertools.pairwise(ends)
+        )
+    )
+    assert cost(plan_batches(lengths, limits), 60) == cheapest
+
+
+def test_padding_of_short_sequences_is_a_tenth_at_most() -> None:
+    lengths = [8 + row % 40 for row in range(360)]
+    batches = plan_batches(lengths, limits_for("cpu"))
+    assert sum(len(batch.rows) * batch.length for batch in batches) < 1.1 * sum(lengths)
 
 
 def test_buckets_are_coarser_for_long_sequences() -> None:
