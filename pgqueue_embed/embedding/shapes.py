@@ -56,8 +56,8 @@ class Batch:
 
 
 # Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
-# a CPU the activations of more than some 2,000 tokens fall out of its caches, and a batch of MiniLM's
-# takes as long as its tokens and some 60 more.
+# a CPU the activations of more than some 2,000 tokens fall out of its caches, and one of MiniLM's
+# batches takes as long as its tokens and some 60 more.
 _LIMITS = {
     "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, fill=True),
     "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, fill=True),
