@@ -176,9 +176,11 @@ class DeviceThread(Generic[LoadedModel]):
         model, runner = self._when_loaded()
         lengths = [model.sequence_tokens(chunk) for chunk in chunks]
         with self._condition:
-            self._longest = max([self._longest, *lengths])
-            batches = plan_batches(lengths, runner.limits, longest=self._longest)
-            call = _Call(chunks, batches, model.dimensions)
+            longest = self._longest = max([self._longest, *lengths])
+        # Planned without the lock, which the device needs to get on with the calls of others.
+        batches = plan_batches(lengths, runner.limits, longest=longest)
+        call = _Call(chunks, batches, model.dimensions)
+        with self._condition:
             call.error = self._error
             self._active.add(call)
             if batches:
