@@ -14,6 +14,7 @@ from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Measured, interleaved
+from benchmarks.forward_process import RECORDS
 
 PART = "waiting"
 # How often a thread of GNU OpenMP looks before it sleeps. 300,000 is what it does by itself
@@ -35,7 +36,9 @@ def measure(bench: Bench) -> Iterator[Measured]:
         outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
     yield Measured(
         figures=[
-            Figure(part=PART, name=name, corpus="30 of MAUDE", unit="chunks/s", values=rates)
+            Figure(
+                part=PART, name=name, corpus=f"{RECORDS} of MAUDE", unit="chunks/s", values=rates
+            )
             for name, rates in outcomes.items()
         ]
     )

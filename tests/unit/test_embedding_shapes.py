@@ -77,15 +77,20 @@ def test_a_full_batch_has_as_many_tokens_whatever_its_length(kind: str, length: 
 
 
 def cost(batches: list[Batch], batch_tokens: int) -> int:
+    """Return what batches cost in tokens, padding included."""
     return sum(len(batch.rows) * batch.length + batch_tokens for batch in batches)
 
 
 @given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=9))
 def test_no_parting_of_a_cpus_rows_costs_less(lengths: list[int]) -> None:
     limits = limits_for("cpu")
+    assert limits.batch_tokens
     ordered = sorted(lengths, reverse=True)
     cheapest = min(
-        sum((end - begin) * ordered[begin] + 60 for begin, end in itertools.pairwise(ends))
+        sum(
+            (end - begin) * ordered[begin] + limits.batch_tokens
+            for begin, end in itertools.pairwise(ends)
+        )
         for cuts in range(len(ordered))
         for chosen in itertools.combinations(range(1, len(ordered)), cuts)
         for ends in [(0, *chosen, len(ordered))]
@@ -94,7 +99,7 @@ def test_no_parting_of_a_cpus_rows_costs_less(lengths: list[int]) -> None:
             for begin, end in itertools.pairwise(ends)
         )
     )
-    assert cost(plan_batches(lengths, limits), 60) == cheapest
+    assert cost(plan_batches(lengths, limits), limits.batch_tokens) == cheapest
 
 
 def test_padding_of_short_sequences_is_a_tenth_at_most() -> None:
