@@ -17,6 +17,7 @@ from pgqueue_embed.log import LogSettings
 PARTS = {
     "model": "the model alone, encode, a script and `pgembed work` (1 to 4)",
     "pipeline": "a model that costs nothing: the pipeline's own cost (5)",
+    "feeding": "how busy a fast device is kept",
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
     "device": "batch sizes, threads, formats and a compiler for the forward pass",
     "waiting": "how long threads of a forward pass spin while they wait",

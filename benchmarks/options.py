@@ -13,6 +13,7 @@ class Sizes:
     glosses: int = 20_000
     stub_records: int = 20_000
     static_records: int = 20_000
+    fed_records: int = 20_000
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
     claims: int = 1_000
@@ -31,6 +32,7 @@ QUICK = Sizes(
     glosses=300,
     stub_records=3_000,
     static_records=300,
+    fed_records=3_000,
     poems=500,
     queue_records=(1_000_000,),
     claims=200,

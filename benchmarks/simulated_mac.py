@@ -37,6 +37,7 @@ class Slept:
     """What the device gives back, as embed.EmbeddedChunks."""
 
     vectors: NDArray[np.float32]
+    device_seconds: float
     cache_hits: int = 0
 
 
@@ -54,7 +55,8 @@ class SleepingDevice:
             self._compute(len(chunks[first : first + BATCH_CHUNKS]))
             on_progress()
         shape = (len(chunks), DIMENSIONS)
-        return Slept(np.full(shape, DIMENSIONS**-0.5, np.float32))
+        vectors = np.full(shape, DIMENSIONS**-0.5, np.float32)
+        return Slept(vectors, device_seconds=len(chunks) * self._seconds)
 
     def _compute(self, chunks: int) -> None:
         """Take the next free time of the device, so that late wake-ups do not slow it down."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
@@ -70,9 +71,41 @@ def default_chunker() -> Chunker:
     return Chunker(default_tokenizer(), max_tokens=CHUNK_TOKENS, overlap_tokens=OVERLAP_TOKENS)
 
 
-def drain_with_stub(conninfo: str, concurrency: int, chunker: Chunker) -> None:
-    """Drain the queue by the real loops and the real device thread around the stub model."""
-    with closing(DeviceThread(StubModel)) as device:
+class PacedModel(StubModel):
+    """Computes so many tokens a second, padding included, while the caller is free to go on."""
+
+    device = "mps"  # which is given a group of batches at once
+
+    def __init__(self, tokens_per_second: float) -> None:
+        super().__init__()
+        self.busy_seconds = 0.0
+        self._seconds_per_token = 1 / tokens_per_second
+        self._free_at = 0.0
+
+    def launch(
+        self, chunks: Sequence[Chunk], *, length: int | None = None
+    ) -> Callable[[], Vectors]:
+        """Return what waits for the constants until they would be there."""
+        assert length is not None, "the device thread pads to a length"
+        seconds = len(chunks) * length * self._seconds_per_token
+        self.busy_seconds += seconds
+        ready_at = self._free_at = max(self._free_at, time.monotonic()) + seconds
+
+        def read() -> Vectors:
+            time.sleep(max(0.0, ready_at - time.monotonic()))
+            return self._vectors[: len(chunks)]
+
+        return read
+
+
+def drain_with_stub(
+    conninfo: str,
+    concurrency: int,
+    chunker: Chunker,
+    load: Callable[[], StubModel] = StubModel,
+) -> None:
+    """Drain the queue by the real loops and the real device thread around a stub model."""
+    with closing(DeviceThread(load)) as device:
         shared = _shared(conninfo, concurrency, chunker, device)
         loops = [threading.Thread(target=run_loop, args=(shared,)) for _ in range(concurrency)]
         for loop in loops:

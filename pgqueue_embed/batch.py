@@ -62,13 +62,11 @@ class Session:
 class Done:
     """One finished claim: what its commit did and what it took.
 
-    `event` is what it did instead of embedding; there is no `rate` then. `own_seconds` is its time
-    without that of others' batches, which it waited for at the device.
+    `event` is what it did instead of embedding; there is no `rate` then.
     """
 
     batch: Batch
     rate: Rate | None
-    own_seconds: float = 0.0
     event: str | None = None
 
 
@@ -126,12 +124,7 @@ def process_claim(
         reading = _read(session, pipeline, claim, size.limit_bytes)
         embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
         batch = _write(session, pipeline, claim, reading, embedding)
-    seconds = time.monotonic() - started
-    return Done(
-        batch=batch,
-        rate=_rate(claim, reading, seconds),
-        own_seconds=seconds - max(0.0, embedding.embed_seconds - embedding.device_seconds),
-    )
+    return Done(batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started))
 
 
 @contextmanager
@@ -308,9 +301,11 @@ def _batch(
     )
 
 
-def _rate(claim: Claim, reading: _Reading, seconds: float) -> Rate:
+def _rate(claim: Claim, reading: _Reading, embedding: Embedding, seconds: float) -> Rate:
+    waited_seconds = max(0.0, embedding.embed_seconds - embedding.device_seconds)
     return Rate(
         items=max(len(claim.items) - len(reading.left_over), 1),
         text_bytes=reading.text_bytes,
+        own_seconds=seconds - waited_seconds,
         seconds=seconds,
     )

@@ -297,7 +297,7 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
                 alone=alone,
                 cursor=shared.cursor(pipeline),
             )
-            turn.seconds = done.own_seconds if done else 0.0
+            turn.seconds = done.rate.own_seconds if done and done.rate else 0.0
     except PipelineFault as error:
         check_schema(session.side)
         if not is_current(session.side, pipeline):

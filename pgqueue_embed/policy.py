@@ -67,19 +67,25 @@ SPARE_BYTES = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """What a claim did: records, bytes of text, work items and the seconds it took."""
+    """What a claim did: bytes of text, work items and the seconds it took.
+
+    `own_seconds` are those without the time in which it waited for others at the device.
+    """
 
     items: int
     text_bytes: int
+    own_seconds: float
     seconds: float
 
 
 def next_claim_size(last: ClaimSize, rate: Rate, *, target_seconds: float) -> ClaimSize:
-    """Return the size that should make the next claim last `target_seconds`.
+    """Return the size that should make the next claim take `target_seconds` of its own.
 
-    Grows at most fourfold at a step, so that one quick claim does not make a huge one.
+    Or fewer, so that with its wait for the device it lasts no more than twice that: it is a
+    transaction. Grows at most fourfold at a step, so that one quick claim does not make a huge one.
     """
-    factor = min(max(target_seconds / max(rate.seconds, 0.001), 0.25), 4.0)
+    took_seconds = max(rate.own_seconds, rate.seconds / 2, 0.001)
+    factor = min(max(target_seconds / took_seconds, 0.25), 4.0)
     items = min(max(math.ceil(rate.items * factor), 1), MAX_CLAIM_ITEMS, last.items * 4)
     wanted_bytes = int(max(rate.text_bytes, 4096) * factor * SPARE_BYTES)
     limit_bytes = min(max(wanted_bytes, 32 * 1024), MAX_CLAIM_BYTES)

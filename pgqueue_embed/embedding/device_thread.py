@@ -1,8 +1,10 @@
 """One thread owns the model: loading, checks and every forward pass happen in it.
 
 Metal aborts the process when two threads enter it. Worker loops hand over chunks and wait; the
-thread takes one batch of each caller in turn, so that a large claim does not hold up a small
-one, and gives a GPU a few batches before it waits for the first.
+thread computes first what is due first: when an idle device would be done with it. Claims of one
+size are so computed one after the other, and one is written while the next is on the device; in
+turns, all would end at once and leave it idle. Small claims overtake a large one, until it has
+waited for as long as it computes. A GPU has a few batches before the thread waits for the first.
 """
 
 from __future__ import annotations
@@ -57,7 +59,13 @@ class _Call:
         self.unusable: set[int] = set()
         self.error: Exception | None = None
         self.device_seconds = 0.0
+        self.due_tokens = 0
         self.started = time.monotonic()
+
+    @property
+    def tokens(self) -> int:
+        """What is still to be computed, padding included."""
+        return sum(batch.tokens for batch in self.batches)
 
     @property
     def is_done(self) -> bool:
@@ -87,7 +95,8 @@ class DeviceThread(Generic[LoadedModel]):
         self.cache = VectorCache(cache_bytes)
         self._load = load
         self._condition = threading.Condition()
-        self._waiting: deque[_Call] = deque()  # calls with batches left, next one first
+        self._waiting: list[_Call] = []  # calls with batches left
+        self._taken_tokens = 0
         self._active: set[_Call] = set()
         self._checks: deque[Future[None]] = deque()
         self._loaded: tuple[LoadedModel, BatchRunner] | None = None
@@ -115,9 +124,10 @@ class DeviceThread(Generic[LoadedModel]):
         distinct = dict(zip(reversed(keys), reversed(chunks), strict=True))
         found = {key: self.cache.get(key) for key in distinct}
         missing = [key for key, vector in found.items() if vector is None]
+        seen = self.batches_completed
         call = self._submit([distinct[key] for key in missing])
         try:
-            self._wait(call, on_progress)
+            self._wait(call, seen, on_progress)
         finally:
             self._withdraw(call)
             self._remember(call, missing)
@@ -183,13 +193,13 @@ class DeviceThread(Generic[LoadedModel]):
         with self._condition:
             call.error = self._error
             self._active.add(call)
+            call.due_tokens = self._taken_tokens + call.tokens
             if batches:
                 self._waiting.append(call)
                 self._condition.notify_all()
         return call
 
-    def _wait(self, call: _Call, on_progress: Callable[[], None]) -> None:
-        seen = self.batches_completed
+    def _wait(self, call: _Call, seen: int, on_progress: Callable[[], None]) -> None:
         while not call.is_done:
             before, seen = seen, self._await_batch(call, seen)
             if seen != before and call.error is None:
@@ -242,10 +252,11 @@ class DeviceThread(Generic[LoadedModel]):
             return [self._take() for _ in range(group_batches) if self._waiting]
 
     def _take(self) -> tuple[_Call, Batch]:
-        call = self._waiting.popleft()
+        call = min(self._waiting, key=lambda call: call.due_tokens)
         batch = call.batches.popleft()
-        if call.batches:
-            self._waiting.append(call)
+        self._taken_tokens += batch.tokens
+        if not call.batches:
+            self._waiting.remove(call)
         return call, batch
 
     def _work(self, runner: BatchRunner, group: Group) -> None:

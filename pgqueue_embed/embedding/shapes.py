@@ -54,6 +54,11 @@ class Batch:
     rows: tuple[int, ...]
     length: int
 
+    @property
+    def tokens(self) -> int:
+        """What the device computes, padding included."""
+        return len(self.rows) * self.length
+
 
 # Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
 # a CPU the activations of more than some 2,000 tokens fall out of its caches, and one of MiniLM's
@@ -81,7 +86,7 @@ def plan_batches(
     Rounding up stops at ``longest``, the longest sequence ever met, so that full chunks need no
     padding.
     """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    order = np.argsort(-np.array(lengths, np.int64), kind="stable").tolist()
     if limits.batch_tokens is not None:
         return _cheapest(order, lengths, limits.max_tokens_per_batch, limits.batch_tokens)
     cap = max([longest or 0, *lengths]) if order else 0
@@ -120,14 +125,16 @@ def _begins(longest: NDArray[np.int64], max_tokens: int, batch_tokens: int) -> N
     """
     cost = np.zeros(len(longest) + 1, np.int64)
     begins = np.zeros(len(longest) + 1, np.int64)
+    counts = np.arange(len(longest), 0, -1)
+    lengths = longest.tolist()
     lowest = 0
-    for end in range(1, len(longest) + 1):
-        while lowest < end - 1 and (end - lowest) * longest[lowest] > max_tokens:
+    for end in range(1, len(lengths) + 1):
+        while lowest < end - 1 and (end - lowest) * lengths[lowest] > max_tokens:
             lowest += 1
-        tokens = np.arange(end - lowest, 0, -1) * longest[lowest:end]
-        costs = cost[lowest:end] + tokens + batch_tokens
-        begins[end] = lowest + costs.argmin()
-        cost[end] = costs.min()
+        costs = cost[lowest:end] + counts[lowest - end :] * longest[lowest:end]
+        best = costs.argmin()
+        begins[end] = lowest + best
+        cost[end] = costs[best] + batch_tokens
     return begins
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -126,24 +126,76 @@ def test_a_text_is_embedded_once_in_a_call_and_once_in_a_process() -> None:
     assert_right(second.vectors, [chunk("b"), chunk("c")])
 
 
-def test_batches_of_callers_take_turns() -> None:
-    gate, entered = threading.Event(), threading.Event()
+class Gate:
+    """A hook that holds the first batch until it is opened."""
 
-    def hold(_chunks: Sequence[Chunk], _length: int) -> None:
-        entered.set()
-        gate.wait(WAIT_SECONDS)
+    def __init__(self) -> None:
+        self.opened, self.entered = threading.Event(), threading.Event()
 
-    model = FakeModel(hold)
-    with running(model) as thread, ThreadPoolExecutor(2) as pool:
-        large = pool.submit(thread.embed, chunks("large", 400))
-        assert entered.wait(WAIT_SECONDS)
-        small = pool.submit(thread.embed, chunks("small", 100))
-        wait_until(lambda: len(thread._active) == 2)
-        gate.set()
-        large.result(WAIT_SECONDS)
-        small.result(WAIT_SECONDS)
+    def __call__(self, _chunks: Sequence[Chunk], _length: int) -> None:
+        self.entered.set()
+        self.opened.wait(WAIT_SECONDS)
+
+
+def callers_in_order(
+    model: FakeModel, gate: Gate, calls: Mapping[str, Sequence[Chunk]]
+) -> list[str]:
+    """Embed for several callers, the first of whom comes first; return whose each batch was."""
+    with running(model) as thread, ThreadPoolExecutor(len(calls)) as pool:
+        jobs = []
+        for number, wanted in enumerate(calls.values(), 1):
+            jobs.append(pool.submit(thread.embed, wanted))
+            assert gate.entered.wait(WAIT_SECONDS)
+            wait_until(lambda number=number: len(thread._active) == number)
+        gate.opened.set()
+        for job, wanted in zip(jobs, calls.values(), strict=True):
+            assert_right(job.result(WAIT_SECONDS).vectors, wanted)
+    return [texts[0].rstrip("0123456789") for texts, _ in model.batches]
+
+
+def test_calls_of_one_size_are_computed_one_after_the_other() -> None:
+    model = FakeModel(gate := Gate())
+    order = callers_in_order(model, gate, {name: chunks(name, 400) for name in "abc"})
+    assert order == ["a"] * 5 + ["b"] * 5 + ["c"] * 5
+
+
+def test_a_small_call_overtakes_a_large_one() -> None:
+    model = FakeModel(gate := Gate())
+    calls = {"large": chunks("large", 400), "small": chunks("small", 100)}
+    assert callers_in_order(model, gate, calls) == ["large", "small", "small", *["large"] * 4]
+
+
+def test_small_calls_without_end_do_not_hold_up_a_large_one_for_longer_than_it_computes() -> None:
+    ended = threading.Event()
+
+    def is_small(chunks: Sequence[Chunk]) -> bool:
+        return chunks[0].text.startswith("small")
+
+    def wait_for_the_next(chunks: Sequence[Chunk], _length: int) -> None:
+        others = 1 if is_small(chunks) else 2
+        wait_until(
+            lambda: (
+                sum(is_small(each.chunks) for each in list(thread._waiting)) == others
+                or ended.is_set()
+            )
+        )
+
+    def embed_all(prefix: str) -> None:
+        for number in range(20):
+            thread.embed(chunks(f"{prefix}{number}-", 85))
+        ended.set()
+
+    model = FakeModel(wait_for_the_next)
+    with running(model) as thread, ThreadPoolExecutor(3) as pool:
+        large = pool.submit(thread.embed, chunks("large", 850))
+        wait_until(lambda: len(thread._active) == 1)
+        small = [pool.submit(embed_all, name) for name in ("small-a", "small-b")]
+        large.add_done_callback(lambda _: ended.set())
+        for job in (large, *small):
+            job.result(WAIT_SECONDS)
     order = [texts[0][:5] for texts, _ in model.batches]
-    assert order[:5] == ["large", "large", "small", "large", "small"]
+    last_large = len(order) - order[::-1].index("large")
+    assert order[:last_large].count("small") in range(8, 12)
 
 
 def test_every_waiting_caller_hears_of_progress_in_its_own_thread() -> None:
@@ -191,12 +243,20 @@ def test_a_lost_lease_ends_the_call_and_its_remaining_batches() -> None:
     def lose() -> None:
         raise LookupError("lease lost")
 
-    with running(FakeModel()) as thread:
+    def hold(_chunks: Sequence[Chunk], _length: int) -> None:
+        if thread.batches_completed == 1:
+            withdrawn.wait(WAIT_SECONDS)
+
+    withdrawn = threading.Event()
+    model = FakeModel(hold)
+    with running(model) as thread:
         with pytest.raises(LookupError):
             thread.embed(chunks("lost", 2000), on_progress=lose)
         assert not thread._active
         assert not thread._waiting
+        withdrawn.set()
         assert_right(thread.embed(chunks("next", 3)).vectors, chunks("next", 3))
+    assert [texts[0][:4] for texts, _ in model.batches] == ["lost", "lost", "next"]
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(

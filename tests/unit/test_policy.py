@@ -24,8 +24,15 @@ from pgqueue_embed.policy import (
 )
 
 
-def rate(*, items: int = 4, text_bytes: int = 100_000, seconds: float = 4.0) -> Rate:
-    return Rate(items=items, text_bytes=text_bytes, seconds=seconds)
+def rate(
+    *,
+    items: int = 4,
+    text_bytes: int = 100_000,
+    seconds: float = 4.0,
+    own_seconds: float | None = None,
+) -> Rate:
+    own_seconds = seconds if own_seconds is None else own_seconds
+    return Rate(items=items, text_bytes=text_bytes, own_seconds=own_seconds, seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +90,17 @@ def test_restart_delay_grows_to_a_minute() -> None:
 def test_claim_that_takes_as_long_as_wanted_keeps_its_size() -> None:
     size = ClaimSize(items=4, limit_bytes=200_000)
     assert next_claim_size(size, rate(seconds=8), target_seconds=8) == size
+
+
+def test_claim_that_waited_as_long_for_the_device_as_it_took_of_its_own_keeps_its_size() -> None:
+    size = ClaimSize(items=4, limit_bytes=200_000)
+    assert next_claim_size(size, rate(own_seconds=8, seconds=16), target_seconds=8) == size
+
+
+def test_claim_that_waited_longer_shrinks_since_it_is_a_transaction() -> None:
+    size = ClaimSize(items=4, limit_bytes=200_000)
+    shrunk = next_claim_size(size, rate(own_seconds=8, seconds=32), target_seconds=8)
+    assert shrunk == ClaimSize(items=2, limit_bytes=100_000)
 
 
 def test_quick_claim_grows_fourfold_at_most() -> None:

@@ -1,0 +1,56 @@
+"""How busy the loops keep a fast device: one of a fixed rate, which computes while they work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.bench import Bench
+from benchmarks.corpora import wikipedia
+from benchmarks.database import cloned, fake_identity, queued_database
+from benchmarks.figures import Figure, Measured, interleaved
+from benchmarks.runs import timed_run
+from benchmarks.stub_model import DIMENSIONS, PacedModel, default_chunker, drain_with_stub
+
+# About a thousand of these chunks a second, a quarter of what two cores tokenise and write.
+TOKENS_PER_SECOND = 100_000
+
+
+def measure(bench: Bench) -> Iterator[Measured]:
+    """Measure the share of the time in which the device computes."""
+    corpus = bench.corpus(wikipedia)
+    if corpus is None:
+        return
+    corpus = corpus.sample(bench.sizes.fed_records)
+    template = queued_database(bench.server, corpus.documents, fake_identity(DIMENSIONS))
+    variants = {
+        f"-c {concurrency}": _busy_share(bench, template, concurrency)
+        for concurrency in bench.sizes.concurrencies
+    }
+    outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
+    yield Measured(
+        figures=[
+            Figure(
+                part="feeding",
+                name=f"a device of {TOKENS_PER_SECOND:,} tokens/s, {name}",
+                corpus=corpus.name,
+                unit="of its time busy",
+                values=shares,
+            )
+            for name, shares in outcomes.items()
+        ]
+    )
+
+
+def _busy_share(bench: Bench, template: str, concurrency: int) -> Callable[[], float]:
+    chunker = default_chunker()
+
+    def measure_once() -> float:
+        model = PacedModel(TOKENS_PER_SECOND)
+        with cloned(bench.server, template) as conninfo:
+            run = timed_run(
+                conninfo,
+                lambda: drain_with_stub(conninfo, concurrency, chunker, lambda: model),
+            )
+        return model.busy_seconds / run.steady_seconds
+
+    return measure_once
