@@ -50,7 +50,7 @@ work: $(READY) ## Run a worker until stopped (ARGS='--concurrency 4')
 status: $(READY) ## Show progress, workers and failures
 	@$(PGEMBED) status
 
-bench: $(VENV)/.ready-bench ## Measure throughput in about an hour (ARGS='--quick': some minutes)
+bench: $(VENV)/.ready-bench ## Measure throughput in an hour and a half (ARGS='--quick': some minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 $(VENV)/.ready-bench: $(READY)

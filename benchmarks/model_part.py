@@ -32,7 +32,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
     sizes = bench.sizes
     for load, records, concurrencies in (
         (maude, sizes.maude_records, sizes.concurrencies),
-        (glosses, sizes.glosses, (2,)),
+        (glosses, sizes.glosses, (1, 2)),
     ):
         corpus = bench.corpus(load)
         if corpus is not None:
@@ -51,8 +51,16 @@ def _measure(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Me
     return Measured(
         figures=_figures(corpus, outcomes),
         reaches=_reaches(corpus, outcomes, models.auto.precision),
-        notes=[f"{corpus.name}: {covered}; device {models.auto.device}"],
+        notes=[f"{corpus.name}: {covered}; device {models.auto.device}; {_tokens(models, corpus)}"],
     )
+
+
+def _tokens(models: Models, corpus: Corpus) -> str:
+    """Say how much the two ways of cutting give the model to read."""
+    chunks = ceiling.distinct_chunks(models.auto, corpus.documents)
+    worker = sum(map(models.auto.sequence_tokens, chunks)) / len(corpus.documents)
+    script = models.script.tokens(corpus.documents) / len(corpus.documents)
+    return f"tokens a record: worker {worker:.0f}, script {script:.0f}"
 
 
 @dataclass(frozen=True, kw_only=True)

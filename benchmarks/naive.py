@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -31,10 +32,10 @@ class Script:
         from tokenizers import Tokenizer
 
         self.model = SentenceTransformer(model_path, device="cpu")
-        tokenizer = Tokenizer.from_file(f"{model_path}/tokenizer.json")
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self.splitter = TextSplitter.from_huggingface_tokenizer(tokenizer, 128, overlap=20)
+        self.tokenizer = Tokenizer.from_file(f"{model_path}/tokenizer.json")
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.splitter = TextSplitter.from_huggingface_tokenizer(self.tokenizer, 128, overlap=20)
 
     def run(self, conninfo: str) -> tuple[float, int, float]:
         """Embed ``public.reports``; returns records a second, chunks, chunks a second."""
@@ -50,6 +51,11 @@ class Script:
                 chunks += self._embed(connection, reports[first : first + BATCH_RECORDS])
             seconds = time.perf_counter() - started
         return len(reports) / seconds, chunks, chunks / seconds
+
+    def tokens(self, documents: Sequence[str]) -> int:
+        """Return how many tokens the model reads of `documents`, special ones included."""
+        chunks = [chunk for document in documents for chunk in self.splitter.chunks(document)]
+        return sum(len(each.ids) for each in self.tokenizer.encode_batch(chunks))
 
     def _embed(self, connection: psycopg.Connection[Any], reports: list[tuple[int, str]]) -> int:
         rows = [
