@@ -63,11 +63,6 @@ class _Call:
         self.started = time.monotonic()
 
     @property
-    def tokens(self) -> int:
-        """What is still to be computed, padding included."""
-        return sum(batch.tokens for batch in self.batches)
-
-    @property
     def is_done(self) -> bool:
         return self.unfinished == 0 or self.error is not None
 
@@ -193,7 +188,7 @@ class DeviceThread(Generic[LoadedModel]):
         with self._condition:
             call.error = self._error
             self._active.add(call)
-            call.due_tokens = self._taken_tokens + call.tokens
+            call.due_tokens = self._taken_tokens + sum(batch.tokens for batch in batches)
             if batches:
                 self._waiting.append(call)
                 self._condition.notify_all()
