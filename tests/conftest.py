@@ -20,6 +20,7 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.migrate import migrate
 from tests.servers import temporary_server
+from tests.support.programs import left_out
 
 # Tests run side by side, a core each. Where torch had all cores, its threads would wait for one
 # another by spinning. Programs that tests start inherit this.
@@ -54,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns = {name: turn for turn, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: turns.get(item.path.name, len(turns)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    line = left_out(reason for _file, _line, reason in (report.longrepr for report in skipped))
+    if line is not None:
+        terminalreporter.write_line(line, yellow=True)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

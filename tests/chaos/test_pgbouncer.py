@@ -29,10 +29,11 @@ from tests.support.corpus import make_source, texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.programs import needs_program
 
 PGBOUNCER = shutil.which("pgbouncer")
 
-pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+pytestmark = needs_program("pgbouncer")
 
 CONFIGURATION = """
 [databases]
