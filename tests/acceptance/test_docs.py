@@ -48,6 +48,7 @@ DOCUMENTS = [README, CHINESE, *sorted((REPOSITORY / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 EXAMPLE = re.compile(r"\bexample\b", re.IGNORECASE)
 OPTION = re.compile(r"--[a-z][a-z-]*")
+THERE = ("there", "那边")  # the heading of a column that is about another program
 
 on_every_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY))
@@ -93,7 +94,7 @@ def tables(document: Path) -> Iterator[list[list[str]]]:
 
 def code_spans(document: Path) -> list[str]:
     """Return inline code, without the column that names options of another program."""
-    others = {row[0] for table in tables(document) if table[0][0] == "there" for row in table}
+    others = {row[0] for table in tables(document) if table[0][0] in THERE for row in table}
     lines = [line for line in prose(document).splitlines() if line.split("|")[1:2] != [""]]
     kept = [line for line in lines if line.strip("| ").split(" | ")[0] not in others]
     return re.findall(r"`([^`\n]+)`", "\n".join(kept))
@@ -294,8 +295,19 @@ def test_both_readmes_have_the_same_quickstart() -> None:
     assert marked_block(README, mark, "sh") == marked_block(CHINESE, mark, "sh")
 
 
-def test_chinese_readme_has_no_code_of_its_own() -> None:
-    assert [block for block in blocks(CHINESE) if block not in blocks(README)] == []
+def test_chinese_readme_has_the_code_of_the_english_one() -> None:
+    assert blocks(CHINESE) == blocks(README)
+
+
+def test_both_readmes_have_the_same_tables_options_commands_and_links() -> None:
+    assert [len(table) for table in tables(CHINESE)] == [len(table) for table in tables(README)]
+    assert _said(README) - _said(CHINESE) == set()
+    assert set(links(README)) - {CHINESE.name} == set(links(CHINESE)) - {README.name}
+
+
+def _said(document: Path) -> set[str]:
+    """Return the options, commands, models and columns that a document names in prose."""
+    return set(re.findall(r"`([^`\n]+)`", prose(document)))
 
 
 # What the documents must not say
