@@ -22,8 +22,6 @@ ADVISORY_LOCK = 7_034_212_891
 def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let nobody else apply a file to this database meanwhile; calls `on_wait` if somebody does."""
     with connect(conninfo, application_name="pgembed apply") as lock, lock.transaction():
-        # Nothing else happens in this transaction, for as long as it takes.
-        lock.execute("set local idle_in_transaction_session_timeout = 0")
         (free,) = lock.execute(
             "select pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,)
         ).fetchone() or (False,)

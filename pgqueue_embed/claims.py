@@ -19,9 +19,6 @@ from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 
-# The server's own timeouts come first; only silence gets so far.
-GRACE_SECONDS = 2.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
@@ -65,7 +62,7 @@ def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterat
     would see the snapshot of the claim. SET LOCAL only, so that pgbouncer in transaction mode
     works. Raises LeaseLost when the connection is gone.
     """
-    connection.patience_seconds = lease_seconds + GRACE_SECONDS
+    connection.patience_seconds = lease_seconds
     try:
         with connection.transaction():
             connection.execute(_opening(lease_seconds))

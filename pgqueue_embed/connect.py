@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg.abc import Params
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
@@ -32,12 +35,33 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # A function or operator that somebody created in a schema on our path could fit our arguments
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
-# come first otherwise. A pooler has told us a process id of its own making.
+# come first otherwise.
+SEARCH_PATH = "pg_catalog, pg_temp"
+
+# A pooler has told us a process id of its own making.
 PIN_SESSION = """
-select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)
+select {settings}
 where pg_catalog.pg_backend_pid() operator(pg_catalog.=) %s::pg_catalog.int4
 """
-PIN_TRANSACTION = "set local search_path to pg_catalog, pg_temp"
+
+# What ends a session or a statement of ours at a time that was meant for others, where a role, a
+# database or a server has it: the first version of PostgreSQL that knows it. Zero is never.
+TIMEOUTS = {
+    "statement_timeout": 0,
+    "lock_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 140_000,
+    "transaction_timeout": 170_000,
+}
+
+# The server's own timeouts come first; only silence gets so far.
+GRACE_SECONDS = 2.0
+
+# A server that does not take a request to cancel in this time is left to its own timeouts.
+CANCEL_SECONDS = 2.0
+
+# How long a statement about pgembed's own small tables may take.
+BOOKKEEPING_SECONDS = 60.0
 
 # Any of these in the environment means that the user has named a database the libpq way.
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -58,36 +82,67 @@ KEEPALIVE: dict[str, Any] = {
 }
 
 
+class OutOfTime(psycopg.OperationalError):
+    """What was asked for took longer than it may: a statement, or what came before a commit."""
+
+
 class Cursor(psycopg.Cursor[Any]):
-    """Executes each statement with the pinned search path, behind a pooler too."""
+    """Executes each statement with the pinned settings, behind a pooler too."""
 
     def execute(self, query: Any, params: Params | None = None, **options: Any) -> Cursor:
-        """Execute; behind a pooler in a transaction, for which the search path can be set."""
+        """Execute; behind a pooler in a transaction, for which the settings can be made.
+
+        Raises OutOfTime for a statement that took longer than its connection's patience.
+        """
         connection = self.connection
-        if not (isinstance(connection, Connection) and connection.is_pooled_and_idle):
+        if not isinstance(connection, Connection):
             return super().execute(query, params, **options)
-        with connection.transaction():
-            return super().execute(query, params, **options)
+        with connection.timed():
+            if not connection.is_pooled_and_idle:
+                return super().execute(query, params, **options)
+            with connection.transaction():
+                return super().execute(query, params, **options)
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A session that finds nothing of a user's by a bare name, and does not wait for ever.
 
     `pooled` says that each transaction may run in another session of the server, which pgbouncer
-    lends to others in between: the search path is set for each transaction, otherwise once.
+    lends to others in between: settings are made for each transaction, otherwise once.
 
-    `patience_seconds` is how long a statement may take; None for as long as it likes. TCP alone
-    would wait: for a proxy that still acknowledges, or for a minute and more on macOS, which has
-    no tcp_user_timeout.
+    `patience_seconds` is how long a statement may take, at most half of it for a lock; None for as
+    long as it likes. The server ends it then. Where nothing is heard of the server, we ask it to,
+    and close the session. TCP alone would wait: for a proxy that still acknowledges, or for a
+    minute and more on macOS, which has no tcp_user_timeout.
     """
 
     pooled = False
     patience_seconds: float | None = None
+    answered_at = -math.inf
 
     @property
     def is_pooled_and_idle(self) -> bool:
-        """Whether the next statement would run with the search path of whoever was there last."""
+        """Whether the next statement would run with the settings of whoever was there last."""
         return self.pooled and self.info.transaction_status == TransactionStatus.IDLE
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the server has been told nothing, as this process counts."""
+        return time.monotonic() - self.answered_at
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Raise OutOfTime for a statement that the server ended since it took too long."""
+        started = time.monotonic()
+        try:
+            yield
+        except psycopg.errors.QueryCanceled as error:
+            taken_seconds = time.monotonic() - started
+            if self.patience_seconds is None or taken_seconds < 0.9 * self.patience_seconds:
+                raise
+            raise OutOfTime(
+                f"a statement took longer than {self.patience_seconds:g} seconds"
+            ) from error
 
     @contextmanager
     def transaction(
@@ -97,7 +152,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         must_pin = self.is_pooled_and_idle
         with super().transaction(savepoint_name, force_rollback) as transaction:
             if must_pin:
-                self.execute(PIN_TRANSACTION)
+                self.execute(self._pin_transaction())
             yield transaction
 
     def refuse_pooler(self, what: str) -> None:
@@ -108,21 +163,52 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 " others in between; connect to PostgreSQL itself"
             )
 
-    def pin_search_path(self) -> None:
-        """Find out whether this is a session of our own, and set its search path if so."""
+    def pin_settings(self) -> None:
+        """Find out whether this is a session of our own, and make its settings if so."""
         try:
-            self.pooled = self.execute(PIN_SESSION, (self.info.backend_pid,)).rowcount == 0
+            self.pooled = self.execute(self._pin_session(), (self.info.backend_pid,)).rowcount == 0
         except psycopg.Error:
             self.close()
             raise
 
+    def _pinned(self) -> dict[str, str]:
+        """Return what this session has set, whatever its role, database or server has.
+
+        A statement_timeout that the connection string asks for stays where we have none of our own.
+        """
+        patience = self.patience_seconds
+        bounds = {"statement_timeout": patience, "lock_timeout": patience and patience / 2}
+        timeouts = {
+            name: str(int((bounds.get(name) or 0) * 1000))
+            for name, since in TIMEOUTS.items()
+            if self.info.server_version >= since
+            and (bounds.get(name) or name not in self.info.options)
+        }
+        return {"search_path": SEARCH_PATH, **timeouts}
+
+    def _pin_session(self) -> sql.Composed:
+        settings = [
+            sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+            for name, value in self._pinned().items()
+        ]
+        return sql.SQL(PIN_SESSION).format(settings=sql.SQL(", ").join(settings))
+
+    def _pin_transaction(self) -> sql.Composed:
+        settings = [
+            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
+            for name, value in self._pinned().items()
+        ]
+        return sql.SQL("select {}").format(sql.SQL(", ").join(settings))
+
     def wait(
         self, gen: Generator[Any, Any, Answer], *arguments: Any, **named_arguments: Any
     ) -> Answer:
-        """Run a step of a statement; closes the session and raises OperationalError if too slow."""
+        """Run a step of a statement; closes the session and raises OutOfTime if too slow."""
         if self.patience_seconds is not None:
-            gen = self._limited(gen, time.monotonic() + self.patience_seconds)
-        return super().wait(gen, *arguments, **named_arguments)
+            gen = self._limited(gen, time.monotonic() + self.patience_seconds + GRACE_SECONDS)
+        answer = super().wait(gen, *arguments, **named_arguments)
+        self.answered_at = time.monotonic()
+        return answer
 
     def _limited(
         self, steps: Generator[Any, Any, Answer], deadline: float
@@ -133,13 +219,31 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError(
+                    self._give_up()
+                    raise OutOfTime(
                         f"no answer from the server within {self.patience_seconds:g} seconds"
                     )
                 wanted = steps.send(ready)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+    def _give_up(self) -> None:
+        """Close the session; what it runs in the server would run on, and is cancelled first."""
+        self.request_cancel()
+        self.pgconn.finish()
+
+    def request_cancel(self) -> None:
+        """Ask the server to end what this session runs, for CANCEL_SECONDS at most.
+
+        In a thread: before version 17, libpq waits for as long as TCP does.
+        """
+        request = threading.Thread(target=self._cancel, daemon=True)
+        request.start()
+        request.join(CANCEL_SECONDS)
+
+    def _cancel(self) -> None:
+        with suppress(psycopg.Error):
+            self.cancel_safe(timeout=CANCEL_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +336,7 @@ def connect(
 ) -> Connection:
     """Open an autocommit session that works through pgbouncer in transaction mode.
 
+    Each of its statements may take `patience_seconds`; then it raises OutOfTime.
     Raises DatabaseUnavailable with one line that holds no password.
     """
     try:
@@ -245,8 +350,8 @@ def connect(
             cursor_factory=Cursor,
             **KEEPALIVE,
         )
-        connection.pin_search_path()
         connection.patience_seconds = patience_seconds
+        connection.pin_settings()
         return connection
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(

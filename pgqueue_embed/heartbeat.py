@@ -12,7 +12,7 @@ import psutil
 import psycopg
 
 from pgqueue_embed import registry
-from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.connect import BOOKKEEPING_SECONDS, Connection, connect, first_line
 from pgqueue_embed.embedding.devices import device_memory_bytes
 from pgqueue_embed.endings import FAILED, RECYCLED, STALLED
 from pgqueue_embed.errors import DatabaseUnavailable, PgembedError
@@ -23,9 +23,6 @@ from pgqueue_embed.settings import Pipeline
 
 HEARTBEAT_SECONDS = 10.0
 HOUSEKEEPING_SECONDS = 60.0
-
-# A heartbeat is one update; housekeeping folds a day's batches at most.
-PATIENCE_SECONDS = 60.0
 
 # After one lease without progress the server has taken the claims back; another one, and the
 # device is taken to hang.
@@ -69,7 +66,7 @@ class Heartbeat:
                 with connect(
                     self._shared.conninfo,
                     application_name="pgembed heartbeat",
-                    patience_seconds=PATIENCE_SECONDS,
+                    patience_seconds=BOOKKEEPING_SECONDS,
                 ) as own:
                     self._beat(own)
             except (DatabaseUnavailable, psycopg.Error) as error:

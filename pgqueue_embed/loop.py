@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import psycopg
@@ -14,7 +14,6 @@ import psycopg
 from pgqueue_embed.batch import Done, Session, process_claim
 from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
-    GRACE_SECONDS,
     claimable_pipelines,
     forget_lost_attempts,
     is_drained,
@@ -45,9 +44,6 @@ SUSPECT_POLL_SECONDS = 2.0
 
 # After any of these the claim in hand is somebody's again, and a new session is tried.
 GIVEN_BACK: tuple[type[Exception], ...] = (LeaseLost, *AWAY)
-
-# A server that does not take a request to cancel in this time is asked again.
-CANCEL_SECONDS = 2.0
 
 # A session that lasted so long was good, even if there was nothing to do.
 GOOD_SESSION_SECONDS = 60.0
@@ -138,8 +134,7 @@ class Shared:
     def interrupt(self) -> None:
         """Cancel what the loops read: behind a user's lock they would not see a checkpoint."""
         for side in list(self.sides):
-            with suppress(psycopg.Error):
-                side.cancel_safe(timeout=CANCEL_SECONDS)
+            side.request_cancel()
 
 
 def run_loop(shared: Shared) -> None:
@@ -178,7 +173,7 @@ def _explained(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _session(shared: Shared) -> Iterator[Session]:
-    patience = shared.settings.lease_seconds + GRACE_SECONDS
+    patience = shared.settings.lease_seconds
     with (
         connect(
             shared.conninfo, application_name="pgembed claim", patience_seconds=patience

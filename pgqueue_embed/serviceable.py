@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.connect import BOOKKEEPING_SECONDS, Connection, connect
 from pgqueue_embed.embedding import (
     EmbeddingModel,
     Fingerprint,
@@ -24,7 +24,6 @@ from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 REFRESH_SECONDS = 3.0
-PATIENCE_SECONDS = 60.0
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0
@@ -148,7 +147,7 @@ class Serviceable:
         """Return whether work for another model waits and this one has had its turn."""
         if not self._others or not (idle or self._turn_is_over()):
             return False
-        with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             return bool(first_waiting(connection, self._others))
 
     def chunker(self, pipeline: Pipeline) -> Chunker:
@@ -163,7 +162,7 @@ class Serviceable:
         return time.monotonic() - self._started_at >= MODEL_TURN_SECONDS
 
     def _refresh(self) -> None:
-        with connect(self._conninfo, patience_seconds=PATIENCE_SECONDS) as connection:
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             check_schema(connection)
             pipelines = with_successors(connection, self._settings.pipelines)
         fingerprint = self._chosen.fingerprint

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from pgqueue_embed.connect import AWAY, connect, first_line
+from pgqueue_embed.connect import AWAY, BOOKKEEPING_SECONDS, connect, first_line
 from pgqueue_embed.deaths import Death, machine_is_ill, record_death
 from pgqueue_embed.endings import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
 from pgqueue_embed.errors import MachineFault, SetupError
@@ -226,7 +226,7 @@ class Supervisor:
         failures = 0
         while True:
             try:
-                with connect(self._conninfo) as connection:
+                with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
                     return record_death(connection, worker_id, f"crashed: {how}")
             except AWAY as error:
                 reason = first_line(error)

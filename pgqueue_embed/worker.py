@@ -7,8 +7,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+import psycopg
+
 from pgqueue_embed import registry
-from pgqueue_embed.connect import connect
+from pgqueue_embed.connect import BOOKKEEPING_SECONDS, connect, first_line
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
 from pgqueue_embed.endings import FAILED, STOPPED
 from pgqueue_embed.errors import PgembedError, SetupError
@@ -59,7 +61,7 @@ class Worker:
 
         Raises SetupError when the database, the model or the machine is not ready for work.
         """
-        with connect(self._conninfo) as connection:
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             check_schema(connection)
             chosen = choose_model(connection, self._settings)
         cache_bytes = self._settings.cache_megabytes << 20
@@ -84,7 +86,7 @@ class Worker:
             concurrency=self._settings.concurrency,
             pipeline_ids=[pipeline.id for pipeline in serviceable.pipelines()],
         )
-        with connect(self._conninfo) as connection:
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             worker_id = registry.register(connection, identity)
         get_logger().info(
             "worker started",
@@ -126,10 +128,10 @@ class Worker:
         reason = str(shared.failure) if shared.failure else shared.ending or STOPPED
         get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
         try:
-            with connect(self._conninfo) as connection:
+            with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
                 registry.sign_off(connection, shared.worker_id, reason)
-        except PgembedError as error:
-            get_logger().warning("could not sign off", reason=str(error))
+        except (PgembedError, psycopg.Error) as error:
+            get_logger().warning("could not sign off", reason=first_line(error))
 
 
 def _guarded(shared: Shared) -> None:

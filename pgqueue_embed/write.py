@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pgqueue_embed import ledger
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.claims import GRACE_SECONDS, add_items
+from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PipelineFault, RecordFault
 from pgqueue_embed.policy import retry_delay_seconds
@@ -135,7 +135,7 @@ def _allow_long_write(connection: Connection, lease_seconds: float) -> None:
     transaction_timeout (PostgreSQL 17) ends it.
     """
     milliseconds = int(lease_seconds * 10_000)
-    connection.patience_seconds = lease_seconds * 10 + GRACE_SECONDS
+    connection.patience_seconds = lease_seconds * 10
     connection.execute(f"set local statement_timeout = {milliseconds}")
     if connection.info.server_version >= 170_000:
         connection.execute(f"set local transaction_timeout = {milliseconds}")

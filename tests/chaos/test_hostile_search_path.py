@@ -210,14 +210,14 @@ def beside_hostile(connection: Connection, conninfo: str) -> Pipeline:
     return pipeline
 
 
-@pytest.mark.parametrize("pin", [Connection.pin_search_path, pretend_pooled])
+@pytest.mark.parametrize("pin", [Connection.pin_settings, pretend_pooled])
 def test_nothing_hostile_is_used(
     conninfo: str,
     beside_hostile: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
     pin: Callable[[Connection], None],
 ) -> None:
-    monkeypatch.setattr(Connection, "pin_search_path", pin)
+    monkeypatch.setattr(Connection, "pin_settings", pin)
     with open_session(conninfo) as session:
         enqueue(session.side, beside_hostile, Selection())
         drain(session, beside_hostile)
@@ -228,7 +228,7 @@ def test_nothing_hostile_is_used(
 def test_every_errand_would_be_hijacked_without_the_pinned_path(
     conninfo: str, beside_hostile: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Connection, "pin_search_path", leave_path)
+    monkeypatch.setattr(Connection, "pin_settings", leave_path)
     harmless = []
     with connect(conninfo) as session:
         for name, errand in ERRANDS.items():

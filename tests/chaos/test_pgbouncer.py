@@ -15,7 +15,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed import connect as sessions
+from pgqueue_embed.connect import Connection, OutOfTime, connect
 from pgqueue_embed.embedded.account import server_account
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
@@ -150,3 +151,23 @@ def test_claim_behind_a_frozen_pgbouncer_is_freed_and_its_worker_comes_back(
         bouncer.process.send_signal(signal.SIGCONT)
         assert worker.wait() == "drained"
     assert_converged(connection, "reports")
+
+
+def sleep_without_timeout(session: Connection) -> None:
+    with session.transaction():
+        session.execute("set local statement_timeout = 0")
+        session.execute("select pg_sleep(60)")
+
+
+def test_statement_through_pgbouncer_ends_when_it_takes_too_long(
+    connection: Connection, bouncer: Bouncer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = "select count(*) from pg_stat_activity where state = 'active' and query like %s"
+    monkeypatch.setattr(sessions, "GRACE_SECONDS", 0.5)
+    with connect(bouncer.conninfo, patience_seconds=0.5) as session:
+        with pytest.raises(OutOfTime, match="took longer"):
+            session.execute("select pg_sleep(60)")
+        with pytest.raises(OutOfTime, match="no answer"):
+            sleep_without_timeout(session)
+    sleeping = (running, ("select pg_sleep%",))
+    wait_until(lambda: connection.execute(*sleeping).fetchone() == (0,), "no statement runs on")
