@@ -6,6 +6,9 @@
 -- what it is given, may be granted to a role that has no right on any table of this schema, and is
 -- granted to nobody. It therefore uses no SQL that is made at run time and no type, cast or
 -- function that somebody else can have made.
+--
+-- Rows that a policy hides would pass for such as are not there: with row_security off, PostgreSQL
+-- raises an error instead.
 set local lock_timeout = '5s';
 
 create function pgembed.find_pipeline(name text)
@@ -13,6 +16,7 @@ returns pgembed.pipelines
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline pgembed.pipelines;
@@ -40,6 +44,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     part json;
@@ -82,6 +87,7 @@ returns text[]
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
 as $function$
@@ -137,6 +143,7 @@ create function pgembed.enqueue(name text, keys text[], out queued bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
@@ -212,6 +219,7 @@ revoke all on function pgembed.enqueue(text, text[]) from public;
 create function pgembed.enqueue(name text, keys anyarray, out queued bigint)
 language sql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
 as $function$
@@ -224,6 +232,7 @@ comment on function pgembed.enqueue(text, anyarray) is
 create function pgembed.enqueue(name text, keys text, out queued bigint)
 language sql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
     select pgembed.enqueue(name, keys::text[]);
 $function$;
@@ -234,6 +243,7 @@ comment on function pgembed.enqueue(text, text) is
 create function pgembed.pause(name text, reason text default '', out in_flight bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
@@ -253,6 +263,7 @@ comment on function pgembed.pause is
 create function pgembed.resume(name text, out pending bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
@@ -268,6 +279,7 @@ comment on function pgembed.resume is
 create function pgembed.put_back(pipeline_id bigint, keys text[], out retried bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 begin
     -- Locked in bytewise key order, as a worker does before it writes: the two cannot deadlock.
@@ -320,6 +332,7 @@ comment on function pgembed.put_back is
 create function pgembed.retry(name text, out retried bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
@@ -337,6 +350,7 @@ comment on function pgembed.retry(text) is
 create function pgembed.retry(name text, keys text[], out retried bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
 declare
     pipeline constant pgembed.pipelines := pgembed.find_pipeline(name);
@@ -367,6 +381,7 @@ comment on function pgembed.retry(text, text[]) is
 create function pgembed.retry(name text, keys anyarray, out retried bigint)
 language sql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
 as $function$
@@ -379,6 +394,7 @@ comment on function pgembed.retry(text, anyarray) is
 create function pgembed.retry(name text, keys text, out retried bigint)
 language sql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $function$
     select pgembed.retry(name, keys::text[]);
 $function$;

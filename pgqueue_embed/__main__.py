@@ -19,7 +19,9 @@ def main() -> None:
     except Exception as error:
         if not _is_database_error(error):
             raise
-        _complain(f"the database refused: {str(error).splitlines()[0]}", 1)
+        from pgqueue_embed.connect import first_line
+
+        _complain(f"the database refused: {first_line(error)}", 1)
 
 
 def _is_database_error(error: Exception) -> bool:

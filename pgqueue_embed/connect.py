@@ -35,8 +35,13 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # A function or operator that somebody created in a schema on our path could fit our arguments
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
-# come first otherwise.
-SEARCH_PATH = "pg_catalog, pg_temp"
+# come first otherwise. Rows that a policy hides would pass for deleted ones: with row_security off,
+# PostgreSQL raises an error instead. The isolation is for a single statement, without a BEGIN.
+SETTINGS = {
+    "search_path": "pg_catalog, pg_temp",
+    "row_security": "off",
+    "default_transaction_isolation": "read committed",
+}
 
 # A pooler has told us a process id of its own making.
 PIN_SESSION = """
@@ -184,7 +189,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.info.server_version >= since
             and (bounds.get(name) or name not in self.info.options)
         }
-        return {"search_path": SEARCH_PATH, **timeouts}
+        return {**SETTINGS, **timeouts}
 
     def _pin_session(self) -> sql.Composed:
         settings = [
@@ -350,6 +355,7 @@ def connect(
             cursor_factory=Cursor,
             **KEEPALIVE,
         )
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         connection.patience_seconds = patience_seconds
         connection.pin_settings()
         return connection
@@ -382,7 +388,20 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     failures = [line for line in lines if "failed:" in line]
     text = (failures or lines or [type(error).__name__])[-1 if failures else 0]
-    return text.removeprefix("connection failed:").strip().removeprefix("ERROR:").strip()
+    text = text.removeprefix("connection failed:").strip().removeprefix("ERROR:").strip()
+    return f"{text}; {SEE_ALL_ROWS}" if is_row_security(error) else text
+
+
+# Whoever would see a part of the rows only must not work at all.
+SEE_ALL_ROWS = (
+    "to pgembed, rows that are hidden would pass for deleted ones: work as a role that no policy"
+    " applies to, such as one that was altered to have BYPASSRLS"
+)
+
+
+def is_row_security(error: BaseException) -> bool:
+    """Return whether PostgreSQL refuses to hide rows from us, in whichever language."""
+    return isinstance(error, psycopg.Error) and error.diag.source_function == "check_enable_rls"
 
 
 def dependents(error: psycopg.errors.DependentObjectsStillExist) -> str:

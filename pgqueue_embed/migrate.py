@@ -48,11 +48,30 @@ def migrate(conninfo: str) -> list[str]:
                 return _apply(conninfo)
 
 
+PRESENT = """
+select
+    to_regclass('pgembed._yoyo_migration') is not null,
+    (
+        select min(format('pgembed.%I', relname))
+        from pg_class
+        where relnamespace = to_regnamespace('pgembed')
+            and relrowsecurity
+            and row_security_active(oid)
+    )
+"""
+
+
 def applied_migrations(connection: Connection) -> list[str]:
-    """Return the names of the migrations that the database has, in order; none without a schema."""
-    (present,) = connection.execute(
-        "select to_regclass('pgembed._yoyo_migration') is not null"
-    ).fetchone() or (False,)
+    """Return the names of the migrations that the database has, in order; none without a schema.
+
+    Raises MigrationError where policies would hide rows of pgembed's own tables from this role.
+    """
+    present, hidden = connection.execute(PRESENT).fetchone() or (False, None)
+    if hidden is not None:
+        raise MigrationError(
+            f"row-level security would hide rows of {hidden} from this role; the owner of schema"
+            f" pgembed: alter table {hidden} disable row level security"
+        )
     if not present:
         return []
     rows = connection.execute("select migration_id from pgembed._yoyo_migration order by 1")

@@ -96,6 +96,10 @@ order by distance, key, chunk_index
 """
 
 
+# Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
+WHAT_ONE_MAY_SEE = "set local row_security = on"
+
+
 def search(
     connection: Connection,
     pipeline: Pipeline,
@@ -129,6 +133,7 @@ def search(
     try:
         with connection.transaction():
             _widen_scan(connection, pipeline, limit, version)
+            connection.execute(WHAT_ONE_MAY_SEE)
             hits = [_hit(row) for row in connection.execute(query, values)]
             _check_present(connection, pipeline)
             return hits
@@ -209,7 +214,9 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
-        (found,) = connection.execute(query, ()).fetchone() or (False,)
+        with connection.transaction():
+            connection.execute(WHAT_ONE_MAY_SEE)
+            (found,) = connection.execute(query, ()).fetchone() or (False,)
     except PIPELINE_FAULTS as error:
         raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
     return bool(found)

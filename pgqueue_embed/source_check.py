@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.columns import Column
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection, first_line, is_row_security
 from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.key import KEY_TYPES, Key
@@ -139,7 +139,11 @@ def _check_readable(connection: Connection, table: Table, columns: Sequence[str]
     )
     try:
         connection.execute(readable)
-    except psycopg.errors.InsufficientPrivilege:
+    except psycopg.errors.InsufficientPrivilege as error:
+        if is_row_security(error):
+            raise UsageError(
+                f"this role may not read all of {table}: {first_line(error)}"
+            ) from None
         raise UsageError(
             f"this role may not read {table}; grant usage on its schema and select on the table"
         ) from None

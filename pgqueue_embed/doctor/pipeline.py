@@ -9,7 +9,7 @@ from psycopg import sql
 from tokenizers import Tokenizer
 
 from pgqueue_embed.capture import is_on, lacking
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection, first_line, is_row_security
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import PIPELINE_FAULTS
@@ -75,6 +75,9 @@ def _table_problems(
     try:
         connection.execute(probe)
     except psycopg.errors.InsufficientPrivilege as error:
+        if is_row_security(error):
+            yield f"{table}: {first_line(error)}", f"an administrator: alter role {role} bypassrls"
+            return
         grants = f"grant usage on schema {schema} to {role}; grant {_listed(rights)} on {name}"
         yield f"{table}: {first_line(error)}", f"its owner: {grants} to {role}"
         return
