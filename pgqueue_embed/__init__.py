@@ -4,14 +4,16 @@ The names below are the Python interface; see docs/python.md. Each is imported w
 used, so that ``import pgqueue_embed`` costs nothing.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from pgqueue_embed.version import VERSION
 
+# Type checkers know it by this name. `python -m pgqueue_embed` comes through here while the working
+# folder is still searched, so that nothing is imported which Python has not loaded by then.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pgqueue_embed.api.database import Database
     from pgqueue_embed.api.pipeline import Pipeline
     from pgqueue_embed.api.progress import Progress
@@ -44,7 +46,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,12 +1,13 @@
 """The command `pgembed`: runs the command line and turns errors into one line and an exit code."""
 
-from __future__ import annotations
-
 import sys
+
+from pgqueue_embed.search_path import leave_out_working_folder
 
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 for wrong usage."""
+    leave_out_working_folder()
     from pgqueue_embed.cli.app import app
     from pgqueue_embed.errors import PgembedError
 

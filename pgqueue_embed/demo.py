@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from psycopg import sql
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, pipeline_names
+from pgqueue_embed.python_process import start_python
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.tables import Table
 
@@ -127,9 +127,10 @@ def _start_worker(conninfo: str, workers: int) -> subprocess.Popen[bytes]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {**os.environ, "PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": str(threads)}
     command = ["work", "--pipeline", PIPELINE, "--drain", "--log-level", "warning"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pgqueue_embed", *command],
-        env=environment,
+    return start_python(
+        "pgqueue_embed",
+        *command,
+        environment=environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )

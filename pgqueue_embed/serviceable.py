@@ -13,6 +13,7 @@ from pgqueue_embed.embedding import (
     EmbeddingModel,
     Fingerprint,
     ResolvedModel,
+    as_folder,
     calibrate,
     resolve_model,
 )
@@ -72,8 +73,12 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
 
 
 def check_local_model(pipeline: Pipeline, model_path: str | None = None) -> ResolvedModel:
-    """Return this machine's model of `pipeline`; raises ModelMismatch when it is another one."""
-    resolved = resolve_model(model_path or pipeline.model, revision=pipeline.model_revision)
+    """Return this machine's model of `pipeline`; raises ModelMismatch when it is another one.
+
+    `model_path` is a folder, whatever it looks like.
+    """
+    reference = as_folder(model_path) if model_path else pipeline.model
+    resolved = resolve_model(reference, revision=pipeline.model_revision)
     local = fingerprint_of(resolved.path)
     if local.digest != pipeline.model_fingerprint:
         wanted = Fingerprint(digest=pipeline.model_fingerprint, files=pipeline.model_files)

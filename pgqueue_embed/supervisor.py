@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pgqueue_embed.endings import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
 from pgqueue_embed.errors import MachineFault, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
 from pgqueue_embed.policy import reconnect_delay_seconds, restart_delay_seconds
+from pgqueue_embed.python_process import start_python
 from pgqueue_embed.settings import WorkerSettings
 from pgqueue_embed.worker_process import Orders
 
@@ -138,8 +138,8 @@ class Supervisor:
     def _start(self) -> _Process:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        popen = subprocess.Popen(
-            [sys.executable, "-m", WORKER_PROGRAM],
+        popen = start_python(
+            WORKER_PROGRAM,
             stdin=subprocess.PIPE,
             pass_fds=(writing,),
             start_new_session=True,

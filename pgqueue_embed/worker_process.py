@@ -1,4 +1,4 @@
-"""The program of the process that a supervisor starts: `python -m pgqueue_embed.worker_process`.
+"""The program of the process that a supervisor starts, by python_process.
 
 It reads its orders as one line of JSON from standard input, so that no password shows in `ps`,
 and reports on the file descriptor that the orders name. When standard input ends, the supervisor

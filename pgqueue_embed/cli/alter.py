@@ -50,7 +50,9 @@ class WantedChanges:
     ] = None
     model: Annotated[
         str | None,
-        _option("--model", "Name on the Hugging Face hub, or a folder.", NEW_GENERATION),
+        _option(
+            "--model", "Name on the Hugging Face hub, or a folder: /…, ./… or ~/…", NEW_GENERATION
+        ),
     ] = None
     text_field: Annotated[
         list[str] | None,

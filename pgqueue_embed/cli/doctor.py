@@ -22,7 +22,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Try this model here too: a name, or a folder. Defaults to the pipelines' models.",
+        help="Try this model here too: a name, or a folder (./…). Defaults to those of the"
+        " pipelines.",
         show_default=False,
     ),
 ]

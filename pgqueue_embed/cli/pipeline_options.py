@@ -166,7 +166,9 @@ TruncateDim = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", help="Name on the Hugging Face hub, or a folder.", rich_help_panel=MODEL
+        "--model",
+        help="Name on the Hugging Face hub, or a folder: /…, ./… or ~/…",
+        rich_help_panel=MODEL,
     ),
 ]
 ChunkSize = Annotated[

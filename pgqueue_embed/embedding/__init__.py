@@ -4,7 +4,7 @@ from pgqueue_embed.embedding.calibration import calibrate
 from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
-from pgqueue_embed.embedding.resolve import ResolvedModel, full_name, resolve_model
+from pgqueue_embed.embedding.resolve import ResolvedModel, as_folder, full_name, resolve_model
 from pgqueue_embed.embedding.rows import NonFiniteVectors
 from pgqueue_embed.embedding.vector_cache import VectorCache
 
@@ -16,6 +16,7 @@ __all__ = [
     "NonFiniteVectors",
     "ResolvedModel",
     "VectorCache",
+    "as_folder",
     "calibrate",
     "fingerprint",
     "full_name",

@@ -14,7 +14,8 @@ from pgqueue_embed.errors import ModelError
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PROBE_SECONDS = 4.0
 
-# What begins like this is a folder, and never the name of a model.
+# What begins like this is a folder, and nothing else is: which model a name means must not depend
+# on what lies in the folder in which somebody starts a worker.
 FOLDER_PREFIXES = ("/", "./", "../", "~")
 
 
@@ -28,30 +29,40 @@ class ResolvedModel:
 
 
 def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedModel:
-    """Find a local folder, the bundled model, or a model of the hub, in this order.
+    """Find a local folder, the bundled model, or a model of the hub.
 
-    A hub model is taken from the cache of this machine if it is there, and fetched once if not:
-    safetensors, configuration and tokenizer only. Raises ModelError with one line if there is
-    no such model, no network, or nothing but pickled weights.
+    A folder begins with ``/``, ``./``, ``../`` or ``~``; all else is a name. A hub model is taken
+    from the cache of this machine if it is there, and fetched once if not: safetensors,
+    configuration and tokenizer only. Raises ModelError with one line if there is no such model, no
+    network, or nothing but pickled weights.
     """
-    local = _local(reference)
-    if local.is_dir():
-        return _checked(full_name(reference), local.resolve(), None)
-    if reference.startswith(FOLDER_PREFIXES):
-        raise ModelError(f"there is no model folder {reference}")
     name = full_name(reference)
+    if is_folder(reference):
+        if not Path(name).is_dir():
+            raise ModelError(f"there is no model folder {reference}")
+        return _checked(name, Path(name), None)
     bundled = _bundled_path() if name == BUNDLED_NAME and revision is None else None
     if bundled is not None:
         return _checked(name, bundled, None)
-    path = _cached(name, revision) or _fetched(name, revision)
+    with _hint_at_folder(reference):
+        path = _cached(name, revision) or _fetched(name, revision)
     return _checked(name, path, path.name)
+
+
+def is_folder(reference: str) -> bool:
+    """Return whether `reference` means a folder, be it there or not."""
+    return reference.startswith(FOLDER_PREFIXES) or reference in (".", "..")
+
+
+def as_folder(path: str) -> str:
+    """Return `path` as a reference that means a folder."""
+    return path if is_folder(path) else f"./{path}"
 
 
 def full_name(reference: str) -> str:
     """Return the name by which a model is remembered: the whole path of a folder, or owner/name."""
-    local = _local(reference)
-    if local.is_dir() or reference.startswith(FOLDER_PREFIXES):
-        return str(local.resolve())
+    if is_folder(reference):
+        return str(_local(reference).resolve())
     return reference if "/" in reference else f"sentence-transformers/{reference}"
 
 
@@ -61,6 +72,17 @@ def _local(reference: str) -> Path:
         return Path(reference).expanduser()
     except RuntimeError:
         return Path(reference)
+
+
+@contextmanager
+def _hint_at_folder(reference: str) -> Iterator[None]:
+    """Say how to name the folder, where there is no such model but a folder called like it."""
+    try:
+        yield
+    except ModelError as error:
+        if not Path(reference).is_dir():
+            raise
+        raise ModelError(f"{error}; for the folder write ./{reference}") from error
 
 
 def _checked(name: str, path: Path, revision: str | None) -> ResolvedModel:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.embedding import fingerprint, resolve_model
+from pgqueue_embed.embedding import as_folder, fingerprint, resolve_model
 from pgqueue_embed.embedding.folder import check_folder, refuse_pickles
 from pgqueue_embed.embedding.resolve import BUNDLED_NAME
 from pgqueue_embed.errors import ModelError
@@ -55,6 +56,22 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_no_name_of_the_hub() -> None:
     with pytest.raises(ModelError, match="no model folder"):
         resolve_model("./no-such-folder")
+
+
+def test_folder_in_the_working_folder_does_not_take_the_place_of_a_model_by_its_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("all-MiniLM-L6-v2", BUNDLED_NAME, "mine/model"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copytree(model, tmp_path / name)
+    assert resolve_model("all-MiniLM-L6-v2") == resolve_model(BUNDLED_NAME)
+    assert tmp_path not in resolve_model(BUNDLED_NAME).path.parents
+    assert resolve_model("./mine/model").path == tmp_path / "mine/model"
+    assert resolve_model(as_folder("mine/model")).path == tmp_path / "mine/model"
+    with pytest.raises(ModelError, match=r"for the folder write \./mine/model"):
+        resolve_model("mine/model")
 
 
 def test_pickled_weights_are_refused_by_name_with_the_way_out(model: Path) -> None:
