@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pgqueue_embed.alter import AT_ONCE, MAY_GO, Changes
+from pgqueue_embed.configuration.values import Value, shown
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.declared import SYNC, Declared, Value, settings_of, shown
+from pgqueue_embed.declared import SYNC, Declared, settings_of
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.spec import OPTION_NAMES

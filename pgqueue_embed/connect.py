@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: which database is meant, and how a session is opened."""
+"""Sessions of PostgreSQL: how they are opened, pinned and limited."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
@@ -67,15 +66,6 @@ CANCEL_SECONDS = 2.0
 
 # How long a statement about pgembed's own small tables may take.
 BOOKKEEPING_SECONDS = 60.0
-
-# Any of these in the environment means that the user has named a database the libpq way.
-LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
-
-DSN_VARIABLES = ("PGEMBED_DSN", "DATABASE_URL")
-
-# Who one is does not say where: a file may still name the database.
-WHO = {"user", "password"}
-PLACE_VARIABLES = (*DSN_VARIABLES, *(name for name in LIBPQ_VARIABLES if name != "PGUSER"))
 
 # A dead peer is noticed within 15 + 3 × 5 seconds, far below any lease.
 KEEPALIVE: dict[str, Any] = {
@@ -249,67 +239,6 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def _cancel(self) -> None:
         with suppress(psycopg.Error):
             self.cancel_safe(timeout=CANCEL_SECONDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatabaseOptions:
-    """The connection options of the command line; None where one was not given."""
-
-    dsn: str | None = None
-    host: str | None = None
-    port: int | None = None
-    name: str | None = None
-    user: str | None = None
-    password: str | None = None
-
-    def parts(self) -> dict[str, str | int]:
-        """Return the separately given options under their libpq names."""
-        given = {
-            "host": self.host,
-            "port": self.port,
-            "dbname": self.name,
-            "user": self.user,
-            "password": self.password,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def resolve_conninfo(
-    options: DatabaseOptions,
-    environment: Mapping[str, str] = os.environ,
-    declared: Callable[[], Mapping[str, Any]] = dict,
-) -> str:
-    """Return the libpq connection string that options and environment name.
-
-    In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
-    the ``PG*`` variables (an empty string: libpq reads them itself), what is `declared` in a file,
-    the embedded server, which is started if need be. Raises UsageError for a string that cannot be
-    read or two at once, and EmbeddedServerError if the embedded server is needed and cannot run.
-    """
-    parts = options.parts()
-    if options.dsn and parts:
-        raise UsageError("--dsn and --db-* both name a database; give one of them")
-    if options.dsn:
-        return normalise(options.dsn, "--dsn")
-    if not (parts.keys() - WHO) and not any(environment.get(each) for each in PLACE_VARIABLES):
-        parts = {**_as_whom(declared(), environment), **parts}
-    if parts:
-        return make_conninfo("", **parts)
-    for variable in DSN_VARIABLES:
-        if environment.get(variable):
-            return normalise(environment[variable], variable)
-    if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
-        return ""
-    from pgqueue_embed.embedded import ensure_running
-
-    return ensure_running()
-
-
-def _as_whom(declared: Mapping[str, Any], environment: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return what a file says of the database, without a user that the environment names."""
-    if not environment.get("PGUSER"):
-        return declared
-    return {name: value for name, value in declared.items() if name != "user"}
 
 
 def normalise(dsn: str, origin: str) -> str:

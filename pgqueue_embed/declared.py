@@ -8,6 +8,7 @@ from typing import Any
 
 from pgqueue_embed.capture import is_on
 from pgqueue_embed.configuration import Place
+from pgqueue_embed.configuration.values import Value
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import full_name
 from pgqueue_embed.generations import spec_of
@@ -21,9 +22,6 @@ SYNC = "sync"
 
 # What says where a pipeline is; its next generation is elsewhere until it takes its place.
 PLACE = ("name", "target", "into_column", "view")
-
-# What TOML has for them: text, numbers, truth, lists of text, and a table of these.
-Value = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +98,3 @@ def _names(names: tuple[str, ...]) -> Value:
     """Return columns as one name or a list of names, written as an option has them."""
     quoted = [join_columns([name]) for name in names]
     return (quoted[0] if len(quoted) == 1 else quoted) if quoted else None
-
-
-def shown(value: Value | None) -> str:
-    """Return a value of a file for reading."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {shown(each)}" for key, each in value.items())
-    if isinstance(value, list):
-        return ", ".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "unset" if value is None else str(value)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.chunking import Context
 from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.target import target_of
+
+if TYPE_CHECKING:
+    from pgqueue_embed.chunking import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,9 @@ def read_records(
     Runs in autocommit, apart from the claim's transaction: nothing of the user's stays locked.
     Raises PipelineFault when the source or target has lost a table or column, or cannot be read.
     """
+    # Numpy and a tokenizer come along, and the source is known to commands that need neither.
+    from pgqueue_embed.chunking import Context
+
     query = sql.SQL(READ).format(**source_names(pipeline))
     values = {
         "keys": list(keys),

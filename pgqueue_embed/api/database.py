@@ -8,7 +8,8 @@ from warnings import warn
 from pgqueue_embed import adopt as adopting
 from pgqueue_embed import migrate
 from pgqueue_embed.api.pipeline import Pipeline
-from pgqueue_embed.connect import DatabaseOptions, connect, describe, resolve_conninfo
+from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
+from pgqueue_embed.connect import connect, describe
 from pgqueue_embed.create import create
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
 from pgqueue_embed.settings import DEFAULT_MODEL

@@ -153,26 +153,18 @@ def log_settings(*, quiet: bool = False) -> LogSettings:
 
 
 def _conninfo(shared: dict[str, Any], file: Path | None) -> str:
-    from pgqueue_embed.connect import DatabaseOptions, resolve_conninfo
+    from pgqueue_embed.configuration import DEFAULT_FILE
+    from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 
     if shared["db_password"]:
         typer.echo("warning: --db-password shows in `ps`; use PGPASSWORD or ~/.pgpass", err=True)
-    return resolve_conninfo(
-        DatabaseOptions(
-            dsn=shared["dsn"],
-            host=shared["db_host"],
-            port=shared["db_port"],
-            name=shared["db_name"],
-            user=shared["db_user"],
-            password=shared["db_password"],
-        ),
-        declared=lambda: _declared_database(file),
+    options = DatabaseOptions(
+        dsn=shared["dsn"],
+        host=shared["db_host"],
+        port=shared["db_port"],
+        name=shared["db_name"],
+        user=shared["db_user"],
+        password=shared["db_password"],
     )
-
-
-def _declared_database(file: Path | None) -> dict[str, Any]:
-    from pgqueue_embed.configuration import DEFAULT_FILE, declared_database
-
-    if file is None and not DEFAULT_FILE.exists():
-        return {}
-    return declared_database(file or DEFAULT_FILE)
+    in_working_folder = DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    return resolve_conninfo(options, file=file or in_working_folder)

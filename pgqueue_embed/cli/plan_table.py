@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgqueue_embed.cli.display import command, console, one_line
 from pgqueue_embed.cli.pipeline_keys import pipeline_keys
-from pgqueue_embed.declared import shown
+from pgqueue_embed.configuration.values import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ import typer
 from pgqueue_embed.cli.display import console, one_line, plain_table
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_keys import pipeline_keys
-from pgqueue_embed.declared import Value, shown
+from pgqueue_embed.configuration.values import Value, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
@@ -16,7 +16,9 @@ from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
 from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
-from pgqueue_embed.vectors import VectorCodec
+
+if TYPE_CHECKING:
+    from pgqueue_embed.vectors import VectorCodec
 
 # A row of up to half a page stays as it is. PostgreSQL's own limit is 2 kB, which 384 dimensions
 # with a text pass: their vectors are put elsewhere, and an exact search, which fetches them one by

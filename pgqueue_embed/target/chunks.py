@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.identifiers import quoted
 from pgqueue_embed.tables import TargetColumns
-from pgqueue_embed.vectors import VectorCodec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pgqueue_embed.vectors import VectorCodec
 
 
 @dataclass(frozen=True, kw_only=True)

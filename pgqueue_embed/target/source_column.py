@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
@@ -19,7 +19,9 @@ from pgqueue_embed.key import Key
 from pgqueue_embed.tables import Table, TargetColumns
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.target.column_check import check_column, find_column
-from pgqueue_embed.vectors import VectorCodec
+
+if TYPE_CHECKING:
+    from pgqueue_embed.vectors import VectorCodec
 
 # A document that is embedded is its only chunk. What is not selected costs nothing: the planner
 # takes the subquery apart, and an index on the column is used as if it were not there.

@@ -10,8 +10,8 @@ import pytest
 from pgqueue_embed.cli.pipeline_keys import Key, pipeline_keys
 from pgqueue_embed.configuration import declared_database
 from pgqueue_embed.configuration.database import PARTS
+from pgqueue_embed.configuration.values import shown
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.declared import shown
 from pgqueue_embed.pipelines import load_pipelines
 from tests.acceptance.test_docs import blocks, marked_block, tables
 from tests.acceptance.test_quickstart import load_reports

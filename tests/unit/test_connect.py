@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed import embedded
-from pgqueue_embed.connect import (
-    DatabaseOptions,
-    connect,
-    describe,
-    first_line,
-    normalise,
-    resolve_conninfo,
-)
+from pgqueue_embed.configuration import ConfigurationError
+from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
+from pgqueue_embed.connect import connect, describe, first_line, normalise
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
 SECRET = "s3cr3t"
@@ -57,12 +54,16 @@ def test_separate_options_come_before_the_environment() -> None:
     }
 
 
-def test_file_comes_after_options_and_environment_and_before_the_embedded_server() -> None:
+def test_file_comes_after_options_and_environment_and_before_the_embedded_server(
+    tmp_path: Path,
+) -> None:
     declared = {"host": "file", "dbname": "reports", "user": "app"}
+    file = tmp_path / "pgembed.toml"
+    file.write_text("[database]\nhost = 'file'\nname = 'reports'\nuser = 'app'\n", "utf-8")
 
     def resolved(environment: dict[str, str], **options: str) -> dict[str, object]:
         how = DatabaseOptions(**options)
-        return conninfo_to_dict(resolve_conninfo(how, environment, lambda: declared))
+        return conninfo_to_dict(resolve_conninfo(how, environment, file=file))
 
     assert resolved({}) == declared
     assert resolved({}, dsn="postgresql://a@option/db")["host"] == "option"
@@ -80,12 +81,12 @@ def test_file_comes_after_options_and_environment_and_before_the_embedded_server
     assert resolved({"PGUSER": "me"}) == {"host": "file", "dbname": "reports"}
 
 
-def test_file_is_not_read_when_it_is_not_needed() -> None:
-    def unreadable() -> dict[str, object]:
-        raise AssertionError
-
-    resolve_conninfo(DatabaseOptions(dsn="host=option"), {}, unreadable)
-    resolve_conninfo(DatabaseOptions(), ENVIRONMENT, unreadable)
+def test_file_is_not_read_when_it_is_not_needed(tmp_path: Path) -> None:
+    absent = tmp_path / "pgembed.toml"
+    resolve_conninfo(DatabaseOptions(dsn="host=option"), {}, file=absent)
+    resolve_conninfo(DatabaseOptions(), ENVIRONMENT, file=absent)
+    with pytest.raises(ConfigurationError):
+        resolve_conninfo(DatabaseOptions(), {}, file=absent)
 
 
 def test_variables_come_in_the_documented_order() -> None:

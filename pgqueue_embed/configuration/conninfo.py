@@ -1,0 +1,88 @@
+"""Which database is meant: by options, the environment, a file, or as the private one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.configuration.database import declared_database
+from pgqueue_embed.connect import normalise
+from pgqueue_embed.errors import UsageError
+
+# Any of these in the environment means that the user has named a database the libpq way.
+LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+
+DSN_VARIABLES = ("PGEMBED_DSN", "DATABASE_URL")
+
+# Who one is does not say where: a file may still name the database.
+WHO = {"user", "password"}
+PLACE_VARIABLES = (*DSN_VARIABLES, *(name for name in LIBPQ_VARIABLES if name != "PGUSER"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseOptions:
+    """The connection options of the command line; None where one was not given."""
+
+    dsn: str | None = None
+    host: str | None = None
+    port: int | None = None
+    name: str | None = None
+    user: str | None = None
+    password: str | None = None
+
+    def parts(self) -> dict[str, str | int]:
+        """Return the separately given options under their libpq names."""
+        given = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.name,
+            "user": self.user,
+            "password": self.password,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def resolve_conninfo(
+    options: DatabaseOptions,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    file: Path | None = None,
+) -> str:
+    """Return the libpq connection string that options and environment name.
+
+    In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
+    the ``PG*`` variables (an empty string: libpq reads them itself), the configuration `file`,
+    which is read only if nothing before it says where, the embedded server, which is started if
+    need be. Raises UsageError for a string that cannot be read or two at once, ConfigurationError
+    for what is wrong in the file, and EmbeddedServerError if the embedded server cannot run.
+    """
+    parts = options.parts()
+    if options.dsn and parts:
+        raise UsageError("--dsn and --db-* both name a database; give one of them")
+    if options.dsn:
+        return normalise(options.dsn, "--dsn")
+    if not (parts.keys() - WHO) and not any(environment.get(each) for each in PLACE_VARIABLES):
+        declared = declared_database(file) if file else {}
+        parts = {**_as_whom(declared, environment), **parts}
+    if parts:
+        return make_conninfo("", **parts)
+    for variable in DSN_VARIABLES:
+        if environment.get(variable):
+            return normalise(environment[variable], variable)
+    if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
+        return ""
+    from pgqueue_embed.embedded import ensure_running
+
+    return ensure_running()
+
+
+def _as_whom(declared: Mapping[str, Any], environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return what a file says of the database, without a user that the environment names."""
+    if not environment.get("PGUSER"):
+        return declared
+    return {name: value for name, value in declared.items() if name != "user"}
