@@ -39,14 +39,25 @@ create trigger idle_update after update on public.reports
 """
 
 
+# 60 kB for each row, which PostgreSQL keeps elsewhere, and cannot compress by much.
+LENGTHEN = """
+update public.reports
+set body = (select string_agg(md5(id || '.' || n), ' ') from generate_series(1, 1820) as n)
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Statements of a user's: `rows` are there before; `statement` is executed `times` times."""
+    """Statements of a user's: `rows` are there before; `statement` is executed `times` times.
+
+    `lengthen` makes their texts long, ones that do not compress.
+    """
 
     name: str
     rows: int
     statement: str
     times: int = 1
+    lengthen: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +90,7 @@ def _fill(connection: Connection, rows: int) -> None:
 
 
 def _workloads(rows: int, statements: int) -> list[Workload]:
-    many = rows // 10
+    many, few = rows // 10, rows // 50
     new_text = "body = body || ' Amended.'"
     return [
         Workload(
@@ -102,6 +113,12 @@ def _workloads(rows: int, statements: int) -> list[Workload]:
             name=f"UPDATE of another column of {many:,} rows at once",
             rows=many,
             statement="update public.reports set other = other + 1",
+        ),
+        Workload(
+            name=f"UPDATE of another column of {few:,} rows at once, beside texts of 60 kB",
+            rows=few,
+            statement="update public.reports set other = other + 1",
+            lengthen=LENGTHEN,
         ),
         Workload(
             name=f"{statements:,} UPDATEs of the text of a row, each its own commit",
@@ -164,6 +181,8 @@ def _prepare(connection: Connection, workload: Workload) -> None:
     connection.execute(
         "insert into public.reports select n, body from public.texts where n < %s", (workload.rows,)
     )
+    if workload.lengthen is not None:
+        connection.execute(workload.lengthen)
     connection.execute("vacuum analyze public.reports")
     connection.execute("checkpoint")
 

@@ -41,6 +41,7 @@ create table pgembed.pipelines (
     priority integer not null default 10,
     generation integer not null default 1,
     successor_of bigint,
+    source_identity jsonb,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -119,6 +120,9 @@ comment on column pgembed.pipelines.generation is
 comment on column pgembed.pipelines.successor_of is
     'Pipeline that this one is the next generation of: while that one is there, searches use its vectors; once it is gone, this one has taken its name and its table''s name.';
 
+comment on column pgembed.pipelines.source_identity is
+    'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';
+
 create table pgembed.work (
     id bigint generated always as identity primary key,
     pipeline_id bigint not null,
@@ -132,16 +136,21 @@ create table pgembed.work (
     retrying boolean not null default false,
     alone boolean not null default false,
     deaths integer not null default 0,
+    compare_after text,
     sweep_after text,
     available_at timestamptz not null default clock_timestamp(),
     created_at timestamptz not null default clock_timestamp(),
     constraint work_records_match_keys check (records = cardinality(keys) and records <= 256),
-    constraint work_is_keys_or_a_sweep check ((records = 0) = (sweep_after is not null)),
+    constraint work_is_keys_or_a_sweep check ((records = 0) = (coalesce(compare_after, sweep_after) is not null)),
     constraint work_deaths_are_counted check (deaths >= 0)
 );
 
 -- The claim: one pipeline's items in order. `alone` leads because suspects are claimed apart.
 create index work_claim_order on pgembed.work (pipeline_id, alone, priority, id);
+
+-- Comparisons that wait: whoever would queue one first looks whether another will do. There are
+-- few, and other items cost nothing here.
+create index work_comparisons on pgembed.work (pipeline_id) where compare_after is not null;
 
 comment on table pgembed.work is
     'The work-claim table: one row per batch of up to 256 source keys, deleted when it is done.';
@@ -157,8 +166,10 @@ comment on column pgembed.work.retrying is 'The one record of this item failed b
 comment on column pgembed.work.alone is
     'A worker process died while it held this item: no other claim may run beside it in one process.';
 comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';
+comment on column pgembed.work.compare_after is
+    'Not null: no keys, but a comparison of the source, behind this key, with the ledger, since something has changed that no key tells of; a sweep follows.';
 comment on column pgembed.work.sweep_after is
-    'Not null: no keys, but a look through the ledger, behind this key, for what a TRUNCATE of the source has removed.';
+    'Not null: no keys, but a look through the ledger, behind this key, for what the source has lost, by a TRUNCATE for example.';
 comment on column pgembed.work.available_at is 'Not claimed before this moment.';
 
 create table pgembed.attempts (

@@ -33,6 +33,7 @@ from pgqueue_embed.policy import ClaimSize, Rate
 from pgqueue_embed.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord, read_records
+from pgqueue_embed.source_comparison import compare_slice, comparisons
 from pgqueue_embed.suspects import death_sentence, set_apart, suspects
 from pgqueue_embed.sweep import sweep_slice, sweeps
 from pgqueue_embed.truncation import device_for
@@ -117,6 +118,9 @@ def process_claim(
         if suspects(claim):
             set_apart(session.connection, claim)
             return Done(batch=Batch(), rate=None, event="suspect set apart")
+        if comparisons(claim):
+            compare_slice(session.connection, session.side, pipeline, claim)
+            return Done(batch=Batch(), rate=None, event="compared the source with the ledger")
         if sweeps(claim):
             sweep_slice(session.connection, session.side, pipeline, claim)
             return Done(batch=Batch(), rate=None, event="looked for what a truncate removed")

@@ -130,12 +130,25 @@ def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     incomplete = lacking(connection, pipeline)
     watched = watched_columns(connection, pipeline)
     for event in EVENTS:
-        connection.execute(create_function(pipeline, event, watched))
+        make = create_function(
+            pipeline, event, watched, server_version=connection.info.server_version
+        )
+        connection.execute(make)
         function = sql.Identifier("pgembed", event.function(pipeline))
         connection.execute(sql.SQL("revoke all on function {}() from public").format(function))
     for table in incomplete:
         _install_on(connection, pipeline, table)
+    connection.execute(NOTE_IDENTITY, (pipeline.id,))
     return incomplete
+
+
+# What the source is made of from now on; what has become of it since it was last looked at is found
+# by the scan that follows. Without the right to note it, a worker does, and has all compared again.
+NOTE_IDENTITY = """
+update pgembed.pipelines
+set source_identity = pgembed.source_identity(pipelines)
+where id = %s and has_column_privilege('pgembed.pipelines', 'source_identity', 'update')
+"""
 
 
 def _install_on(connection: Connection, pipeline: Pipeline, table: Table) -> None:

@@ -2,6 +2,13 @@
 
 They only ever insert into pgembed.work. Neither the condition of a pipeline nor its document is
 evaluated in a user's transaction, where an error of theirs would be the user's; a worker looks.
+
+They act with the rights of whoever made them, so that writers need none, and the table may be
+somebody else's, who can give a column any type at any time. So they evaluate nothing that a type
+may bring code for. Columns are compared byte by byte. Keys are turned into text and compared with
+`=`, which for a type that a user has made may call a cast or operator of that user: each firing
+looks first, and queues a comparison of everything if a column of the key is of none of PostgreSQL's
+own key types.
 """
 
 from __future__ import annotations
@@ -11,25 +18,61 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgqueue_embed.columns import TEXT_SETTINGS
+from pgqueue_embed.key import KEY_TYPES
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
 
 # A writer needs no rights on schema pgembed, and can neither put another function or table in the
-# place of one named here nor change how a key is spelled.
+# place of one named here nor change how a value is spelled.
 FUNCTION = """
 create or replace function {function}() returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set datestyle = 'ISO, YMD'
-set timezone = 'UTC'
+{settings}
 as {body}
 """
 
 BODY = """
 begin
-{statement};
+    {statement};
+    return null;
+end
+"""
+
+# pg_typeof answers for the column as the statement sees it at this moment. The catalogue, read
+# under the snapshot of the writer's transaction, might tell of the type that it was of before.
+# Without any row there is nothing to queue, and null.
+GUARDED = """
+declare
+    keys_are_plain constant boolean := ({keys_are_plain});
+begin
+    if keys_are_plain then
+        {statement};
+    elsif not keys_are_plain then
+        perform pgembed.queue_comparison({pipeline_id});
+    end if;
+    return null;
+end
+"""
+
+# Fired in ordinary sessions it would queue every row of a statement once more: DISABLE TRIGGER ALL
+# and ENABLE TRIGGER ALL, of a restore for example, leave it to fire in all of them.
+REPLICATED = """
+declare
+    keys_are_plain boolean;
+begin
+    if current_setting('session_replication_role') <> 'replica' then
+        return null;
+    end if;
+    keys_are_plain := {keys_are_plain};
+    if keys_are_plain then
+        {statement};
+    else
+        perform pgembed.queue_comparison({pipeline_id});
+    end if;
     return null;
 end
 """
@@ -67,7 +110,7 @@ UPDATED = """
         from (select {columns} from before as changed where {present}) as before
         full join (select {columns} from after as changed where {present}) as after
             on {key_before} = {key_after}
-        where row({watched_before})::record *<> row({watched_after})::record
+        where {watched_differ}
             or ({present_before}) <> ({present_after})
     ) as numbered
     group by known, item
@@ -123,7 +166,7 @@ ROW = """
 ROW_CHANGED = """
         and (
             tg_op <> 'UPDATE'
-            or row({everything_old})::record *<> row({everything_new})::record
+            or {everything_differs}
         )
 """
 
@@ -139,13 +182,16 @@ def _comparing(compared: str, blindly: str) -> str:
 class Event:
     """A trigger that every table of a pipeline's source has.
 
-    `enabled` is in which sessions it fires, by the letter of pg_trigger.tgenabled: those of origin,
-    all of them, or those that apply what is replicated.
+    `rows` is where its function finds the changed rows, `enabled` in which sessions it fires, by
+    the letter of pg_trigger.tgenabled: those of origin, all of them, or those that apply what is
+    replicated.
     """
 
     name: str
     timing: str
     statement: str
+    body: str = GUARDED
+    rows: str = "changed"
     enabled: str = "O"
 
     def trigger(self, pipeline: Pipeline) -> str:
@@ -169,6 +215,7 @@ EVENTS = (
         timing="after update on {table} referencing old table as before new table as after"
         " for each statement",
         statement=_comparing(UPDATED, UPDATED_BLINDLY),
+        rows="before",
     ),
     Event(
         name="delete",
@@ -179,12 +226,15 @@ EVENTS = (
         name="truncate",
         timing="after truncate on {table} for each statement",
         statement=TRUNCATED,
+        body=BODY,
         enabled="A",
     ),
     Event(
         name="row",
         timing="after insert or update or delete on {table} for each row",
         statement=_comparing(ROW.replace("{and_changed}", ROW_CHANGED), ROW_BLINDLY),
+        body=REPLICATED,
+        rows="old",
         enabled="R",
     ),
 )
@@ -192,17 +242,44 @@ EVENTS = (
 ENABLE = {"O": "enable trigger", "A": "enable always trigger", "R": "enable replica trigger"}
 
 
-def create_function(pipeline: Pipeline, event: Event, watched: Sequence[str]) -> sql.Composed:
+def create_function(
+    pipeline: Pipeline, event: Event, watched: Sequence[str], *, server_version: int
+) -> sql.Composed:
     """Return the statement that makes the function of a trigger.
 
     `watched` are the columns that count, besides the key.
     """
-    statement = sql.SQL(event.statement).format(**_names(pipeline, watched))
-    body = sql.SQL(BODY).format(statement=statement)
+    names = _names(pipeline, watched, DIFFER if server_version >= TOAST_VERSION else DIFFER_ALL)
+    body = sql.SQL(event.body).format(
+        statement=sql.SQL(event.statement).format(**names),
+        keys_are_plain=_keys_are_plain(pipeline, event.rows),
+        pipeline_id=names["pipeline_id"],
+    )
     return sql.SQL(FUNCTION).format(
         function=sql.Identifier("pgembed", event.function(pipeline)),
+        settings=TEXT_SETTINGS,
         body=sql.Literal(body.as_string()),
     )
+
+
+PLAIN = """(
+        pg_typeof({0}) = any({1}::regtype[])
+        or pgembed.base_type(pg_typeof({0})) = any({1}::regtype[])
+    )"""
+
+
+def _keys_are_plain(pipeline: Pipeline, rows: str) -> sql.Composable:
+    """Return the condition that the columns of the key are of types without any code of a user's.
+
+    A domain over one brings none either: PostgreSQL takes no cast of a domain, and its checks are
+    for what is written. The types have the same numbers in every database.
+    """
+    types = sql.Literal("{" + ",".join(f'"{name}"' for name in KEY_TYPES) + "}")
+    columns = [sql.Identifier(rows, name) for name in pipeline.key.names]
+    plain = sql.SQL(" and ").join(sql.SQL(PLAIN).format(column, types) for column in columns)
+    if rows == "old":
+        return plain
+    return sql.SQL("select {} from {} limit 1").format(plain, sql.Identifier(rows))
 
 
 def create_trigger(pipeline: Pipeline, event: Event, table: Table) -> sql.Composed:
@@ -223,24 +300,48 @@ def enable_trigger(pipeline: Pipeline, event: Event, table: Table) -> sql.Compos
     )
 
 
-def _names(pipeline: Pipeline, watched: Sequence[str]) -> dict[str, sql.Composable]:
+# Byte by byte. A long value that no statement has assigned is stored once for both versions of its
+# row; comparing where it is stored spares reading 60 kB twice to find nothing.
+TOAST_VERSION = 170_000
+DIFFER = """case
+                when pg_column_toast_chunk_id({before}) = pg_column_toast_chunk_id({after})
+                then false
+                else row({before})::record *<> row({after})::record
+            end"""
+DIFFER_ALL = "row({before})::record *<> row({after})::record"
+
+
+def _differ(comparison: str, before: str, after: str, names: Sequence[str]) -> sql.Composable:
+    """Return the condition that one of the columns `names` is not what it was."""
+    differences: list[sql.Composable] = [
+        sql.SQL(comparison).format(
+            before=sql.Identifier(before, name), after=sql.Identifier(after, name)
+        )
+        for name in names
+    ]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(differences or [sql.SQL("false")]))
+
+
+def _names(
+    pipeline: Pipeline, watched: Sequence[str], comparison: str
+) -> dict[str, sql.Composable]:
     key = pipeline.key
     everything = list(dict.fromkeys((*key.names, *watched)))
     names: dict[str, sql.Composable] = {
         "pipeline_id": sql.Literal(pipeline.id),
         "item_records": sql.Literal(MAX_ITEM_RECORDS),
-        "key_text": key.text("changed"),
+        "key_text": key.plain_text("changed"),
         "present": key.present("changed"),
         "columns": _listed("changed", everything),
+        "watched_differ": _differ(comparison, "before", "after", watched),
+        "everything_differs": _differ(comparison, "old", "new", everything),
         "watched_names": sql.Literal(list(watched)),
         "watched_count": sql.Literal(len(watched)),
     }
     for alias in ("before", "after", "old", "new"):
         names[f"present_{alias}"] = key.present(alias)
-        names[f"text_{alias}"] = key.text(alias)
+        names[f"text_{alias}"] = key.plain_text(alias)
         names[f"key_{alias}"] = key.of(alias)
-        names[f"watched_{alias}"] = _listed(alias, watched)
-        names[f"everything_{alias}"] = _listed(alias, everything)
     return names
 
 

@@ -24,8 +24,9 @@ from pgqueue_embed.policy import MAX_ITEM_RECORDS
 class WorkItem:
     """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
 
-    Instead of keys it may have `sweep_after`, the key of the ledger behind which to look for
-    records that the source has lost.
+    Instead of keys it may have `compare_after`, the key behind which to compare the source with the
+    ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
+    has lost.
     """
 
     id: int
@@ -37,6 +38,7 @@ class WorkItem:
     alone: bool
     deaths: int
     unmarked_deaths: int
+    compare_after: str | None = None
     sweep_after: str | None = None
 
 
@@ -100,7 +102,9 @@ def renew(connection: Connection) -> None:
 # the limit. OF, because a joined table would be locked too. Locked rows are another worker's.
 CLAIM = """
 with claimed as materialized (
-    select id, keys, priority, known, embed_again, retrying, alone, deaths, sweep_after
+    select
+        id, keys, priority, known, embed_again, retrying, alone, deaths,
+        compare_after, sweep_after
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
@@ -163,7 +167,8 @@ def _claim_behind(
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, priority, known, embed_again, retrying, alone, deaths, sweep_after, unmarked, _ = row
+    id_, keys, priority, known, embed_again, retrying, alone, deaths, *cursors, unmarked, _ = row
+    compare_after, sweep_after = cursors
     return WorkItem(
         id=id_,
         keys=tuple(keys),
@@ -174,6 +179,7 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
         alone=alone,
         deaths=deaths + unmarked,
         unmarked_deaths=unmarked,
+        compare_after=compare_after,
         sweep_after=sweep_after,
     )
 

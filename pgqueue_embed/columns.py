@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+# Of a function: whatever changes how a value is spelled, as it is everywhere else.
+TEXT_SETTINGS = sql.SQL(
+    """
+set datestyle = 'ISO, YMD'
+set timezone = 'UTC'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set lc_monetary = 'C'
+set bytea_output = 'hex'
+set xmlbinary = 'base64'
+"""
+)
+
 # JSON writes these by ISO 8601 whatever DateStyle says.
 ISO_TYPES = ("date", "timestamp without time zone")
 

@@ -186,17 +186,15 @@ def _scan_slice(
             return Slice(scanned=0, queued=0, finished=True)
         last_key, queued_before = turn
         room = None if selection.limit is None else selection.limit - queued_before
-        values = {
-            "pipeline_id": pipeline.id,
-            "generation": pipeline.generation,
-            "everything": selection.everything,
-            "last_key": last_key,
-            "slice_records": slice_records,
-            "item_records": item_records,
-            "room": room,
-        }
-        query = _slice_query(pipeline, selection, resumes=last_key is not None)
-        scanned, queued, reached = _queue(connection, query, values, selection)
+        scanned, queued, reached = queue_slice(
+            connection,
+            pipeline,
+            selection,
+            last_key,
+            slice_records=slice_records,
+            item_records=item_records,
+            room=room,
+        )
         finished = scanned < slice_records or (room is not None and queued >= room)
         advance = {"last_key": reached, "queued": queued, "finished": finished}
         connection.execute(ADVANCE, {**advance, "pipeline_id": pipeline.id})
@@ -318,9 +316,31 @@ or (
 """
 
 
-def _queue(
-    connection: Connection, query: sql.Composed, values: dict[str, Any], selection: Selection
+def queue_slice(
+    connection: Connection,
+    pipeline: Pipeline,
+    selection: Selection,
+    last_key: str | None,
+    *,
+    slice_records: int,
+    item_records: int,
+    room: int | None = None,
 ) -> tuple[int, int, str | None]:
+    """Queue what differs from the ledger of the `slice_records` records behind `last_key`.
+
+    At most `room` records are queued. Returns how many were looked at and how many were queued, and
+    the last key that was looked at. To be called in a transaction that has executed OPENING.
+    """
+    values: dict[str, Any] = {
+        "pipeline_id": pipeline.id,
+        "generation": pipeline.generation,
+        "everything": selection.everything,
+        "last_key": last_key,
+        "slice_records": slice_records,
+        "item_records": item_records,
+        "room": room,
+    }
+    query = _slice_query(pipeline, selection, resumes=last_key is not None)
     try:
         return connection.execute(query, values).fetchone() or (0, 0, None)
     except psycopg.DataError as error:

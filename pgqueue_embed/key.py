@@ -97,6 +97,16 @@ class Key:
         ]
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(typed))
 
+    def plain_text(self, alias: str) -> sql.Composable:
+        """Return the same text for columns of any of KEY_TYPES, whichever they are of now.
+
+        A type that has become wider since fails no cast.
+        """
+        columns = _identifiers(alias, self.names)
+        if len(columns) == 1:
+            return self.text(alias)
+        return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(columns))
+
     def among(self, alias: str, names: Sequence[str], keys: str) -> sql.Composable:
         """Return the condition that the key in the table `alias` is in the parameter `keys`."""
         parameter = sql.SQL("%({})s::text[]").format(sql.SQL(keys))

@@ -23,8 +23,12 @@ from pgqueue_embed.generations import with_successors
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.settings import Pipeline, WorkerSettings
+from pgqueue_embed.source_comparison import notice_changed_sources
 
 REFRESH_SECONDS = 3.0
+
+# How soon a source that has become another one, which no trigger tells of, is compared.
+NOTICE_SECONDS = 15.0
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0
@@ -138,6 +142,7 @@ class Serviceable:
         self._pipelines: list[Pipeline] = []
         self._others: list[Pipeline] = []
         self._refreshed_at = -REFRESH_SECONDS
+        self._noticed_at = -NOTICE_SECONDS
         self._started_at = time.monotonic()
         self._chunkers: dict[tuple[int, int, bool], Chunker] = {}
 
@@ -169,11 +174,17 @@ class Serviceable:
     def _refresh(self) -> None:
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             check_schema(connection)
+            self._notice(connection)
             pipelines = with_successors(connection, self._settings.pipelines)
         fingerprint = self._chosen.fingerprint
         self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]
         self._others = [each for each in pipelines if each.model_fingerprint != fingerprint]
         self._refreshed_at = time.monotonic()
+
+    def _notice(self, connection: Connection) -> None:
+        if time.monotonic() - self._noticed_at >= NOTICE_SECONDS:
+            notice_changed_sources(connection)
+            self._noticed_at = time.monotonic()
 
 
 def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:
