@@ -334,17 +334,23 @@ create table pgembed.workers (
     version text not null,
     concurrency integer not null,
     pipeline_ids bigint[] not null,
+    role text not null default current_user,
+    unserved jsonb not null default '{}',
     memory_bytes bigint,
     state text not null default 'working',
     started_at timestamptz not null default clock_timestamp(),
     heartbeat_at timestamptz not null default clock_timestamp(),
     stopped_at timestamptz,
-    stop_reason text
+    stop_reason text,
+    constraint workers_unserved_is_an_object check (jsonb_typeof(unserved) = 'object')
 );
 
 comment on table pgembed.workers is
     'Worker processes, for people to look at: no correctness depends on a heartbeat.';
 comment on column pgembed.workers.pipeline_ids is 'The pipelines that it works on.';
+comment on column pgembed.workers.role is 'The role that it works as.';
+comment on column pgembed.workers.unserved is
+    'Pipelines that it leaves to others, with the reason by the pipeline''s id: a right that its role lacks, a model that its machine lacks.';
 comment on column pgembed.workers.state is
     'What the process says of itself: working or stopping; stopped when it has signed off. See pgembed.worker_status.';
 comment on column pgembed.workers.heartbeat_at is 'When it last said that it lives.';

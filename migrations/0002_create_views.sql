@@ -98,7 +98,13 @@ select
     workers.started_at,
     workers.heartbeat_at,
     workers.stopped_at,
-    workers.stop_reason
+    workers.stop_reason,
+    workers.role,
+    (
+        select string_agg(pipelines.name || ': ' || reason, '; ' order by pipelines.name)
+        from jsonb_each_text(workers.unserved) as unserved (pipeline_id, reason)
+        join pgembed.pipelines on pipelines.id = unserved.pipeline_id::bigint
+    ) as unserved
 from pgembed.workers
 left join lateral (
     select
@@ -132,6 +138,9 @@ comment on column pgembed.worker_status.heartbeat_at is 'When it was last heard 
 comment on column pgembed.worker_status.stopped_at is 'When it ended.';
 comment on column pgembed.worker_status.stop_reason is
     'Such as drained, stopped, memory limit passed, or how it crashed.';
+comment on column pgembed.worker_status.role is 'The database role that it works as.';
+comment on column pgembed.worker_status.unserved is
+    'Pipelines that it leaves to others, each with the reason: its role lacks a right, its machine lacks the model. Null for none.';
 
 create view pgembed.dead_letters as
 select

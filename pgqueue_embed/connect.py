@@ -19,12 +19,9 @@ from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
-# The database is away for a while: gone, out of room, or a standby since a failover.
-AWAY: tuple[type[Exception], ...] = (
-    DatabaseUnavailable,
-    psycopg.OperationalError,
-    psycopg.errors.ReadOnlySqlTransaction,
-)
+# SQLSTATE of a database that is away for a while: no connection, no room (or no free connection),
+# shutting down, a standby since a failover, a session that a timeout has ended.
+AWAY = ("08", "53", "57P", "25006", "25P03", "25P04")
 
 Answer = TypeVar("Answer")
 
@@ -310,6 +307,16 @@ def _libpq_defaults() -> dict[str, Any]:
     return {
         name: os.environ[variable] for name, variable in names.items() if variable in os.environ
     }
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether the database is away for a while, and no statement is to blame.
+
+    The allowed classes are few: whatever else a server that answers says is about the statement.
+    """
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        return error.sqlstate.startswith(AWAY)
+    return isinstance(error, (DatabaseUnavailable, psycopg.OperationalError))
 
 
 def first_line(error: BaseException) -> str:

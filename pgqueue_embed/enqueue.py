@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from pgqueue_embed.adoptions import check_adopted
-from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
@@ -70,7 +70,7 @@ def enqueue(
     Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
     for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses, and
-    while the target is being adopted.
+    while the target is being adopted, PipelineFault when the source cannot be read.
     """
     check_adopted(connection, pipeline)
     if selection.where is not None:
@@ -95,13 +95,14 @@ def enqueue(
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
     """Return about how many rows the source has: counted if few, else by the statistics."""
     (estimate,) = connection.execute(
-        "select reltuples::bigint from pg_class where oid = %s::regclass",
+        "select reltuples::bigint from pg_class where oid = to_regclass(%s)",
         (pipeline.source.quoted,),
     ).fetchone() or (0,)
     if estimate > 1_000_000:
         return int(estimate)
     count = sql.SQL("select count(*) from {}").format(pipeline.source.identifier)
-    (counted,) = connection.execute(count).fetchone() or (0,)
+    with on_users_tables(connection, f"counting {pipeline.source}"):
+        (counted,) = connection.execute(count).fetchone() or (0,)
     return int(counted)
 
 
@@ -342,10 +343,12 @@ def queue_slice(
     }
     query = _slice_query(pipeline, selection, resumes=last_key is not None)
     try:
-        return connection.execute(query, values).fetchone() or (0, 0, None)
-    except psycopg.DataError as error:
-        what = "--where fails on a record" if selection.where else "a record cannot be read"
-        raise UsageError(f"{what}: {first_line(error)}") from None
+        with on_users_tables(connection, f"reading {pipeline.source}"):
+            return connection.execute(query, values).fetchone() or (0, 0, None)
+    except PipelineFault as error:
+        if selection.where is None:
+            raise
+        raise UsageError(f"--where fails on a record: {error}") from None
 
 
 def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:

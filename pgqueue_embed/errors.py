@@ -9,7 +9,8 @@ PgembedError                   one line for a person: what, why and the way out
 │   │   └── ModelMismatch      the local model is not the pipeline's model
 │   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
 │   └── MachineFault           this machine kills its worker processes
-├── PipelineFault              a table or column of a pipeline is gone: the pipeline is paused
+├── PipelineFault              a table of a pipeline refuses a statement: the pipeline is paused
+│   └── RoleFault              it refuses this role alone: this worker leaves the pipeline out
 ├── PipelineReplaced           its next generation took over meanwhile; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
 └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
@@ -59,7 +60,11 @@ class MachineFault(SetupError):
 
 
 class PipelineFault(PgembedError):
-    """A table or column that a pipeline needs is gone; the pipeline is paused."""
+    """A table, view or function of a pipeline refuses what a worker has to do; it is paused."""
+
+
+class RoleFault(PipelineFault):
+    """This role may not do what the pipeline needs, and another one may: nothing is paused."""
 
 
 class PipelineReplaced(PgembedError):

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
@@ -73,6 +74,8 @@ from numbered
 group by item
 """
 
+_LOOKING = "looking for what is gone from {}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoneSlice:
@@ -88,14 +91,19 @@ class GoneSlice:
 def find_gone(
     connection: Connection, pipeline: Pipeline, after_key: str, *, slice_records: int
 ) -> GoneSlice:
-    """Return what is gone of the `slice_records` records of the ledger behind `after_key`."""
+    """Return what is gone of the `slice_records` records of the ledger behind `after_key`.
+
+    Raises PipelineFault when the source cannot be read.
+    """
     query = sql.SQL(FIND_GONE).format(**source_names(pipeline))
     values = {
         "pipeline_id": pipeline.id,
         "slice_records": slice_records,
         "last_key": after_key,
     }
-    keys, is_full, last_key = connection.execute(query, values).fetchone() or ([], False, None)
+    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
+        row = connection.execute(query, values).fetchone()
+    keys, is_full, last_key = row or ([], False, None)
     return GoneSlice(keys=keys, last_key=last_key if is_full else None)
 
 
@@ -111,7 +119,8 @@ def enqueue_gone(connection: Connection, pipeline: Pipeline, *, slice_records: i
     """
     query = sql.SQL(QUEUE_GONE_IN_FLIGHT).format(**source_names(pipeline))
     values = {"pipeline_id": pipeline.id, "item_records": MAX_ITEM_RECORDS}
-    connection.execute(query, values)
+    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
+        connection.execute(query, values)
     queued = 0
     after_key: str | None = ""
     while after_key is not None:

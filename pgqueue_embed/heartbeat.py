@@ -86,6 +86,7 @@ class Heartbeat:
                 state="stopping" if self._shared.stop.is_set() else "working",
                 memory_bytes=memory_bytes,
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
+                unserved=self._shared.unserved.reasons(),
             )
             self._recycle_if_large(memory_bytes)
             self._end_if_stalled(connection)

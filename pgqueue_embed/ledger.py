@@ -8,6 +8,7 @@ from psycopg import sql
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import LeaseLost
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
 from pgqueue_embed.verdicts import Current, Finding
@@ -83,9 +84,9 @@ def read_current(
 ) -> dict[str, Current]:
     """Return how each record stands now; to be called with the records locked.
 
-    Raises LeaseLost if the pipeline is gone or has another target now. The statement has locked the
-    target table before it looks, and a switch of generations locks it too: the table is the
-    pipeline's until we commit.
+    Raises PipelineFault when source or target cannot be read, LeaseLost if the pipeline is gone or
+    has another target now. The statement has locked the target table before it looks, and a switch
+    of generations locks it too: the table is the pipeline's until we commit.
     """
     query = sql.SQL(CURRENT).format(**source_names(pipeline))
     values = {
@@ -95,7 +96,8 @@ def read_current(
         "table": pipeline.target.name,
         "embedding": pipeline.columns.embedding,
     }
-    rows = connection.execute(query, values).fetchall()
+    with on_users_tables(connection, f"reading {pipeline.source} again under the records' locks"):
+        rows = connection.execute(query, values).fetchall()
     if keys and not rows:
         raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")
     return {

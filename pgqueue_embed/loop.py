@@ -18,11 +18,12 @@ from pgqueue_embed.claims import (
     forget_lost_attempts,
     is_drained,
 )
-from pgqueue_embed.connect import AWAY, Connection, connect, first_line
+from pgqueue_embed.connect import Connection, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
-from pgqueue_embed.errors import LeaseLost, PgembedError, PipelineFault
+from pgqueue_embed.errors import PgembedError, PipelineFault, RoleFault, SetupError
 from pgqueue_embed.fair_share import FairShare
+from pgqueue_embed.faults import is_given_back
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
@@ -35,15 +36,14 @@ from pgqueue_embed.policy import (
     poll_delay_seconds,
     reconnect_delay_seconds,
 )
+from pgqueue_embed.registry import another_role_serves
 from pgqueue_embed.settings import Pipeline, WorkerSettings
+from pgqueue_embed.unserved import Unserved
 from pgqueue_embed.vectors import VectorCodec
 
 # Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
 SUSPECT_POLL_SECONDS = 2.0
 
-
-# After any of these the claim in hand is somebody's again, and a new session is tried.
-GIVEN_BACK: tuple[type[Exception], ...] = (LeaseLost, *AWAY)
 
 # A session that lasted so long was good, even if there was nothing to do.
 GOOD_SESSION_SECONDS = 60.0
@@ -55,7 +55,7 @@ class Abandoned(PgembedError):
 
 @dataclass(kw_only=True)
 class Turn:
-    """What a pipeline is charged for its claim in hand; nothing for one that was given back."""
+    """What a pipeline is charged for its claim in hand."""
 
     seconds: float = 0.0
 
@@ -68,7 +68,7 @@ class Shared:
     whether this one has had its turn (it is told whether this loop is idle). `stop` asks the loops
     to leave after the claim in hand, `abandon` to leave it too. `ending` is why the work ends,
     `on_stall` ends the process when the device hangs, and `sides` are the connections of the loops
-    that may wait for a user's lock.
+    that may wait for a user's lock. `unserved` are pipelines that this process leaves to others.
     """
 
     conninfo: str
@@ -86,6 +86,7 @@ class Shared:
     cursors: dict[int, ClaimCursor] = field(default_factory=dict)
     on_stall: Callable[[], None] = lambda: None
     sides: set[Connection] = field(default_factory=set)
+    unserved: Unserved = field(default_factory=Unserved)
     records_done: int = 0
     share: FairShare = field(default_factory=FairShare)
     next_suspect_poll: float = 0.0
@@ -148,7 +149,10 @@ def run_loop(shared: Shared) -> None:
                 _work(shared, session)
         except Abandoned:
             return
-        except GIVEN_BACK as error:
+        except (PgembedError, psycopg.Error) as error:
+            if not is_given_back(error):
+                shared.finish(FAILED, _as_failure(error))
+                return
             if shared.abandon.is_set():
                 return
             log.warning("claim given back", reason=first_line(error))
@@ -157,8 +161,15 @@ def run_loop(shared: Shared) -> None:
                 failures = 0
             shared.stop.wait(reconnect_delay_seconds(failures, jitter=random.random()))
             failures += 1
-        except PgembedError as error:
-            shared.finish(FAILED, error)
+
+
+def _as_failure(error: Exception) -> PgembedError:
+    """Return what ends the worker, for a person: a refused statement is one of our own."""
+    if isinstance(error, PgembedError):
+        return error
+    return SetupError(
+        f"the database refuses what every worker needs: {first_line(error)}; run pgembed doctor"
+    )
 
 
 @contextmanager
@@ -201,7 +212,11 @@ def _session(shared: Shared) -> Iterator[Session]:
 def _work(shared: Shared, session: Session) -> None:
     idle_polls = 0
     while not shared.stop.is_set():
-        pipelines = {pipeline.id: pipeline for pipeline in shared.serviceable()}
+        pipelines = {
+            pipeline.id: pipeline
+            for pipeline in shared.serviceable()
+            if not shared.unserved.holds(pipeline.id)
+        }
         idle = idle_polls > 0
         if shared.other_model_waits(idle):
             shared.finish(ANOTHER_MODEL)
@@ -250,12 +265,16 @@ def _in_turn(
 def _turn(shared: Shared, pipeline: Pipeline) -> Iterator[Turn]:
     """Charge a pipeline for the claim made inside the block, and while it lasts as expected.
 
-    Else every loop that looks meanwhile would take the same pipeline.
+    Else every loop that looks meanwhile would take the same pipeline. A claim that is given back
+    counts as a whole turn at least: one that always is would starve the others.
     """
-    turn, expected = Turn(), shared.settings.claim_seconds
+    turn, expected, began = Turn(), shared.settings.claim_seconds, time.monotonic()
     _charge(shared, pipeline, expected)
     try:
         yield turn
+    except BaseException:
+        turn.seconds = max(expected, time.monotonic() - began)
+        raise
     finally:
         _charge(shared, pipeline, turn.seconds - expected)
 
@@ -295,15 +314,27 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
             turn.seconds = done.rate.own_seconds if done and done.rate else 0.0
     except PipelineFault as error:
         check_schema(session.side)
-        if not is_current(session.side, pipeline):
-            return False  # a switch of generations has taken the target away, and not a person
-        _pause(session.side, pipeline, error)
+        # Else a switch of generations has taken the target away, and not a person.
+        if is_current(session.side, pipeline):
+            _stop_serving(shared, session.side, pipeline, error)
         return False
+    shared.unserved.remove(pipeline.id)
     if done is None:
         return False
     shared.account(pipeline, done, size)
     _log_claim(pipeline, done)
     return True
+
+
+def _stop_serving(
+    shared: Shared, side: Connection, pipeline: Pipeline, error: PipelineFault
+) -> None:
+    """Pause a pipeline whose fault everybody meets; else leave it to workers of other roles."""
+    if isinstance(error, RoleFault) or another_role_serves(side, pipeline.id, shared.worker_id):
+        shared.unserved.add(pipeline.id, str(error))
+        get_logger().error("pipeline left to others", pipeline=pipeline.name, reason=str(error))
+    else:
+        _pause(side, pipeline, error)
 
 
 def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:

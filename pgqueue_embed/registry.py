@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
 
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.version import VERSION
@@ -55,16 +57,47 @@ def heartbeat(
     state: str,
     memory_bytes: int,
     pipeline_ids: Sequence[int],
+    unserved: Mapping[int, str],
 ) -> None:
-    """Say that the process lives and how much memory it takes."""
+    """Say that the process lives, how much memory it takes, and what it cannot serve, and why."""
+    served = [each for each in pipeline_ids if each not in unserved]
     connection.execute(
         """
         update pgembed.workers
-        set heartbeat_at = clock_timestamp(), state = %s, memory_bytes = %s, pipeline_ids = %s
+        set heartbeat_at = clock_timestamp(),
+            state = %s,
+            memory_bytes = %s,
+            pipeline_ids = %s,
+            unserved = %s
         where id = %s
         """,
-        (state, memory_bytes, list(pipeline_ids), worker_id),
+        (state, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
     )
+
+
+ANOTHER_ROLE_SERVES = """
+select exists (
+    select
+    from pgembed.workers
+    where id <> %(worker_id)s
+        and role <> current_user
+        and stopped_at is null
+        and heartbeat_at > clock_timestamp() - interval '45 seconds'
+        and %(pipeline_id)s = any (pipeline_ids)
+        and not unserved ? %(pipeline_id)s::text
+)
+"""
+
+
+def another_role_serves(connection: Connection, pipeline_id: int, worker_id: int) -> bool:
+    """Return whether a worker of another role than this session's is at work on a pipeline.
+
+    It may find no fault where worker `worker_id` has found one; if it does, it is asked in turn,
+    and the last role agrees.
+    """
+    values = {"pipeline_id": pipeline_id, "worker_id": worker_id}
+    (found,) = connection.execute(ANOTHER_ROLE_SERVES, values).fetchone() or (False,)
+    return bool(found)
 
 
 def sign_off(connection: Connection, worker_id: int, reason: str) -> None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.embed import Device, EmbeddedChunks, Progress
-from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import UNREADABLE, SourceRecord
+from pgqueue_embed.source import SourceRecord
 from pgqueue_embed.target import column_names, target_of
 from pgqueue_embed.vectors import unpack
 
@@ -102,10 +102,8 @@ class ReusingDevice:
             key_is_among_keys=pipeline.key.among("target", pipeline.columns.fulltext_id, "keys"),
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
-        try:
+        with on_users_tables(self._side, f"reading the vectors of {pipeline.target}"):
             rows = self._side.execute(query, values, binary=True).fetchall()
-        except UNREADABLE as error:
-            raise PipelineFault(first_line(error)) from None
         vectors = unpack(
             [vector for _, vector in rows],
             vector_type=pipeline.vector_type,

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.rows import first_dimensions
-from pgqueue_embed.errors import PipelineReplaced, SetupError, UsageError
+from pgqueue_embed.errors import PipelineFault, PipelineReplaced, SetupError, UsageError
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.migrate import vector_extension
 from pgqueue_embed.pipelines import is_current
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import PIPELINE_FAULTS
 from pgqueue_embed.target import column_names, target_of
 from pgqueue_embed.vector_index import vector_indexes
 
@@ -131,16 +130,19 @@ def search(
         "threshold": threshold,
     }
     try:
-        with connection.transaction():
+        with on_users_tables(connection, _SEARCHING), connection.transaction():
             _widen_scan(connection, pipeline, limit, version)
             connection.execute(WHAT_ONE_MAY_SEE)
             hits = [_hit(row) for row in connection.execute(query, values)]
             _check_present(connection, pipeline)
             return hits
-    except (psycopg.DataError, *PIPELINE_FAULTS) as error:
+    except PipelineFault as error:
         # The vectors of another generation may be of another length, or have moved.
         _check_present(connection, pipeline)
-        raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
+        raise UsageError(f"cannot search {pipeline.target}: {error}") from None
+
+
+_SEARCHING = "comparing its vectors"
 
 
 def _check_present(connection: Connection, pipeline: Pipeline) -> None:
@@ -214,9 +216,9 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
-        with connection.transaction():
+        with on_users_tables(connection, _SEARCHING), connection.transaction():
             connection.execute(WHAT_ONE_MAY_SEE)
             (found,) = connection.execute(query, ()).fetchone() or (False,)
-    except PIPELINE_FAULTS as error:
-        raise UsageError(f"cannot search {pipeline.target}: {first_line(error)}") from None
+    except PipelineFault as error:
+        raise UsageError(f"cannot search {pipeline.target}: {error}") from None
     return bool(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgqueue_embed.chunking import Chunker
@@ -23,12 +23,21 @@ from pgqueue_embed.generations import with_successors
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.settings import Pipeline, WorkerSettings
+<<<<<<< HEAD
 from pgqueue_embed.source_comparison import notice_changed_sources
 
 REFRESH_SECONDS = 3.0
 
 # How soon a source that has become another one, which no trigger tells of, is compared.
 NOTICE_SECONDS = 15.0
+=======
+from pgqueue_embed.unserved import Unserved
+
+REFRESH_SECONDS = 3.0
+
+# Whether a model has come to this machine is looked at so often: its files are read for that.
+MODEL_LOOK_SECONDS = 600.0
+>>>>>>> 2e6eb0a (Decide what an error means by where it came from, and leave to others what this worker cannot serve)
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0
@@ -125,7 +134,10 @@ def first_waiting(connection: Connection, pipelines: Sequence[Pipeline]) -> dict
 
 
 class Serviceable:
-    """The pipelines of the loaded model, looked up anew every few seconds, and their chunkers."""
+    """The pipelines of the loaded model, looked up anew every few seconds, and their chunkers.
+
+    `unserved` are those that this process leaves to others: for its model, or for its role.
+    """
 
     def __init__(
         self,
@@ -138,6 +150,7 @@ class Serviceable:
         self._settings = settings
         self._chosen = chosen
         self._model = model
+        self.unserved = Unserved()
         self._lock = threading.Lock()
         self._pipelines: list[Pipeline] = []
         self._others: list[Pipeline] = []
@@ -154,11 +167,16 @@ class Serviceable:
             return self._pipelines
 
     def other_model_waits(self, idle: bool) -> bool:
-        """Return whether work for another model waits and this one has had its turn."""
-        if not self._others or not (idle or self._turn_is_over()):
+        """Return whether work for another model waits and this one has had its turn.
+
+        Work for a model that this machine lacks does not count.
+        """
+        others = [each for each in self._others if not self.unserved.holds(each.id)]
+        if not others or not (idle or self._turn_is_over()):
             return False
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
-            return bool(first_waiting(connection, self._others))
+            waiting = first_waiting(connection, others)
+        return any(self._is_here(each) for each in others if each.id in waiting)
 
     def chunker(self, pipeline: Pipeline) -> Chunker:
         """Return the chunker with the budget of `pipeline`."""
@@ -167,6 +185,23 @@ class Serviceable:
             if cutting not in self._chunkers:
                 self._chunkers[cutting] = make_chunker(self._model, pipeline)
             return self._chunkers[cutting]
+
+    def left_undone(self) -> dict[str, str]:
+        """Return why work waits though this worker has nothing left to do, by pipeline."""
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+            pipelines = with_successors(connection, self._settings.pipelines)
+            return left_undone(connection, pipelines, self.unserved.reasons())
+
+    def _is_here(self, pipeline: Pipeline) -> bool:
+        """Return whether this machine has the model of `pipeline`, and remember it if not."""
+        try:
+            check_local_model(pipeline, self._settings.model_path)
+        except PgembedError as error:
+            get_logger().error("pipeline left to others", pipeline=pipeline.name, reason=str(error))
+            self.unserved.add(pipeline.id, str(error), seconds=MODEL_LOOK_SECONDS)
+            return False
+        self.unserved.remove(pipeline.id)
+        return True
 
     def _turn_is_over(self) -> bool:
         return time.monotonic() - self._started_at >= MODEL_TURN_SECONDS
@@ -185,6 +220,33 @@ class Serviceable:
         if time.monotonic() - self._noticed_at >= NOTICE_SECONDS:
             notice_changed_sources(connection)
             self._noticed_at = time.monotonic()
+
+
+PENDING = """
+select
+    pipelines.id,
+    pipelines.state = 'paused',
+    state_reason,
+    sum(greatest(work.records, 1))::bigint
+from pgembed.pipelines
+join pgembed.work on work.pipeline_id = pipelines.id
+where pipelines.id = any(%s)
+group by pipelines.id
+"""
+
+
+def left_undone(
+    connection: Connection, pipelines: Sequence[Pipeline], unserved: Mapping[int, str]
+) -> dict[str, str]:
+    """Return the reason, by name, of each pipeline that is paused or `unserved`, with work."""
+    ids = [pipeline.id for pipeline in pipelines]
+    left = {}
+    for id_, is_paused, reason, pending in connection.execute(PENDING, (ids,)):
+        if is_paused:
+            left[id_] = f"is paused with {pending:,} records waiting: {reason}"
+        elif id_ in unserved:
+            left[id_] = f"has {pending:,} records that this worker cannot serve: {unserved[id_]}"
+    return {pipeline.name: left[pipeline.id] for pipeline in pipelines if pipeline.id in left}
 
 
 def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:

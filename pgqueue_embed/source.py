@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.faults import naming_the_record, on_users_tables
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.target import target_of
 
@@ -168,7 +168,8 @@ def read_records(
     """Return the records of `keys` that exist, in that order, with up to `limit_bytes` of text.
 
     Runs in autocommit, apart from the claim's transaction: nothing of the user's stays locked.
-    Raises PipelineFault when the source or target has lost a table or column, or cannot be read.
+    Raises PipelineFault when source or target cannot be read, and names the record that is the
+    cause, if it is one.
     """
     # Numpy and a tokenizer come along, and the source is known to commands that need neither.
     from pgqueue_embed.chunking import Context
@@ -182,9 +183,10 @@ def read_records(
         "limit_bytes": limit_bytes,
     }
     try:
-        rows = connection.execute(query, values).fetchall()
-    except UNREADABLE as error:
-        raise PipelineFault(first_line(error)) from None
+        with on_users_tables(connection, f"reading {pipeline.source}"):
+            rows = connection.execute(query, values).fetchall()
+    except PipelineFault as error:
+        raise with_key(connection, pipeline, error, keys) from None
     return [
         SourceRecord(
             key=key,
@@ -199,17 +201,27 @@ def read_records(
     ]
 
 
-# Class 42: a table, column, type or right that was there at create is not there now.
-PIPELINE_FAULTS = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.InvalidSchemaName,
-    psycopg.errors.InsufficientPrivilege,
-    psycopg.errors.DatatypeMismatch,
-    psycopg.errors.WrongObjectType,
-)
+# By a list and not by a join: what a view computes is then computed for these rows alone, even if
+# it is by a volatile function.
+PROBE = """
+select {document_hash}, {context}
+from {source} as source
+where {key_is_among_keys}
+"""
 
-# Reading also fails for a key beyond the pipeline's type, or in an expression of the user's view:
-# no single record can be told to be at fault, and none can be read.
-UNREADABLE = (*PIPELINE_FAULTS, psycopg.DataError)
+
+def with_key(
+    connection: Connection, pipeline: Pipeline, error: PipelineFault, keys: Sequence[str]
+) -> PipelineFault:
+    """Return `error`, naming the one of the records `keys` that cannot be read, if it is that."""
+    among = pipeline.key.among("source", pipeline.key.names, "keys")
+    query = sql.SQL(PROBE).format(**source_names(pipeline), key_is_among_keys=among)
+
+    def probe(some: Sequence[str]) -> None:
+        with (
+            on_users_tables(connection, f"reading {pipeline.source}"),
+            connection.transaction(),
+        ):
+            connection.execute(query, {"keys": list(some)})
+
+    return naming_the_record(error, keys, probe)

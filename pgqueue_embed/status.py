@@ -67,7 +67,12 @@ where coalesce(
     )
     and (
         %(name)s::text is null
-        or (select id from pgembed.pipelines where name = %(name)s) = any (workers.pipeline_ids)
+        or exists (
+            select
+            from pgembed.pipelines
+            where name = %(name)s
+                and (id = any (workers.pipeline_ids) or workers.unserved ? id::text)
+        )
     )
 order by worker_status.state = 'stopped', worker_status.host, worker_status.pid
 """

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from pgqueue_embed.connect import AWAY, BOOKKEEPING_SECONDS, connect, first_line
+import psycopg
+
+from pgqueue_embed.connect import BOOKKEEPING_SECONDS, connect, first_line, is_away
 from pgqueue_embed.deaths import Death, machine_is_ill, record_death
 from pgqueue_embed.endings import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
-from pgqueue_embed.errors import MachineFault, SetupError
+from pgqueue_embed.errors import MachineFault, PgembedError, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
 from pgqueue_embed.policy import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.python_process import start_python
@@ -49,6 +51,7 @@ class _Process:
     model: str | None = None
     failed: str | None = None
     exit_code: int = 1
+    left: dict[str, str] = field(default_factory=dict)
     unavailable: bool = False
     signalled: bool = False
     unread: bytes = field(default=b"", repr=False)
@@ -125,6 +128,7 @@ class Supervisor:
                 elif process.failed is not None:
                     self._after_failure(process)
                 elif process.ended not in (ANOTHER_MODEL, RECYCLED):
+                    self.left = process.left
                     return process.ended or STOPPED
                 if self._stops:
                     return STOPPED
@@ -197,17 +201,15 @@ class Supervisor:
         how = process.describe_end()
         get_logger().error("worker process died", how=how, worker=process.worker_id)
         death = self._record(process.worker_id, how) if process.worker_id else None
-        self._judge_machine(death, how)
+        self._judge_machine(death, how, was_ready=process.worker_id is not None)
         self._pause(restart_delay_seconds(self._crashes_in_a_row))
 
-    def _judge_machine(self, death: Death | None, how: str) -> None:
+    def _judge_machine(self, death: Death | None, how: str, *, was_ready: bool) -> None:
         """Raise MachineFault when the deaths so far say that no record is to blame."""
-        if death is None or not death.keys:
-            self._startup_crashes += 1
-            self._crashes_in_a_row += 1
-        else:
-            self._startup_crashes = 0
-            self._crashes_in_a_row = 1 if death.committed else self._crashes_in_a_row + 1
+        # One that was ready could claim, if only there had been something to claim.
+        self._startup_crashes = 0 if was_ready else self._startup_crashes + 1
+        has_committed = death is not None and death.committed
+        self._crashes_in_a_row = 1 if has_committed else self._crashes_in_a_row + 1
         if self._startup_crashes >= MAX_STARTUP_CRASHES:
             raise MachineFault(
                 f"the worker process died {self._startup_crashes} times before it could claim"
@@ -228,7 +230,9 @@ class Supervisor:
             try:
                 with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
                     return record_death(connection, worker_id, f"crashed: {how}")
-            except AWAY as error:
+            except (PgembedError, psycopg.Error) as error:
+                if not is_away(error):
+                    raise
                 reason = first_line(error)
                 get_logger().warning("cannot write the death down yet", reason=reason)
             if self._stops:

@@ -9,11 +9,9 @@ found gone by itself.
 from __future__ import annotations
 
 from pgqueue_embed.claims import Claim, WorkItem
-from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.gone import find_gone, queue_gone
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import UNREADABLE
 
 SLICE_RECORDS = 50_000
 
@@ -39,10 +37,7 @@ def sweep_slice(
     target cannot be read.
     """
     first, *others = sorted(sweeps(claim), key=lambda item: (item.sweep_after or "").encode())
-    try:
-        found = find_gone(side, pipeline, first.sweep_after or "", slice_records=slice_records)
-    except UNREADABLE as error:
-        raise PipelineFault(first_line(error)) from None
+    found = find_gone(side, pipeline, first.sweep_after or "", slice_records=slice_records)
     queue_gone(connection, pipeline, found.keys)
     done = others if found.last_key is not None else [first, *others]
     connection.execute("delete from pgembed.work where id = any(%s)", ([each.id for each in done],))

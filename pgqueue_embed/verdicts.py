@@ -37,7 +37,7 @@ class Finding:
     """One record of a claim as the work on it ended.
 
     `first_chunk` and `chunks` are the record's rows in the claim's chunk list. `hopeless` means
-    that no further attempt is worth it.
+    that no further attempt is worth it, `stuck` that the target keeps the chunks that it has.
     """
 
     key: str
@@ -48,6 +48,7 @@ class Finding:
     chunks: int = 0
     error: str | None = None
     hopeless: bool = False
+    stuck: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,14 @@ class Current:
 
 
 def decide(finding: Finding, current: Current, *, generation: int, max_attempts: int) -> Verdict:
-    """Return what becomes of the record; a finding counts only if its text is still current."""
+    """Return what becomes of the record; a finding counts only if its text is still current.
+
+    But for one that is stuck: its chunks cannot be deleted, whatever else is known.
+    """
+    exhausted = finding.hopeless or current.attempts_with(finding) >= max_attempts
+    failed = Verdict.GIVE_UP if exhausted else Verdict.RETRY
+    if finding.stuck:
+        return failed
     if not current.present:
         return Verdict.FORGET
     if finding.found is Found.GONE or finding.document_hash != current.document_hash:
@@ -90,8 +98,7 @@ def decide(finding: Finding, current: Current, *, generation: int, max_attempts:
     if current.is_settled(generation) and not finding.embed_again:
         return Verdict.KEEP
     if finding.found is Found.FAILED:
-        exhausted = finding.hopeless or current.attempts_with(finding) >= max_attempts
-        return Verdict.GIVE_UP if exhausted else Verdict.RETRY
+        return failed
     return {
         Found.UNCHANGED: Verdict.REQUEUE,
         Found.EMPTY: Verdict.MARK_EMPTY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import psycopg
 from pgqueue_embed import registry
 from pgqueue_embed.connect import BOOKKEEPING_SECONDS, connect, first_line
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
-from pgqueue_embed.endings import FAILED, STOPPED
+from pgqueue_embed.endings import DRAINED, FAILED, STOPPED
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.heartbeat import Heartbeat
 from pgqueue_embed.log import get_logger
@@ -27,10 +27,14 @@ JOIN_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Why a worker process ended, and the fingerprint of the model that it worked with."""
+    """Why a worker process ended, and the fingerprint of the model that it worked with.
+
+    `left` has the reason, by name, of each pipeline whose work a drained worker has left undone.
+    """
 
     reason: str
     model: str
+    left: Mapping[str, str]
 
 
 class Worker:
@@ -76,7 +80,11 @@ class Worker:
                 self._sign_off(shared)
         if shared.failure is not None:
             raise shared.failure
-        return Ending(reason=shared.ending or STOPPED, model=chosen.fingerprint)
+        reason = shared.ending or STOPPED
+        left = serviceable.left_undone() if reason == DRAINED else {}
+        for name, why in left.items():
+            get_logger().warning("work left undone", pipeline=name, reason=why)
+        return Ending(reason=reason, model=chosen.fingerprint, left=left)
 
     def _register(self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable) -> Shared:
         identity = registry.WorkerIdentity(
@@ -106,6 +114,7 @@ class Worker:
             serviceable=serviceable.pipelines,
             chunker=serviceable.chunker,
             other_model_waits=serviceable.other_model_waits,
+            unserved=serviceable.unserved,
             stop=self._stop,
             abandon=self._abandon,
         )

@@ -16,7 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pgqueue_embed.connect import AWAY, first_line
+import psycopg
+
+from pgqueue_embed.connect import first_line, is_away
 from pgqueue_embed.endings import STALLED
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
@@ -83,12 +85,12 @@ def main() -> None:
             on_start=lambda worker_id: report.tell(worker_id=worker_id),
             on_stall=lambda: _leave_stalled(report),
         )
-    except AWAY as error:
-        report.tell(failed=first_line(error), exit_code=1, unavailable=True)
-    except PgembedError as error:
-        report.tell(failed=str(error), exit_code=error.exit_code)
+    except (PgembedError, psycopg.Error) as error:
+        failed = str(error) if isinstance(error, PgembedError) else first_line(error)
+        exit_code = getattr(error, "exit_code", PgembedError.exit_code)
+        report.tell(failed=failed, exit_code=exit_code, unavailable=is_away(error))
     else:
-        report.tell(ended=ending.reason, model=ending.model)
+        report.tell(ended=ending.reason, model=ending.model, left=dict(ending.left))
     _leave()
 
 

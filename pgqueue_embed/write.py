@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 
 from pgqueue_embed import ledger
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import PipelineFault, RecordFault
+from pgqueue_embed.errors import LeaseLost, PipelineFault
 from pgqueue_embed.policy import retry_delay_seconds
+from pgqueue_embed.refusals import WAITS_FOR_OTHERS, refusals
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import UNREADABLE
+from pgqueue_embed.source import with_key
 from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
@@ -29,23 +29,6 @@ LOCK_TIMEOUT_MILLISECONDS = 400
 
 # A user's DDL may hold the source for long; after this the claim is given back and done again.
 MAX_LOCK_WAIT_SECONDS = 600.0
-
-# The last is a row that a user moves to another partition while we wait for it.
-WAITS_FOR_OTHERS = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
-
-# What a target says to a record that it does not take: a bad value, a broken constraint, an error
-# of the user's trigger, a text that is too long for the user's index.
-REFUSALS = (
-    RecordFault,
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.errors.RaiseException,
-    psycopg.errors.ProgramLimitExceeded,
-)
 
 # The parameters of a statement exist several times over on their way: a long document's chunks
 # are written in portions of some 20 MB.
@@ -107,8 +90,8 @@ def write(
     """Write `findings` in the open transaction of their claim.
 
     Waits for locks in short tries with the vectors in hand, and calls `checkpoint` between them.
-    Raises PipelineFault when the source or target has lost a table or column, or refuses
-    everything.
+    Raises PipelineFault when source or target cannot be used at all, LeaseLost when it has waited
+    too long.
     """
     _allow_long_write(connection, lease_seconds)
     deadline = time.monotonic() + MAX_LOCK_WAIT_SECONDS
@@ -117,15 +100,14 @@ def write(
             with connection.transaction():
                 connection.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
                 return _write_once(connection, codec, pipeline, findings, retry_delay_base_seconds)
-        except WAITS_FOR_OTHERS:
+        except PipelineFault as error:
+            keys = [finding.key for finding in findings.records]
+            raise with_key(connection, pipeline, error, keys) from None
+        except WAITS_FOR_OTHERS as error:
             if time.monotonic() > deadline:
-                raise
+                raise LeaseLost(f"waited in vain to write: {first_line(error)}") from None
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())
-        # A key may be too long for the index of our ledger, and short enough for the source's. What
-        # refuses to be cleared cannot be put down to a record's text.
-        except (*UNREADABLE, *REFUSALS) as error:
-            raise PipelineFault(first_line(error)) from None
 
 
 def _allow_long_write(connection: Connection, lease_seconds: float) -> None:
@@ -159,7 +141,7 @@ def _write_once(
         current |= ledger.read_current(connection, pipeline, list(refused))
         judged = _judge(pipeline, {**judged.findings, **_failed(refused, judged)}, current)
         _check_common_fault(refused, judged, wanted)
-    _clear(connection, pipeline, judged)
+    judged = _clear(connection, pipeline, judged)
     _settle(connection, pipeline, judged)
     _queue_again(connection, pipeline, judged, retry_delay_base_seconds)
     return _account(judged)
@@ -187,26 +169,14 @@ def _replace(
     findings: Findings,
     records: Sequence[Finding],
 ) -> dict[str, str]:
-    """Replace the chunks of `records`; returns the error of each record that the target refuses.
+    """Replace the chunks of `records`; returns the error of each record that the target refuses."""
+    by_key = {record.key: record for record in records}
 
-    A refusal (a CHECK of the user's, say) is narrowed down by halves, each in its own savepoint.
-    """
-    if not records:
-        return {}
-    try:
-        with connection.transaction():
-            keys = [record.key for record in records]
-            rows = _rows(findings, records)
-            return target_of(pipeline).replace(connection, codec, keys, rows)
-    except REFUSALS as error:
-        if len(records) == 1:
-            return {records[0].key: f"the target table refused it: {first_line(error)}"}
-    middle = len(records) // 2
-    halves = (records[:middle], records[middle:])
-    refused: dict[str, str] = {}
-    for half in halves:
-        refused |= _replace(connection, codec, pipeline, findings, half)
-    return refused
+    def replace_some(keys: Sequence[str]) -> dict[str, str]:
+        rows = _rows(findings, [by_key[key] for key in keys])
+        return target_of(pipeline).replace(connection, codec, keys, rows)
+
+    return refusals(connection, f"writing to {pipeline.target}", list(by_key), replace_some)
 
 
 def _rows(findings: Findings, records: Sequence[Finding]) -> Iterator[ChunkRows]:
@@ -241,17 +211,30 @@ def _check_common_fault(refused: Mapping[str, str], judged: _Judged, wanted: int
         raise PipelineFault(refused[at_fault[0]])
 
 
-def _failed(refused: Mapping[str, str], judged: _Judged) -> dict[str, Finding]:
+def _failed(
+    refused: Mapping[str, str], judged: _Judged, *, stuck: bool = False
+) -> dict[str, Finding]:
     return {
-        key: replace(judged.findings[key], found=Found.FAILED, chunks=0, error=error)
+        key: replace(judged.findings[key], found=Found.FAILED, chunks=0, error=error, stuck=stuck)
         for key, error in refused.items()
     }
 
 
-def _clear(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:
-    without_chunks = judged.keys(Verdict.FORGET, Verdict.MARK_EMPTY, Verdict.GIVE_UP)
-    target_of(pipeline).clear(connection, without_chunks)
+def _clear(connection: Connection, pipeline: Pipeline, judged: _Judged) -> _Judged:
+    """Delete the chunks of records that are to have none; those that are stuck have failed."""
+
+    def clear_some(keys: Sequence[str]) -> dict[str, str]:
+        target_of(pipeline).clear(connection, keys)
+        return {}
+
+    keys = judged.keys(Verdict.FORGET, Verdict.MARK_EMPTY, Verdict.GIVE_UP)
+    refused = refusals(connection, f"deleting from {pipeline.target}", keys, clear_some)
+    if refused:
+        stuck = _failed(refused, judged, stuck=True)
+        judged = _judge(pipeline, {**judged.findings, **stuck}, judged.current)
+        _check_common_fault(refused, judged, len(keys))
     ledger.forget(connection, pipeline, judged.keys(Verdict.FORGET))
+    return judged
 
 
 def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:

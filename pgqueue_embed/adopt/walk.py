@@ -22,11 +22,12 @@ from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import OPENING, Slice
 from pgqueue_embed.errors import LeaseLost, UsageError
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.locks import in_short_waits
+from pgqueue_embed.refusals import refusals
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.verdicts import Current, Finding, Found
-from pgqueue_embed.write import REFUSALS
 
 KEYS_PER_SLICE = 10_000
 
@@ -41,12 +42,14 @@ def adopt_records(
     """Go through the table to its end, and return what was found from its beginning.
 
     Workers may run meanwhile. Raises UsageError when the pipeline is dropped, or a table is locked
-    for too long.
+    for too long, PipelineFault when one cannot be read or written.
     """
     try:
         while (adoption := _state_of(connection, pipeline)).walking != "finished":
             walk = _walk_source if adoption.walking == "source" else _walk_table
-            if (done := walk(connection, pipeline, judge, adoption)) is not None:
+            with on_users_tables(connection, f"adopting {pipeline.target}"):
+                done = walk(connection, pipeline, judge, adoption)
+            if done is not None:
                 on_slice(done)
         return adoption.counts
     except LeaseLost as error:
@@ -138,22 +141,14 @@ def _fill(
 ) -> list[str]:
     """Fill in the chunks `placed`, and return the keys of records that the table refuses.
 
-    As a constraint of the user's may, on the order of chunks, say. Narrowed down by halves, as in a
-    worker's write.
+    As a constraint of the user's may, on the order of chunks, say.
     """
-    if not placed:
-        return []
-    try:
-        with connection.transaction():
-            fill(connection, pipeline, placed)
-            return []
-    except REFUSALS:
-        if len(placed) == 1:
-            return list(placed)
-    rows = list(placed.items())
-    middle = len(rows) // 2
-    halves = (dict(rows[:middle]), dict(rows[middle:]))
-    return [key for half in halves for key in _fill(connection, pipeline, half)]
+
+    def fill_some(keys: Sequence[str]) -> dict[str, str]:
+        fill(connection, pipeline, {key: placed[key] for key in keys})
+        return {}
+
+    return list(refusals(connection, f"filling in {pipeline.target}", list(placed), fill_some))
 
 
 def _settle(

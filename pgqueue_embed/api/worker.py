@@ -10,11 +10,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 
+import psycopg
+
 from pgqueue_embed import worker
 from pgqueue_embed.api.database import Database
-from pgqueue_embed.connect import AWAY, first_line
+from pgqueue_embed.connect import first_line, is_away
 from pgqueue_embed.endings import ANOTHER_MODEL, STALLED, STOPPED
-from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.policy import reconnect_delay_seconds
 from pgqueue_embed.settings import WorkerSettings
@@ -166,8 +168,8 @@ class Worker:
         while (core := self._next_core(settings)) is not None:
             try:
                 ending = core.run(on_stall=self._stall)
-            except AWAY as error:
-                if not has_worked:
+            except (PgembedError, psycopg.Error) as error:
+                if not (has_worked and is_away(error)):
                     raise
                 get_logger().warning("worker cannot start yet", reason=first_line(error))
                 self._stopping.wait(reconnect_delay_seconds(failures, jitter=random.random()))

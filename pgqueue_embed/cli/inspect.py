@@ -181,6 +181,11 @@ def _print_notes(out: Console, found: Status) -> None:
         if row["stop_reason"] and row["stop_reason"] not in ORDINARY_ENDINGS
     ]
     notes += [
+        f"{worker_name(row)} leaves work to others: {row['unserved']}"
+        for row in found.workers
+        if row["unserved"] and row["state"] != "stopped"
+    ]
+    notes += [
         f"{name} is complete and has no vector index; build one: {command('index', name)}"
         for name in found.unindexed
     ]

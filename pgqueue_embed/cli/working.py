@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.setup import make_pipeline, queue_records
 from pgqueue_embed.cli.worker_options import WORKER, WorkerOptions
 from pgqueue_embed.endings import DRAINED
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.settings import Pipeline, WorkerSettings
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def work(
     settings = worker.settings(
         drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
     )
-    ending = _supervise(conninfo, settings)
+    ending, left = _supervise(conninfo, settings)
     if ending == DRAINED:
-        suggest_index(conninfo, settings.pipelines)
+        suggest_index(conninfo, settings.pipelines, left)
 
 
 def _supervise(
@@ -72,14 +73,16 @@ def _supervise(
     *,
     quiet: bool = False,
     on_tick: Callable[[], None] = lambda: None,
-) -> str:
+) -> tuple[str, Mapping[str, str]]:
+    """Work, and return why it ended, and what is left undone: the reason by pipeline."""
     from pgqueue_embed import log
     from pgqueue_embed.supervisor import Supervisor
 
     how = log_settings(quiet=quiet)
     how.apply()
     log.get_logger().debug("supervisor started")
-    return Supervisor(conninfo, settings, how, on_tick=on_tick).run()
+    supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick)
+    return supervisor.run(), supervisor.left
 
 
 def run(
@@ -99,6 +102,7 @@ def run(
     from pgqueue_embed.connect import connect
     from pgqueue_embed.migrate import migrate
     from pgqueue_embed.pipelines import load_pipeline, pipeline_names
+    from pgqueue_embed.serviceable import left_undone
     from pgqueue_embed.sync import start_capture
 
     selection = records.selection()
@@ -117,8 +121,9 @@ def run(
             start_capture(connection, pipeline)
         queue_records(connection, pipeline, selection)
         drained = is_drained(connection, [pipeline.id])
+        left = left_undone(connection, [pipeline], {})
     if drained:
-        suggest_index(conninfo, (name,))
+        suggest_index(conninfo, (name,), left)
     else:
         embed_all(conninfo, name, settings)
 
@@ -128,21 +133,29 @@ def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
     from pgqueue_embed.progress_bar import progress_bar
 
     with progress_bar(conninfo, name) as bar:
-        ending = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
+        ending, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
     if ending == DRAINED:
-        suggest_index(conninfo, (name,))
+        suggest_index(conninfo, (name,), left)
     else:
         typer.echo(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)
 
 
-def suggest_index(conninfo: str, names: tuple[str, ...]) -> None:
-    """Name the next step for each pipeline: its failures, its vector index, or a search."""
+def suggest_index(
+    conninfo: str, names: tuple[str, ...], left: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Name the next step for each pipeline: its failures, its vector index, or a search.
+
+    Raises SetupError for work that is `left` undone: the reason, by pipeline.
+    """
     from pgqueue_embed.connect import connect
     from pgqueue_embed.pipelines import load_pipelines
 
     with connect(conninfo) as connection:
         for pipeline in load_pipelines(connection, names):
-            _suggest(connection, pipeline)
+            if pipeline.name not in left:
+                _suggest(connection, pipeline)
+    if left:
+        raise SetupError("; ".join(f"{name} {reason}" for name, reason in left.items()))
 
 
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:

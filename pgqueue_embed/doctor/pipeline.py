@@ -9,10 +9,11 @@ from psycopg import sql
 from tokenizers import Tokenizer
 
 from pgqueue_embed.capture import is_on, lacking
-from pgqueue_embed.connect import Connection, first_line, is_row_security
+from pgqueue_embed.connect import Connection, first_line, is_away, is_row_security
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
+from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import PIPELINE_FAULTS
 from pgqueue_embed.tables import Table
 from pgqueue_embed.target import Right, target_of, view_of
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
@@ -81,7 +82,9 @@ def _table_problems(
         grants = f"grant usage on schema {schema} to {role}; grant {_listed(rights)} on {name}"
         yield f"{table}: {first_line(error)}", f"its owner: {grants} to {role}"
         return
-    except PIPELINE_FAULTS as error:
+    except psycopg.Error as error:
+        if is_away(error):
+            raise
         yield f"{table}: {first_line(error)}", "put it back as it was, or drop the pipeline"
         return
     missing = [right for right in rights if not _has_right(connection, identifier, right)]
@@ -130,9 +133,11 @@ def check_text(
         yield ok(pipeline.name, f"{pipeline.model} has no tokenizer to judge the text by")
         return
     try:
-        share = unknown_token_share(connection, pipeline, tokenizer)
-    except PIPELINE_FAULTS:
-        return  # check_tables has told why
+        with on_users_tables(connection, f"reading {pipeline.source}"):
+            share = unknown_token_share(connection, pipeline, tokenizer)
+    except PipelineFault as error:
+        yield failed(pipeline.name, str(error))
+        return
     finding = f"{share:.1%} of the tokens in {pipeline.document} are unknown to the model"
     if share < WORRYING_SHARE:
         yield ok(pipeline.name, finding)

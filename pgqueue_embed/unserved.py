@@ -1,0 +1,44 @@
+"""What a worker process cannot serve, though others may: pipelines, with the reason.
+
+A right that its role lacks, a model that its machine lacks. Such pipelines are left out for a
+while, and looked at again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+# How soon a right that was granted meanwhile is noticed.
+LOOK_AGAIN_SECONDS = 30.0
+
+
+class Unserved:
+    """The pipelines that are left out; for several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reasons: dict[int, str] = {}
+        self._until: dict[int, float] = {}
+
+    def add(self, pipeline_id: int, reason: str, *, seconds: float | None = None) -> None:
+        """Leave a pipeline out for `seconds`, by default LOOK_AGAIN_SECONDS."""
+        with self._lock:
+            self._reasons[pipeline_id] = reason
+            self._until[pipeline_id] = time.monotonic() + (seconds or LOOK_AGAIN_SECONDS)
+
+    def remove(self, pipeline_id: int) -> None:
+        """Say that a pipeline can be served."""
+        with self._lock:
+            self._reasons.pop(pipeline_id, None)
+            self._until.pop(pipeline_id, None)
+
+    def holds(self, pipeline_id: int) -> bool:
+        """Return whether a pipeline is left out now, and not yet to be looked at again."""
+        with self._lock:
+            return time.monotonic() < self._until.get(pipeline_id, 0.0)
+
+    def reasons(self) -> dict[int, str]:
+        """Return why, by the id of each pipeline that could not be served when last looked at."""
+        with self._lock:
+            return dict(self._reasons)
