@@ -27,7 +27,7 @@ from pgqueue_embed.faults import is_given_back
 from pgqueue_embed.gate import Gate
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import is_current, pause_pipeline
+from pgqueue_embed.pipelines import is_current, pause_at_fault
 from pgqueue_embed.policy import (
     FIRST_CLAIM,
     ClaimSize,
@@ -338,8 +338,7 @@ def _stop_serving(
 
 
 def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:
-    reason = f"{error}; mend it and run: pgembed resume {pipeline.name}"
-    pause_pipeline(side, pipeline, reason)
+    pause_at_fault(side, pipeline, str(error))
     get_logger().error("pipeline paused", pipeline=pipeline.name, reason=str(error))
 
 

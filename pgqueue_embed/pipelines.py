@@ -151,6 +151,15 @@ def is_current(connection: Connection, pipeline: Pipeline) -> bool:
     return bool(same)
 
 
+# How the reason of a pause ends that a fault caused, and no person.
+MEND_AND_RESUME = "; mend it and run: pgembed resume "
+
+
+def pause_at_fault(connection: Connection, pipeline: Pipeline, reason: str) -> None:
+    """Pause a pipeline for a fault of its tables, and say how to go on."""
+    pause_pipeline(connection, pipeline, f"{reason}{MEND_AND_RESUME}{pipeline.name}")
+
+
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:
     """Stop workers from claiming; what is claimed already is finished."""
     # By its id: a name may have been changed since the pipeline was loaded.
@@ -158,6 +167,13 @@ def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> N
         "select pgembed.pause(name, %s) from pgembed.pipelines where id = %s",
         (reason, pipeline.id),
     )
+
+
+def is_paused(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether workers claim nothing of a pipeline."""
+    query = "select state = 'paused' from pgembed.pipelines where id = %s"
+    (paused,) = connection.execute(query, (pipeline.id,)).fetchone() or (False,)
+    return bool(paused)
 
 
 def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:

@@ -21,7 +21,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.generations import successor_of
 from pgqueue_embed.leftovers import finish
 from pgqueue_embed.locks import LOCK_SECONDS, in_short_waits, set_lock_timeout
-from pgqueue_embed.pipelines import is_current, load_pipeline
+from pgqueue_embed.pipelines import MEND_AND_RESUME, is_current, load_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.takeover import takeover_of
 from pgqueue_embed.target import target_of
@@ -221,10 +221,13 @@ def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> No
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
 
 
-# Deleted and updated in one, so that the name is free when it is taken.
+# Deleted and updated in one, so that the name is free when it is taken. A fault of the old tables
+# is not one of the new ones; what a person has paused stays so.
 TAKE_PLACE = """
 with replaced as (
-    delete from pgembed.pipelines where id = %(pipeline_id)s returning *
+    delete from pgembed.pipelines
+    where id = %(pipeline_id)s
+    returning *, position(%(mend)s in state_reason) > 0 as is_at_fault
 )
 update pgembed.pipelines as successor
 set name = replaced.name,
@@ -234,8 +237,10 @@ set name = replaced.name,
     target_columns = successor.target_columns || jsonb_build_object(
         'embedding', replaced.target_columns -> 'embedding'
     ),
-    state = replaced.state,
-    state_reason = replaced.state_reason,
+    state = case when replaced.is_at_fault then successor.state else replaced.state end,
+    state_reason = case
+        when replaced.is_at_fault then successor.state_reason else replaced.state_reason
+    end,
     view = replaced.view,
     priority = replaced.priority,
     max_attempts = replaced.max_attempts
@@ -247,5 +252,5 @@ where successor.id = %(successor_id)s
 def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
     connection.execute("delete from pgembed.scans where pipeline_id = %(pipeline_id)s", ids)
-    connection.execute(TAKE_PLACE, ids)
+    connection.execute(TAKE_PLACE, {**ids, "mend": MEND_AND_RESUME})
     connection.execute(TAKE_OVER_QUEUE, ids)

@@ -232,6 +232,7 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
+    from pgqueue_embed.pipelines import is_paused
     from pgqueue_embed.switch import switch
     from pgqueue_embed.target import target_of
     from pgqueue_embed.terminal import progress_console
@@ -248,3 +249,6 @@ def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bo
     typer.echo(
         f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone"
     )
+    if is_paused(connection, switched):
+        go_on = command("resume", switched.name)
+        typer.secho(f"{switched.name} is paused, as it was; go on: {go_on}", fg="yellow", err=True)

@@ -25,6 +25,8 @@ from pgqueue_embed.pipelines import (
     is_current,
     load_pipeline,
     load_pipelines,
+    pause_at_fault,
+    pause_pipeline,
 )
 from pgqueue_embed.registry import sweep
 from pgqueue_embed.semantic_search import search
@@ -200,6 +202,35 @@ def test_switched_pipeline_leaves_no_trace_of_another_name(
     switch(connection, again)
     assert state(connection)["relations"] == before
     assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize(
+    ("pause", "state", "said"),
+    [
+        (pause_at_fault, ("active", None), ""),
+        (pause_pipeline, ("paused", "a reason"), "reports is paused, as it was"),
+    ],
+    ids=["by a fault", "by a person"],
+)
+def test_switch_ends_the_pause_of_a_fault_and_names_that_of_a_person(
+    connection: Connection,
+    conninfo: str,
+    session: Session,
+    reports: Pipeline,
+    pause: Callable[[Connection, Pipeline, str], None],
+    state: tuple[str, str | None],
+    said: str,
+) -> None:
+    successor = alter(connection, reports, SMALLER)
+    assert successor is not None
+    catch_up(connection, reports, successor)
+    drain(session, successor)
+    pause(connection, reports, "a reason")
+    outcome = pgembed(conninfo, "alter", "reports", "--switch")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert said in outcome.stderr
+    query = "select state, state_reason from pgembed.pipelines"
+    assert connection.execute(query).fetchone() == state
 
 
 def test_second_generation_at_once_is_refused(connection: Connection, reports: Pipeline) -> None:
