@@ -190,9 +190,30 @@ comment on column pgembed.attempts.work_id is 'The item, which may be gone alrea
 comment on column pgembed.attempts.claim_xid is 'Transaction of the claim; while it runs, the attempt is in flight.';
 comment on column pgembed.attempts.died_at is 'Set by the supervisor when its worker process crashed in this attempt; nothing else counts against an item.';
 
+-- An index takes some 2,700 bytes, and a key that fits the source's may be longer as text. The result
+-- for a long key is longer than 500 bytes, and so never that for another one. Written so that the
+-- planner puts the expression in the function's place.
+create function pgembed.ledger_key(key text)
+returns text
+language sql
+stable
+parallel safe
+as $function$
+    select case
+        when pg_catalog.octet_length(key) operator(pg_catalog.<=) 500 then key
+        else pg_catalog.left(key, 437) operator(pg_catalog.||) pg_catalog.encode(
+            pg_catalog.sha256(pg_catalog.convert_to(key, 'UTF8')), 'hex'
+        )
+    end
+$function$;
+
+comment on function pgembed.ledger_key is
+    'A key of the queue as it is in the ledger: itself, or the beginning and the SHA-256 of one that is longer than 500 bytes.';
+
 create table pgembed.records (
     pipeline_id bigint not null,
     key text collate "C" not null,
+    long_key text collate "C",
     state text,
     generation integer,
     document_hash bytea,
@@ -203,6 +224,7 @@ create table pgembed.records (
     embedded_at timestamptz,
     dead_at timestamptz,
     constraint records_pkey primary key (pipeline_id, key),
+    constraint records_long_key_is_longer check (octet_length(long_key) > 500),
     constraint records_state_is_known check (state in ('embedded', 'empty', 'dead')),
     constraint records_chunks_match_state check (chunks >= 0 and (chunks = 0 or state = 'embedded')),
     constraint records_dead_is_dated check ((state is not distinct from 'dead') = (dead_at is not null))
@@ -214,7 +236,10 @@ create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_a
 
 comment on table pgembed.records is
     'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';
-comment on column pgembed.records.key is 'The record''s key as it is in pgembed.work.';
+comment on column pgembed.records.key is
+    'The record''s key as it is in pgembed.work; of a long one, what pgembed.ledger_key makes of it.';
+comment on column pgembed.records.long_key is
+    'The whole key, if it is longer than 500 bytes; else null.';
 comment on column pgembed.records.generation is
     'Of the configuration behind the state; see pipelines.generation.';
 comment on column pgembed.records.chunks is 'How many the target has of the record.';

@@ -145,7 +145,7 @@ comment on column pgembed.worker_status.unserved is
 create view pgembed.dead_letters as
 select
     pipelines.name as pipeline,
-    records.key,
+    coalesce(records.long_key, records.key) as key,
     records.attempts,
     records.last_error,
     records.dead_at

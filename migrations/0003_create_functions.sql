@@ -353,7 +353,7 @@ begin
         left join lateral (
             select state
             from pgembed.records
-            where records.pipeline_id = pipeline.id and records.key = listed.key
+            where records.pipeline_id = pipeline.id and records.key = pgembed.ledger_key(listed.key)
             limit 1
         ) as ledger on true
         where waiting.suffices is not true
@@ -455,9 +455,11 @@ begin
         select records.key
         from pgembed.records
         where records.pipeline_id = put_back.pipeline_id
-            and records.key = any (keys)
+            and records.key = any (
+                array(select pgembed.ledger_key(listed) from unnest(keys) as listed)
+            )
             and records.dead_at is not null
-        order by records.key
+        order by coalesce(records.long_key, records.key)
         for update
     ),
     taken as (
@@ -471,7 +473,7 @@ begin
             dead_at = null
         from locked
         where records.pipeline_id = put_back.pipeline_id and records.key = locked.key
-        returning records.key
+        returning coalesce(records.long_key, records.key) as key
     ),
     numbered as (
         select key, (row_number() over (order by key) - 1) / 256 as item from taken
@@ -507,7 +509,11 @@ declare
 begin
     retried := pgembed.put_back(
         pipeline.id,
-        array(select key from pgembed.records where pipeline_id = pipeline.id and dead_at is not null)
+        array(
+            select coalesce(long_key, key)
+            from pgembed.records
+            where pipeline_id = pipeline.id and dead_at is not null
+        )
     );
 end
 $function$;
@@ -530,7 +536,7 @@ begin
     where not exists (
         select
         from pgembed.records
-        where pipeline_id = pipeline.id and records.key = listed.key and dead_at is not null
+        where pipeline_id = pipeline.id and records.key = pgembed.ledger_key(listed.key) and dead_at is not null
     )
     order by 1
     limit 1;

@@ -240,7 +240,7 @@ exists (
     from pgembed.records as known
     where known.pipeline_id = {pipeline_id}
         and known.state is not null
-        and known.key = {key} collate "C"
+        and known.key = pgembed.ledger_key({key}) collate "C"
     offset 0
 )
 """

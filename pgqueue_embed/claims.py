@@ -242,8 +242,15 @@ def forget_lost_attempts(side: Connection, worker_id: int) -> None:
 
 def finish_items(connection: Connection, claim: Claim) -> None:
     """Delete the claimed items and every attempt at them, in the claim's transaction."""
-    connection.execute("delete from pgembed.work where id = any(%s)", (claim.work_ids,))
-    connection.execute("delete from pgembed.attempts where work_id = any(%s)", (claim.work_ids,))
+    connection.execute(
+        """
+        with finished as (
+            delete from pgembed.work where id = any(%(work_ids)s)
+        )
+        delete from pgembed.attempts where work_id = any(%(work_ids)s)
+        """,
+        {"work_ids": claim.work_ids},
+    )
 
 
 def add_items(

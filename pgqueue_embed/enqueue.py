@@ -261,7 +261,7 @@ wanted as (
         from pgembed.records
         where (select begun from ledger_begun)
             and pipeline_id = %(pipeline_id)s
-            and records.key = {slice_key_text} collate "C"
+            and records.key = pgembed.ledger_key({slice_key_text}) collate "C"
         limit 1
     ) as ledger on true
     where case

@@ -58,10 +58,10 @@ def retry(
     if keys:
         return _retry_keys(connection, pipeline, keys)
     retried = 0
-    last_key = ""
-    while slice_keys := _next_slice(connection, pipeline, last_key, slice_records):
+    slice_keys, last_key = _next_slice(connection, pipeline, "", slice_records)
+    while slice_keys:
         retried += _count(connection, PUT_BACK, (slice_keys, pipeline.id))
-        last_key = slice_keys[-1]
+        slice_keys, last_key = _next_slice(connection, pipeline, last_key, slice_records)
     return retried
 
 
@@ -88,7 +88,7 @@ def _count(connection: Connection, query: str, values: tuple[list[str], int]) ->
 
 # Behind the last key: what dies again meanwhile is not put back twice.
 NEXT_SLICE = """
-select key
+select coalesce(long_key, key), key
 from pgembed.records
 where pipeline_id = %s and dead_at is not null and key > %s
 order by key
@@ -96,6 +96,9 @@ limit %s
 """
 
 
-def _next_slice(connection: Connection, pipeline: Pipeline, last_key: str, limit: int) -> list[str]:
-    rows = connection.execute(NEXT_SLICE, (pipeline.id, last_key, limit))
-    return [key for (key,) in rows]
+def _next_slice(
+    connection: Connection, pipeline: Pipeline, last_key: str, limit: int
+) -> tuple[list[str], str]:
+    """Return the keys of some dead letters, and the last of them as it is in the ledger."""
+    rows = connection.execute(NEXT_SLICE, (pipeline.id, last_key, limit)).fetchall()
+    return [key for key, _ in rows], rows[-1][1] if rows else last_key

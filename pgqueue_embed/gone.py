@@ -26,10 +26,10 @@ with flying as materialized (
     select work_id from pgembed.claimed_work
 ),
 slice as materialized (
-    select key
+    select key as ledger_key, coalesce(long_key, key) as key
     from pgembed.records
     where pipeline_id = %(pipeline_id)s and key > %(last_key)s
-    order by key
+    order by ledger_key
     limit %(slice_records)s
 ),
 pending as materialized (
@@ -48,7 +48,7 @@ gone as (
 select
     array(select key from gone order by key),
     (select count(*) from slice) = %(slice_records)s,
-    (select max(key) from slice)
+    (select max(ledger_key) from slice)
 """
 
 # Of the items in flight, those keys that the source does not have: their ledger rows may not be

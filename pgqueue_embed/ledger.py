@@ -17,8 +17,11 @@ from pgqueue_embed.verdicts import Current, Finding
 # writing a new version; a second worker with the same record waits here until we have committed,
 # and its next statement sees what we did.
 LOCK = """
-insert into pgembed.records (pipeline_id, key)
-select %(pipeline_id)s, key
+insert into pgembed.records (pipeline_id, key, long_key)
+select
+    %(pipeline_id)s,
+    pgembed.ledger_key(key),
+    case when pgembed.ledger_key(key) <> key then key end
 from unnest(%(keys)s::text[]) as listed (key)
 on conflict (pipeline_id, key) do update set key = excluded.key where false
 """
@@ -65,7 +68,7 @@ from listed
 cross join lateral (
     select state, generation, document_hash, chunks, attempts, failed_hash
     from pgembed.records
-    where pipeline_id = %(pipeline_id)s and records.key = listed.key
+    where pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(listed.key)
     limit 1
 ) as ledger
 where exists (
@@ -129,7 +132,7 @@ set state = settled.state,
     dead_at = null
 from unnest(%(keys)b::text[], %(states)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[])
     as settled (key, state, document_hash, chunks)
-where records.pipeline_id = %(pipeline_id)s and records.key = settled.key
+where records.pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(settled.key)
 """
 
 
@@ -157,7 +160,7 @@ set attempts = charged.attempts,
     last_error = charged.last_error
 from unnest(%(keys)s::text[], %(attempts)s::integer[], %(hashes)s::bytea[], %(errors)s::text[])
     as charged (key, attempts, failed_hash, last_error)
-where records.pipeline_id = %(pipeline_id)s and records.key = charged.key
+where records.pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(charged.key)
 """
 
 BURY = """
@@ -168,7 +171,8 @@ set state = 'dead',
     chunks = 0,
     embedded_at = null,
     dead_at = clock_timestamp()
-where pipeline_id = %(pipeline_id)s and key = any(%(keys)s)
+where pipeline_id = %(pipeline_id)s
+    and key = any(array(select pgembed.ledger_key(listed) from unnest(%(keys)s::text[]) as listed))
 """
 
 
@@ -209,7 +213,10 @@ def absolve(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> 
             """
             update pgembed.records
             set attempts = 0, failed_hash = null, last_error = null
-            where pipeline_id = %s and key = any(%s)
+            where pipeline_id = %s
+                and key = any(
+                    array(select pgembed.ledger_key(listed) from unnest(%s::text[]) as listed)
+                )
             """,
             (pipeline.id, list(keys)),
         )
@@ -219,6 +226,12 @@ def forget(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> N
     """Delete the ledger rows of records that the source no longer has."""
     if keys:
         connection.execute(
-            "delete from pgembed.records where pipeline_id = %s and key = any(%s)",
+            """
+            delete from pgembed.records
+            where pipeline_id = %s
+                and key = any(
+                    array(select pgembed.ledger_key(listed) from unnest(%s::text[]) as listed)
+                )
+            """,
             (pipeline.id, list(keys)),
         )

@@ -130,7 +130,7 @@ hinted as (
     left join lateral (
         select key, state, generation, document_hash, chunks
         from pgembed.records
-        where pipeline_id = %(pipeline_id)s and records.key = listed.key
+        where pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(listed.key)
         limit 1
     ) as ledger on true
 ),

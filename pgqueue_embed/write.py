@@ -118,9 +118,10 @@ def _allow_long_write(connection: Connection, lease_seconds: float) -> None:
     """
     milliseconds = int(lease_seconds * 10_000)
     connection.patience_seconds = lease_seconds * 10
-    connection.execute(f"set local statement_timeout = {milliseconds}")
+    settings = ["statement_timeout"]
     if connection.info.server_version >= 170_000:
-        connection.execute(f"set local transaction_timeout = {milliseconds}")
+        settings.append("transaction_timeout")
+    connection.execute(";".join(f"set local {each} = {milliseconds}" for each in settings))
 
 
 def _write_once(

@@ -34,7 +34,9 @@ def versions_of(
 # written again, which would double a table that pgembed itself has made.
 FILL = """
 update {target} as target
-set {chunk_id} = coalesce(target.{chunk_id}, placed.chunk_id),
+set {chunk_id} = coalesce(
+        target.{chunk_id}, pgembed.ledger_key(placed.key) || '_' || placed.chunk_index
+    ),
     {chunk_index} = placed.chunk_index,
     {text_chunk} = coalesce(placed.text_chunk, target.{text_chunk}),
     {start_char} = placed.start_char,
@@ -42,9 +44,9 @@ set {chunk_id} = coalesce(target.{chunk_id}, placed.chunk_id),
     {tokens} = placed.tokens
     {vector}
 from unnest(
-    %(places)s::tid[], %(chunk_ids)s::text[], %(indexes)s::integer[], %(texts)s::text[],
+    %(places)s::tid[], %(keys)s::text[], %(indexes)s::integer[], %(texts)s::text[],
     %(starts)s::integer[], %(ends)s::integer[], %(tokens)s::integer[] {vectors}
-) as placed (place, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens {column})
+) as placed (place, key, chunk_index, text_chunk, start_char, end_char, tokens {column})
 where target.ctid = placed.place
     and (
         {always}
@@ -103,7 +105,7 @@ def _values(rows: Sequence[tuple[str, Placed]]) -> dict[str, object]:
     chunks = [each.chunk for _, each in rows]
     return {
         "places": [place_of(each.stored.version) for _, each in rows],
-        "chunk_ids": [f"{key}_{each.chunk.index}" for key, each in rows],
+        "keys": [key for key, _ in rows],
         "indexes": [chunk.index for chunk in chunks],
         "texts": [
             None if each.chunk.text == each.stored.text else each.chunk.text for _, each in rows

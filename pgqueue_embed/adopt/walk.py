@@ -204,7 +204,7 @@ select
             select
             from pgembed.records
             where pipeline_id = %(pipeline_id)s
-                and records.key = {listed_text} collate "C"
+                and records.key = pgembed.ledger_key({listed_text}) collate "C"
                 and state is not null
         )
 from keys

@@ -55,7 +55,7 @@ insert into {target}
     ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk},
     {start_char}, {end_char}, {tokens}, {embedding} {and_copied_names})
 select
-    {key_values}, chunk.key || '_' || chunk_index, chunk_index, text_chunk,
+    {key_values}, pgembed.ledger_key(chunk.key) || '_' || chunk_index, chunk_index, text_chunk,
     start_char, end_char, tokens, embedding {and_copied_values}
 from unnest(
     %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],

@@ -60,9 +60,7 @@ for each statement execute function public.fail()
 """
 
 
-@pytest.mark.parametrize(
-    "errcode", ["disk_full", "out_of_memory", "query_canceled", "admin_shutdown"]
-)
+@pytest.mark.parametrize("errcode", ["disk_full", "out_of_memory", "admin_shutdown"])
 def test_fault_of_the_server_at_the_write_is_waited_for(
     connection: Connection, conninfo: str, tmp_path: Path, errcode: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from itertools import pairwise
@@ -13,15 +14,17 @@ from psycopg import sql
 from pgqueue_embed.__main__ import main
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.errors import PipelineFault, UsageError
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.failures import retry
+from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.settings import WorkerSettings
 from pgqueue_embed.tables import Table
 from tests.support.commands import Ran, pgembed
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import fake_chunker
+from tests.support.fakes import POISON, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
+from tests.support.working import drain, open_session
 
 NAMES = {
     "quotes": 'it\'s "quoted"',
@@ -97,20 +100,64 @@ def test_any_text_is_a_key_and_null_is_none(connection: Connection, conninfo: st
     assert connection.execute(vectors).fetchone() == (len(KEYS),)
 
 
-def test_key_that_no_index_takes_pauses_with_one_line(
+def test_key_that_no_index_takes_is_a_dead_letter_until_its_row_is_deleted(
     connection: Connection, conninfo: str
 ) -> None:
     chance = random.Random(1)
     key = "".join(chr(chance.randint(0x4E00, 0x9FFF)) for _ in range(4000))
     connection.execute("create table public.plain (id text, body text)")
-    connection.execute("insert into public.plain values (%s, 'text')", (key,))
+    connection.execute("insert into public.plain values (%s, 'text'), ('short', 'text')", (key,))
     connection.execute("create view public.reports as select * from public.plain")
-    pipeline = make_pipeline(connection)
+    pipeline = make_pipeline(connection, max_attempts=1)
     enqueue(connection, pipeline, Selection())
-    with open_session(conninfo) as session, pytest.raises(PipelineFault) as raised:
-        work_once(session, pipeline)
-    assert "\n" not in str(raised.value)
-    assert connection.execute("select count(*) from public.reports_chunks").fetchone() == (0,)
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        ((dead, error),) = connection.execute("select key, last_error from pgembed.dead_letters")
+        assert dead == key
+        assert error.startswith("the target table refused it: index row size")
+        connection.execute("delete from public.plain where id <> 'short'")
+        assert enqueue(connection, pipeline, Selection()) == 1
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+    assert connection.execute("select key from pgembed.records").fetchall() == [("short",)]
+
+
+def long_keys() -> list[str]:
+    """Return texts that fit an index, of which two begin alike: as JSON, six times as long."""
+    chance = random.Random(1)
+    slug = "".join(chr(chance.randint(1, 31)) for _ in range(2300))
+    return [slug, slug[:-1] + "x", "字" * 166 + "x", "é" * 250, "é" * 250 + "x", "short"]
+
+
+@pytest.mark.on_both_servers
+def test_long_keys_are_embedded_retried_queued_once_and_forgotten(
+    connection: Connection, conninfo: str
+) -> None:
+    connection.execute(
+        "create table public.reports (tenant int, slug text, body text, primary key (tenant, slug))"
+    )
+    connection.execute(
+        "insert into public.reports select 1, slug, 'Report ' || n || ' ' || %s"
+        " from unnest(%s::text[]) with ordinality as s (slug, n)",
+        (POISON, long_keys()),
+    )
+    pipeline = make_pipeline(connection, id_fields=("tenant", "slug"), max_attempts=1)
+    assert enqueue(connection, pipeline, Selection()) == len(long_keys())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        letters = {key for (key,) in connection.execute("select key from pgembed.dead_letters")}
+        assert {json.loads(key)[1] for key in letters} == set(long_keys())
+        assert retry(connection, pipeline, list(letters)[:2]) == 2
+        assert retry(connection, pipeline, slice_records=1) == len(letters) - 2
+        connection.execute("update public.reports set body = replace(body, %s, '')", (POISON,))
+        drain(session, pipeline)
+        assert_converged(connection, "reports")
+        assert enqueue(connection, pipeline, Selection()) == 0
+        connection.execute("delete from public.reports where slug <> 'short'")
+        assert enqueue_gone(connection, pipeline, slice_records=1) == len(long_keys()) - 1
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+    assert connection.execute("select count(*) from pgembed.records").fetchone() == (1,)
 
 
 DOCUMENTS = (

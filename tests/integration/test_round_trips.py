@@ -35,12 +35,12 @@ from tests.support.pipelines import make_pipeline
 from tests.support.working import open_session, work_once
 
 # BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
-# batch; three settings of the write; its two savepoints, made and released; the statements of the
+# batch; two settings of the write; its two savepoints, made and released; the statements of the
 # commit, and COMMIT.
-CLAIM_ROUND_TRIPS = 23
+CLAIM_ROUND_TRIPS = 22
 # The attempt is logged, the records are read.
 SIDE_ROUND_TRIPS = 2
-# Mutex, what is current, delete, insert, ledger; items, attempts, history.
+# Mutex, what is current, delete, insert, deferred constraints, ledger; items, history.
 COMMIT_STATEMENTS = 8
 # BEGIN, its settings, the claim, COMMIT.
 EMPTY_CLAIM_ROUND_TRIPS = 5

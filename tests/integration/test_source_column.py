@@ -20,6 +20,7 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.doctor import pipeline as checks
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
+from pgqueue_embed.failures import retry
 from pgqueue_embed.index_build import build_index
 from pgqueue_embed.index_plan import IndexOptions
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
@@ -346,14 +347,32 @@ class TestWriting:
         with pytest.raises(PipelineFault, match="the target table refused it"):
             work_once(session, pipeline, chunker=whole_chunker())
 
-    def test_vector_that_may_not_be_removed_pauses(
+    def test_vector_that_may_not_be_removed_is_a_dead_letter_until_it_may(
         self, connection: Connection, session: Session
     ) -> None:
         make_source(connection, texts(3))
+        pipeline = into_column(connection, max_attempts=1)
+        embed(connection, session, pipeline)
+        connection.execute("alter table reports add constraint kept check (embedding is not null)")
+        connection.execute("update reports set body = '' where id = 1")
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline, chunker=whole_chunker())
+        ((key, error),) = connection.execute("select key, last_error from pgembed.dead_letters")
+        assert key == "1"
+        assert 'violates check constraint "kept"' in error
+        connection.execute("alter table reports drop constraint kept")
+        assert retry(connection, pipeline) == 1
+        drain(session, pipeline, chunker=whole_chunker())
+        assert_column_converged(connection, pipeline)
+
+    def test_vectors_of_which_none_may_be_removed_pause(
+        self, connection: Connection, session: Session
+    ) -> None:
+        make_source(connection, texts(10))
         pipeline = into_column(connection)
         embed(connection, session, pipeline)
-        connection.execute("alter table reports add check (embedding is not null)")
-        connection.execute("update reports set body = '' where id = 1")
+        connection.execute("alter table reports add constraint kept check (embedding is not null)")
+        connection.execute("update reports set body = ''")
         enqueue(connection, pipeline, Selection())
         with pytest.raises(PipelineFault, match="violates check constraint"):
             work_once(session, pipeline, chunker=whole_chunker())

@@ -27,7 +27,11 @@ with source as (
     where {source_key} is not null and {where}
 ),
 ledger as (
-    select * from pgembed.records where pipeline_id = {pipeline_id}
+    select
+        coalesce(long_key, key) as key, state, generation, document_hash, chunks, attempts,
+        failed_hash, last_error, embedded_at, dead_at
+    from pgembed.records
+    where pipeline_id = {pipeline_id}
 ),
 target as (
     {chunks}
@@ -118,7 +122,9 @@ BREACHES = {
     "a chunk has no tokens, or an id that is not its own": """
         select key, chunk_id, tokens
         from target
-        where tokens < 1 or chunk_id <> key || '_' || chunk_index
+        where tokens < 1
+            or chunk_id !~ ('_' || chunk_index || '$')
+            or (octet_length(key) <= 500 and chunk_id <> key || '_' || chunk_index)
     """,
     "a failed attempt is charged to a record that succeeded": """
         select key, attempts, last_error
