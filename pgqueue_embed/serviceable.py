@@ -23,21 +23,16 @@ from pgqueue_embed.generations import with_successors
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.settings import Pipeline, WorkerSettings
-<<<<<<< HEAD
 from pgqueue_embed.source_comparison import notice_changed_sources
+from pgqueue_embed.unserved import Unserved
 
 REFRESH_SECONDS = 3.0
 
 # How soon a source that has become another one, which no trigger tells of, is compared.
 NOTICE_SECONDS = 15.0
-=======
-from pgqueue_embed.unserved import Unserved
-
-REFRESH_SECONDS = 3.0
 
 # Whether a model has come to this machine is looked at so often: its files are read for that.
 MODEL_LOOK_SECONDS = 600.0
->>>>>>> 2e6eb0a (Decide what an error means by where it came from, and leave to others what this worker cannot serve)
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from pgqueue_embed.adoptions import read_adoption
 from pgqueue_embed.claims import Claim, WorkItem
-from pgqueue_embed.connect import Connection, first_line
+from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import OPENING, Selection, queue_slice
-from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import UNREADABLE
 
 # Short texts are hashed in a second or so, those of 60 kB within a lease.
 SLICE_RECORDS = 10_000
@@ -84,17 +82,14 @@ def _queue(
     side: Connection, pipeline: Pipeline, last_key: str | None, slice_records: int
 ) -> str | None:
     """Queue what differs behind `last_key`; returns the slice's last key, or None at the end."""
-    try:
-        with side.transaction():
-            side.execute(OPENING)
-            scanned, _, reached = queue_slice(
-                side,
-                pipeline,
-                Selection(),
-                last_key,
-                slice_records=slice_records,
-                item_records=MAX_ITEM_RECORDS,
-            )
-    except (*UNREADABLE, UsageError) as error:
-        raise PipelineFault(first_line(error)) from None
+    with side.transaction():
+        side.execute(OPENING)
+        scanned, _, reached = queue_slice(
+            side,
+            pipeline,
+            Selection(),
+            last_key,
+            slice_records=slice_records,
+            item_records=MAX_ITEM_RECORDS,
+        )
     return reached if scanned >= slice_records else None
