@@ -263,8 +263,9 @@ declare
     types constant text[] := array(
         select type from jsonb_to_recordset(pipeline.key_columns) as listed (type text)
     );
-    -- What the index of the ledger takes: a page holds three of its rows.
-    most_bytes constant integer := 2684;
+    -- What a unique index of the source takes: a page holds three of its rows. JSON may write a
+    -- character of one byte as six.
+    most_bytes constant integer := case when cardinality(types) = 1 then 2684 else 6 * 2684 end;
     key text;
     parts text[];
     written text;

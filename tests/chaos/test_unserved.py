@@ -144,7 +144,6 @@ def test_idle_workers_that_are_killed_again_and_again_are_replaced(
         ("heartbeat_at = clock_timestamp() - interval '1 minute'", False),
         ("pipeline_ids = '{}'", False),
         ("unserved = jsonb_build_object(%(id)s::text, 'no right')", False),
-        ("id = 1", False),
     ],
 )
 def test_pause_needs_the_agreement_of_every_role_at_work(

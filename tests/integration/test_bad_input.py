@@ -114,7 +114,7 @@ def test_key_that_no_index_takes_is_a_dead_letter_until_its_row_is_deleted(
         drain(session, pipeline)
         ((dead, error),) = connection.execute("select key, last_error from pgembed.dead_letters")
         assert dead == key
-        assert error.startswith("the target table refused it: index row size")
+        assert error.startswith("the target table refused it: index row ")
         connection.execute("delete from public.plain where id <> 'short'")
         assert enqueue(connection, pipeline, Selection()) == 1
         drain(session, pipeline)
