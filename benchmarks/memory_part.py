@@ -40,6 +40,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
     sources = {
         "one record of 50 MB": [huge],
         "60 records of 1 MB": [f"{number} {text[:MEGABYTE]}" for number in range(60)],
+        "one record of 5 MB of quotation marks": ['"' * (5 * MEGABYTE)],
+        "one record of 8 million emoji": ["🙂" * (8 * MEGABYTE)],
     }
     for name, documents in sources.items():
         bench.say(name)

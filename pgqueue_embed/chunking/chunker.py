@@ -28,6 +28,8 @@ _CANARIES = (
 _CANARY_TOKENS = 12
 # A slice may have a token more than its part of the document, where ids are not reusable.
 _SLACK_TOKENS = 2
+# More are cut, whatever they count: a word of a thousand emoji may be one unknown token.
+MOST_CHARACTERS = 1 << 16
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class Chunker:
         """Cut each document; one without readable text has no chunks.
 
         With ``contexts``, one for each document, a chunk and its context keep to the budget.
-        ``on_progress`` is called about once a megabyte; what it raises ends the call.
+        ``on_progress`` is called every quarter of a megabyte; what it raises ends the call.
         Every character but white space at the edges of chunks is in some chunk. Raises
         RecordFault if one character alone has more tokens than the budget, for a document that
         is longer where it must stay whole, and for a context that leaves no room.
@@ -87,6 +89,7 @@ class Chunker:
             contexts,
             max_tokens=self.max_tokens,
             cut=lambda texts, budgets: self._cut(texts, budgets, on_progress),
+            on_progress=on_progress,
         )
 
     def _cut(
@@ -102,7 +105,7 @@ class Chunker:
         for number, tokens in enumerate(read):
             drafts += self._draft(number, documents[number], tokens, budgets[number])
             ids.append(tokens.ids)
-        chunks = _finish(documents, self._repair(documents, drafts))
+        chunks = _finish(documents, self._repair(documents, drafts, on_progress))
         return [
             ChunkedDocument(chunks=parts, inputs=parts, tokens=len(own), unknown_tokens=unknown)
             for parts, own, unknown in zip(
@@ -131,18 +134,24 @@ class Chunker:
             overlap = min(self.overlap_tokens, (budget - 1) // 2)
             most = budget - self._slack(budget)
             ranges = boundaries.plan(tokens.cuts.classes, max_tokens=most, overlap_tokens=overlap)
+            if not self.whole:
+                ranges = _shortened(tokens.cuts.starts, ranges)
             drafts = list(_slices(number, document, tokens.ids, tokens.cuts, ranges, budget))
         if not self.reuses_ids:
             for draft in drafts:
                 draft.ids = None
         return drafts
 
-    def _repair(self, documents: Sequence[str], drafts: list[_Draft]) -> list[_Draft]:
+    def _repair(
+        self, documents: Sequence[str], drafts: list[_Draft], on_progress: Callable[[], None]
+    ) -> list[_Draft]:
         """Give each draft the ids of its own text, and part it where they are too many."""
         while broken := [draft for draft in drafts if not self._is_ready(draft)]:
             texts = [documents[draft.document][draft.start : draft.end] for draft in broken]
             limits = [draft.max_tokens for draft in broken]
-            tokens = tokenise(self._tokenizer, texts, limits=limits, whole=True)
+            tokens = tokenise(
+                self._tokenizer, texts, limits=limits, whole=True, on_progress=on_progress
+            )
             parts = {
                 id(draft): self._settle(draft, text, own)
                 for draft, text, own in zip(broken, texts, tokens, strict=True)
@@ -155,7 +164,7 @@ class Chunker:
 
     def _settle(self, draft: _Draft, text: str, tokens: Tokens) -> list[_Draft]:
         count, budget = len(tokens.ids), draft.max_tokens
-        if tokens.cuts is None:
+        if tokens.cuts is None or count <= budget:
             draft.ids = tokens.ids
             return [draft]
         if self.whole:
@@ -215,6 +224,20 @@ def _uncut(number: int, document: str, ids: NDArray[np.int32], budget: int) -> l
     if start == stop or not len(ids):
         return []
     return [_Draft(document=number, start=start, end=stop, ids=ids, max_tokens=budget)]
+
+
+def _shortened(
+    starts: NDArray[np.int64], ranges: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Part token ranges, in order, wherever a token lies MOST_CHARACTERS behind the first one."""
+    parted_at = 0
+    for planned_first, end in ranges:
+        first = max(planned_first, parted_at)
+        while starts[end - 1] - starts[first] > MOST_CHARACTERS:
+            stop = int(np.searchsorted(starts, starts[first] + MOST_CHARACTERS, side="right"))
+            yield first, stop
+            first = parted_at = stop
+        yield first, end
 
 
 def _slices(

@@ -37,6 +37,7 @@ def cut_in_context(
     *,
     max_tokens: int,
     cut: Cut,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> list[ChunkedDocument]:
     """Cut `documents` so that each chunk with its context has at most `max_tokens` tokens.
 
@@ -51,7 +52,7 @@ def cut_in_context(
             _check_room(documents[number], rooms[number], max_tokens)
         chunked = cut([documents[n] for n in waiting], [max(1, rooms[n]) for n in waiting])
         for number, each in zip(waiting, chunked, strict=True):
-            done[number] = _framed(tokenizer, each, contexts[number])
+            done[number] = _framed(tokenizer, each, contexts[number], on_progress)
             # Text and context may have more tokens together than each by itself.
             rooms[number] -= max(0, _longest(done[number]) - max_tokens)
         waiting = [number for number in waiting if _longest(done[number]) > max_tokens]
@@ -71,9 +72,14 @@ def _check_room(document: str, room: int, max_tokens: int) -> None:
         )
 
 
-def _framed(tokenizer: Tokenizer, chunked: ChunkedDocument, context: Context) -> ChunkedDocument:
+def _framed(
+    tokenizer: Tokenizer,
+    chunked: ChunkedDocument,
+    context: Context,
+    on_progress: Callable[[], None],
+) -> ChunkedDocument:
     texts = [context.around(chunk.text) for chunk in chunked.chunks]
-    read = tokenise(tokenizer, texts, whole=True)
+    read = tokenise(tokenizer, texts, whole=True, on_progress=on_progress)
     inputs: list[Chunk] = [
         replace(chunk, text=text, token_ids=tokens.ids)
         for chunk, text, tokens in zip(chunked.chunks, texts, read, strict=True)

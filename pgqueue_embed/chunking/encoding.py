@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +22,21 @@ from pgqueue_embed.chunking.characters import text_classes
 # Pieces of this many characters keep tokenising linear in the length of a document (one long
 # text takes five times as long as its pieces) and busy on all cores.
 PIECE_CHARACTERS = 1 << 15
-# Pieces are tokenised and read so many characters at a time: enough to keep all cores busy, few
-# enough for the tokenizer's encodings, which take some 200 bytes a token.
-_GROUP_CHARACTERS = 1 << 20
+# A text that is to stay whole is parted only where the tokenizer would take a gigabyte for it: it
+# needs up to 300 bytes a character.
+WHOLE_CHARACTERS = 1 << 18
+# Pieces are tokenised and read so many characters at a time as take so long: a claim is to be
+# renewed on a slow machine too. At most so many, for the 200 bytes and more that a token takes.
+_GROUP_SECONDS = 0.5
+_FIRST_GROUP_CHARACTERS = 1 << 16
+_MOST_GROUP_CHARACTERS = 1 << 18
 _NO_TOKENS = -1  # the limit of a piece that is cut in any case
 _CONTEXT = 16  # characters before a piece that decide how good a cut its start is
 _SEAM = re.compile(r"[\s\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff,.;:!?，。；：！？、]")
+# What stays with the character in front of it: marks, joiners, variants and colours of emoji.
+_TIED = {"Mn", "Mc", "Me", "Cf", "Sk"}
+_JOINER = "\u200d"
+_LONGEST_TIE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +106,11 @@ def tokenise(
     whole: bool = False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Tokens]:
-    """Yield the tokens of each document, in order; ``whole`` parts none into pieces.
+    """Yield the tokens of each document, in order; ``whole`` keeps all that can be in one piece.
 
     A document has its cuts rated only if it has more tokens than its limit, which takes longer than
-    the ids of all. ``on_progress`` is called after each group of pieces.
+    the ids of all. ``on_progress`` is called after each group of pieces. The memory that it takes
+    depends on the largest piece, whatever the text.
     """
     limits = [sys.maxsize] * len(documents) if limits is None else limits
     pieces = _read_pieces(tokenizer, documents, limits, whole, on_progress)
@@ -139,17 +151,31 @@ def _read_pieces(
     on_progress: Callable[[], None],
 ) -> Iterator[tuple[int, Tokens]]:
     """Yield the end and the tokens of each piece, reading many pieces at a time."""
+    size = WHOLE_CHARACTERS if whole else PIECE_CHARACTERS
+    pieces = (
+        piece
+        for document, limit in zip(documents, limits, strict=True)
+        for piece in _pieces(document, size, limit)
+    )
     group: list[_Piece] = []
-    characters = 0
-    for document, limit in zip(documents, limits, strict=True):
-        for piece in _pieces(document, len(document) if whole else PIECE_CHARACTERS, limit):
-            group.append(piece)
-            characters += piece.end - piece.start
-            if characters >= _GROUP_CHARACTERS:
-                yield from _read(tokenizer, group)
-                on_progress()
-                group, characters = [], 0
+    characters, most = 0, _FIRST_GROUP_CHARACTERS
+    for piece in pieces:
+        if group and characters + piece.end - piece.start > most:
+            started = time.monotonic()
+            read = list(_read(tokenizer, group))
+            most = _next_group(characters, time.monotonic() - started)
+            on_progress()
+            yield from read
+            group, characters = [], 0
+        group.append(piece)
+        characters += piece.end - piece.start
     yield from _read(tokenizer, group)
+
+
+def _next_group(characters: int, seconds: float) -> int:
+    """Return how many characters to read next, after so many took so long."""
+    in_time = characters * _GROUP_SECONDS / max(seconds, 0.001)
+    return int(min(in_time, _MOST_GROUP_CHARACTERS))
 
 
 def _pieces(document: str, size: int, limit: int) -> Iterator[_Piece]:
@@ -162,15 +188,27 @@ def _pieces(document: str, size: int, limit: int) -> Iterator[_Piece]:
 
 
 def _seam(document: str, target: int) -> int:
-    """Return a place at or before ``target`` to part the document, or the next one behind."""
+    """Return a place at or before ``target`` to part the document, or one behind.
+
+    Where no place is a good one, in a text of emoji or of base64, any is taken: a slice with a seam
+    in it or at its edge is tokenised by itself.
+    """
     if target >= len(document):
         return len(document)
     for separator in ("\n\n", "\n", " "):
         position = document.rfind(separator, target - PIECE_CHARACTERS // 2, target)
         if position >= 0:
             return position
-    match = _SEAM.search(document, target)
-    return match.start() if match else len(document)
+    match = _SEAM.search(document, target, target + PIECE_CHARACTERS // 2)
+    return match.start() if match else _untied(document, target)
+
+
+def _untied(document: str, target: int) -> int:
+    """Return ``target``, or the next place before it that parts no character from its marks."""
+    for position in range(target, target - _LONGEST_TIE, -1):
+        if not (category(document[position]) in _TIED or document[position - 1] == _JOINER):
+            return position
+    return target
 
 
 def _read(tokenizer: Tokenizer, group: Sequence[_Piece]) -> Iterator[tuple[int, Tokens]]:
