@@ -49,8 +49,11 @@ class SleepingDevice:
         self._lock = threading.Lock()
         self._free_at = time.monotonic()
 
-    def embed(self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None]) -> Slept:
+    def embed(
+        self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None], anew: bool = False
+    ) -> Slept:
         """Sleep for as long as a device of the fixed rate would compute; one batch at a time."""
+        del anew  # nothing is kept from call to call
         for first in range(0, len(chunks), BATCH_CHUNKS):
             self._compute(len(chunks[first : first + BATCH_CHUNKS]))
             on_progress()

@@ -36,8 +36,13 @@ class EmbeddedChunks(Protocol):
 class Device(Protocol):
     """The one thread that owns the model; see embedding.DeviceThread."""
 
-    def embed(self, chunks: Sequence[Chunk], *, on_progress: Progress) -> EmbeddedChunks:
-        """Return the vectors of `chunks`; calls `on_progress` in this thread as batches end."""
+    def embed(
+        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+    ) -> EmbeddedChunks:
+        """Return the vectors of `chunks`; calls `on_progress` in this thread as batches end.
+
+        With `anew` each distinct text is computed, whatever vector of it is known.
+        """
         ...
 
     def verify(self) -> None:
@@ -163,7 +168,9 @@ def _embed(
         return
     inputs = [chunk for each in prepared for chunk in each.chunked.inputs]
     try:
-        vectors = _embed_chunks(embedding, device, inputs, on_progress)
+        # Who asks for all may want to get rid of what a device has computed wrong.
+        anew = any(each.embed_again for each in prepared)
+        vectors = _embed_chunks(embedding, device, inputs, on_progress, anew=anew)
     except Exception as error:
         if not _may_be_the_records(error):
             raise
@@ -183,7 +190,12 @@ def _embed(
 
 
 def _embed_chunks(
-    embedding: Embedding, device: Device, chunks: Sequence[Chunk], on_progress: Progress
+    embedding: Embedding,
+    device: Device,
+    chunks: Sequence[Chunk],
+    on_progress: Progress,
+    *,
+    anew: bool,
 ) -> NDArray[np.float32]:
     """Return vectors, shape (chunks, dimensions), and add up what they took.
 
@@ -191,7 +203,7 @@ def _embed_chunks(
     """
 
     def embed(portion: Sequence[Chunk]) -> NDArray[np.float32]:
-        embedded = device.embed(portion, on_progress=on_progress)
+        embedded = device.embed(portion, on_progress=on_progress, anew=anew)
         embedding.cache_hits += embedded.cache_hits
         embedding.device_seconds += embedded.device_seconds
         return embedded.vectors

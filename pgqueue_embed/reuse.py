@@ -63,10 +63,12 @@ class ReusingDevice:
         self._pipeline = pipeline
         self._keys = list(keys)
 
-    def embed(self, chunks: Sequence[Chunk], *, on_progress: Progress) -> EmbeddedChunks:
+    def embed(
+        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+    ) -> EmbeddedChunks:
         """Return the vectors of `chunks`; raises PipelineFault if the target cannot be read."""
-        if not self._keys:
-            return self._device.embed(chunks, on_progress=on_progress)
+        if anew or not self._keys:
+            return self._device.embed(chunks, on_progress=on_progress, anew=anew)
         hashes = [hashlib.sha256(chunk.text.encode()).digest() for chunk in chunks]
         stored = self._stored(hashes)
         missing = [row for row, digest in enumerate(hashes) if digest not in stored]

@@ -31,9 +31,11 @@ class TruncatingDevice:
     device: Device
     dimensions: int
 
-    def embed(self, chunks: Sequence[Chunk], *, on_progress: Progress) -> _Truncated:
+    def embed(
+        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+    ) -> _Truncated:
         """Return shortened vectors of unit norm; raises RecordFault where nothing is left."""
-        embedded = self.device.embed(chunks, on_progress=on_progress)
+        embedded = self.device.embed(chunks, on_progress=on_progress, anew=anew)
         return _Truncated(
             vectors=first_dimensions(embedded.vectors, self.dimensions),
             cache_hits=embedded.cache_hits,

@@ -106,10 +106,15 @@ class DeviceThread(Generic[LoadedModel]):
         return self._when_loaded()[0]
 
     def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None] = lambda: None
+        self,
+        chunks: Sequence[Chunk],
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+        anew: bool = False,
     ) -> Embedded:
         """Embed chunks, each distinct text once, and wait for their vectors.
 
+        With ``anew`` the cache is not asked, and what it had is replaced.
         ``on_progress`` is called in this thread after every batch that the device completes, of
         any caller; what it raises ends the call. Raises NonFiniteVectors naming the chunks the
         model has no vector for (all others are in the cache by then), ModelError where the
@@ -117,7 +122,7 @@ class DeviceThread(Generic[LoadedModel]):
         """
         keys = [VectorCache.key(chunk.text) for chunk in chunks]
         distinct = dict(zip(reversed(keys), reversed(chunks), strict=True))
-        found = {key: self.cache.get(key) for key in distinct}
+        found = {key: None if anew else self.cache.get(key) for key in distinct}
         missing = [key for key, vector in found.items() if vector is None]
         seen = self.batches_completed
         call = self._submit([distinct[key] for key in missing])

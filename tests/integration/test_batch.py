@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -1049,13 +1050,11 @@ class KillingDevice(FakeDevice):
         self._side = session.side
         self._marker = marker
 
-    def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None] = lambda: None
-    ) -> FakeEmbedded:
+    def embed(self, chunks: Sequence[Chunk], **options: Any) -> FakeEmbedded:
         if any(self._marker in chunk.text for chunk in chunks):
             self._side.execute("begin")  # nothing that this process does now is committed
             raise Crash
-        return super().embed(chunks, on_progress=on_progress)
+        return super().embed(chunks, **options)
 
 
 def crashes(

@@ -17,8 +17,9 @@ from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.history import ROLL_UP
 from pgqueue_embed.settings import Pipeline
-from tests.support.corpus import make_source, real_reports, set_text
+from tests.support.corpus import make_source, real_reports, set_text, texts
 from tests.support.fakes import FakeDevice, fake_chunker, unit_vector
+from tests.support.light_worker import LightModel
 from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
@@ -177,6 +178,39 @@ def test_what_is_to_be_embedded_again_is_computed(
     computed = change(connection, session, reports, with_paragraph(12), everything=True)
     assert computed == [*PARAGRAPHS, ADDED]
     assert reused(connection) == 0
+
+
+class RepairedModel(LightModel):
+    """Gives the opposite of every vector until it is repaired."""
+
+    repaired = False
+
+    def launch(self, chunks, *, length=None):  # type: ignore[no-untyped-def]
+        read = super().launch(chunks, length=length)
+        return read if self.repaired else lambda: -read()
+
+
+@pytest.mark.parametrize("queued_first", [True, False], ids=["all", "all and changed ones"])
+def test_what_a_device_computed_wrong_is_not_taken_from_the_cache_of_its_process(
+    connection: Connection, session: Session, queued_first: bool
+) -> None:
+    source = make_source(connection, [LONG_TEXT, LONG_TEXT, *texts(48)])
+    pipeline = make_pipeline(connection, overlap_tokens=0)
+    model = RepairedModel()
+    with closing(DeviceThread(lambda: model)) as device:
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline, device)
+        model.repaired = True
+        if not queued_first:
+            set_text(connection, source, 3, LONG_TEXT + " Changed.")
+            enqueue(connection, pipeline, Selection())
+        enqueue(connection, pipeline, Selection(everything=True))
+        drain(session, pipeline, device)
+        # What was computed anew is what later records get from the cache.
+        set_text(connection, source, 4, LONG_TEXT)
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline, device)
+    assert_true(connection)
 
 
 def test_chunks_that_somebody_deleted_are_the_only_ones_computed(

@@ -29,9 +29,9 @@ select count(*) from pg_stat_activity where application_name = %s and state = 'a
 class SlowDevice(FakeDevice):
     """A model that takes longer for a claim than any timeout of the test's database."""
 
-    def embed(self, chunks, *, on_progress):  # type: ignore[no-untyped-def]
+    def embed(self, chunks, **options):  # type: ignore[no-untyped-def]
         time.sleep(0.3)
-        return super().embed(chunks, on_progress=on_progress)
+        return super().embed(chunks, **options)
 
 
 @pytest.fixture

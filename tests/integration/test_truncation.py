@@ -28,8 +28,8 @@ from tests.support.working import drain, open_session
 class LeadingZeros(FakeDevice):
     """Gives nothing in the first three dimensions for a text with EMPTY in it."""
 
-    def embed(self, chunks, *, on_progress=lambda: None):  # type: ignore[no-untyped-def]
-        vectors = super().embed(chunks, on_progress=on_progress).vectors
+    def embed(self, chunks, **options):  # type: ignore[no-untyped-def]
+        vectors = super().embed(chunks, **options).vectors
         for row, chunk in enumerate(chunks):
             if "EMPTY" in chunk.text:
                 vectors[row, :3] = 1e-6

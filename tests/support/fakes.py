@@ -75,9 +75,14 @@ class FakeDevice:
         self.embedded_texts: list[str] = []
 
     def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None] = lambda: None
+        self,
+        chunks: Sequence[Chunk],
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+        anew: bool = False,
     ) -> FakeEmbedded:
         """Return the vectors of `chunks`; raises ValueError for poison."""
+        del anew  # nothing is kept from call to call
         self._wait()
         self.during()
         on_progress()

@@ -16,6 +16,7 @@ from pgqueue_embed.embedding import DeviceThread, NonFiniteVectors
 from pgqueue_embed.embedding import batch_runner as runner_module
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
 from pgqueue_embed.embedding.shapes import limits_for
+from pgqueue_embed.embedding.vector_cache import VectorCache
 from pgqueue_embed.errors import ModelError
 
 WAIT_SECONDS = 20.0
@@ -124,6 +125,18 @@ def test_a_text_is_embedded_once_in_a_call_and_once_in_a_process() -> None:
     assert (first.cache_hits, second.cache_hits) == (1, 1)
     assert_right(first.vectors, [chunk("a"), chunk("b"), chunk("a")])
     assert_right(second.vectors, [chunk("b"), chunk("c")])
+
+
+def test_what_is_embedded_anew_replaces_what_the_cache_had() -> None:
+    model = FakeModel()
+    with running(model) as thread:
+        thread.cache.put(VectorCache.key("a"), -vector_of("a"))
+        result = thread.embed([chunk("a"), chunk("b"), chunk("a")], anew=True)
+        later = thread.embed([chunk("a")])
+    assert [texts for texts, _ in model.batches] == [["a", "b"]]
+    assert (result.cache_hits, later.cache_hits) == (1, 1)
+    assert_right(result.vectors, [chunk("a"), chunk("b"), chunk("a")])
+    assert_right(later.vectors, [chunk("a")])
 
 
 class Gate:
