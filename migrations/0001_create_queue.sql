@@ -134,6 +134,7 @@ create table pgembed.work (
     known boolean not null default false,
     embed_again boolean not null default false,
     retrying boolean not null default false,
+    allow_deletes boolean not null default true,
     alone boolean not null default false,
     deaths integer not null default 0,
     compare_after text,
@@ -163,6 +164,8 @@ comment on column pgembed.work.priority is '0: changes of the source, 1: bulk lo
 comment on column pgembed.work.known is 'The records have a ledger state already, so they are counted there.';
 comment on column pgembed.work.embed_again is 'Embed the records even if nothing about them changed.';
 comment on column pgembed.work.retrying is 'The one record of this item failed before.';
+comment on column pgembed.work.allow_deletes is
+    'Whoever queued this says that what the source does not have has been deleted: its vectors go. Without that, a row that is not there is no evidence, and its vectors stay until somebody says so.';
 comment on column pgembed.work.alone is
     'A worker process died while it held this item: no other claim may run beside it in one process.';
 comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';

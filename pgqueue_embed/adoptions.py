@@ -41,6 +41,11 @@ class Counts:
         """How many records were queued."""
         return self.missing + self.wrong_vectors + self.text_differs + self.cut_off + self.gone
 
+    @property
+    def records(self) -> int:
+        """How many records were looked at."""
+        return self.adopted + self.empty + self.settled + self.queued
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in FIELDS}

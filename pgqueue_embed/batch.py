@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psycopg
@@ -236,7 +236,7 @@ def _write(
     """Write the findings and everything that belongs into the same commit."""
     started = time.monotonic()
     findings = Findings(
-        records=[*reading.findings, *embedding.findings],
+        records=_with_evidence(claim, [*reading.findings, *embedding.findings]),
         chunks=embedding.chunks,
         vectors=_stacked(embedding, pipeline.dimensions),
     )
@@ -254,6 +254,12 @@ def _write(
     batch = _batch(written, reading, embedding, time.monotonic() - started)
     record_batch(session.connection, pipeline.id, session.worker_id, batch)
     return batch
+
+
+def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with what their items say about records that are not there."""
+    told = {key for item in claim.items if item.allow_deletes for key in item.keys}
+    return [replace(finding, allow_deletes=finding.key in told) for finding in findings]
 
 
 def _stacked(embedding: Embedding, dimensions: int) -> np.ndarray:
@@ -276,6 +282,7 @@ def _put_back(
             known=item.known,
             embed_again=item.embed_again,
             retrying=item.retrying,
+            allow_deletes=item.allow_deletes,
             alone=item.alone,
             deaths=item.deaths,
         )
@@ -285,9 +292,9 @@ def _batch(
     written: Written, reading: _Reading, embedding: Embedding, write_seconds: float
 ) -> Batch:
     verdicts = written.verdicts
-    settled = (Verdict.FORGET, Verdict.KEEP, Verdict.MARK_EMPTY, Verdict.REPLACE, Verdict.GIVE_UP)
+    put_back = (Verdict.REQUEUE, Verdict.RETRY)
     return Batch(
-        records=sum(verdicts[verdict] for verdict in settled),
+        records=sum(count for verdict, count in verdicts.items() if verdict not in put_back),
         embedded=written.states["embedded"],
         empty=written.states["empty"],
         dead=written.states["dead"],

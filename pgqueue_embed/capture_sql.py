@@ -79,8 +79,8 @@ end
 
 # Numbered in whatever order they come: only how many make an item matters.
 QUEUED = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    select {pipeline_id}, array_agg(key), count(*), 0, {known}
+    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
+    select {pipeline_id}, array_agg(key), count(*), 0, {known}, {deleted}
     from (
         select {key_text} as key, (row_number() over () - 1) / {item_records} as item
         from changed
@@ -92,20 +92,22 @@ QUEUED = """
 # What pgembed.progress counts: a new record is not in the ledger yet, so that its item adds it to
 # the total; one that is changed or deleted is. To look that up would cost the user's transaction
 # more than it is worth: where it is wrong, so is the total, until a worker has seen the record.
-INSERTED = QUEUED.replace("{known}", "false")
-DELETED = QUEUED.replace("{known}", "true")
+# Only of a deleted key it is told that its vectors may go.
+INSERTED = QUEUED.replace("{known}", "false").replace("{deleted}", "false")
+DELETED = QUEUED.replace("{known}", "true").replace("{deleted}", "true")
 
 # What a key stood for before and after. A row whose key changed has both of its keys in the list;
 # two rows that have swapped keys, and differ in what counts, too. Compared byte by byte: to a
 # column's own equality two texts may be equal that are not the same. A key that is new counts as an
 # inserted one does.
 UPDATED = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    select {pipeline_id}, array_agg(key), count(*), 0, known
+    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
+    select {pipeline_id}, array_agg(key), count(*), 0, known, deleted
     from (
         select
             case when {present_after} then {text_after} else {text_before} end as key,
             {present_before} as known,
+            not ({present_after}) as deleted,
             (row_number() over () - 1) / {item_records} as item
         from (select {columns} from before as changed where {present}) as before
         full join (select {columns} from after as changed where {present}) as after
@@ -113,7 +115,7 @@ UPDATED = """
         where {watched_differ}
             or ({present_before}) <> ({present_after})
     ) as numbered
-    group by known, item
+    group by known, deleted, item
 """
 
 # Without the columns to compare, every row counts as changed: a key for each, before and after.
@@ -152,8 +154,10 @@ TRUNCATED = """
 
 # Of an insert, "old" is null; of a delete, "new".
 ROW = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    select {pipeline_id}, array_agg(distinct key), count(distinct key), 0, tg_op <> 'INSERT'
+    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
+    select
+        {pipeline_id}, array_agg(distinct key), count(distinct key), 0, tg_op <> 'INSERT',
+        tg_op = 'DELETE' or count(distinct key) > 1
     from (
         values
             (case when {present_old} then {text_old} end),

@@ -24,6 +24,8 @@ from pgqueue_embed.policy import MAX_ITEM_RECORDS
 class WorkItem:
     """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
 
+    Only where `allow_deletes` is set, a record that cannot be found has been deleted.
+
     Instead of keys it may have `compare_after`, the key behind which to compare the source with the
     ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
     has lost.
@@ -35,6 +37,7 @@ class WorkItem:
     known: bool
     embed_again: bool
     retrying: bool
+    allow_deletes: bool
     alone: bool
     deaths: int
     unmarked_deaths: int
@@ -103,7 +106,7 @@ def renew(connection: Connection) -> None:
 CLAIM = """
 with claimed as materialized (
     select
-        id, keys, priority, known, embed_again, retrying, alone, deaths,
+        id, keys, priority, known, embed_again, retrying, allow_deletes, alone, deaths,
         compare_after, sweep_after
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
@@ -167,8 +170,8 @@ def _claim_behind(
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, priority, known, embed_again, retrying, alone, deaths, *cursors, unmarked, _ = row
-    compare_after, sweep_after = cursors
+    id_, keys, priority, known, embed_again, retrying, deletes, alone, deaths, *rest = row
+    compare_after, sweep_after, unmarked, _ = rest
     return WorkItem(
         id=id_,
         keys=tuple(keys),
@@ -176,6 +179,7 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
         known=known,
         embed_again=embed_again,
         retrying=retrying,
+        allow_deletes=deletes,
         alone=alone,
         deaths=deaths + unmarked,
         unmarked_deaths=unmarked,
@@ -262,6 +266,7 @@ def add_items(
     known: bool = False,
     embed_again: bool = False,
     retrying: bool = False,
+    allow_deletes: bool = False,
     alone: bool = False,
     deaths: int = 0,
     delay_seconds: float = 0.0,
@@ -271,14 +276,14 @@ def add_items(
     for start in range(0, len(keys), records_per_item):
         item_keys = list(keys[start : start + records_per_item])
         values = (pipeline_id, item_keys, len(item_keys), priority, known, embed_again)
-        connection.execute(ADD, (*values, retrying, alone, deaths, delay_seconds))
+        connection.execute(ADD, (*values, retrying, allow_deletes, alone, deaths, delay_seconds))
 
 
 ADD = """
 insert into pgembed.work
-    (pipeline_id, keys, records, priority, known, embed_again, retrying, alone, deaths,
-    available_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s,
+    (pipeline_id, keys, records, priority, known, embed_again, retrying, allow_deletes,
+    alone, deaths, available_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
     clock_timestamp() + make_interval(secs => %s))
 """
 

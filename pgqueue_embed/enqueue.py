@@ -17,7 +17,7 @@ from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UsageError
 from pgqueue_embed.faults import on_users_tables
-from pgqueue_embed.gone import enqueue_gone
+from pgqueue_embed.gone import dispel_doubt, enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import records, source_names
@@ -41,6 +41,11 @@ class Selection:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give at least 1")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all records are looked at, those that are gone included."""
+        return self.where is None and self.limit is None
+
     def as_text(self) -> str:
         """Return what makes two scans the same scan."""
         return json.dumps([self.where, self.limit, self.everything])
@@ -62,17 +67,24 @@ def enqueue(
     *,
     on_slice: Callable[[Slice], None] = lambda _: None,
     slice_records: int = SLICE_RECORDS,
+    allow_deletes: bool = False,
 ) -> int:
     """Queue the records of `selection` that do not wait already; returns how many were.
 
     These are new and changed records, and with neither `where` nor `limit` those that the source
-    has lost, whose vectors go.
+    has lost, whose vectors go. If more than a tenth has gone, and more than 1,000 records, without
+    anybody telling, the pipeline is paused instead and PipelineFault raised: with `allow_deletes`,
+    they are queued all the same, and a pipeline that was paused for this goes on.
     Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
     for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses, and
     while the target is being adopted, PipelineFault when the source cannot be read.
     """
     check_adopted(connection, pipeline)
+    if allow_deletes and not selection.is_whole:
+        raise UsageError(
+            "--allow-deletes: with --where or --limit nobody looks for what is gone; leave them out"
+        )
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
@@ -87,8 +99,12 @@ def enqueue(
                 break
         if not resumed or selection.limit is not None:
             break
-    if selection.where is None and selection.limit is None:
-        queued += enqueue_gone(connection, pipeline, slice_records=slice_records)
+    if selection.is_whole:
+        queued += enqueue_gone(
+            connection, pipeline, slice_records=slice_records, allow_deletes=allow_deletes
+        )
+    if allow_deletes:
+        dispel_doubt(connection, pipeline)
     return queued
 
 
@@ -288,13 +304,14 @@ numbered as (
     from wanted as slice
 ),
 queued as (
-    insert into pgembed.work (pipeline_id, keys, records, known, embed_again)
+    insert into pgembed.work (pipeline_id, keys, records, known, embed_again, allow_deletes)
     select
         %(pipeline_id)s,
         array_agg({slice_key_text} order by {slice_order}),
         count(*),
         known,
-        %(everything)s
+        %(everything)s,
+        false
     from numbered as slice
     group by known, item
     order by known, item

@@ -3,75 +3,68 @@
 A row that the pipeline's condition no longer lets in is such a record too.
 
 Enqueue walks the source and cannot see what is not there; this walks the ledger, and the items in
-flight, whose claims may be about to commit a record that has just gone.
+flight, whose claims may be about to commit a record that has just gone. A source that has lost much
+without anybody telling may not be the source any more, or not be readable as a whole: nothing is
+queued then, the pipeline is paused, and a person is asked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.faults import on_users_tables
-from pgqueue_embed.policy import MAX_ITEM_RECORDS
+from pgqueue_embed.pipelines import pause_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
+from pgqueue_embed.told import Told
 
-# Queued ahead of bulk loading, as changes are; only those items can hold a gone key already, and
-# one that is queued twice is forgotten once. An item in flight (see enqueue) does not count.
+# More than both, gone without a word, is asked about.
+UNASKED_RECORDS = 1_000
+UNASKED_SHARE = 0.1
+
+# In the reason of a pipeline that is paused for it, by which it is resumed.
+UNTOLD = "and no TRUNCATE was seen"
+
 FIND_GONE = """
-with flying as materialized (
-    select work_id from pgembed.claimed_work
-),
-slice as materialized (
+with slice as materialized (
     select key as ledger_key, coalesce(long_key, key) as key
     from pgembed.records
     where pipeline_id = %(pipeline_id)s and key > %(last_key)s
     order by ledger_key
     limit %(slice_records)s
 ),
-pending as materialized (
-    select unnest(keys) as key
-    from pgembed.work
-    where pipeline_id = %(pipeline_id)s
-        and priority = 0
-        and id not in (select work_id from flying)
-),
 gone as (
     select listed.key
     from slice as listed
     where not exists (select from {source} as source where {source_key} = {listed_key})
-        and not exists (select from pending where pending.key = listed.key)
 )
 select
     array(select key from gone order by key),
-    (select count(*) from slice) = %(slice_records)s,
+    (select count(*) from slice),
     (select max(ledger_key) from slice)
 """
 
 # Of the items in flight, those keys that the source does not have: their ledger rows may not be
 # committed yet.
-QUEUE_GONE_IN_FLIGHT = """
+GONE_IN_FLIGHT = """
 with flying as materialized (
     select work_id from pgembed.claimed_work
-),
-gone as (
+)
+select array(
     select distinct key
     from pgembed.work
     join flying on flying.work_id = work.id
     cross join unnest(keys) as listed (key)
     where pipeline_id = %(pipeline_id)s
         and not exists (select from {source} as source where {source_key} = {listed_key})
-),
-numbered as (
-    select key, (row_number() over (order by key) - 1) / %(item_records)s as item from gone
+    order by key
 )
-insert into pgembed.work (pipeline_id, keys, records, priority, known)
-select %(pipeline_id)s, array_agg(key order by key), count(*), 0, true
-from numbered
-group by item
 """
 
 _LOOKING = "looking for what is gone from {}"
@@ -79,13 +72,36 @@ _LOOKING = "looking for what is gone from {}"
 
 @dataclass(frozen=True, kw_only=True)
 class GoneSlice:
-    """What a slice of the ledger holds that the source does not, and does not wait already.
+    """What a slice of the ledger holds that the source does not.
 
     `last_key` is where the next slice begins, None if this was the last one.
     """
 
     keys: list[str]
+    records: int
     last_key: str | None
+
+
+@dataclass(kw_only=True)
+class Look:
+    """What a look through the whole ledger has found: records, those gone of which nobody has told.
+
+    `places` are the keys behind which slices begin that have lost something.
+    """
+
+    records: int = 0
+    untold: int = 0
+    places: list[str] = field(default_factory=list)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether so much is gone that the source is to be doubted."""
+        return is_doubtful(self.untold, self.records)
+
+
+def is_doubtful(gone: int, records: int) -> bool:
+    """Return whether so many of all records are gone that the source is to be doubted."""
+    return gone > max(UNASKED_RECORDS, UNASKED_SHARE * records)
 
 
 def find_gone(
@@ -103,30 +119,123 @@ def find_gone(
     }
     with on_users_tables(connection, _LOOKING.format(pipeline.source)):
         row = connection.execute(query, values).fetchone()
-    keys, is_full, last_key = row or ([], False, None)
-    return GoneSlice(keys=keys, last_key=last_key if is_full else None)
+    keys, records, last_key = row or ([], 0, None)
+    is_full = records == slice_records
+    return GoneSlice(keys=keys, records=records, last_key=last_key if is_full else None)
 
 
 def queue_gone(connection: Connection, pipeline: Pipeline, keys: list[str]) -> None:
     """Queue records of the ledger that the source has lost, to be forgotten."""
-    add_items(connection, pipeline.id, keys, priority=0, known=True)
+    add_items(connection, pipeline.id, keys, priority=0, known=True, allow_deletes=True)
 
 
-def enqueue_gone(connection: Connection, pipeline: Pipeline, *, slice_records: int) -> int:
+def enqueue_gone(
+    connection: Connection, pipeline: Pipeline, *, slice_records: int, allow_deletes: bool = False
+) -> int:
     """Queue the records of the ledger that the source has lost; returns how many were.
 
-    Each slice of the ledger is its own commit; run again, it queues nothing twice.
+    Each slice of the ledger is its own commit; run again, it queues nothing twice that waits.
+    Without `allow_deletes`, pauses the pipeline and raises PipelineFault if too much is gone: see
+    `Look.is_doubtful`.
     """
-    query = sql.SQL(QUEUE_GONE_IN_FLIGHT).format(**source_names(pipeline))
-    values = {"pipeline_id": pipeline.id, "item_records": MAX_ITEM_RECORDS}
-    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
-        connection.execute(query, values)
-    queued = 0
+    in_flight = _gone_in_flight(connection, pipeline)
+    told = Told(pipeline)
+    look = look_through(connection, pipeline, told, slice_records=slice_records)
+    if look.is_doubtful and not allow_deletes:
+        # Of what was deleted meanwhile, by somebody who told, nothing was known before.
+        told = Told(pipeline)
+        look = look_through(connection, pipeline, told, slice_records=slice_records)
+        check_doubt(connection, pipeline, look)
+    queue_gone(connection, pipeline, in_flight)
+    return sum(
+        _queue_slice(connection, pipeline, told, place, slice_records) for place in look.places
+    )
+
+
+def look_through(
+    connection: Connection,
+    pipeline: Pipeline,
+    told: Told,
+    *,
+    slice_records: int,
+    on_slice: Callable[[], None] = lambda: None,
+) -> Look:
+    """Look through the ledger for what the source has lost, and queue nothing."""
+    look = Look()
     after_key: str | None = ""
     while after_key is not None:
         found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
-        with connection.transaction():
-            queue_gone(connection, pipeline, found.keys)
-        queued += len(found.keys)
+        look.records += found.records
+        if found.keys:
+            look.places.append(after_key)
+            look.untold += told.count_untold(connection, found.keys)
         after_key = found.last_key
-    return queued
+        on_slice()
+    return look
+
+
+def check_doubt(connection: Connection, pipeline: Pipeline, look: Look) -> None:
+    """Pause the pipeline and raise PipelineFault, which asks a person, if `look` is doubtful.
+
+    Not while a TRUNCATE has left a sweep that waits.
+    """
+    if not look.is_doubtful or _truncate_was_seen(connection, pipeline):
+        return
+    reason = (
+        f"{look.untold:,} of {look.records:,} records are gone from {pipeline.source}, {UNTOLD};"
+        f" were they deleted, run: pgembed enqueue '{pipeline.name}' --allow-deletes; if not, mend"
+        f" the source and run: pgembed resume '{pipeline.name}'"
+    )
+    if pipeline.state == "active":
+        pause_pipeline(connection, pipeline, reason)
+    raise PipelineFault(reason)
+
+
+def _truncate_was_seen(connection: Connection, pipeline: Pipeline) -> bool:
+    query = """
+    select exists (
+        select
+        from pgembed.work
+        where pipeline_id = %s and sweep_after is not null and allow_deletes
+    )
+    """
+    (seen,) = connection.execute(query, (pipeline.id,)).fetchone() or (False,)
+    return bool(seen)
+
+
+def dispel_doubt(connection: Connection, pipeline: Pipeline) -> None:
+    """Let workers go on with what has been paused by a doubt, since a person knows better."""
+    connection.execute(
+        """
+        update pgembed.pipelines
+        set state = 'active', state_reason = null
+        where id = %s and state = 'paused' and strpos(state_reason, %s) > 0
+        """,
+        (pipeline.id, UNTOLD),
+    )
+    connection.execute(
+        """
+        update pgembed.work
+        set allow_deletes = true
+        where pipeline_id = %s and sweep_after is not null and not allow_deletes
+        """,
+        (pipeline.id,),
+    )
+
+
+def _gone_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
+    query = sql.SQL(GONE_IN_FLIGHT).format(**source_names(pipeline))
+    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
+        row = connection.execute(query, {"pipeline_id": pipeline.id}).fetchone()
+    (keys,) = row or ([],)
+    return list(keys)
+
+
+def _queue_slice(
+    connection: Connection, pipeline: Pipeline, told: Told, after_key: str, slice_records: int
+) -> int:
+    found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
+    keys = told.without_waiting(connection, found.keys)
+    with connection.transaction():
+        queue_gone(connection, pipeline, keys)
+    return len(keys)

@@ -49,6 +49,12 @@ with listed as (
 select
     listed.key,
     listed.present,
+    case when not listed.present then {excluded} else false end,
+    case
+        when not listed.present
+        then exists (select from {target} as target where {target_key} = {listed_key})
+        else false
+    end,
     listed.document_hash,
     ledger.state,
     ledger.generation,
@@ -107,13 +113,15 @@ def read_current(
         row[0]: Current(
             key=row[0],
             present=row[1],
-            document_hash=row[2],
-            state=row[3],
-            generation=row[4],
-            ledger_hash=row[5],
-            chunks_agree=row[6],
-            attempts=row[7],
-            failed_hash=row[8],
+            excluded=row[2],
+            has_chunks=row[3],
+            document_hash=row[4],
+            state=row[5],
+            generation=row[6],
+            ledger_hash=row[7],
+            chunks_agree=row[8],
+            attempts=row[9],
+            failed_hash=row[10],
         )
         for row in rows
     }

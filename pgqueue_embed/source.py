@@ -61,7 +61,20 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
         "document": pipeline.document.text("source"),
         "context": pipeline.document.context("source"),
         "document_hash": pipeline.document.hash("source"),
+        "excluded": _excluded(pipeline),
     }
+
+
+def _excluded(pipeline: Pipeline) -> sql.Composable:
+    """Return whether a listed key that is not among the records is that of a row all the same."""
+    if pipeline.where is None:
+        return sql.SQL("false")
+    key = pipeline.key
+    return sql.SQL("exists (select from {table} as source where {key} = {listed})").format(
+        table=pipeline.source.identifier,
+        key=key.of("source"),
+        listed=key.value(sql.SQL("listed.key")),
+    )
 
 
 def records(pipeline: Pipeline, where: str | None = None) -> sql.Composable:

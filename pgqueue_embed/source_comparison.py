@@ -70,10 +70,12 @@ set available_at = clock_timestamp() + make_interval(secs => %s)
 where id = any(%s)
 """
 
-# Behind its end, what the source has lost is to be looked for.
+# Behind its end, what the source has lost is to be looked for, which nobody has told to be deleted.
 ADVANCE = """
 update pgembed.work
-set compare_after = %s, sweep_after = case when %s::text is null then '' end
+set compare_after = %s,
+    sweep_after = case when %s::text is null then '' end,
+    allow_deletes = false
 where id = %s
 """
 

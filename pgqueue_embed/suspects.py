@@ -50,6 +50,7 @@ def _split(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
         known=item.known,
         embed_again=item.embed_again,
         retrying=item.retrying,
+        allow_deletes=item.allow_deletes,
         alone=True,
         # One death short of the sentence: a part must kill once more, by itself, to get it.
         deaths=min(item.deaths, FATAL_DEATHS - 1),

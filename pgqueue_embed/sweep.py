@@ -8,10 +8,11 @@ found gone by itself.
 
 from __future__ import annotations
 
-from pgqueue_embed.claims import Claim, WorkItem
+from pgqueue_embed.claims import Claim, WorkItem, renew
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.gone import find_gone, queue_gone
+from pgqueue_embed.gone import check_doubt, find_gone, look_through, queue_gone
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.told import Told
 
 SLICE_RECORDS = 50_000
 
@@ -33,14 +34,26 @@ def sweep_slice(
 
     To be committed by the claim, which does not touch the source: it is read on `side`. Of several
     sweeps the one that has the farthest to go does for all, since the TRUNCATE behind each has been
-    committed: a partitioned table makes one for each partition. Raises PipelineFault when source or
-    target cannot be read.
+    committed: a partitioned table makes one for each partition. A sweep that no TRUNCATE has left
+    looks the whole ledger through before it begins. Raises PipelineFault when source or target
+    cannot be read, or so much is gone that the source is to be doubted.
     """
     first, *others = sorted(sweeps(claim), key=lambda item: (item.sweep_after or "").encode())
+    told = any(item.allow_deletes for item in sweeps(claim))
+    if not told and not first.sweep_after:
+        look = look_through(
+            side,
+            pipeline,
+            Told(pipeline),
+            slice_records=slice_records,
+            on_slice=lambda: renew(connection),
+        )
+        check_doubt(side, pipeline, look)
     found = find_gone(side, pipeline, first.sweep_after or "", slice_records=slice_records)
     queue_gone(connection, pipeline, found.keys)
     done = others if found.last_key is not None else [first, *others]
     connection.execute("delete from pgembed.work where id = any(%s)", ([each.id for each in done],))
     connection.execute(
-        "update pgembed.work set sweep_after = %s where id = %s", (found.last_key, first.id)
+        "update pgembed.work set sweep_after = %s, allow_deletes = %s where id = %s",
+        (found.last_key, told, first.id),
     )

@@ -24,6 +24,7 @@ class Verdict(Enum):
     """What is done about a record under the mutex."""
 
     FORGET = "forget"
+    LEAVE = "leave"
     KEEP = "keep"
     MARK_EMPTY = "mark empty"
     REPLACE = "replace"
@@ -38,6 +39,7 @@ class Finding:
 
     `first_chunk` and `chunks` are the record's rows in the claim's chunk list. `hopeless` means
     that no further attempt is worth it, `stuck` that the target keeps the chunks that it has.
+    `allow_deletes` is what whoever queued it says: a record which is not there has been deleted.
     """
 
     key: str
@@ -49,17 +51,22 @@ class Finding:
     error: str | None = None
     hopeless: bool = False
     stuck: bool = False
+    allow_deletes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Current:
     """One record as it stands under the mutex.
 
+    Of a record that is not `present`, `excluded` tells that its row is there, and the pipeline's
+    condition does not let it in, and `has_chunks` whether the target holds any of it.
     `chunks_agree` tells whether the target holds as many chunks as the ledger says.
     """
 
     key: str
     present: bool
+    excluded: bool = False
+    has_chunks: bool = False
     document_hash: bytes
     state: str | None
     generation: int | None
@@ -92,7 +99,10 @@ def decide(finding: Finding, current: Current, *, generation: int, max_attempts:
     if finding.stuck:
         return failed
     if not current.present:
-        return Verdict.FORGET
+        # A table that was exchanged for an empty one, a foreign server that answers nothing, a
+        # replica that lags: that a row cannot be found does not say that it was deleted.
+        evident = finding.allow_deletes or current.excluded or not current.has_chunks
+        return Verdict.FORGET if evident else Verdict.LEAVE
     if finding.found is Found.GONE or finding.document_hash != current.document_hash:
         return Verdict.REQUEUE
     if current.is_settled(generation) and not finding.embed_again:

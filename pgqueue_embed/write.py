@@ -253,12 +253,21 @@ def _queue_again(
     connection: Connection, pipeline: Pipeline, judged: _Judged, retry_delay_base_seconds: float
 ) -> None:
     """Put changed records back at once, and each failed one by itself after its delay."""
-    changed: dict[tuple[bool, bool], list[str]] = {}
+    changed: dict[tuple[bool, bool, bool], list[str]] = {}
     for finding in judged.having(Verdict.REQUEUE):
         known = judged.current[finding.key].state is not None
-        changed.setdefault((known, finding.embed_again), []).append(finding.key)
-    for (known, embed_again), keys in changed.items():
-        add_items(connection, pipeline.id, keys, priority=0, known=known, embed_again=embed_again)
+        how = (known, finding.embed_again, finding.allow_deletes)
+        changed.setdefault(how, []).append(finding.key)
+    for (known, embed_again, allow_deletes), keys in changed.items():
+        add_items(
+            connection,
+            pipeline.id,
+            keys,
+            priority=0,
+            known=known,
+            embed_again=embed_again,
+            allow_deletes=allow_deletes,
+        )
     for finding in judged.having(Verdict.RETRY):
         attempts = judged.current[finding.key].attempts_with(finding)
         add_items(
@@ -268,6 +277,7 @@ def _queue_again(
             known=judged.current[finding.key].state is not None,
             embed_again=finding.embed_again,
             retrying=True,
+            allow_deletes=finding.allow_deletes,
             delay_seconds=retry_delay_seconds(
                 attempts,
                 base_seconds=retry_delay_base_seconds,

@@ -23,6 +23,7 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import OPENING, Slice
 from pgqueue_embed.errors import LeaseLost, UsageError
 from pgqueue_embed.faults import on_users_tables
+from pgqueue_embed.gone import is_doubtful
 from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.refusals import refusals
@@ -246,8 +247,11 @@ def _walk_table(
             return None
         keys = table_keys(connection, pipeline, adoption.last_key, KEYS_PER_SLICE)
         gone = [key for key, is_gone in keys if is_gone]
-        add_items(connection, pipeline.id, gone)
         counts = Counts(gone=len(gone))
+        # Else their chunks stay, until somebody says so: pgembed enqueue asks.
+        so_far = adoption.counts + counts
+        allowed = not is_doubtful(so_far.gone, so_far.records)
+        add_items(connection, pipeline.id, gone, allow_deletes=allowed)
         finished = len(keys) < KEYS_PER_SLICE
         advance(
             connection,

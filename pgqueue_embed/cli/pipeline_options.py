@@ -216,6 +216,15 @@ Everything = Annotated[
 ]
 
 
+AllowDeletes = Annotated[
+    bool,
+    typer.Option(
+        "--allow-deletes",
+        help="What is not in the source has been deleted, however much it is: delete its vectors.",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WantedPipeline:
     """The options that describe a pipeline to make."""

@@ -93,12 +93,17 @@ def enqueue(
     conninfo: str,
     name: options.PipelineName,
     records: options.WantedRecords,
+    allow_deletes: options.AllowDeletes = False,
 ) -> None:
     """Queue the records that are not embedded yet, have changed, or are gone from the source.
 
-    Interrupted, it goes on where it stopped; run twice, it queues nothing twice that waits.
+    Interrupted, it goes on where it stopped; run twice, it queues nothing twice that waits. If more
+    than a tenth of the records is gone, and more than 1,000, though no TRUNCATE and no trigger has
+    told, it pauses the pipeline and asks.
 
     Example: pgembed enqueue reports --where "event_type = 'D'" --limit 10000
+
+    Example, after more than a tenth was deleted: pgembed enqueue reports --allow-deletes
     """
     from pgqueue_embed.connect import connect
     from pgqueue_embed.migrate import check_schema
@@ -107,15 +112,23 @@ def enqueue(
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        queue_records(connection, pipeline, records.selection())
+        queue_records(connection, pipeline, records.selection(), allow_deletes=allow_deletes)
 
 
-def queue_records(connection: Connection, pipeline: Pipeline, selection: Selection) -> int:
+def queue_records(
+    connection: Connection,
+    pipeline: Pipeline,
+    selection: Selection,
+    *,
+    allow_deletes: bool = False,
+) -> int:
     """Enqueue with a progress bar and say how many records were queued."""
     from pgqueue_embed.enqueue import enqueue as scan
 
     with scanning(connection, pipeline) as advance:
-        queued = scan(connection, pipeline, selection, on_slice=advance)
+        queued = scan(
+            connection, pipeline, selection, on_slice=advance, allow_deletes=allow_deletes
+        )
     records = "record" if queued == 1 else "records"
     typer.echo(f"queued {queued:,} {records} of {pipeline.source}")
     return queued

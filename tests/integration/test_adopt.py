@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgqueue_embed import locks
+from pgqueue_embed import gone, locks
 from pgqueue_embed.adopt import (
     adopt_records,
     check_agreement,
@@ -29,7 +29,7 @@ from pgqueue_embed.alter import Changes, alter, catch_up
 from pgqueue_embed.cli.search import show_hits
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, Slice, enqueue
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
 from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
@@ -131,6 +131,26 @@ def test_everything_that_is_not_right_is_queued_and_put_right(
     again = embedded_texts(conninfo, pipeline)
     assert {text for key, text, _ in own_rows(documents) if key in (1, 2, 3, 4, 5)} == set(again)
     assert_converged(connection, "reports")
+
+
+def test_chunks_of_too_many_records_that_are_gone_stay_until_a_person_allows_it(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gone, "UNASKED_RECORDS", 3)
+    source = make_source(connection)
+    documents = texts(5)
+    make_vectors(connection, own_rows(documents))
+    pipeline, counts = adopt(connection, source)
+    assert counts.gone == 5
+    chunks = "select count(distinct fulltext_id) from vectors"
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        assert connection.execute(chunks).fetchone() == (5,)
+        with pytest.raises(PipelineFault, match="--allow-deletes"):
+            enqueue(connection, pipeline, Selection())
+        enqueue(connection, pipeline, Selection(), allow_deletes=True)
+        drain(session, pipeline)
+    assert connection.execute(chunks).fetchone() == (0,)
 
 
 def test_direction_counts_and_length_is_put_right(conninfo: str, connection: Connection) -> None:
