@@ -17,6 +17,8 @@ class Sizes:
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
     claims: int = 1_000
+    changes: int = 20_000
+    gone_records: tuple[int, ...] = (500_000, 1_000_000, 2_000_000)
     mac_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     window_seconds: float = 5.0
     concurrencies: tuple[int, ...] = (1, 2, 4)
@@ -36,6 +38,8 @@ QUICK = Sizes(
     poems=500,
     queue_records=(1_000_000,),
     claims=200,
+    changes=2_000,
+    gone_records=(100_000, 200_000),
     mac_counts=(1, 4, 16),
     window_seconds=4.0,
     concurrencies=(1, 2),

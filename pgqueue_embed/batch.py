@@ -6,6 +6,7 @@ While the model runs it touches nothing of the user's: the source is read on a s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,6 @@ from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
     Claim,
     WorkItem,
-    add_items,
     claim_items,
     claim_transaction,
     delete_attempts,
@@ -29,7 +29,8 @@ from pgqueue_embed.claims import (
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embed import Device, DocumentChunker, Embedding, embed_records
 from pgqueue_embed.history import Batch, record_batch
-from pgqueue_embed.policy import ClaimSize, Rate
+from pgqueue_embed.policy import MAX_ITEM_RECORDS, ClaimSize, Rate
+from pgqueue_embed.regroup import add_like, alike
 from pgqueue_embed.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord, read_records
@@ -273,19 +274,9 @@ def _stacked(embedding: Embedding, dimensions: int) -> np.ndarray:
 def _put_back(
     connection: Connection, pipeline: Pipeline, left_over: dict[WorkItem, list[str]]
 ) -> None:
-    for item, keys in left_over.items():
-        add_items(
-            connection,
-            pipeline.id,
-            keys,
-            priority=item.priority,
-            known=item.known,
-            embed_again=item.embed_again,
-            retrying=item.retrying,
-            allow_deletes=item.allow_deletes,
-            alone=item.alone,
-            deaths=item.deaths,
-        )
+    for likes in alike(left_over):
+        keys = [key for item in likes for key in left_over[item]]
+        add_like(connection, pipeline.id, likes[0], keys, deaths=likes[0].deaths)
 
 
 def _batch(
@@ -313,9 +304,11 @@ def _batch(
 
 
 def _rate(claim: Claim, reading: _Reading, embedding: Embedding, seconds: float) -> Rate:
+    left_over = sum(item.weight for item in reading.left_over)
+    weight = sum(item.weight for item in claim.items) - left_over
     waited_seconds = max(0.0, embedding.embed_seconds - embedding.device_seconds)
     return Rate(
-        items=max(len(claim.items) - len(reading.left_over), 1),
+        items=max(math.ceil(weight / MAX_ITEM_RECORDS), 1),
         text_bytes=reading.text_bytes,
         own_seconds=seconds - waited_seconds,
         seconds=seconds,

@@ -2,7 +2,9 @@
 
 While any session of the database holds an old snapshot, deleted items stay in the index, and a
 claim that starts at the front reads all of them. Items are claimed in order, so a worker starts
-where it claimed last, and from the front once in a while, for what others gave back.
+where it claimed last, and from the front once in a while, for what others gave back. One that finds
+nothing there, or is idle, looks a little before it, too: the items of transactions that were
+committed late.
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ import threading
 import time
 
 LOOK_BACK_SECONDS = 10.0
+
+# Numbers are given when an item is queued, and not when that is committed. To read so many dead
+# items takes a millisecond.
+NEARBY_ITEMS = 10_000
 
 
 class ClaimCursor:
@@ -21,6 +27,7 @@ class ClaimCursor:
         self._lock = threading.Lock()
         self._after: dict[int, int] = {}
         self._next_look_back = 0.0
+        self._next_poll_of_all = 0.0
 
     def start(self) -> dict[int, int]:
         """Return after which id to look, by priority; nothing when it is time for the front."""
@@ -30,6 +37,27 @@ class ClaimCursor:
                 self._next_look_back = now + self._look_back_seconds
                 return {}
             return dict(self._after)
+
+    def nearby(self) -> dict[int, int]:
+        """Return what `start` does, a little before it."""
+        with self._lock:
+            return self._nearby()
+
+    def poll(self) -> dict[int, int]:
+        """Return behind which id an idle worker looks, by priority; nothing if it is time for all.
+
+        The claim that follows begins at the front then, too.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next_poll_of_all:
+                return self._nearby()
+            self._next_poll_of_all = now + self._look_back_seconds
+            self._next_look_back = 0.0
+            return {}
+
+    def _nearby(self) -> dict[int, int]:
+        return {priority: max(id_ - NEARBY_ITEMS, 0) for priority, id_ in self._after.items()}
 
     def advance(self, priority: int, work_ids: list[int]) -> None:
         """Start behind `work_ids` from now on."""

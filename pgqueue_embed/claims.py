@@ -6,9 +6,11 @@ free again at once. No clock is compared and nobody reaps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -43,6 +45,15 @@ class WorkItem:
     unmarked_deaths: int
     compare_after: str | None = None
     sweep_after: str | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many records it counts for in a claim.
+
+        Items of bulk loading count as full ones, since enqueue has sized them to be shared. Changes
+        come in items of any size, of a single record very often.
+        """
+        return len(self.keys) if self.priority == CHANGES else MAX_ITEM_RECORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +142,8 @@ order by id
 """
 
 # Changes of the source before bulk loading and retries.
-PRIORITIES = (0, 1)
+CHANGES = 0
+PRIORITIES = (CHANGES, 1)
 
 
 def claim_items(
@@ -144,14 +156,15 @@ def claim_items(
 ) -> Claim | None:
     """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
 
-    Looks behind `cursor` first, and at the whole queue when there is nothing. None does not mean
-    that the pipeline is finished: other workers hold items.
+    Of small items, as many as `limit` full ones have records. Of those that run `alone`, one. Looks
+    behind `cursor` first, and a little before it when there is nothing. None does not mean that the
+    pipeline is finished: other workers hold items.
     """
     place = {} if cursor is None or alone else cursor.start()
-    values = {"pipeline_id": pipeline_id, "alone": alone, "limit": limit}
+    values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
     claim = _claim_behind(connection, values, place)
-    if claim is None and place:
-        claim = _claim_behind(connection, values, {})
+    if claim is None and place and cursor is not None:
+        claim = _claim_behind(connection, values, cursor.nearby())
     if claim is not None and cursor is not None and not alone:
         cursor.advance(claim.items[0].priority, claim.work_ids)
     return claim
@@ -164,9 +177,36 @@ def _claim_behind(
         behind = {"priority": priority, "after_id": place.get(priority, 0)}
         rows = connection.execute(CLAIM, {**values, **behind}).fetchall()
         if rows:
-            items = tuple(map(_item, rows))
-            return Claim(pipeline_id=values["pipeline_id"], items=items, xid=rows[0][-1])
+            items = [_item(row) for row in rows]
+            if len(items) == values["limit"] and not values["alone"]:
+                items += _claim_more(connection, {**values, **behind}, items)
+            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=rows[0][-1])
     return None
+
+
+def _claim_more(
+    connection: Connection, values: dict[str, Any], items: Sequence[WorkItem]
+) -> list[WorkItem]:
+    """Lock the items that come next, if those that are locked already are small.
+
+    How many fit is not known before they are locked: too many are given back, and fewer locked.
+    """
+    room = values["limit"] * MAX_ITEM_RECORDS - sum(item.weight for item in items)
+    limit = min(room * len(items) // max(sum(item.weight for item in items), 1), room)
+    while limit > 0:
+        with connection.transaction() as attempt:
+            next_items = {**values, "after_id": items[-1].id, "limit": limit}
+            more = [_item(row) for row in connection.execute(CLAIM, next_items)]
+            limit = _number_that_fits(more, room)
+            if limit == len(more):
+                return more
+            raise psycopg.Rollback(attempt)
+    return []
+
+
+def _number_that_fits(items: Sequence[WorkItem], room: int) -> int:
+    weights = accumulate(item.weight for item in items)
+    return sum(1 for weight in weights if weight <= room)
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
@@ -293,40 +333,69 @@ def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
 
     Delayed retries count as pending, and so does what other workers hold.
     """
-    (pending,) = side.execute(
-        """
-        select exists (
-            select 1
-            from pgembed.work
-            join pgembed.pipelines on pipelines.id = work.pipeline_id
-            where pipelines.id = any(%s) and pipelines.state = 'active'
-        )
-        """,
-        (list(pipeline_ids),),
-    ).fetchone() or (True,)
+    (pending,) = side.execute(PENDING, (list(pipeline_ids),)).fetchone() or (True,)
     return not pending
 
 
 # From the end of the queue: what is done and not vacuumed yet lies at its front.
+PENDING = """
+select exists (
+    select
+    from pgembed.pipelines
+    cross join (values (false), (true)) as kept (alone)
+    where pipelines.id = any(%s)
+        and pipelines.state = 'active'
+        and (
+            select work.id
+            from pgembed.work
+            where work.pipeline_id = pipelines.id and work.alone = kept.alone
+            order by work.priority desc, work.id desc
+            limit 1
+        ) is not null
+)
+"""
+
+# From the end of the queue, too, and not beyond the place where it is worth looking: all of a queue
+# may be done and not vacuumed yet.
 CLAIMABLE = """
-select pipelines.id
-from pgembed.pipelines
-where pipelines.id = any(%(pipeline_ids)s)
-    and pipelines.state = 'active'
+select distinct pipelines.id
+from unnest(%(pipeline_ids)s::bigint[], %(priorities)s::smallint[], %(after_ids)s::bigint[])
+    as place (pipeline_id, priority, after_id)
+join pgembed.pipelines on pipelines.id = place.pipeline_id
+where pipelines.state = 'active'
     and (
         select work.id
         from pgembed.work
-        where work.pipeline_id = pipelines.id
+        where work.pipeline_id = place.pipeline_id
             and work.alone = %(alone)s
+            and work.priority = place.priority
+            and work.id > place.after_id
             and work.available_at <= clock_timestamp()
-        order by work.priority desc, work.id desc
+        order by work.id desc
         limit 1
     ) is not null
 order by pipelines.id
 """
 
 
-def claimable_pipelines(side: Connection, pipeline_ids: Sequence[int], *, alone: bool) -> list[int]:
-    """Return which active pipelines have an item to claim, locked ones included."""
-    rows = side.execute(CLAIMABLE, {"pipeline_ids": list(pipeline_ids), "alone": alone})
+def claimable_pipelines(
+    side: Connection,
+    pipeline_ids: Sequence[int],
+    *,
+    alone: bool,
+    cursors: Mapping[int, ClaimCursor] = MappingProxyType({}),
+) -> list[int]:
+    """Return which active pipelines have an item to claim, locked ones included.
+
+    Looks a little before the place of a pipeline's cursor only, most of the time.
+    """
+    places = {each: cursors[each].poll() if each in cursors else {} for each in pipeline_ids}
+    wanted = [
+        (pipeline_id, priority, place.get(priority, 0))
+        for pipeline_id, place in places.items()
+        for priority in PRIORITIES
+    ]
+    ids, priorities, after_ids = ([row[column] for row in wanted] for column in range(3))
+    values = {"pipeline_ids": ids, "priorities": priorities, "after_ids": after_ids}
+    rows = side.execute(CLAIMABLE, {**values, "alone": alone})
     return [pipeline_id for (pipeline_id,) in rows]

@@ -246,7 +246,8 @@ def _claim_once(
             with shared.gate.exclusive():
                 if _claim_first(shared, session, pipelines, suspected, alone=True):
                     return True
-    claimable = claimable_pipelines(session.side, list(pipelines), alone=False)
+    cursors = {each: shared.cursor(pipeline) for each, pipeline in pipelines.items()}
+    claimable = claimable_pipelines(session.side, list(pipelines), alone=False, cursors=cursors)
     with shared.gate.shared() if claimable else nullcontext():
         return _claim_first(
             shared, session, pipelines, _in_turn(shared, pipelines, claimable), alone=False

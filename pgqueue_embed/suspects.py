@@ -7,9 +7,10 @@ until a single record is left to blame.
 
 from __future__ import annotations
 
-from pgqueue_embed.claims import Claim, WorkItem, add_items
+from pgqueue_embed.claims import Claim, WorkItem
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.policy import FATAL_DEATHS, split_size
+from pgqueue_embed.policy import FATAL_DEATHS, MAX_ITEM_RECORDS, split_size
+from pgqueue_embed.regroup import add_like, alike
 
 
 def suspects(claim: Claim) -> list[WorkItem]:
@@ -19,19 +20,41 @@ def suspects(claim: Claim) -> list[WorkItem]:
 
 def set_apart(connection: Connection, claim: Claim) -> None:
     """Mark or split the suspects of `claim`; to be committed with nothing else done."""
-    for item in suspects(claim):
-        if item.alone and len(item.keys) > 1:
-            _split(connection, claim.pipeline_id, item)
-        else:
-            # Where others ran beside it, it is one death short of the sentence: as in _split.
-            deaths = item.deaths if item.alone else min(item.deaths, FATAL_DEATHS - 1)
-            connection.execute(
-                "update pgembed.work set alone = true, deaths = %s where id = %s",
-                (deaths, item.id),
-            )
+    marked = suspects(claim)
+    for item in marked:
+        if item.alone:
+            _narrow_down(connection, claim.pipeline_id, item)
+    for likes in alike(item for item in marked if not item.alone):
+        _mark(connection, claim.pipeline_id, likes)
+    connection.execute(
+        "delete from pgembed.attempts where work_id = any(%s) and died_at is not null",
+        ([item.id for item in marked],),
+    )
+
+
+def _narrow_down(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
+    if len(item.keys) > 1:
+        size = split_size(len(item.keys))
+        _replace(connection, pipeline_id, [item], records_per_item=size)
+    else:
         connection.execute(
-            "delete from pgembed.attempts where work_id = %s and died_at is not null", (item.id,)
+            "update pgembed.work set deaths = %s where id = %s", (item.deaths, item.id)
         )
+
+
+def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> None:
+    """Mark items, one or several that are alike: small ones become large ones.
+
+    A claim may hold thousands of them, and each would have to run with no other in its process.
+    """
+    if len(likes) > 1:
+        _replace(connection, pipeline_id, likes)
+        return
+    (item,) = likes
+    connection.execute(
+        "update pgembed.work set alone = true, deaths = %s where id = %s",
+        (min(item.deaths, FATAL_DEATHS - 1), item.id),
+    )
 
 
 def death_sentence(item: WorkItem) -> str | None:
@@ -41,19 +64,24 @@ def death_sentence(item: WorkItem) -> str | None:
     return None
 
 
-def _split(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
-    add_items(
+def _replace(
+    connection: Connection,
+    pipeline_id: int,
+    items: list[WorkItem],
+    *,
+    records_per_item: int = MAX_ITEM_RECORDS,
+) -> None:
+    add_like(
         connection,
         pipeline_id,
-        item.keys,
-        priority=item.priority,
-        known=item.known,
-        embed_again=item.embed_again,
-        retrying=item.retrying,
-        allow_deletes=item.allow_deletes,
+        items[0],
+        [key for item in items for key in item.keys],
         alone=True,
-        # One death short of the sentence: a part must kill once more, by itself, to get it.
-        deaths=min(item.deaths, FATAL_DEATHS - 1),
-        records_per_item=split_size(len(item.keys)),
+        # One death short of the sentence, as where others ran beside it: a part must kill once
+        # more, by itself, to get it.
+        deaths=min(items[0].deaths, FATAL_DEATHS - 1),
+        records_per_item=records_per_item,
     )
-    connection.execute("delete from pgembed.work where id = %s", (item.id,))
+    connection.execute(
+        "delete from pgembed.work where id = any(%s)", ([item.id for item in items],)
+    )

@@ -54,7 +54,8 @@ def isolation(server: EmbeddedServer, connection: Connection) -> str:
 def session(conninfo: str, isolation: str) -> Iterator[Session]:
     """What a worker loop works with."""
     with open_session(conninfo) as opened:
-        assert opened.side.execute("show transaction_isolation").fetchone() == (isolation,)
+        told = opened.side.execute("show transaction_isolation").fetchone()
+        assert told == ("read committed",), f"though it is {isolation} by default"
         yield opened
 
 
@@ -75,7 +76,9 @@ def queue(connection: Connection, documents: Sequence[str | None], **fields: obj
 
 
 def queue_keys(connection: Connection, pipeline: Pipeline, *keys: int, **fields: object) -> None:
-    add_items(connection, pipeline.id, [str(key) for key in keys], **fields)  # type: ignore[arg-type]
+    """Queue records as a trigger does that tells of changes and deletions."""
+    told = {"allow_deletes": True, **fields}
+    add_items(connection, pipeline.id, [str(key) for key in keys], **told)  # type: ignore[arg-type]
 
 
 def states(connection: Connection) -> dict[str, str | None]:
