@@ -324,6 +324,12 @@ declare
         and current_setting('transaction_isolation') = 'read committed';
     own_transaction constant xid := pg_current_xact_id_if_assigned()::xid;
 begin
+    -- A drop waits for this transaction then, and finds what it queues.
+    perform from pgembed.pipelines where id = pipeline.id for key share;
+    if not found then
+        queued := pgembed.enqueue(name, keys);
+        return;
+    end if;
     with listed as materialized (
         select distinct unnest(canonical) as key
     ),

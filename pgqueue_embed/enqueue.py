@@ -129,7 +129,10 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
 
 OPEN = """
 insert into pgembed.scans (pipeline_id, selection)
-values (%(pipeline_id)s, %(selection)s)
+select id, %(selection)s
+from pgembed.pipelines
+where id = %(pipeline_id)s
+for key share
 on conflict (pipeline_id) do update
 set selection = excluded.selection,
     last_key = null,

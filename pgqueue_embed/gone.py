@@ -19,7 +19,7 @@ from pgqueue_embed.claims import add_items
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.faults import on_users_tables
-from pgqueue_embed.pipelines import pause_pipeline
+from pgqueue_embed.pipelines import keep_pipeline, pause_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
 from pgqueue_embed.told import Told
@@ -146,7 +146,9 @@ def enqueue_gone(
         told = Told(pipeline)
         look = look_through(connection, pipeline, told, slice_records=slice_records)
         check_doubt(connection, pipeline, look)
-    queue_gone(connection, pipeline, in_flight)
+    with connection.transaction():
+        keep_pipeline(connection, pipeline)
+        queue_gone(connection, pipeline, in_flight)
     return sum(
         _queue_slice(connection, pipeline, told, place, slice_records) for place in look.places
     )
@@ -237,5 +239,6 @@ def _queue_slice(
     found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
     keys = told.without_waiting(connection, found.keys)
     with connection.transaction():
+        keep_pipeline(connection, pipeline)
         queue_gone(connection, pipeline, keys)
     return len(keys)

@@ -40,8 +40,11 @@ class PipelineList(Protocol):
 class Heartbeat:
     """A background thread with its own connection; no correctness depends on it."""
 
-    def __init__(self, shared: Shared, serviceable: PipelineList) -> None:
+    def __init__(
+        self, shared: Shared, serviceable: PipelineList, identity: registry.WorkerIdentity
+    ) -> None:
         self._shared = shared
+        self._identity = identity
         self._serviceable = serviceable
         self._done = threading.Event()
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
@@ -80,7 +83,7 @@ class Heartbeat:
         while True:
             memory_bytes = process_memory_bytes(self._shared)
             pipelines = self._serviceable.pipelines()
-            registry.heartbeat(
+            known = registry.heartbeat(
                 connection,
                 self._shared.worker_id,
                 state="stopping" if self._shared.stop.is_set() else "working",
@@ -88,6 +91,8 @@ class Heartbeat:
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
                 unserved=self._shared.unserved.reasons(),
             )
+            if not known:
+                registry.register_again(connection, self._shared.worker_id, self._identity)
             self._recycle_if_large(memory_bytes)
             self._end_if_stalled(connection)
             if time.monotonic() >= self._next_housekeeping:

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection, dependents, first_line
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.pipeline_row import (
     COLUMNS,
@@ -183,6 +183,18 @@ def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
     )
 
 
+def keep_pipeline(connection: Connection, pipeline: Pipeline) -> None:
+    """Keep the pipeline from being dropped until the transaction ends, which queues something.
+
+    Raises PipelineReplaced if it is gone.
+    """
+    keep = "select from pgembed.pipelines where id = %s for key share"
+    if connection.execute(keep, (pipeline.id,)).rowcount == 0:
+        raise PipelineReplaced(
+            f"{pipeline.name} was replaced by its next generation, or dropped, just now"
+        )
+
+
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
     """Remove the pipeline with its queue, ledger and history, and its target if asked.
 
@@ -197,14 +209,19 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
     capture.remove(connection, pipeline)
     with connection.transaction():
         connection.execute("set transaction isolation level read committed")
-        # The cursor first: without it nothing is queued any more.
+        # The cursors first: without them nothing is queued any more by a scan.
         _delete_rows(connection, "scans", pipeline)
-        # The commit of a claim that this waits for may have put records back.
-        while _has_work(connection, pipeline):
-            _delete_rows(connection, "work", pipeline)
-        _delete_rows(connection, "records", pipeline)
-        _delete_rows(connection, "batches", pipeline)
         _delete_rows(connection, "adoptions", pipeline)
+        _delete_work(connection, pipeline)
+        # Behind the queue, as a switch locks it. Waits for everybody else who has queued something
+        # and is not committed, and makes whoever comes later find no pipeline.
+        connection.execute("select from pgembed.pipelines where id = %s for update", (pipeline.id,))
+        _delete_rows(connection, "scans", pipeline)
+        _delete_work(connection, pipeline)
+        _delete_rows(connection, "records", pipeline)
+        # Dead letters that were put back meanwhile have been waited for with their records.
+        _delete_work(connection, pipeline)
+        _delete_rows(connection, "batches", pipeline)
         connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
         if delete_vectors:
             _drop_target(connection, pipeline)
@@ -216,6 +233,12 @@ def _drop_target(connection: Connection, pipeline: Pipeline) -> None:
         in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(f"{target} is used: {dependents(error)}; drop that first") from None
+
+
+def _delete_work(connection: Connection, pipeline: Pipeline) -> None:
+    # The commit of a claim that this waits for may have put records back.
+    while _has_work(connection, pipeline):
+        _delete_rows(connection, "work", pipeline)
 
 
 def _has_work(connection: Connection, pipeline: Pipeline) -> bool:

@@ -6,7 +6,9 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgqueue_embed.connect import Connection
@@ -36,18 +38,36 @@ def register(connection: Connection, identity: WorkerIdentity) -> int:
         values (%s, %s, %s, %s, %s, %s, %s, %s)
         returning id
         """,
-        (
-            platform.node() or "unknown",
-            os.getpid(),
-            identity.device,
-            identity.precision,
-            identity.model,
-            VERSION,
-            identity.concurrency,
-            list(identity.pipeline_ids),
-        ),
+        _described(identity),
     ).fetchone() or (0,)
     return int(worker_id)
+
+
+def register_again(connection: Connection, worker_id: int, identity: WorkerIdentity) -> None:
+    """Insert the row of a process once more, which was taken for one that ended long ago."""
+    connection.execute(
+        """
+        insert into pgembed.workers
+            (id, host, pid, device, precision, model, version, concurrency, pipeline_ids)
+        overriding system value
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict (id) do nothing
+        """,
+        (worker_id, *_described(identity)),
+    )
+
+
+def _described(identity: WorkerIdentity) -> tuple[Any, ...]:
+    return (
+        platform.node() or "unknown",
+        os.getpid(),
+        identity.device,
+        identity.precision,
+        identity.model,
+        VERSION,
+        identity.concurrency,
+        list(identity.pipeline_ids),
+    )
 
 
 def heartbeat(
@@ -58,10 +78,13 @@ def heartbeat(
     memory_bytes: int,
     pipeline_ids: Sequence[int],
     unserved: Mapping[int, str],
-) -> None:
-    """Say that the process lives, how much memory it takes, and what it cannot serve, and why."""
+) -> bool:
+    """Say that the process lives, how much memory it takes, and what it cannot serve, and why.
+
+    Returns whether its row is there.
+    """
     served = [each for each in pipeline_ids if each not in unserved]
-    connection.execute(
+    updated = connection.execute(
         """
         update pgembed.workers
         set heartbeat_at = clock_timestamp(),
@@ -73,6 +96,7 @@ def heartbeat(
         """,
         (state, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
     )
+    return updated.rowcount > 0
 
 
 ANOTHER_ROLE_SERVES = """
@@ -127,12 +151,57 @@ def inherit_work(connection: Connection) -> None:
     connection.execute(INHERIT)
 
 
+# Of a pipeline that is gone for good: what a transaction that nobody waited for has left. Its id is
+# found by a step through the index for each pipeline, not for each row.
+ABANDONED = """
+with recursive found (pipeline_id) as (
+    (select pipeline_id from {table} order by pipeline_id limit 1)
+    union all
+    select (
+        select listed.pipeline_id
+        from {table} as listed
+        where listed.pipeline_id > found.pipeline_id
+        order by listed.pipeline_id
+        limit 1
+    )
+    from found
+    where found.pipeline_id is not null
+)
+delete from {table}
+where ctid = any(array(
+    select ctid
+    from {table} as abandoned
+    where abandoned.pipeline_id in (
+        select pipeline_id
+        from found
+        where not exists (
+            select
+            from pgembed.pipelines
+            where found.pipeline_id in (pipelines.id, pipelines.successor_of)
+        )
+    )
+    limit 50000
+))
+"""
+
+# Those that a worker's role may delete from; the cursors go with their pipeline.
+QUEUE_AND_LEDGER = ("work", "records", "batches")
+
+
+def delete_abandoned(connection: Connection) -> None:
+    """Delete rows of pipelines that are gone and have no successor, a portion of each table."""
+    for table in QUEUE_AND_LEDGER:
+        connection.execute(sql.SQL(ABANDONED).format(table=sql.Identifier("pgembed", table)))
+
+
 def sweep(connection: Connection) -> int:
     """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows.
 
-    Returns how many attempts. Work of replaced generations goes to their successors.
+    Returns how many attempts. Work of replaced generations goes to their successors, and what is of
+    no pipeline any more goes.
     """
     inherit_work(connection)
+    delete_abandoned(connection)
     orphans = connection.execute(
         f"""
         delete from pgembed.attempts

@@ -71,11 +71,12 @@ class Worker:
         cache_bytes = self._settings.cache_megabytes << 20
         with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
             serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
-            shared = self._register(device, serviceable)
+            identity = self._identity(device, serviceable)
+            shared = self._register(device, serviceable, identity)
             shared.on_stall = on_stall
             on_start(shared.worker_id)
             try:
-                self._run_loops(shared, serviceable)
+                self._run_loops(shared, serviceable, identity)
             finally:
                 self._sign_off(shared)
         if shared.failure is not None:
@@ -86,14 +87,23 @@ class Worker:
             get_logger().warning("work left undone", pipeline=name, reason=why)
         return Ending(reason=reason, model=chosen.fingerprint, left=left)
 
-    def _register(self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable) -> Shared:
-        identity = registry.WorkerIdentity(
+    def _identity(
+        self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable
+    ) -> registry.WorkerIdentity:
+        return registry.WorkerIdentity(
             device=device.model.device,
             precision=device.model.precision,
             model=device.model.name,
             concurrency=self._settings.concurrency,
             pipeline_ids=[pipeline.id for pipeline in serviceable.pipelines()],
         )
+
+    def _register(
+        self,
+        device: DeviceThread[EmbeddingModel],
+        serviceable: Serviceable,
+        identity: registry.WorkerIdentity,
+    ) -> Shared:
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             worker_id = registry.register(connection, identity)
         get_logger().info(
@@ -119,12 +129,14 @@ class Worker:
             abandon=self._abandon,
         )
 
-    def _run_loops(self, shared: Shared, serviceable: Serviceable) -> None:
+    def _run_loops(
+        self, shared: Shared, serviceable: Serviceable, identity: registry.WorkerIdentity
+    ) -> None:
         loops = [
             threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
             for number in range(self._settings.concurrency)
         ]
-        with Heartbeat(shared, serviceable):
+        with Heartbeat(shared, serviceable, identity):
             for loop in loops:
                 loop.start()
             while any(loop.is_alive() for loop in loops):

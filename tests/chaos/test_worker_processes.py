@@ -11,6 +11,7 @@ from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.enqueue import Selection, enqueue
 from tests.support.conditions import is_blocked, wait_until
 from tests.support.corpus import make_source, texts
+from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.processes import RunningWorker, pid_with_claim, workers
@@ -171,3 +172,18 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_worker_whose_row_was_deleted_registers_again(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    queue_all(connection, texts(1))
+    live = "select worker_id from pgembed.worker_status where state = 'working'"
+    with light_workers(conninfo, tmp_path, drain=False):
+        wait_until(lambda: connection.execute(live).fetchone() is not None, "the worker works")
+        before = connection.execute(live).fetchone()
+        connection.execute("delete from pgembed.workers")
+        wait_until(
+            lambda: connection.execute(live).fetchone() == before,
+            "it is there again, under its number",
+        )

@@ -225,3 +225,19 @@ def test_sweep_that_no_truncate_has_left_looks_first(
         enqueue(connection, load_pipeline(connection, "reports"), Selection(), allow_deletes=True)
         drain(session, pipeline)
     assert states(connection) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("number", [1, RECORDS])
+def test_changes_that_triggers_have_told_say_nothing_of_deletion(
+    conninfo: str, connection: Connection, pipeline: Pipeline, number: int
+) -> None:
+    install(connection, pipeline)
+    connection.execute("update reports set body = body || ' More.' where id <= %s", (number,))
+    exchange_for_an_empty_table(connection)
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        assert states(connection) == (RECORDS, 0, RECORDS)
+        bring_back(connection)
+        connection.execute("update reports set id = id + 1000 where id <= %s", (number,))
+        drain(session, pipeline)
+    assert_converged(connection, "reports")

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed import capture
 from pgqueue_embed.claims import claimable_pipelines
 from pgqueue_embed.columns import Column
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.document import Document, Recipe
 from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.key import Key
 from pgqueue_embed.pipeline_row import Records
 from pgqueue_embed.pipelines import (
@@ -28,6 +30,7 @@ from pgqueue_embed.pipelines import (
     pipeline_names,
     resume_pipeline,
 )
+from pgqueue_embed.registry import sweep
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.tables import Table, TargetColumns
 from tests.support.conditions import wait_until_blocked
@@ -245,10 +248,73 @@ def test_pipeline_that_is_dropped_while_a_worker_holds_work_leaves_nothing(
     assert not exists(connection)
 
 
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "select pgembed.enqueue('reports', array[1, 2])",
+        "select pgembed.retry('reports')",
+        "update reports set body = body || ' More.'",
+    ],
+    ids=["enqueue", "retry", "trigger"],
+)
+def test_what_an_open_transaction_has_queued_goes_with_the_pipeline(
+    connection: Connection, conninfo: str, queue: str
+) -> None:
+    pipeline = make_pipeline(connection)
+    capture.install(connection, pipeline)
+    connection.execute(
+        "insert into pgembed.records (pipeline_id, key, state, dead_at)"
+        " select %s, n::text, 'dead', now() from generate_series(1, 3) as n",
+        (pipeline.id,),
+    )
+    with (
+        psycopg.connect(conninfo) as user,
+        connect(conninfo) as dropping,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        user.execute(queue)
+        dropped = pool.submit(drop_pipeline, dropping, pipeline, delete_vectors=True)
+        wait_until_blocked(connection, dropping.info.backend_pid)
+        user.commit()
+        dropped.result(30)
+    assert traces(connection, pipeline.id) == {}
+
+
+def test_enqueue_beside_a_drop_queues_nothing(connection: Connection, conninfo: str) -> None:
+    pipeline = make_pipeline(connection)
+    with connect(conninfo) as dropping, connect(conninfo) as user, ThreadPoolExecutor(1) as pool:
+        with dropping.transaction():
+            drop_pipeline(dropping, pipeline, delete_vectors=True)
+            queued = pool.submit(user.execute, "select pgembed.enqueue('reports', array[1])")
+            wait_until_blocked(connection, user.info.backend_pid)
+        with pytest.raises(psycopg.errors.UndefinedObject, match="there is no pipeline 'reports'"):
+            queued.result(30)
+        with pytest.raises(PipelineReplaced):
+            enqueue(user, pipeline, Selection())
+    assert traces(connection, pipeline.id) == {}
+
+
+def test_housekeeping_removes_what_is_of_no_pipeline(connection: Connection) -> None:
+    kept = make_pipeline(connection)
+    enqueue(connection, kept, Selection())
+    before = traces(connection, kept.id)
+    for gone in (-5, kept.id + 7):
+        connection.execute(
+            "insert into pgembed.work (pipeline_id, keys, records) values (%s, '{1}', 1)", (gone,)
+        )
+        connection.execute(
+            "insert into pgembed.records (pipeline_id, key) values (%s, '1')", (gone,)
+        )
+        connection.execute("insert into pgembed.batches (pipeline_id) values (%s)", (gone,))
+    sweep(connection)
+    assert [traces(connection, each) for each in (-5, kept.id + 7)] == [{}, {}]
+    assert traces(connection, kept.id) == before
+
+
 def traces(connection: Connection, pipeline_id: int) -> dict[str, int]:
     """Return how many rows of each table belong to the pipeline, where there are any."""
     found = {}
-    for table in ("work", "records", "batches", "scans"):
+    for table in ("work", "records", "batches", "scans", "adoptions"):
         query = f"select count(*) from pgembed.{table} where pipeline_id = %s"
         (found[table],) = connection.execute(query, (pipeline_id,)).fetchone()
     return {table: rows for table, rows in found.items() if rows}
