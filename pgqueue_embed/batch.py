@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psycopg
 
+from pgqueue_embed.ambiguous import hash_of_rows
 from pgqueue_embed.claim_cursor import ClaimCursor
 from pgqueue_embed.claims import (
     Claim,
@@ -177,12 +178,15 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, limit_bytes: int) 
     again = [owner[key].embed_again for key in keys]
     records = read_records(session.side, pipeline, keys, again, limit_bytes=limit_bytes)
     found = {record.key: record for record in records}
+    ambiguous = _ambiguous(pipeline, records)
     left_over: dict[WorkItem, list[str]] = {}
     findings: list[Finding] = []
     to_embed: list[tuple[SourceRecord, bool]] = []
     for key, item in owner.items():
         record = found.get(key)
-        if record is not None and record.beyond_limit:
+        if key in ambiguous:
+            findings.append(ambiguous[key])
+        elif record is not None and record.beyond_limit:
             left_over.setdefault(item, []).append(key)
         elif record is not None and not record.unchanged and key not in condemned:
             to_embed.append((record, item.embed_again))
@@ -195,6 +199,24 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, limit_bytes: int) 
         left_over=left_over,
         seconds=time.monotonic() - started,
     )
+
+
+def _ambiguous(pipeline: Pipeline, records: Sequence[SourceRecord]) -> dict[str, Finding]:
+    """Return what is found of keys that have several rows: nobody can tell which one is meant."""
+    hashes: dict[str, list[bytes]] = {}
+    for record in records:
+        hashes.setdefault(record.key, []).append(record.document_hash)
+    return {
+        key: Finding(
+            key=key,
+            found=Found.FAILED,
+            document_hash=hash_of_rows(several),
+            error=f"{pipeline.source} has {len(several)} rows with this key; make it unique",
+            hopeless=True,
+        )
+        for key, several in hashes.items()
+        if len(several) > 1
+    }
 
 
 def _finding_unread(

@@ -14,6 +14,7 @@ from typing import Any
 from psycopg import sql
 
 from pgqueue_embed.adoptions import check_adopted
+from pgqueue_embed.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UsageError
 from pgqueue_embed.faults import on_users_tables
@@ -291,9 +292,7 @@ wanted as (
         and case
             when %(everything)s or ledger.state is null or waiting.in_flight then true
             when ledger.generation is distinct from %(generation)s then true
-            else ledger.document_hash is distinct from (
-                select {document_hash} from {source} as source where {source_key} = {slice_key}
-            )
+            else ledger.document_hash is distinct from {hash_of_rows}
                 {or_chunks_are_gone}
         end
     order by {slice_order}
@@ -323,9 +322,9 @@ queued as (
 select
     (select count(*) from slice),
     (select coalesce(sum(records), 0) from queued),
-    (select {slice_key_text} from last as slice)
+    (select {slice_key_text} from last as slice),
+    {keys_that_occur_twice}
 """
-
 
 # A record that was deleted and is there again has the text of before, and its chunks went with the
 # foreign key.
@@ -364,11 +363,14 @@ def queue_slice(
     query = _slice_query(pipeline, selection, resumes=last_key is not None)
     try:
         with on_users_tables(connection, f"reading {pipeline.source}"):
-            return connection.execute(query, values).fetchone() or (0, 0, None)
+            row = connection.execute(query, values).fetchone()
     except PipelineFault as error:
         if selection.where is None:
             raise
         raise UsageError(f"--where fails on a record: {error}") from None
+    scanned, queued, reached, twice = row or (0, 0, None, None)
+    warn_of(pipeline, twice)
+    return scanned, queued, reached
 
 
 def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:
@@ -395,4 +397,6 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         names[f"{alias}_key"] = key.of(alias, key.positions)
     if pipeline.foreign_key:
         names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
+    names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)
+    names["keys_that_occur_twice"] = keys_that_occur_twice(pipeline, names)
     return sql.SQL(QUEUE_SLICE).format(**names)

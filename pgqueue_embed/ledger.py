@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from psycopg import sql
 
+from pgqueue_embed.ambiguous import hash_of_rows
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.faults import on_users_tables
@@ -109,13 +111,16 @@ def read_current(
         rows = connection.execute(query, values).fetchall()
     if keys and not rows:
         raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")
+    of_key: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        of_key.setdefault(row[0], []).append(row)
     return {
-        row[0]: Current(
-            key=row[0],
+        key: Current(
+            key=key,
             present=row[1],
             excluded=row[2],
             has_chunks=row[3],
-            document_hash=row[4],
+            document_hash=hash_of_rows([each[4] for each in same]),
             state=row[5],
             generation=row[6],
             ledger_hash=row[7],
@@ -123,7 +128,8 @@ def read_current(
             attempts=row[9],
             failed_hash=row[10],
         )
-        for row in rows
+        for key, (row, *_) in of_key.items()
+        for same in [of_key[key]]
     }
 
 

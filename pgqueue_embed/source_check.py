@@ -180,10 +180,12 @@ NAMES_COVER_INDEX = sql.SQL("""(
     where position <= indnkeyatts
 )""")
 
-# A unique index on some of the columns makes them unique together with any others.
+# A unique index on some of the columns makes them unique together with any others, but not in the
+# tables that inherit from this one (partitions do not: theirs is one with the parent's).
 UNIQUE = """
 select
     relkind in ('v', 'f', 'm'),
+    relkind <> 'p' and exists (select from pg_inherits where inhparent = pg_class.oid),
     exists (
         select
         from pg_index
@@ -200,10 +202,20 @@ where nspname = %(schema)s and relname = %(table)s
 def _check_unique(connection: Connection, table: Table, names: Sequence[str]) -> None:
     values = {"names": list(names), "schema": table.schema, "table": table.name}
     query = sql.SQL(UNIQUE).format(names_cover_index=NAMES_COVER_INDEX)
-    without_index, indexed = connection.execute(query, values).fetchone() or (False, False)
-    if indexed or (without_index and not _has_duplicates(connection, table, names)):
+    row = connection.execute(query, values).fetchone()
+    without_index, inherited, indexed = row or (False, False, False)
+    if indexed and not inherited:
         return
     listed = ", ".join(names)
+    if indexed or without_index:
+        twice = _key_that_occurs_twice(connection, table, names)
+        if twice is None:
+            return
+        heirs = ", those of tables that inherit from it included" if inherited else ""
+        raise UsageError(
+            f"{table} has several rows with the same {listed}, such as {twice}{heirs}; make it"
+            " unique, or name another key with --id-field"
+        )
     raise UsageError(
         f"{table} has no unique key on {listed}; add one"
         f" (create unique index on {table} ({listed})) or name another key with --id-field"
@@ -248,9 +260,11 @@ def _check_referable(connection: Connection, table: Table, names: Sequence[str])
         )
 
 
-def _has_duplicates(connection: Connection, table: Table, names: Sequence[str]) -> bool:
-    query = sql.SQL("select from {table} group by {key} having count(*) > 1 limit 1").format(
-        table=table.identifier,
-        key=sql.SQL(", ").join(map(sql.Identifier, names)),
-    )
-    return connection.execute(query).fetchone() is not None
+def _key_that_occurs_twice(
+    connection: Connection, table: Table, names: Sequence[str]
+) -> str | None:
+    query = sql.SQL(
+        "select concat_ws(', ', {key}) from {table} group by {key} having count(*) > 1 limit 1"
+    ).format(table=table.identifier, key=sql.SQL(", ").join(map(sql.Identifier, names)))
+    row = connection.execute(query).fetchone()
+    return None if row is None else str(row[0])
