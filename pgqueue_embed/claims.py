@@ -50,8 +50,7 @@ class WorkItem:
     def weight(self) -> int:
         """How many records it counts for in a claim.
 
-        Items of bulk loading count as full ones, since enqueue has sized them to be shared. Changes
-        come in items of any size, of a single record very often.
+        Items of bulk loading count as full ones: enqueue has sized them to be shared.
         """
         return len(self.keys) if self.priority == CHANGES else MAX_ITEM_RECORDS
 

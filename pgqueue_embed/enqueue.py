@@ -73,9 +73,8 @@ def enqueue(
     """Queue the records of `selection` that do not wait already; returns how many were.
 
     These are new and changed records, and with neither `where` nor `limit` those that the source
-    has lost, whose vectors go. If more than a tenth has gone, and more than 1,000 records, without
-    anybody telling, the pipeline is paused instead and PipelineFault raised: with `allow_deletes`,
-    they are queued all the same, and a pipeline that was paused for this goes on.
+    has lost, whose vectors go. If too much has gone (see gone.Look), the pipeline is paused instead
+    and PipelineFault raised; with `allow_deletes` it is queued, and such a pause ends.
     Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
     machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
     for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses, and
@@ -83,9 +82,7 @@ def enqueue(
     """
     check_adopted(connection, pipeline)
     if allow_deletes and not selection.is_whole:
-        raise UsageError(
-            "--allow-deletes: with --where or --limit nobody looks for what is gone; leave them out"
-        )
+        raise UsageError("--allow-deletes: without --where and --limit only, what is gone is found")
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
