@@ -23,6 +23,8 @@ from benchmarks.corpora import maude
 from benchmarks.figures import Figure, Measured, interleaved, ratio
 from benchmarks.packages import Missing
 from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.embedding.inputs import pad
+from pgqueue_embed.embedding.network import padding_id
 from pgqueue_embed.embedding.rows import lowest_cosine
 from pgqueue_embed.embedding.shapes import Batch, plan_batches
 
@@ -116,8 +118,8 @@ def _timed(run: Run) -> Callable[[], tuple[float, float]]:
 
 
 def _input(model: EmbeddingModel, chunks: Sequence[Any], batch: Batch) -> Input:
-    assert model._frame is not None, "the default model has a frame"
-    ids, mask = model._frame.batch([chunks[row] for row in batch.rows], batch.length)
+    sequences = model._documents.sequences([chunks[row] for row in batch.rows])
+    ids, mask = pad(sequences, batch.length, padding_id(model._documents.module) or 0)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids) if mask is None else mask}
 
 

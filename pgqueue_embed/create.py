@@ -8,7 +8,14 @@ from tokenizers import Tokenizer
 
 from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, fingerprint, resolve_model
+from pgqueue_embed.embedding import (
+    EmbeddingModel,
+    ResolvedModel,
+    fingerprint,
+    missing_prompts,
+    refuse_unsuited,
+    resolve_model,
+)
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.pipeline_row import ModelIdentity, Records, kept_dimensions
@@ -20,10 +27,10 @@ from pgqueue_embed.unknown_tokens import describe_unknown_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Created:
-    """A new pipeline, and a warning about its model's grasp of the text, if there is one."""
+    """A new pipeline, and what to know about its model: its grasp of the text, its prompts."""
 
     pipeline: Pipeline
-    warning: str | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,7 @@ class Prepared:
     records: Records
     model: ModelIdentity
     tokenizer: Tokenizer | None
+    notes: tuple[str, ...]
 
 
 def create(
@@ -58,8 +66,9 @@ def make(connection: Connection, prepared: Prepared, *, sync: bool = False) -> C
         pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
         if sync:
             capture.install(connection, pipeline)
-    warning = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
-    return Created(pipeline=pipeline, warning=warning)
+    unknown = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
+    warnings = (*prepared.notes, *([unknown] if unknown else []))
+    return Created(pipeline=pipeline, warnings=warnings)
 
 
 def prepare(
@@ -73,7 +82,13 @@ def prepare(
         records=records,
         model=fitted.identity,
         tokenizer=fitted.model.tokenizer,
+        notes=_notes(fitted.model),
     )
+
+
+def _notes(model: EmbeddingModel) -> tuple[str, ...]:
+    prompts = missing_prompts(model.facts)
+    return (*model.notes, *([prompts] if prompts else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +101,18 @@ class Fitted:
 
 
 def fit_model(spec: PipelineSpec, model_reference: str, revision: str | None = None) -> Fitted:
-    """Load the model, fp32 on the CPU; raises ModelError, or UsageError for too long chunks."""
+    """Load the model, fp32 on the CPU, and let it read a chunk as long as they may be.
+
+    Raises ModelError, or UsageError for too long chunks.
+    """
     resolved = resolve_model(model_reference, revision=revision)
     model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+    refuse_unsuited(model.facts)
     identity = _identity(resolved, model)
     kept_dimensions(spec, identity)
-    return Fitted(spec=_fitted(spec, model), identity=identity, model=model)
+    fitted = _fitted(spec, model)
+    model.try_chunk_of(fitted.chunk_tokens)
+    return Fitted(spec=fitted, identity=identity, model=model)
 
 
 def _fitted(spec: PipelineSpec, model: EmbeddingModel) -> PipelineSpec:

@@ -65,8 +65,6 @@ class QueryEncoder:
 
     def unknown_share(self, query: str) -> float:
         """Return the share, 0 to 1, of the query's tokens that the model does not know."""
-        if self._model.tokenizer is None:
-            return 0.0
         budget = self._model.content_budget
         chunker = Chunker(self._model.tokenizer, max_tokens=budget, overlap_tokens=0)
         (chunked,) = chunker.chunk([query])

@@ -18,7 +18,7 @@ from pgqueue_embed.embedding import (
     resolve_model,
 )
 from pgqueue_embed.embedding import fingerprint as fingerprint_of
-from pgqueue_embed.errors import ModelError, ModelMismatch, PgembedError, SetupError
+from pgqueue_embed.errors import ModelMismatch, PgembedError, SetupError
 from pgqueue_embed.generations import with_successors
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
@@ -90,12 +90,22 @@ def check_local_model(pipeline: Pipeline, model_path: str | None = None) -> Reso
     local = fingerprint_of(resolved.path)
     if local.digest != pipeline.model_fingerprint:
         wanted = Fingerprint(digest=pipeline.model_fingerprint, files=pipeline.model_files)
+        if local.continues(wanted):
+            _log_continued(pipeline)
+            return resolved
         raise ModelMismatch(
             f"the model at {resolved.path} is not the one of pipeline '{pipeline.name}':"
             f" {', '.join(local.difference(wanted))} differ; install the same model, or name its"
             " folder with --model-path"
         )
     return resolved
+
+
+def _log_continued(pipeline: Pipeline) -> None:
+    get_logger().warning(
+        "model fingerprint of an earlier version, without the files of its adapter",
+        pipeline=pipeline.name,
+    )
 
 
 def _by_waiting(
@@ -245,9 +255,7 @@ def left_undone(
 
 
 def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:
-    """Return the chunker of `pipeline`; raises ModelError for a model without a tokenizer."""
-    if model.tokenizer is None:
-        raise ModelError(f"model {model.name} has no fast tokenizer to cut documents by")
+    """Return the chunker of `pipeline`."""
     return Chunker(
         model.tokenizer,
         max_tokens=pipeline.chunk_tokens,

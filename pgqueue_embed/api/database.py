@@ -117,8 +117,7 @@ class Database:
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
             if not (if_not_exists and name in pipeline_names(connection)):
-                warning = create(connection, spec, model, sync=sync).warning
-                if warning:
+                for warning in create(connection, spec, model, sync=sync).warnings:
                     warn(warning, stacklevel=2)
         return Pipeline(self.conninfo, name)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ _CANARIES = (
     "Temperature\u00a037 °C 🙂🙂 naïve co\u00f6perate\u200b hyphen\u00adation ﬁne ① x²=4 [SEP] end",
 )
 _CANARY_TOKENS = 12
+_SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
 # A slice may have a token more than its part of the document, where ids are not reusable.
 _SLACK_TOKENS = 2
 # More are cut, whatever they count: a word of a thousand emoji may be one unknown token.
@@ -64,6 +67,7 @@ class Chunker:
         self.whole = whole
         self._tokenizer = private_copy(tokenizer)
         self._unknown_id = unknown_id(self._tokenizer)
+        self._drops_spaces = _drops_spaces(self._tokenizer)
         self.reuses_ids = self._slices_keep_their_ids()
 
     def chunk(
@@ -130,6 +134,10 @@ class Chunker:
             _refuse_longer(len(tokens.ids), budget)
         if tokens.cuts is None:
             drafts = _uncut(number, document, tokens.ids, budget)
+            if not self._drops_spaces and any(
+                draft.end - draft.start < len(document) for draft in drafts
+            ):
+                drafts[0].ids = None
         else:
             overlap = min(self.overlap_tokens, (budget - 1) // 2)
             most = budget - self._slack(budget)
@@ -251,7 +259,8 @@ def _slices(
     """Turn token ranges into slices without white space at their edges.
 
     What the tokenizer dropped between two slices belongs to the first one. The ids are those of
-    the range only where both its ends are word ends and it holds no seam.
+    the range only where both its ends are word ends, it holds no seam, and neither white space
+    beside the slice nor a character at its edge that may be read as such has a part in them.
     """
     count = len(ids)
     for first, end in ranges:
@@ -261,9 +270,43 @@ def _slices(
         whole_words = cuts.fresh[first] and (end == count or cuts.fresh[end])
         seam = bisect_left(cuts.seams, first)
         clean = whole_words and (seam == len(cuts.seams) or cuts.seams[seam] > end)
+        clean = clean and start < stop and _is_own(document, cuts, (first, end), (start, stop))
         own = ids[first:end] if clean else None
         if start < stop:
             yield _Draft(document=number, start=start, end=stop, ids=own, max_tokens=budget)
+
+
+def _is_own(
+    document: str, cuts: Cuts, tokens: tuple[int, int], characters: tuple[int, int]
+) -> bool:
+    """Tell whether a range of tokens has the ids of the slice of characters on its own."""
+    (first, end), (start, stop) = tokens, characters
+    spaces_before = start - int(cuts.starts[first])
+    if spaces_before > 1 or (first + 1 < end and int(cuts.starts[first + 1]) <= start):
+        return False
+    if int(cuts.starts[end - 1]) >= stop:
+        return False
+    begins = start == 0 or _is_plain(document[start])
+    return begins and (stop == len(document) or _is_plain(document[stop - 1]))
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_plain(character: str) -> bool:
+    """Tell whether no tokenizer reads a character at an edge as white space, or not at all.
+
+    Zero-width spaces, marks and control characters are such, and what NFKC makes of some symbols.
+    """
+    if character.isascii():
+        return character.isprintable()
+    normal = unicodedata.normalize("NFKC", character)
+    return all(unicodedata.category(each)[0] in "LNP" for each in (normal[:1], normal[-1:]))
+
+
+def _drops_spaces(tokenizer: Tokenizer) -> bool:
+    """Tell whether white space around a text leaves its ids as they are."""
+    plain, spaced = ("pump", "".join(_SPACES) + "pump" + "".join(_SPACES))
+    encodings = tokenizer.encode_batch([plain, spaced], add_special_tokens=False)
+    return bool(encodings[0].ids == encodings[1].ids)
 
 
 def _strip(document: str, start: int, end: int) -> tuple[int, int]:

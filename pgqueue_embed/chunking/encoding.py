@@ -62,31 +62,54 @@ class Tokens:
     cuts: Cuts | None
 
 
-def private_copy(tokenizer: Tokenizer) -> Tokenizer:
-    """Copy a tokenizer, without truncation or padding and blind to control tokens in text."""
+def private_copy(tokenizer: Tokenizer, *, control_tokens: bool = False) -> Tokenizer:
+    """Copy a tokenizer, without truncation or padding and blind to control tokens in text.
+
+    All ids stay, those of control tokens too: only their names are out of the reach of a text. With
+    ``control_tokens`` a text may spell them, for models that were trained so.
+    """
     state = json.loads(tokenizer.to_str())
-    control = {token["content"] for token in state["added_tokens"] if token["special"]}
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
-    _hide(state["model"], control)
+    if not control_tokens:
+        _hide_control_tokens(state)
     copy = Tokenizer.from_str(json.dumps(state))
+    copy.encode_special_tokens = not control_tokens
     copy.no_truncation()
     copy.no_padding()
     return copy
 
 
-def _hide(model: dict[str, Any], control: set[str]) -> None:
-    """Put control tokens out of reach of a text that spells them, keeping their ids.
+# No text in PostgreSQL holds this character.
+_HIDDEN = "\0"
 
-    Unigram models find ``</s>`` in their vocabulary like any other piece.
+
+def _hide_control_tokens(state: dict[str, Any]) -> None:
+    """Rename control tokens where they stand, because an added token is numbered by its place.
+
+    They are renamed in the vocabulary too: Unigram models find ``</s>`` in it like any other piece.
     """
-    control = control - {model.get("unk_token")}
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        for name in control & vocabulary.keys():
-            vocabulary[f"\0{name}"] = vocabulary.pop(name)
+    control = {token["content"] for token in state["added_tokens"] if token["special"]}
+    for token in state["added_tokens"]:
+        if token["special"]:
+            token["content"] = _HIDDEN + token["content"]
+    model = state["model"]
+    if model.get("unk_token") in control:
+        model["unk_token"] = _HIDDEN + model["unk_token"]
+    if isinstance(model["vocab"], dict):
+        renamed = {
+            _HIDDEN + name if name in control else name: n for name, n in model["vocab"].items()
+        }
+        model["vocab"] = renamed
     else:
-        for entry in vocabulary:
-            entry[0] = f"\0{entry[0]}" if entry[0] in control else entry[0]
+        for entry in model["vocab"]:
+            entry[0] = _HIDDEN + entry[0] if entry[0] in control else entry[0]
+    if "merges" in model:
+        model["merges"] = [each for each in model["merges"] if not _makes(each, control)]
+
+
+def _makes(merge: str | list[str], control: set[str]) -> bool:
+    """Tell whether a merge of two pieces makes or takes a control token."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return not control.isdisjoint((left, right, left + right))
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:

@@ -76,7 +76,7 @@ def make_pipeline(
 
 
 def say_created(created: Created) -> None:
-    """Say what was made, and warn when its model cannot read the text."""
+    """Say what was made, and what to know about its model."""
     from pgqueue_embed.target import target_of
 
     pipeline = created.pipeline
@@ -85,8 +85,8 @@ def say_created(created: Created) -> None:
         f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )
-    if created.warning:
-        typer.secho(f"warning: {created.warning}", fg="yellow", err=True)
+    for warning in created.warnings:
+        typer.secho(f"warning: {warning}", fg="yellow", err=True)
 
 
 def enqueue(

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgqueue_embed.doctor.check import Check, ok, warning
-from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, calibrate, resolve_model
+from pgqueue_embed.embedding import (
+    EmbeddingModel,
+    ResolvedModel,
+    calibrate,
+    missing_prompts,
+    refuse_unsuited,
+    resolve_model,
+)
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
@@ -46,7 +53,13 @@ class Models:
 
     def check_model(self, name: str) -> Iterator[Check]:
         """Check a model by its name, as `pgembed create --model` would."""
-        yield from self._check(f"model {name}", resolve_model(name))
+        resolved = resolve_model(name)
+        yield from self._check(f"model {name}", resolved)
+        facts = self._loaded[resolved.path].facts
+        refuse_unsuited(facts)
+        prompts = missing_prompts(facts)
+        if prompts:
+            yield warning(f"model {name}", prompts, "see docs/models.md, Prompts")
 
     def check_pipeline(self, pipeline: Pipeline) -> Iterator[Check]:
         """Check that the pipeline's own model is here and computes what it should."""

@@ -2,6 +2,8 @@
 
 from pgqueue_embed.embedding.calibration import calibrate
 from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
+from pgqueue_embed.embedding.facts import ModelFacts, refuse_unsuited
+from pgqueue_embed.embedding.families import missing_prompts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
 from pgqueue_embed.embedding.resolve import ResolvedModel, as_folder, full_name, resolve_model
@@ -13,6 +15,7 @@ __all__ = [
     "Embedded",
     "EmbeddingModel",
     "Fingerprint",
+    "ModelFacts",
     "NonFiniteVectors",
     "ResolvedModel",
     "VectorCache",
@@ -20,5 +23,7 @@ __all__ = [
     "calibrate",
     "fingerprint",
     "full_name",
+    "missing_prompts",
+    "refuse_unsuited",
     "resolve_model",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
@@ -23,19 +22,14 @@ _SCRIPTS = (
 _TEXTS = ("pump", "The pump failed.", _ENGLISH, _ENGLISH * 6, *_SCRIPTS, " ".join(_SCRIPTS))
 
 
-def canary_chunks(tokenizer: Tokenizer | None, content_budget: int) -> list[Chunk]:
+def canary_chunks(tokenizer: Tokenizer, content_budget: int) -> list[Chunk]:
     """Return chunks from one token up to the budget or a few hundred tokens long."""
-    if tokenizer is None:
-        none = np.empty(0, np.int32)
-        return [Chunk(index=0, start=0, end=len(t), text=t, token_ids=none) for t in _TEXTS]
     chunker = Chunker(tokenizer, max_tokens=min(content_budget, _MAX_TOKENS), overlap_tokens=0)
     return [chunk for document in chunker.chunk(_TEXTS) for chunk in document.chunks]
 
 
-def full_chunks(tokenizer: Tokenizer | None, tokens: int) -> list[Chunk]:
+def full_chunks(tokenizer: Tokenizer, tokens: int) -> list[Chunk]:
     """Return chunks of English text of at most ``tokens`` tokens, most of them nearly as long."""
-    if tokenizer is None:
-        return canary_chunks(None, tokens)
     chunker = Chunker(tokenizer, max_tokens=tokens, overlap_tokens=0)
     (document,) = chunker.chunk([_ENGLISH * 20])
     return list(document.chunks[:-1] or document.chunks)

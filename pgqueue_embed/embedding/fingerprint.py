@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+
+from pgqueue_embed.errors import ModelError
 
 # Whatever can change a vector; not read-me files, training logs or other frameworks' weights.
 _PATTERNS = (
@@ -23,8 +27,12 @@ _PATTERNS = (
     "chat_template.*",
     "vocab.*",
     "merges.txt",
+    "adapter_config.json",
     "*.model",
 )
+# An adapter changes the weights of another model, whose files count as if they were in a folder.
+_ADAPTER = "adapter_config.json"
+_BASE = "base"
 _OTHER_FRAMEWORKS = {"onnx", "openvino", "coreml", ".git", ".cache"}
 
 _hashes: dict[tuple[str, int, int, int], str] = {}
@@ -42,19 +50,51 @@ class Fingerprint:
         names = self.files.keys() | other.files.keys()
         return sorted(name for name in names if self.files.get(name) != other.files.get(name))
 
+    def continues(self, earlier: Fingerprint) -> bool:
+        """Tell whether ``earlier`` is of the same files, from before those of adapters counted."""
+        added = self.difference(earlier)
+        return all(
+            name not in earlier.files and name.startswith((_ADAPTER, f"{_BASE}/")) for name in added
+        )
+
 
 def fingerprint(path: Path) -> Fingerprint:
     """Hash the files of a model folder that decide its vectors, following symbolic links.
 
-    Hashes are remembered in memory until a file changes; nothing is written to disk.
+    Those of the model that an adapter is for count too. Hashes are remembered in memory until a
+    file changes; nothing is written to disk. Raises ModelError if an adapter's model is not here.
     """
-    files = {
+    files = _files(path)
+    for adapter in path.rglob(_ADAPTER):
+        files |= {f"{_BASE}/{name}": digest for name, digest in _files(_base_of(adapter)).items()}
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(files.items()))
+    return Fingerprint(digest=hashlib.sha256(lines.encode()).hexdigest(), files=files)
+
+
+def _files(path: Path) -> dict[str, str]:
+    return {
         file.relative_to(path).as_posix(): _hash(file)
         for file in sorted(path.rglob("*"))
         if _counts(file.relative_to(path)) and file.is_file()
     }
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(files.items()))
-    return Fingerprint(digest=hashlib.sha256(lines.encode()).hexdigest(), files=files)
+
+
+def _base_of(adapter: Path) -> Path:
+    """Return the folder of the model that an adapter is for, on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    base = str(settings.get("base_model_name_or_path"))
+    if Path(base).is_dir():
+        return Path(base)
+    with suppress(ValueError, OSError):
+        found = try_to_load_from_cache(base, "config.json", revision=settings.get("revision"))
+        if isinstance(found, str):
+            return Path(found).parent
+    raise ModelError(
+        f"{adapter.parent} is an adapter for {base}, which is not on this machine: fetch that"
+        " model first, or save the two merged (merge_and_unload) and use that folder"
+    )
 
 
 def _counts(relative: Path) -> bool:

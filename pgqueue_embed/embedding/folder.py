@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,12 +18,37 @@ _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "sentenc
 _OTHER_FRAMEWORKS = {"onnx", "openvino", "coreml"}
 _MODULES_WITH_FILES = ("Transformer", "Pooling", "Dense", "StaticEmbedding")
 
+# What gives no single dense vector for a text, and how its files tell.
+_OTHER_KINDS = {
+    "CrossEncoder": "a cross-encoder, which scores pairs of texts",
+    "SparseEncoder": "a sparse encoder (SPLADE), whose vectors have a dimension for each word",
+    "MultiVectorEncoder": "a multi-vector model (ColBERT), which has a vector for each token",
+}
+_TELLING_MODULES = {
+    "sparse_encoder": "SparseEncoder",
+    "Splade": "SparseEncoder",
+    "MLMTransformer": "SparseEncoder",
+    "multi_vector": "MultiVectorEncoder",
+    "pylate": "MultiVectorEncoder",
+    "cross_encoder": "CrossEncoder",
+    "LogitScore": "CrossEncoder",
+}
+_TELLING_ARCHITECTURES = {
+    "ColBERT": "MultiVectorEncoder",
+    "ForSequenceClassification": "CrossEncoder",
+}
+
+# Code of a model's own that transformers has as its own class, made for the same files.
+_ADOPTED_CODE = {"NomicBertConfig", "NomicBertModel", "NomicBertForPreTraining"}
+_READ_BY_CODE = ("AutoModel", "AutoConfig", "AutoTokenizer")
+
 
 def check_folder(path: Path, name: str) -> None:
     """Raise ModelError unless ``path`` is a whole model, in safetensors, without own code."""
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(f"{path} is not a model folder: it has no modules.json or config.json")
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    _refuse_other_kinds(path, name)
     refuse_pickles(files, name)
     _refuse_code(path, name)
     missing = list(_missing_files(path, set(files)))
@@ -54,19 +79,65 @@ def _is_pickled_weights(path: PurePosixPath) -> bool:
     return path.suffix in _PICKLED_SUFFIXES and not path.name.startswith(_NOT_WEIGHTS)
 
 
-def _refuse_code(path: Path, name: str) -> None:
-    types = [module["type"] for module in _read_json(path / "modules.json") or []]
+def _refuse_other_kinds(path: Path, name: str) -> None:
+    """Raise ModelError for a model that sentence-transformers would turn into another one."""
+    declared = (_read_json(path / "config_sentence_transformers.json") or {}).get("model_type")
+    kinds = [declared] if declared in _OTHER_KINDS else []
+    kinds += [
+        kind
+        for module_type in _module_types(path)
+        for part, kind in _TELLING_MODULES.items()
+        if part in module_type
+    ]
+    if not (path / "modules.json").is_file():
+        architectures = (_read_json(path / "config.json") or {}).get("architectures") or []
+        kinds += [
+            kind
+            for architecture in architectures
+            for part, kind in _TELLING_ARCHITECTURES.items()
+            if part in architecture
+        ]
+    if kinds:
+        raise ModelError(
+            f"model {name} is {_OTHER_KINDS[kinds[0]]}: pgembed stores one vector for each chunk;"
+            " choose an embedding model"
+        )
+
+
+def _module_types(path: Path) -> list[str]:
+    types = [str(module["type"]) for module in _read_json(path / "modules.json") or []]
     for router in path.rglob("router_config.json"):
-        types += (_read_json(router) or {}).get("types", {}).values()
-    for module_type in types:
-        if not str(module_type).startswith("sentence_transformers."):
+        types += map(str, (_read_json(router) or {}).get("types", {}).values())
+    return types
+
+
+def _refuse_code(path: Path, name: str) -> None:
+    for module_type in _module_types(path):
+        if not module_type.startswith("sentence_transformers."):
             raise ModelError(f"model {name} needs code of its own ({module_type}): refused")
+    for file in (*path.rglob("config.json"), *path.rglob("tokenizer_config.json")):
+        for reader, code in _code_of(file):
+            raise ModelError(
+                f"model {name} needs code of its own ({code} as {reader}), which is never run:"
+                " without it, its vectors would be others"
+            )
+
+
+def _code_of(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield what a configuration has read by code of the model's own, and the class for it."""
+    settings = _read_json(file)
+    named = settings.get("auto_map") if isinstance(settings, dict) else None
+    for reader, reference in (named or {}).items() if isinstance(named, dict) else ():
+        references = reference if isinstance(reference, list) else [reference]
+        classes = [str(each).rpartition(".")[2] for each in references if each]
+        if reader in _READ_BY_CODE and not _ADOPTED_CODE.issuperset(classes):
+            yield reader, classes[0]
 
 
 def _missing_files(path: Path, files: set[str]) -> Iterable[str]:
     for module in _read_json(path / "modules.json") or []:
-        folder = module.get("path") or ""
-        if module["type"].endswith(_MODULES_WITH_FILES) and folder:
+        folder = module.get("path") or "."
+        if module["type"].endswith(_MODULES_WITH_FILES) and folder != ".":
             inside = {file for file in files if file.startswith(f"{folder}/")}
             yield from () if inside else (f"{folder}/config.json",)
     for index in path.glob("*.safetensors.index.json"):

@@ -9,30 +9,33 @@ from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.chunking.encoding import private_copy
 from pgqueue_embed.embedding import canaries, network, precision
 from pgqueue_embed.embedding.devices import choose_device, configure_device, kind_of
+from pgqueue_embed.embedding.facts import SelfTest, learn_facts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
-from pgqueue_embed.embedding.inputs import Frame, keeps_ids, learn_frame
+from pgqueue_embed.embedding.reader import TEXTS, Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
     NonFiniteVectors,
+    TooLong,
     Vectors,
     WrongVectors,
     lowest_cosine,
     unit_rows,
 )
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
-from pgqueue_embed.errors import ModelError, RecordFault, UsageError
+from pgqueue_embed.errors import ModelError, UsageError
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
 _SAME_VECTORS = 0.9999
 # Canaries have all lengths: in one batch two thirds of its tokens would be padding, which a CPU
 # computes for seconds whenever a model is opened.
 _CANARIES_AT_ONCE = 2
+_LONGEST_TRY = 4_096
 
 Read = Callable[[], Vectors]
 
@@ -41,46 +44,68 @@ class EmbeddingModel:
     """A loaded model. Not for two threads at once: a `DeviceThread` owns it in a worker.
 
     Attributes: ``name``, ``revision``; ``device`` and ``precision`` in use; ``dimensions`` of a
-    vector; ``max_sequence_tokens`` that the model reads; ``document_prompt`` and
-    ``query_prompt``, "" for none; ``tokenizer``, a private copy, or None for models without
-    one; ``exact_ids``, whether chunk ids are fed as they are (if not, texts are); ``limits``, how
-    large its batches should be; ``notes``, sentences for the person at the screen.
+    vector; ``max_sequence_tokens`` that the model reads of a document; ``tokenizer`` of documents,
+    a private copy; ``facts``, all that was learnt of it; ``limits``, how large its batches should
+    be; ``notes``, sentences for the person at the screen.
     """
 
-    def __init__(self, resolved: ResolvedModel) -> None:
+    def __init__(
+        self,
+        resolved: ResolvedModel,
+        *,
+        document_prompt: str | None = None,
+        query_prompt: str | None = None,
+        control_tokens: bool = False,
+    ) -> None:
         """Open the model on the CPU in fp32; use `load` to place it on a device."""
         self.name = resolved.name
         self.revision = resolved.revision
         self.device = "cpu"
         self.precision = "fp32"
         self.limits = limits_for("cpu")
-        self.notes: tuple[str, ...] = ()
         self._path = resolved.path
-        self._network: Any = network.open_network(resolved.path, resolved.name)
-        self.is_transformer = network.is_transformer(self._network)
-        self.max_sequence_tokens = network.max_sequence_tokens(self._network)
-        self.document_prompt, self.query_prompt = network.prompts(self._network)
-        own = network.fast_tokenizer(self._network)
-        self.tokenizer: Tokenizer | None = None if own is None else private_copy(own)
-        self._frame = self._learn_frame()
+        opened = network.open_network(resolved.path, resolved.name)
+        self.notes = opened.notes
+        self._network: Any = opened.network
+        self._documents = self._reader(network.DOCUMENT, document_prompt, control_tokens)
+        self._queries = self._reader(network.QUERY, query_prompt, control_tokens)
+        self.tokenizer: Tokenizer = self._documents.tokenizer
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
-        self.exact_ids = False
+        self.facts = learn_facts(
+            self._network, self._documents, self._queries, self._test_itself(), resolved
+        )
+        self.dimensions = self.facts.dimensions
         self._references = self._of_canaries(self.forward)
-        self.exact_ids = self._ids_give_the_same_vectors()
-        self.dimensions = int(self._references.shape[1])
+
+    def _reader(self, task: str, prompt: str | None, control_tokens: bool) -> Reader:
+        return Reader(self._network, task, self.name, prompt=prompt, control_tokens=control_tokens)
 
     @classmethod
     def load(
-        cls, resolved: ResolvedModel, *, device: str = "auto", precision: str = "auto"
+        cls,
+        resolved: ResolvedModel,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        document_prompt: str | None = None,
+        query_prompt: str | None = None,
+        control_tokens: bool = False,
     ) -> EmbeddingModel:
         """Load a model and place it where and how its canaries agree with fp32 on the CPU.
 
         ``device`` is auto, mps, cuda, cuda:N or cpu; ``precision`` auto, fp32, fp16 or bf16.
+        Prompts are the model's own where None. With ``control_tokens`` texts may spell the model's
+        control tokens, as those that it was trained with did; otherwise they are read as text.
         Raises UsageError for what this machine does not have, ModelError for a model that
         cannot be loaded or computes wrong vectors here.
         """
         chosen = choose_device(device)
-        model = cls(resolved)
+        model = cls(
+            resolved,
+            document_prompt=document_prompt,
+            query_prompt=query_prompt,
+            control_tokens=control_tokens,
+        )
         if device == "auto" and not model.is_transformer:
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
@@ -93,26 +118,29 @@ class EmbeddingModel:
         """What the model is made of; hashes its files on first use."""
         return fingerprint(self._path)
 
-    def sample_chunks(self, tokens: int) -> list[Chunk]:
-        """Return chunks of plain text that the model reads as sequences of about ``tokens``."""
-        budget = min(self.content_budget, max(1, tokens - self._overhead))
-        return canaries.full_chunks(self.tokenizer, budget)
+    @property
+    def is_transformer(self) -> bool:
+        """Whether documents are computed by a network; if not, looked up in a table."""
+        return self._documents.is_transformer
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The tokens that the model reads of a document, special ones and prompt included."""
+        return self._documents.max_tokens
 
     @property
     def content_budget(self) -> int:
         """The tokens of text that fit beside special tokens and the document prompt."""
-        return max(1, self.max_sequence_tokens - self._overhead)
+        return max(1, self.max_sequence_tokens - self._documents.overhead)
+
+    def sample_chunks(self, tokens: int) -> list[Chunk]:
+        """Return chunks of plain text that the model reads as sequences of about ``tokens``."""
+        budget = min(self.content_budget, max(1, tokens - self._documents.overhead))
+        return canaries.full_chunks(self.tokenizer, budget)
 
     def sequence_tokens(self, chunk: Chunk) -> int:
-        """Return the length of a chunk as the model reads it."""
-        return len(chunk.token_ids) + self._overhead
-
-    @cached_property
-    def _overhead(self) -> int:
-        if self._frame is not None:
-            return self._frame.size
-        # Prompt and text may share a token, so that their sum is no more than a good estimate.
-        return self._count_tokens([self.document_prompt])[0] + 1 if self.is_transformer else 0
+        """Return the length of a chunk as the model reads it, or a little more."""
+        return self._documents.sequence_tokens(len(chunk.token_ids))
 
     def forward(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Vectors:
         """Embed chunks in one device batch; returns float32 unit vectors (n, dimensions).
@@ -128,20 +156,43 @@ class EmbeddingModel:
         Raises RecordFault as `forward` does; the read raises NonFiniteVectors.
         """
         with self.session():
-            raw = self._from_ids(chunks, length) if self.exact_ids else self._from_texts(chunks)
+            raw = self._compute(self._documents, chunks, length)
         return lambda: unit_rows(network.on_host(raw))
 
     def encode_query(self, text: str) -> Vectors:
-        """Embed one search query, with the query prompt; returns shape (dimensions,)."""
-        tokens = self._count_tokens([self.query_prompt + text])[0]
-        if tokens > self.max_sequence_tokens:
+        """Embed one search query, with the query prompt; returns shape (dimensions,).
+
+        Raises UsageError for one that is longer than the model reads.
+        """
+        try:
+            with self.session():
+                raw = self._compute(self._queries, [self._queries.whole(text)], None)
+        except TooLong as error:
             raise UsageError(
-                f"the query has {tokens} tokens, {self.name} reads {self.max_sequence_tokens}"
-            )
-        with self.session():
-            raw = self._encode(self._network.encode_query, [text], self.query_prompt)
-        vector: Vectors = unit_rows(raw)[0]
+                f"the query has {error.tokens} tokens, {self.name} reads {error.limit}"
+            ) from None
+        vector: Vectors = unit_rows(network.on_host(raw))[0]
         return vector
+
+    def try_chunk_of(self, tokens: int) -> None:
+        """Let the model read a document's chunk of ``tokens``; raises ModelError if it cannot.
+
+        Of very long ones only the beginning, which would take minutes to compute.
+        """
+        length = min(self._documents.sequence_tokens(tokens), self.max_sequence_tokens)
+        sequence = np.resize(self._documents.ids_of("The pump stopped."), min(length, _LONGEST_TRY))
+        try:
+            with self.session():
+                self._network(
+                    self._documents.features([sequence], len(sequence), self.device),
+                    task=network.DOCUMENT,
+                )
+        except Exception as error:  # torch has many; each means that such chunks cannot be had
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"model {self.name} fails on a sequence of {len(sequence)} tokens: {reason};"
+                " give a smaller --chunk-size"
+            ) from error
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -194,71 +245,70 @@ class EmbeddingModel:
             if cosine >= precision.LOWEST_COSINE:
                 return
             self.notes += (precision.disagreement(device, name, cosine),)
-        raise ModelError(
-            f"model {self.name}: {self.notes[-1]}; use --device cpu or another precision"
-        )
+        elsewhere = "" if kind_of(device) == "cpu" else "--device cpu or "
+        raise ModelError(f"model {self.name}: {self.notes[-1]}; use {elsewhere}another --precision")
 
     def _place(self, device: str, name: str) -> None:
         if self.precision == "fp16":
-            self._network = network.open_network(self._path, self.name)
+            self._network = network.open_network(self._path, self.name).network
+            self._documents, self._queries = (
+                each.moved_to(self._network) for each in (self._documents, self._queries)
+            )
         self.device, self.precision = device, name
         if name == "fp16":
             self._network.half()
         self._network.to(device)
 
-    def _learn_frame(self) -> Frame | None:
-        if self.tokenizer is None or not self.is_transformer:
-            return None
-        return learn_frame(self.tokenizer, self.document_prompt, network.padding_id(self._network))
+    def _compute(self, reader: Reader, chunks: Sequence[Chunk], length: int | None) -> Any:
+        """Start one batch of a reader; returns raw vectors, float32, on the device."""
+        if reader.feeding == TEXTS:
+            longest = max(reader.sequence_tokens(len(chunk.token_ids)) for chunk in chunks)
+            self._refuse_longer(longest, reader)
+            features = reader.library_features([chunk.text for chunk in chunks], self.device)
+        else:
+            sequences = reader.sequences(chunks)
+            longest = max(len(sequence) for sequence in sequences)
+            self._refuse_longer(longest, reader)
+            features = reader.features(sequences, max(longest, length or 0), self.device)
+        vectors = self._network(features, task=reader.task)["sentence_embedding"]
+        return vectors[:, : self._network.truncate_dim].float()
 
-    def _ids_give_the_same_vectors(self) -> bool:
-        if self.tokenizer is None or self._frame is None:
-            return False
-        if not keeps_ids(self.tokenizer, self._frame, self.document_prompt, self._canaries):
-            return False
-        return lowest_cosine(self._of_canaries(self._by_ids), self._references) >= _SAME_VECTORS
+    def _refuse_longer(self, longest: int, reader: Reader) -> None:
+        if longest > reader.max_tokens:
+            raise TooLong(self.name, longest, reader.max_tokens)
 
-    def _by_ids(self, chunks: Sequence[Chunk]) -> Vectors:
+    def _test_itself(self) -> tuple[SelfTest, SelfTest]:
+        """Compare with the vectors of the library; feed it texts where ids give others.
+
+        Raises ModelError where neither gives its vectors.
+        """
+        tests: list[SelfTest] = []
+        for reader in (self._documents, self._queries):
+            wanted = self._of_library(reader)
+            cosine = self._agreement_with(reader, wanted)
+            if cosine < _SAME_VECTORS:
+                reader.ask_for_texts()
+                cosine = self._agreement_with(reader, wanted)
+            if cosine < _SAME_VECTORS:
+                raise ModelError(
+                    f"model {self.name} gives other vectors here than by sentence-transformers"
+                    f" (lowest cosine {cosine:.4f})"
+                )
+            tests.append(SelfTest.of(wanted, cosine))
+        return tests[0], tests[1]
+
+    def _of_library(self, reader: Reader) -> dict[str, NDArray[np.float32]]:
+        """Return the library's own vectors of canaries without control tokens, by text."""
+        texts = reader.readable([chunk.text for chunk in self._canaries])
+        fitting = [text for text in texts if reader.fits(text)]
+        vectors = network.encode(self._network, reader.task, fitting, reader.prompt)
+        return dict(zip(fitting, vectors, strict=True))
+
+    def _agreement_with(self, reader: Reader, wanted: dict[str, NDArray[np.float32]]) -> float:
         with self.session():
-            return unit_rows(network.on_host(self._from_ids(chunks, None)))
-
-    def _from_ids(self, chunks: Sequence[Chunk], length: int | None) -> Any:
-        import torch
-
-        longest = max(self.sequence_tokens(chunk) for chunk in chunks)
-        self._refuse_longer(longest)
-        ids, mask = self._framed().batch(chunks, max(longest, length or 0))
-        features = {"input_ids": torch.from_numpy(ids).to(self.device)}
-        if mask is not None:
-            features["attention_mask"] = torch.from_numpy(mask).to(self.device)
-        return self._network(features)["sentence_embedding"].float()
-
-    def _framed(self) -> Frame:
-        if self._frame is None:
-            raise ModelError(f"model {self.name} has no rule to feed ids by")
-        return self._frame
-
-    def _from_texts(self, chunks: Sequence[Chunk]) -> Any:
-        prompt = self.document_prompt
-        texts = [chunk.text for chunk in chunks]
-        self._refuse_longer(max(self._count_tokens([prompt + text for text in texts])))
-        return self._encode(self._network.encode_document, texts, prompt)
-
-    @staticmethod
-    def _encode(encode: Any, texts: list[str], prompt: str) -> Any:
-        return encode(texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False)
-
-    def _count_tokens(self, texts: list[str]) -> list[int]:
-        if self.tokenizer is None:
-            return [0] * len(texts)
-        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(texts)]
-
-    def _refuse_longer(self, longest: int) -> None:
-        if longest > self.max_sequence_tokens:
-            raise RecordFault(
-                f"a chunk of {longest} tokens does not fit {self.name}, which reads "
-                f"{self.max_sequence_tokens}: nothing is cut off silently"
-            )
+            raw = [self._compute(reader, [reader.whole(text)], None) for text in wanted]
+        found = np.concatenate([network.on_host(each) for each in raw])
+        return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))
 
 
 def _agreement(embed: Callable[[], Vectors], references: Vectors) -> float:

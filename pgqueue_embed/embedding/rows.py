@@ -21,6 +21,17 @@ class NonFiniteVectors(RecordFault):
         super().__init__(f"the model gave no usable vector (NaN, infinite or zero) for row {rows}")
 
 
+class TooLong(RecordFault):
+    """A text has more tokens than the model reads: nothing is cut off silently."""
+
+    def __init__(self, name: str, tokens: int, limit: int) -> None:
+        self.tokens, self.limit = tokens, limit
+        super().__init__(
+            f"a chunk of {tokens} tokens does not fit {name}, which reads {limit}: nothing is cut"
+            " off silently"
+        )
+
+
 class WrongVectors(ModelError):
     """The device computes known texts wrong: nothing it gave lately can be trusted."""
 

@@ -44,7 +44,7 @@ def reference() -> SentenceTransformer:
 
 
 def chunks_of(model: EmbeddingModel, documents: list[str], max_tokens: int = 128) -> list[Chunk]:
-    assert model.tokenizer is not None
+
     chunker = Chunker(model.tokenizer, max_tokens=max_tokens, overlap_tokens=20)
     return [chunk for document in chunker.chunk(documents) for chunk in document.chunks]
 
@@ -52,8 +52,10 @@ def chunks_of(model: EmbeddingModel, documents: list[str], max_tokens: int = 128
 def test_the_model_knows_itself(model: EmbeddingModel) -> None:
     assert (model.device, model.precision, model.notes) == ("cpu", "fp32", ())
     assert (model.dimensions, model.max_sequence_tokens, model.content_budget) == (384, 256, 254)
-    assert (model.document_prompt, model.query_prompt) == ("", "")
-    assert model.exact_ids
+    facts = model.facts
+    assert (facts.document_prompt, facts.query_prompt, facts.feeding) == ("", "", "ids")
+    assert (facts.pooling, facts.similarity, facts.is_unit_length) == ("mean", "cosine", True)
+    assert facts.lowest_cosine > 0.99999
     assert model.fingerprint.files["model.safetensors"].startswith("53aa5117")
 
 
@@ -80,15 +82,10 @@ def test_a_full_batch_without_a_mask_has_the_same_vectors(
 
 def test_literal_control_tokens_are_read_as_text(model: EmbeddingModel) -> None:
     chunks = chunks_of(model, ["pump [SEP] failed"])
-    assert model.tokenizer is not None
+
     ids = model.tokenizer.encode("pump [SEP] failed").ids
     assert tuple(ids) == (101, *chunks[0].token_ids, 102)
-    model.exact_ids = False
-    try:
-        by_text = model.forward(chunks)
-    finally:
-        model.exact_ids = True
-    assert lowest_cosine(model.forward(chunks), by_text) > 0.9999
+    assert model.forward(chunks)[0] @ model.encode_query("pump [SEP] failed") > 0.9999
 
 
 def test_a_query_finds_the_chunk_it_is_about(model: EmbeddingModel) -> None:
@@ -112,8 +109,8 @@ def test_wrong_numbers_are_noticed_per_shape(
     model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.verify(8, 64)
-    right = model._from_ids
-    monkeypatch.setattr(model, "_from_ids", lambda *args: right(*args).flip(1))
+    right = model._compute
+    monkeypatch.setattr(model, "_compute", lambda *args: right(*args).flip(1))
     with pytest.raises(WrongVectors, match="8 x 64 tokens"):
         model.verify(8, 64)
 
@@ -182,8 +179,9 @@ def test_prompts_are_part_of_the_input_and_of_the_budget(copied: Path) -> None:
     config = '{"prompts": {"passage": "passage: ", "query": "query: "}}'
     (copied / "config_sentence_transformers.json").write_text(config)
     loaded = EmbeddingModel.load(resolve_model(str(copied)), device="cpu")
-    assert (loaded.document_prompt, loaded.query_prompt) == ("passage: ", "query: ")
-    assert loaded.exact_ids
+    facts = loaded.facts
+    assert (facts.document_prompt, facts.query_prompt) == ("passage: ", "query: ")
+    assert facts.feeding == "ids"
     assert loaded.content_budget == 252
     chunks = chunks_of(loaded, ["The pump stopped."])
     reference = SentenceTransformer(str(copied), device="cpu", local_files_only=True)
@@ -204,9 +202,9 @@ def static_model(tmp_path: Path) -> Path:
     return tmp_path / "static"
 
 
-def test_a_static_model_is_embedded_from_texts(static_model: Path) -> None:
+def test_a_static_model_looks_up_the_ids_of_chunks(static_model: Path) -> None:
     loaded = EmbeddingModel.load(resolve_model(str(static_model)))
-    assert (loaded.device, loaded.precision, loaded.exact_ids) == ("cpu", "fp32", False)
+    assert (loaded.device, loaded.precision, loaded.is_transformer) == ("cpu", "fp32", False)
     assert loaded.dimensions == 64
     assert loaded.content_budget > 100_000
     chunks = chunks_of(loaded, DOCUMENTS[:3])

@@ -152,10 +152,10 @@ class TestTokenising:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = bundled_model()
-        assert model.exact_ids
+        assert model.facts.feeding == "ids"
         (document,) = Chunker(tokenizer(), max_tokens=16, overlap_tokens=2).chunk(texts(1))
         monkeypatch.setattr(model, "tokenizer", None)
-        monkeypatch.setattr(model, "_from_texts", None)
+        monkeypatch.setattr(model._documents, "tokenizer", None)
         assert len(model.forward(document.chunks)) == len(document.chunks)
 
 

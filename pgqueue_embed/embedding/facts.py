@@ -1,0 +1,141 @@
+"""What was learnt of a model when it was opened, for people and for who decides to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgqueue_embed.embedding import network as library
+from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.resolve import ResolvedModel
+from pgqueue_embed.errors import ModelError
+
+COSINE = "cosine"
+# Of vectors of length 1, an inner product is their cosine and a distance falls with it.
+_SAME_ORDER_AT_UNIT_LENGTH = ("dot", "euclidean")
+
+
+_UNIT = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """What a model gave for known texts: the lowest cosine to the library's own vectors."""
+
+    lowest_cosine: float
+    dimensions: int
+    is_unit_length: bool
+
+    @classmethod
+    def of(cls, vectors: dict[str, NDArray[np.float32]], lowest_cosine: float) -> SelfTest:
+        """Judge the library's own vectors, by text."""
+        rows = np.stack(list(vectors.values())).astype(np.float64)
+        lengths = np.linalg.norm(rows, axis=1)
+        return cls(
+            lowest_cosine=lowest_cosine,
+            dimensions=rows.shape[1],
+            is_unit_length=bool((np.abs(lengths - 1) < _UNIT).all()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """How a model reads documents and queries, and how its vectors are meant to be compared.
+
+    ``kind`` is the class of the module that reads documents, ``pooling`` how tokens become one
+    vector, "" where the kind says it. Limits are tokens of a sequence, special ones included.
+    ``feeding`` is what is fed to it, in words. ``is_unit_length`` says that the model itself gives
+    vectors of length 1. ``routes``: documents and queries are read by different modules.
+    ``is_sentence_model``: its files say how tokens become one vector. ``lowest_cosine`` is that of
+    the self-test, to the vectors of sentence-transformers.
+    """
+
+    name: str
+    kind: str
+    pooling: str
+    dimensions: int
+    document_tokens: int
+    query_tokens: int
+    document_prompt: str
+    query_prompt: str
+    similarity: str
+    is_unit_length: bool
+    tokenizer: str
+    feeding: str
+    routes: bool
+    is_sentence_model: bool
+    lowest_cosine: float
+
+    @property
+    def ranks_by_cosine(self) -> bool:
+        """Whether the model's own similarity orders its vectors as their cosine does."""
+        if self.similarity == COSINE:
+            return True
+        return self.is_unit_length and self.similarity in _SAME_ORDER_AT_UNIT_LENGTH
+
+
+def refuse_unsuited(facts: ModelFacts) -> None:
+    """Raise ModelError for a model whose vectors a new pipeline would use in a wrong way.
+
+    Pipelines that were made before go on with it as they did.
+    """
+    if not facts.is_sentence_model:
+        raise ModelError(
+            f"{facts.name} is a bare transformer: its files do not say how the vectors of its"
+            " tokens become one. If you know how, say so once and give the new folder:"
+            " SentenceTransformer(modules=[t := Transformer(OLD),"
+            " Pooling(t.get_embedding_dimension(), 'mean')]).save_pretrained(NEW)"
+        )
+    if not facts.ranks_by_cosine:
+        raise ModelError(
+            f"model {facts.name} is made for {facts.similarity} similarity and its vectors have"
+            " lengths of their own, but pgembed stores vectors of length 1 and ranks by cosine,"
+            " which is another order; choose a model for cosine similarity"
+        )
+
+
+def learn_facts(
+    network: Any,
+    documents: Reader,
+    queries: Reader,
+    tests: tuple[SelfTest, SelfTest],
+    resolved: ResolvedModel,
+) -> ModelFacts:
+    """Gather what is known of an opened model; raises ModelError for two widths of vectors."""
+    modules = library.modules_of(network, library.DOCUMENT)
+    if tests[0].dimensions != tests[1].dimensions:
+        raise ModelError(
+            f"model {resolved.name} gives documents {tests[0].dimensions} dimensions and queries"
+            f" {tests[1].dimensions}: they cannot be compared"
+        )
+    pooling = [_pooling(module) for module in modules if hasattr(module, "pooling_mode")]
+    return ModelFacts(
+        name=resolved.name,
+        kind=" + ".join(_kind(module) for module in modules),
+        pooling=", ".join(pooling),
+        dimensions=tests[0].dimensions,
+        document_tokens=documents.max_tokens,
+        query_tokens=queries.max_tokens,
+        document_prompt=documents.prompt,
+        query_prompt=queries.prompt,
+        similarity=network.similarity_fn_name or COSINE,
+        is_unit_length=all(test.is_unit_length for test in tests),
+        tokenizer=documents.tokenizer_kind,
+        feeding=documents.feeding,
+        routes=documents.module is not queries.module,
+        is_sentence_model=(resolved.path / "modules.json").is_file(),
+        lowest_cosine=min(test.lowest_cosine for test in tests),
+    )
+
+
+def _kind(module: Any) -> str:
+    model = getattr(module, "auto_model", module)
+    return type(model).__name__
+
+
+def _pooling(module: Any) -> str:
+    mode = module.pooling_mode
+    return mode if isinstance(mode, str) else "+".join(mode)

@@ -1,0 +1,261 @@
+"""How a model reads the texts of one task, documents or queries: asked of the model itself.
+
+A reader feeds ids that it makes from the private copy of the tokenizer, for which control tokens in
+a text are text. That they are what the library feeds is tried out on texts of all kinds whenever a
+model is opened. Where the library's own way cannot be followed, it is asked to read every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.chunking.encoding import private_copy
+from pgqueue_embed.embedding import network as library
+from pgqueue_embed.embedding.inputs import Frame, Ids, find_frame, pad
+from pgqueue_embed.embedding.joins import clean_joins, joining_samples
+from pgqueue_embed.embedding.network import Fed
+from pgqueue_embed.errors import ModelError
+
+IDS = "ids"  # those of a chunk, framed
+JOINED = "ids of prompt and text together"
+TEXTS = "texts"
+
+_PROBE = "pump"
+# Prompt and text may have a token or two more together than each by itself.
+_JOIN_TOKENS = 2
+# A text of so many words shows whether a model cuts that declares no limit.
+_MANY_WORDS = 1 << 14
+
+_SENTENCES = (
+    "The infusion pump's alarm (model X-200) was silenced at 03:15 and then re-started.",
+    "Temperature 37 °C, naïve co\u00f6perate, ﬁne, x²=4, 🙂🙂",
+    "设备在使用过程中突然停止工作，护士立即更换了备用设备。",
+    "Устройство перестало работать. 장치가 멈췄습니다. توقف الجهاز.\n\nNext  paragraph",
+)
+
+
+class Reader:
+    """Makes the features of one task's texts.
+
+    Attributes: ``task``; ``prompt``, "" for none; ``module``, which takes the features;
+    ``tokenizer``, a private copy; ``max_tokens`` of a sequence that nothing is cut off from;
+    ``overhead``, how many of them are not the text's; ``feeding``, which is IDS, JOINED or TEXTS.
+    """
+
+    def __init__(
+        self, network: Any, task: str, name: str, *, prompt: str | None, control_tokens: bool
+    ) -> None:
+        """Learn how texts of ``task`` are read; raises ModelError where none can be."""
+        self.task = task
+        self.feeding = TEXTS
+        self._network = network
+        self._name = name
+        self._frame: Frame | None = None
+        self._joins: Callable[[str], bool] = bool
+        self._special = True
+        own_prompt = library.own_prompt(network, task)
+        self.prompt = own_prompt if prompt is None else prompt
+        self.module = self._first_module()
+        tokenizer = library.fast_tokenizer(self.module)
+        if tokenizer is None:
+            raise ModelError(
+                f"model {name} has no fast tokenizer to cut documents by"
+                f" ({type(self.module).__name__}): refused"
+            )
+        if self.is_transformer and library.padding_id(self.module) is None:
+            raise ModelError(
+                f"model {name} names no padding token, without which sentence-transformers cannot"
+                " embed a batch: set tokenizer.pad_token and save the model again"
+            )
+        self.tokenizer = private_copy(tokenizer, control_tokens=control_tokens)
+        _check_copy(tokenizer, self.tokenizer, name)
+        self._controls = () if control_tokens else _control_tokens(tokenizer)
+        probe = self._feed(_PROBE)
+        if self._feed(_PROBE, own=True).ids != self._feed(_PROBE, prompt=own_prompt).ids:
+            raise ModelError(f"cannot tell which prompt model {name} puts in front of a {task}")
+        self._constants = {k: v for k, v in probe.features.items() if not hasattr(v, "shape")}
+        self._learn(probe)
+        self.max_tokens = self._measure_limit()
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether a Transformer reads the ids; if not, a table of vectors does."""
+        return library.is_transformer(self.module)
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """The kind of the tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
+        return type(self.tokenizer.model).__name__
+
+    def sequence_tokens(self, tokens: int) -> int:
+        """Return how long a sequence is at most for a text of so many tokens of its own."""
+        return tokens + self.overhead
+
+    def ids_of(self, text: str) -> Ids:
+        """Return the ids of a text alone, without special tokens."""
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+    def whole(self, text: str) -> Chunk:
+        """Return a text as one chunk."""
+        ids = self.ids_of(text).astype(np.int32)
+        return Chunk(index=0, start=0, end=len(text), text=text, token_ids=ids)
+
+    def sequence(self, text: str, ids: Any) -> Ids:
+        """Return all ids that the model reads for a text, whose own are ``ids``."""
+        if self._frame is not None and self._joins(text):
+            return self._frame.around(ids)
+        return np.array(self._joined(text), np.int64)
+
+    def sequences(self, chunks: Sequence[Chunk]) -> list[Ids]:
+        """Return all ids that the model reads for each chunk."""
+        return [self.sequence(chunk.text, chunk.token_ids) for chunk in chunks]
+
+    def features(self, sequences: Sequence[Ids], length: int, device: str) -> dict[str, Any]:
+        """Return what the network takes for sequences, on its device; a table needs no padding."""
+        import torch
+
+        features = dict(self._constants)
+        if not self.is_transformer:
+            ends = np.cumsum([len(each) for each in sequences])
+            features["input_ids"] = torch.from_numpy(np.concatenate(sequences)).to(device)
+            features["offsets"] = torch.from_numpy(np.append(0, ends[:-1])).to(device)
+            return features
+        ids, mask = pad(sequences, length, library.padding_id(self.module) or 0)
+        features["input_ids"] = torch.from_numpy(ids).to(device)
+        if mask is not None:
+            features["attention_mask"] = torch.from_numpy(mask).to(device)
+        return features
+
+    def library_features(self, texts: Sequence[str], device: str) -> dict[str, Any]:
+        """Return what the network takes for texts, as the library itself makes it."""
+        features = library.preprocess(self._network, self.task, list(texts), self.prompt)
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in features.items()}
+
+    def readable(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts that the library reads as this reader does: without control tokens."""
+        return [text for text in texts if not any(each in text for each in self._controls)]
+
+    def fits(self, text: str) -> bool:
+        """Tell whether the model reads all of a text."""
+        return self.sequence_tokens(len(self.ids_of(text))) <= self.max_tokens
+
+    def moved_to(self, network: Any) -> Reader:
+        """Return this reader for the same model opened again."""
+        moved = copy(self)
+        moved._network = network
+        moved.module = library.modules_of(network, self.task)[0]
+        return moved
+
+    def ask_for_texts(self) -> None:
+        """Let the library read every text from now on."""
+        self.feeding, self._frame = TEXTS, None
+
+    def _first_module(self) -> Any:
+        module = library.modules_of(self._network, self.task)[0]
+        if not (library.is_transformer(module) or library.is_table(module)):
+            raise ModelError(
+                f"model {self._name} begins with {type(module).__name__}: only transformers and"
+                " StaticEmbedding are supported"
+            )
+        return module
+
+    def _feed(self, text: str, *, prompt: str | None = None, own: bool = False) -> Fed:
+        wanted = None if own else (self.prompt if prompt is None else prompt)
+        try:
+            return library.feed(self._network, self.task, text, wanted)
+        except Exception as error:  # whatever the library has against the text
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(f"model {self._name} cannot read a text: {reason}") from error
+
+    def _learn(self, probe: Fed) -> None:
+        """Find the fastest way to feed what the library feeds."""
+        samples = self.readable([*joining_samples(), *_SENTENCES])
+        wanted = {text: self._feed(text).ids for text in samples}
+        alone = {text: self.ids_of(text).tolist() for text in samples}
+        frame = find_frame(self.ids_of(_PROBE).tolist(), probe.ids)
+        self.overhead = max(len(wanted[text]) - len(alone[text]) for text in samples)
+        self.overhead += _JOIN_TOKENS
+        if _has_other_inputs(probe):
+            return
+        for special in (True, False):
+            self._special = special
+            if all(self._joined(text) == wanted[text] for text in samples):
+                self._learn_joins(frame, wanted, alone)
+                return
+        fits = frame is not None and all(
+            frame.around(alone[text]).tolist() == wanted[text] for text in samples
+        )
+        if frame is not None and fits:
+            self.feeding, self._frame, self.overhead = IDS, frame, frame.size
+
+    def _learn_joins(
+        self, frame: Frame | None, wanted: dict[str, list[int]], alone: dict[str, list[int]]
+    ) -> None:
+        """Feed framed ids in front of whose first character prompt and text part for certain."""
+        self.feeding = JOINED
+        always, joins = clean_joins(self.tokenizer, self.prompt)
+        apart = [text for text in wanted if always or joins(text)]
+        if frame is None or not apart:
+            return
+        if all(frame.around(alone[text]).tolist() == wanted[text] for text in apart):
+            self.feeding, self._frame = IDS, frame
+            if always:
+                self.overhead = frame.size
+            else:
+                self._joins = joins
+
+    def _joined(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(
+            self.prompt + text, add_special_tokens=self._special
+        ).ids
+        return ids
+
+    def _measure_limit(self) -> int:
+        """Return how many tokens are read of a text; of a longer one the library cuts the rest."""
+        declared = library.declared_tokens(self.module)
+        words = _MANY_WORDS if declared == library.UNLIMITED_TOKENS else declared
+        text = " ".join([_PROBE] * (words + 2 * _JOIN_TOKENS))
+        read = len(self._feed(text).ids)
+        whole = self.sequence_tokens(len(self.ids_of(text))) - 2 * _JOIN_TOKENS
+        return min(declared, read) if read < whole else declared
+
+
+def _has_other_inputs(fed: Fed) -> bool:
+    """Tell whether a network is fed more than ids and a mask over them."""
+    known = {"input_ids", "attention_mask", "offsets"}
+    for name, value in fed.features.items():
+        if name in known or not hasattr(value, "shape"):
+            continue
+        if name != "token_type_ids" or bool(value.any()):
+            return True
+    return False
+
+
+def _control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    added = tokenizer.get_added_tokens_decoder().values()
+    return tuple(token.content for token in added if token.special)
+
+
+def _check_copy(own: Tokenizer, copy: Tokenizer, name: str) -> None:
+    """Raise ModelError unless the copy has the ids of the original for every added token."""
+    added = own.get_added_tokens_decoder()
+    plain = [token.content for token in added.values() if not token.special]
+    texts = [*plain, *(f"{_PROBE} {content} {_PROBE}" for content in plain)]
+    pairs = zip(
+        own.encode_batch(texts, add_special_tokens=False),
+        copy.encode_batch(texts, add_special_tokens=False),
+        strict=True,
+    )
+    unlike = [text for text, (a, b) in zip(texts, pairs, strict=True) if _unpadded(a) != b.ids]
+    if unlike or own.get_vocab_size() != copy.get_vocab_size():
+        raise ModelError(f"the tokenizer of model {name} cannot be copied: {unlike[:1]}")
+
+
+def _unpadded(encoding: Encoding) -> list[int]:
+    return [each for each, mask in zip(encoding.ids, encoding.attention_mask, strict=True) if mask]
