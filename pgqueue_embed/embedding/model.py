@@ -38,6 +38,7 @@ _CANARIES_AT_ONCE = 2
 _LONGEST_TRY = 4_096
 
 Read = Callable[[], Vectors]
+Raw = NDArray[np.float32]
 
 
 class EmbeddingModel:
@@ -46,7 +47,8 @@ class EmbeddingModel:
     Attributes: ``name``, ``revision``; ``device`` and ``precision`` in use; ``dimensions`` of a
     vector; ``max_sequence_tokens`` that the model reads of a document; ``tokenizer`` of documents,
     a private copy; ``facts``, all that was learnt of it; ``limits``, how large its batches should
-    be; ``notes``, sentences for the person at the screen.
+    be; ``notes``, sentences for the person at the screen; ``rows_in_fp32``, how many rows a lower
+    precision had no vector for.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class EmbeddingModel:
         self._path = resolved.path
         opened = network.open_network(resolved.path, resolved.name)
         self.notes = opened.notes
+        self.rows_in_fp32 = 0
+        self._whole: Any = None
         self._network: Any = opened.network
         self._documents = self._reader(network.DOCUMENT, document_prompt, control_tokens)
         self._queries = self._reader(network.QUERY, query_prompt, control_tokens)
@@ -75,7 +79,7 @@ class EmbeddingModel:
             self._network, self._documents, self._queries, self._test_itself(), resolved
         )
         self.dimensions = self.facts.dimensions
-        self._references = self._of_canaries(self.forward)
+        self._references = self._of_canaries(self._plain_forward)
 
     def _reader(self, task: str, prompt: str | None, control_tokens: bool) -> Reader:
         return Reader(self._network, task, self.name, prompt=prompt, control_tokens=control_tokens)
@@ -153,11 +157,46 @@ class EmbeddingModel:
     def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
         """Start a `forward` without waiting for a GPU; call what it returns for the vectors.
 
-        Raises RecordFault as `forward` does; the read raises NonFiniteVectors.
+        Raises RecordFault as `forward` does; the read raises NonFiniteVectors. Rows that a lower
+        precision has no vector for, because a number grew too large for it, are computed in fp32.
         """
+        read = self._start(chunks, length)
+
+        def read_all() -> Vectors:
+            raw = read()
+            try:
+                return unit_rows(raw)
+            except NonFiniteVectors as fault:
+                if self.precision == "fp32":
+                    raise
+                rows = list(fault.rows)
+            raw = raw.copy()
+            raw[rows] = self._in_fp32([chunks[row] for row in rows])
+            self.rows_in_fp32 += len(rows)
+            return unit_rows(raw)
+
+        return read_all
+
+    def _start(self, chunks: Sequence[Chunk], length: int | None) -> Callable[[], Raw]:
         with self.session():
             raw = self._compute(self._documents, chunks, length)
-        return lambda: unit_rows(network.on_host(raw))
+        return lambda: network.on_host(raw)
+
+    def _in_fp32(self, chunks: Sequence[Chunk]) -> Raw:
+        """Compute chunks one at a time in fp32: on the CPU where the weights are halved here."""
+        import torch
+
+        reader, device = self._documents, self.device
+        if self.precision == "fp16":
+            self._whole = self._whole or network.open_network(self._path, self.name).network
+            reader, device = reader.moved_to(self._whole), "cpu"
+        with torch.no_grad(), torch.autocast(kind_of(device), enabled=False):
+            raw = [self._compute(reader, [chunk], None, device=device) for chunk in chunks]
+        return np.concatenate([network.on_host(each) for each in raw])
+
+    def _plain_forward(self, chunks: Sequence[Chunk], length: int | None = None) -> Vectors:
+        """Embed chunks in the model's own precision, whatever comes of it."""
+        return unit_rows(self._start(chunks, length)())
 
     def encode_query(self, text: str) -> Vectors:
         """Embed one search query, with the query prompt; returns shape (dimensions,).
@@ -215,7 +254,7 @@ class EmbeddingModel:
         fitting = [n for n in order if self._canary_tokens(n) <= length]
         picked = list(islice(cycle(fitting or order[-1:]), rows))
         chunks = [self._canaries[n] for n in picked]
-        cosine = _agreement(lambda: self.forward(chunks, length=length), self._references[picked])
+        cosine = _agreement(lambda: self._plain_forward(chunks, length), self._references[picked])
         if cosine < precision.LOWEST_COSINE:
             raise WrongVectors(
                 f"{precision.disagreement(self.device, self.precision, cosine)} in batches of "
@@ -241,7 +280,7 @@ class EmbeddingModel:
             self._place(device, name)
             if (device, name) == ("cpu", "fp32"):
                 return  # what the others are compared with
-            cosine = _agreement(lambda: self._of_canaries(self.forward), self._references)
+            cosine = _agreement(lambda: self._of_canaries(self._plain_forward), self._references)
             if cosine >= precision.LOWEST_COSINE:
                 return
             self.notes += (precision.disagreement(device, name, cosine),)
@@ -259,19 +298,27 @@ class EmbeddingModel:
             self._network.half()
         self._network.to(device)
 
-    def _compute(self, reader: Reader, chunks: Sequence[Chunk], length: int | None) -> Any:
+    def _compute(
+        self,
+        reader: Reader,
+        chunks: Sequence[Chunk],
+        length: int | None,
+        *,
+        device: str | None = None,
+    ) -> Any:
         """Start one batch of a reader; returns raw vectors, float32, on the device."""
+        device = device or self.device
         if reader.feeding == TEXTS:
             longest = max(reader.sequence_tokens(len(chunk.token_ids)) for chunk in chunks)
             self._refuse_longer(longest, reader)
-            features = reader.library_features([chunk.text for chunk in chunks], self.device)
+            features = reader.library_features([chunk.text for chunk in chunks], device)
         else:
             sequences = reader.sequences(chunks)
             longest = max(len(sequence) for sequence in sequences)
             self._refuse_longer(longest, reader)
-            features = reader.features(sequences, max(longest, length or 0), self.device)
-        vectors = self._network(features, task=reader.task)["sentence_embedding"]
-        return vectors[:, : self._network.truncate_dim].float()
+            features = reader.features(sequences, max(longest, length or 0), device)
+        vectors = reader.network(features, task=reader.task)["sentence_embedding"]
+        return vectors[:, : reader.network.truncate_dim].float()
 
     def _refuse_longer(self, longest: int, reader: Reader) -> None:
         if longest > reader.max_tokens:
@@ -297,14 +344,14 @@ class EmbeddingModel:
             tests.append(SelfTest.of(wanted, cosine))
         return tests[0], tests[1]
 
-    def _of_library(self, reader: Reader) -> dict[str, NDArray[np.float32]]:
+    def _of_library(self, reader: Reader) -> dict[str, Raw]:
         """Return the library's own vectors of canaries without control tokens, by text."""
         texts = reader.readable([chunk.text for chunk in self._canaries])
         fitting = [text for text in texts if reader.fits(text)]
         vectors = network.encode(self._network, reader.task, fitting, reader.prompt)
         return dict(zip(fitting, vectors, strict=True))
 
-    def _agreement_with(self, reader: Reader, wanted: dict[str, NDArray[np.float32]]) -> float:
+    def _agreement_with(self, reader: Reader, wanted: dict[str, Raw]) -> float:
         with self.session():
             raw = [self._compute(reader, [reader.whole(text)], None) for text in wanted]
         found = np.concatenate([network.on_host(each) for each in raw])

@@ -54,7 +54,7 @@ class Reader:
         """Learn how texts of ``task`` are read; raises ModelError where none can be."""
         self.task = task
         self.feeding = TEXTS
-        self._network = network
+        self.network = network
         self._name = name
         self._frame: Frame | None = None
         self._joins: Callable[[str], bool] = bool
@@ -134,7 +134,7 @@ class Reader:
 
     def library_features(self, texts: Sequence[str], device: str) -> dict[str, Any]:
         """Return what the network takes for texts, as the library itself makes it."""
-        features = library.preprocess(self._network, self.task, list(texts), self.prompt)
+        features = library.preprocess(self.network, self.task, list(texts), self.prompt)
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in features.items()}
 
     def readable(self, texts: Sequence[str]) -> list[str]:
@@ -148,7 +148,7 @@ class Reader:
     def moved_to(self, network: Any) -> Reader:
         """Return this reader for the same model opened again."""
         moved = copy(self)
-        moved._network = network
+        moved.network = network
         moved.module = library.modules_of(network, self.task)[0]
         return moved
 
@@ -157,7 +157,7 @@ class Reader:
         self.feeding, self._frame = TEXTS, None
 
     def _first_module(self) -> Any:
-        module = library.modules_of(self._network, self.task)[0]
+        module = library.modules_of(self.network, self.task)[0]
         if not (library.is_transformer(module) or library.is_table(module)):
             raise ModelError(
                 f"model {self._name} begins with {type(module).__name__}: only transformers and"
@@ -168,7 +168,7 @@ class Reader:
     def _feed(self, text: str, *, prompt: str | None = None, own: bool = False) -> Fed:
         wanted = None if own else (self.prompt if prompt is None else prompt)
         try:
-            return library.feed(self._network, self.task, text, wanted)
+            return library.feed(self.network, self.task, text, wanted)
         except Exception as error:  # whatever the library has against the text
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"model {self._name} cannot read a text: {reason}") from error

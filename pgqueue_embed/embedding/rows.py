@@ -18,7 +18,10 @@ class NonFiniteVectors(RecordFault):
 
     def __init__(self, rows: tuple[int, ...]) -> None:
         self.rows = rows
-        super().__init__(f"the model gave no usable vector (NaN, infinite or zero) for row {rows}")
+        super().__init__(
+            "the model gave no usable vector (NaN, infinite or zero), not in fp32 either,"
+            f" for row {rows}"
+        )
 
 
 class TooLong(RecordFault):

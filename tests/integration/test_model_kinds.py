@@ -429,6 +429,19 @@ def test_everything_about_an_adapter_is_in_the_fingerprint(folder: Path, tmp_pat
         fingerprint(adapter)
 
 
+def test_rows_that_overflow_in_half_precision_are_computed_in_fp32(tmp_path: Path) -> None:
+    folder = zoo.static_model(tmp_path / "model")
+    exact = load(folder)
+    (file,) = folder.rglob("model.safetensors")
+    ((name, weights),) = load_file(file).items()
+    weights[exact.tokenizer.token_to_id("title")] *= 1e5  # beyond 65,504, the largest of fp16
+    save_file({name: weights}, file, metadata={"format": "pt"})
+    exact, half = load(folder), load(folder, precision="fp16")
+    chunks = chunks_of(half, "The pump stopped.", "a title", "nobody was hurt")
+    assert lowest_cosine(half.forward(chunks), exact.forward(chunks)) >= 0.999
+    assert half.rows_in_fp32 == 1
+
+
 def test_a_refused_precision_on_a_cpu_does_not_advise_the_cpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
