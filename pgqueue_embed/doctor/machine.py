@@ -56,6 +56,7 @@ class Models:
         resolved = resolve_model(name)
         yield from self._check(f"model {name}", resolved)
         facts = self._loaded[resolved.path].facts
+        yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
         refuse_unsuited(facts)
         prompts = missing_prompts(facts)
         if prompts:

@@ -76,6 +76,20 @@ class ModelFacts:
             return True
         return self.is_unit_length and self.similarity in _SAME_ORDER_AT_UNIT_LENGTH
 
+    def sentences(self) -> tuple[str, ...]:
+        """Return all of it for the screen, a line each."""
+        length = "of length 1" if self.is_unit_length else "of many lengths, scaled to 1"
+        return (
+            f"{self.kind}, pooling {self.pooling or 'of its own'}, {self.dimensions} dimensions,"
+            f" similarity {self.similarity}, vectors {length}",
+            f"tokenizer {self.tokenizer}, reads {_limit(self.document_tokens)} tokens of a"
+            f" document, {_limit(self.query_tokens)} of a query"
+            + (", read by networks of their own" if self.routes else ""),
+            f"prompt of documents {self.document_prompt!r}, of queries {self.query_prompt!r}",
+            f"is fed {self.feeding}; lowest cosine to sentence-transformers"
+            f" {self.lowest_cosine:.6f}",
+        )
+
 
 def refuse_unsuited(facts: ModelFacts) -> None:
     """Raise ModelError for a model whose vectors a new pipeline would use in a wrong way.
@@ -129,6 +143,10 @@ def learn_facts(
         is_sentence_model=(resolved.path / "modules.json").is_file(),
         lowest_cosine=min(test.lowest_cosine for test in tests),
     )
+
+
+def _limit(tokens: int) -> str:
+    return "all" if tokens == library.UNLIMITED_TOKENS else f"{tokens:,}"
 
 
 def _kind(module: Any) -> str:

@@ -25,7 +25,12 @@ class Frame:
 
     def around(self, ids: Sequence[int] | NDArray[np.integer]) -> Ids:
         """Return all ids that the model reads for the ids of a text, shape (tokens,)."""
-        return np.array([*self.before, *ids, *self.after], np.int64)
+        first = len(self.before)
+        sequence = np.empty(self.size + len(ids), np.int64)
+        sequence[:first] = self.before
+        sequence[first : first + len(ids)] = ids
+        sequence[first + len(ids) :] = self.after
+        return sequence
 
 
 def find_frame(content: Sequence[int], sequence: Sequence[int]) -> Frame | None:
