@@ -198,7 +198,15 @@ class Chunker:
             if tokens.cuts is not None:
                 classes = tokens.cuts.classes
                 ranges = boundaries.plan(classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
-                drafts += _slices(number, text, tokens.ids, tokens.cuts, ranges, _CANARY_TOKENS)
+                drafts += _slices(
+                    number,
+                    text,
+                    tokens.ids,
+                    tokens.cuts,
+                    ranges,
+                    _CANARY_TOKENS,
+                    any_edges=True,
+                )
         reusable = [draft for draft in drafts if draft.ids is not None]
         texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
         own = tokenise(self._tokenizer, texts, whole=True)
@@ -255,12 +263,15 @@ def _slices(
     cuts: Cuts,
     ranges: Iterable[tuple[int, int]],
     budget: int,
+    *,
+    any_edges: bool = False,
 ) -> Iterator[_Draft]:
     """Turn token ranges into slices without white space at their edges.
 
     What the tokenizer dropped between two slices belongs to the first one. The ids are those of
     the range only where both its ends are word ends, it holds no seam, and neither white space
-    beside the slice nor a character at its edge that may be read as such has a part in them.
+    beside the slice nor a character at its edge that may be read as such has a part in them; with
+    ``any_edges`` these last are not looked at.
     """
     count = len(ids)
     for first, end in ranges:
@@ -270,7 +281,8 @@ def _slices(
         whole_words = cuts.fresh[first] and (end == count or cuts.fresh[end])
         seam = bisect_left(cuts.seams, first)
         clean = whole_words and (seam == len(cuts.seams) or cuts.seams[seam] > end)
-        clean = clean and start < stop and _is_own(document, cuts, (first, end), (start, stop))
+        if not any_edges:
+            clean = clean and start < stop and _is_own(document, cuts, (first, end), (start, stop))
         own = ids[first:end] if clean else None
         if start < stop:
             yield _Draft(document=number, start=start, end=stop, ids=own, max_tokens=budget)

@@ -196,12 +196,22 @@ def _positions(model: Any) -> int | None:
 
 
 def own_prompt(network: Any, task: str) -> str:
-    """Return the prompt that the library puts in front of a text of ``task``, "" for none."""
+    """Return the prompt that a model's files name for a text of ``task``, "" for none.
+
+    The library may know a name without a prompt, a placeholder: it stands for no prompt, and for
+    no default prompt either, but not in the way of the next name.
+    """
     known: dict[str, str | None] = network.prompts or {}
-    for name in _PROMPT_NAMES[task]:
-        if name in known:
-            return known[name] or ""
+    names = [name for name in _PROMPT_NAMES[task] if name in known]
+    named = [prompt for name in names if (prompt := known[name]) is not None]
+    if named or names:
+        return next(iter(named), "")
     return known.get(network.default_prompt_name or "") or ""
+
+
+def has_placeholder(network: Any, task: str) -> bool:
+    """Tell whether the library's first name for a prompt of ``task`` has none."""
+    return any((network.prompts or {}).get(name, "") is None for name in _PROMPT_NAMES[task])
 
 
 def on_host(vectors: Any) -> NDArray[np.float32]:

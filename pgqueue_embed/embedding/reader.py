@@ -77,7 +77,9 @@ class Reader:
         _check_copy(tokenizer, self.tokenizer, name)
         self._controls = () if control_tokens else _control_tokens(tokenizer)
         probe = self._feed(_PROBE)
-        if self._feed(_PROBE, own=True).ids != self._feed(_PROBE, prompt=own_prompt).ids:
+        chosen = self._feed(_PROBE, own=True).ids
+        as_named = self._feed(_PROBE, prompt=own_prompt).ids
+        if chosen != as_named and not library.has_placeholder(network, task):
             raise ModelError(f"cannot tell which prompt model {name} puts in front of a {task}")
         self._constants = {k: v for k, v in probe.features.items() if not hasattr(v, "shape")}
         self._learn(probe)

@@ -206,7 +206,8 @@ def test_a_static_model_looks_up_the_ids_of_chunks(static_model: Path) -> None:
     loaded = EmbeddingModel.load(resolve_model(str(static_model)))
     assert (loaded.device, loaded.precision, loaded.is_transformer) == ("cpu", "fp32", False)
     assert loaded.dimensions == 64
-    assert loaded.content_budget > 100_000
+    # MiniLM's tokenizer file says so, and the library cuts what is longer.
+    assert loaded.content_budget == 128
     chunks = chunks_of(loaded, DOCUMENTS[:3])
     reference = SentenceTransformer(str(static_model), device="cpu", local_files_only=True)
     expected = reference.encode([chunk.text for chunk in chunks], show_progress_bar=False)
