@@ -198,20 +198,20 @@ def _positions(model: Any) -> int | None:
 def own_prompt(network: Any, task: str) -> str:
     """Return the prompt that a model's files name for a text of ``task``, "" for none.
 
-    The library may know a name without a prompt, a placeholder: it stands for no prompt, and for
-    no default prompt either, but not in the way of the next name.
+    The library adds names with an empty prompt as placeholders: such a name keeps the default
+    prompt away, but not the prompt of the next name.
     """
     known: dict[str, str | None] = network.prompts or {}
-    names = [name for name in _PROMPT_NAMES[task] if name in known]
-    named = [prompt for name in names if (prompt := known[name]) is not None]
-    if named or names:
-        return next(iter(named), "")
-    return known.get(network.default_prompt_name or "") or ""
+    named = [known[name] or "" for name in _PROMPT_NAMES[task] if name in known]
+    if not named:
+        return known.get(network.default_prompt_name or "") or ""
+    return next(filter(None, named), "")
 
 
 def has_placeholder(network: Any, task: str) -> bool:
-    """Tell whether the library's first name for a prompt of ``task`` has none."""
-    return any((network.prompts or {}).get(name, "") is None for name in _PROMPT_NAMES[task])
+    """Tell whether the library knows a name for a prompt of ``task`` that has none."""
+    known = network.prompts or {}
+    return any(name in known and not known[name] for name in _PROMPT_NAMES[task])
 
 
 def on_host(vectors: Any) -> NDArray[np.float32]:
