@@ -17,7 +17,8 @@ _WRONG_VECTORS = re.compile(r"may not support this parameter|silently ignored")
 _HARMLESS = re.compile(
     r"LOAD REPORT|newly initialized|were not used when|No sentence-transformers model found"
     r"|created with Sentence Transformers version|is deprecated|deprecated and will be removed"
-    r"|Default prompt name is set|_token_id must be|attention_window|longer than the specified maximum|README"
+    r"|Default prompt name is set|_token_id must be|attention_window|README"
+    r"|longer than the specified maximum"
 )
 
 
