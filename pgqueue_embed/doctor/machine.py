@@ -54,13 +54,14 @@ class Models:
     def check_model(self, name: str) -> Iterator[Check]:
         """Check a model by its name, as `pgembed create --model` would."""
         resolved = resolve_model(name)
-        yield from self._check(f"model {name}", resolved)
+        checks = list(self._check(f"model {name}", resolved))
         facts = self._loaded[resolved.path].facts
-        yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
         refuse_unsuited(facts)
+        yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
         prompts = missing_prompts(facts)
         if prompts:
             yield warning(f"model {name}", prompts, "see docs/models.md, Prompts")
+        yield from checks
 
     def check_pipeline(self, pipeline: Pipeline) -> Iterator[Check]:
         """Check that the pipeline's own model is here and computes what it should."""
