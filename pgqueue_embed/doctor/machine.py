@@ -56,8 +56,8 @@ class Models:
         resolved = resolve_model(name)
         checks = list(self._check(f"model {name}", resolved))
         facts = self._loaded[resolved.path].facts
-        refuse_unsuited(facts)
         yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
+        refuse_unsuited(facts)
         prompts = missing_prompts(facts)
         if prompts:
             yield warning(f"model {name}", prompts, "see docs/models.md, Prompts")
