@@ -10,6 +10,7 @@ from psycopg import sql
 from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.pipeline_row import (
     COLUMNS,
@@ -45,9 +46,11 @@ REFUSALS = (
 def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
     """Return key and document of the source, once all about the tables is checked.
 
-    Raises UsageError for whatever `create_pipeline` would trip over later.
+    Raises UsageError for whatever `create_pipeline` would trip over later, PipelineFault for a
+    source that cannot be read.
     """
-    records = check_source(connection, spec)
+    with on_users_tables(connection, f"reading {spec.source}"):
+        records = check_source(connection, spec)
     _check_name_is_free(connection, spec)
     new_target(spec, records.key, records.document).check(connection)
     codec = VectorCodec(connection)

@@ -376,6 +376,9 @@ class TestKinds:
         assert state(connection)[1].startswith("reading public.reports: division by zero; mend")
 
 
+SECOND = Table(schema="public", name="second")
+
+
 def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
     from pgqueue_embed.gone import enqueue_gone
 
@@ -383,11 +386,12 @@ def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
         "enqueue": lambda each: enqueue(each, pipeline, Selection(everything=True)),
         "enqueue of some": lambda each: enqueue(each, pipeline, Selection(where="id < 5")),
         "gone": lambda each: enqueue_gone(each, pipeline, slice_records=100),
+        "create": lambda each: make_pipeline(each, name="second", target=SECOND),
     }
 
 
 @pytest.mark.parametrize("code", ["27000", "57014", "P0001", "XX000", "42501"])
-@pytest.mark.parametrize("command", ["enqueue", "enqueue of some", "gone"])
+@pytest.mark.parametrize("command", ["enqueue", "enqueue of some", "gone", "create"])
 def test_command_says_in_one_line_what_a_function_of_the_source_raises(
     connection: Connection, conninfo: str, command: str, code: str
 ) -> None:
