@@ -112,7 +112,7 @@ def _claims(bench: Bench, records: int) -> Measured:
         pipeline = make_pipeline(connection)
 
         def run(item_records: int) -> tuple[float, float]:
-            connection.execute("truncate pgembed.records, reports_chunks")
+            connection.execute("truncate pgembed.records, public.reports_chunks")
             _queue(connection, pipeline, records, item_records)
             started = time.perf_counter()
             claims = len(drain(session, pipeline, size=size))

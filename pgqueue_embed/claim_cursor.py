@@ -15,8 +15,8 @@ import time
 LOOK_BACK_SECONDS = 10.0
 
 # Numbers are given when an item is queued, and not when that is committed. To read so many dead
-# items takes a millisecond.
-NEARBY_ITEMS = 10_000
+# items takes less than a millisecond.
+NEARBY_ITEMS = 5_000
 
 
 class ClaimCursor:

@@ -112,7 +112,8 @@ def renew(connection: Connection) -> None:
 
 
 # The locking query is materialised: inlined, the planner may run it again and lock more rows than
-# the limit. OF, because a joined table would be locked too. Locked rows are another worker's.
+# the limit. OF: a joined table would be locked too. Locked rows are another worker's. Places are
+# compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
 CLAIM = """
 with claimed as materialized (
     select
@@ -121,10 +122,10 @@ with claimed as materialized (
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
-        and priority = %(priority)s
-        and id > %(after_id)s
+        and (priority, id) > (%(priority)s, %(after_id)s)
+        and (priority, id) < (%(priority)s + 1, 0)
         and available_at <= clock_timestamp()
-    order by id
+    order by priority, id
     limit %(limit)s
     for update of work skip locked
 )
@@ -155,9 +156,9 @@ def claim_items(
 ) -> Claim | None:
     """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
 
-    Of small items, as many as `limit` full ones have records. Of those that run `alone`, one. Looks
-    behind `cursor` first, and a little before it when there is nothing. None does not mean that the
-    pipeline is finished: other workers hold items.
+    Of small items, as many as `limit` full ones have records; of those that run `alone`, one.
+    Looks behind `cursor` first, then a little before it. None does not mean that the pipeline is
+    finished: other workers hold items.
     """
     place = {} if cursor is None or alone else cursor.start()
     values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
@@ -186,10 +187,7 @@ def _claim_behind(
 def _claim_more(
     connection: Connection, values: dict[str, Any], items: Sequence[WorkItem]
 ) -> list[WorkItem]:
-    """Lock the items that come next, if those that are locked already are small.
-
-    How many fit is not known before they are locked: too many are given back, and fewer locked.
-    """
+    """Lock the items that come next, if those locked are small; too many of them are given back."""
     room = values["limit"] * MAX_ITEM_RECORDS - sum(item.weight for item in items)
     limit = min(room * len(items) // max(sum(item.weight for item in items), 1), room)
     while limit > 0:
@@ -367,10 +365,10 @@ where pipelines.state = 'active'
         from pgembed.work
         where work.pipeline_id = place.pipeline_id
             and work.alone = %(alone)s
-            and work.priority = place.priority
-            and work.id > place.after_id
+            and (work.priority, work.id) > (place.priority, place.after_id)
+            and (work.priority, work.id) < (place.priority + 1, 0)
             and work.available_at <= clock_timestamp()
-        order by work.id desc
+        order by work.priority desc, work.id desc
         limit 1
     ) is not null
 order by pipelines.id
