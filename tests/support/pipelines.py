@@ -53,4 +53,4 @@ def prepare_with_fake_model(
     if reference != FAKE_MODEL.name:
         model = replace(model, fingerprint="e" * 64, dimensions=4)
     records = check_tables(connection, spec)
-    return Prepared(spec=spec, records=records, model=model, tokenizer=None)
+    return Prepared(spec=spec, records=records, model=model, tokenizer=None, notes=())
