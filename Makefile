@@ -38,7 +38,8 @@ format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## Write docs/sql.md anew from the catalogue of a migrated database
+docs: $(READY) ## Write anew what documents take from the catalogue and the options
+	$(BIN)/python -m scripts.option_pages
 	$(BIN)/python -m scripts.sql_page
 
 migrate: $(READY) ## Create or upgrade schema pgembed (PGEMBED_DSN, or the embedded server)

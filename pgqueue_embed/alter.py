@@ -23,6 +23,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.generations import is_next, spec_of, successor_of
 from pgqueue_embed.gone import enqueue_gone
 from pgqueue_embed.leftovers import finish
+from pgqueue_embed.pipeline_options import ALTERABLE
 from pgqueue_embed.pipelines import (
     create_pipeline,
     drop_pipeline,
@@ -30,7 +31,7 @@ from pgqueue_embed.pipelines import (
 )
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec, check_max_attempts, check_name, check_priority
+from pgqueue_embed.spec import PipelineSpec, check_name
 from pgqueue_embed.takeover import takeover_of
 from pgqueue_embed.takeover.table import renew_own_view
 from pgqueue_embed.target import target_of, view_of
@@ -39,60 +40,45 @@ NEXT_NAME = " (next)"
 
 GONE_SLICE_RECORDS = 50_000
 
-AT_ONCE = ("name", "priority", "max_attempts", "view")
-MAY_GO = ("chunk_template", "where", "truncate_dim")
+# By the field that holds them.
+ALTERED = {option.field: option for option in ALTERABLE.values()}
+AT_ONCE = ("name", *(field for field, each in ALTERED.items() if not each.alters_vectors))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What is to be another way; None stays as it is.
+    """What is to be another way: `given`, by field of PipelineSpec, or the model.
 
-    The fields are those of PipelineSpec, and the model. Those of AT_ONCE take effect at once, any
-    of the others by a new generation. An empty value of one of MAY_GO takes it away.
+    Fields of AT_ONCE take effect at once, any of the others by a new generation. None stays as it
+    is, and an empty value takes away what may go.
     """
 
-    name: str | None = None
-    priority: int | None = None
-    max_attempts: int | None = None
-    model: str | None = None
-    text_fields: tuple[str, ...] | None = None
-    template: str | None = None
-    chunk_template: str | None = None
-    where: str | None = None
-    chunking: str | None = None
-    chunk_tokens: int | None = None
-    overlap_tokens: int | None = None
-    vector_type: str | None = None
-    truncate_dim: int | None = None
-    copy_columns: tuple[str, ...] | None = None
-    foreign_key: bool | None = None
-    view: bool | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
         """Raise UsageError for a value that no pipeline can have."""
+        unknown = given.keys() - {"name", *ALTERED}
+        if unknown:
+            raise TypeError(f"no such setting can be altered: {', '.join(unknown)}")
+        self.given = {field: value for field, value in given.items() if value is not None}
         if self.name is not None:
             check_name(self.name)
-        if self.priority is not None:
-            check_priority(self.priority)
-        if self.max_attempts is not None:
-            check_max_attempts(self.max_attempts)
-        if self.text_fields and self.template is not None:
+        for field in self.given.keys() & set(AT_ONCE) & ALTERED.keys():
+            ALTERED[field].check(self.given[field])
+        if self.given.get("text_fields") and "template" in self.given:
             raise UsageError("--text-field and --template both make the document; give one of them")
+
+    @property
+    def name(self) -> str | None:
+        """What the pipeline is to be called."""
+        return self.given.get("name")
 
     @property
     def at_once(self) -> dict[str, object]:
         """The values that take effect at once, by column; None for those that stay."""
-        return {each: getattr(self, each) for each in AT_ONCE}
+        return {each: self.given.get(each) for each in AT_ONCE}
 
     @property
     def alter_vectors(self) -> bool:
         """Whether anything is asked for that may alter vectors."""
         return bool(self.given.keys() - set(AT_ONCE))
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """What is to be another way, by field."""
-        return {each: value for each, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +129,28 @@ def carry_out(connection: Connection, alteration: Alteration) -> Pipeline | None
 ALTER_AT_ONCE = """
 update pgembed.pipelines
 set name = coalesce(case when id = %(id)s then %(name)s else %(next_name)s end, name),
-    priority = coalesce(%(priority)s, priority),
-    max_attempts = coalesce(%(max_attempts)s, max_attempts),
-    view = coalesce(case when id = %(id)s then %(view)s::boolean end, view)
+    view = coalesce(case when id = %(id)s then %(view)s::boolean end, view),
+    {others}
 where id = %(id)s or successor_of = %(id)s
 """
 
 
 def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes) -> None:
     next_name = changes.name + NEXT_NAME if changes.name else None
-    connection.execute(
-        ALTER_AT_ONCE, {**changes.at_once, "id": pipeline.id, "next_name": next_name}
+    others = sql.SQL(", ").join(
+        sql.SQL("{column} = coalesce({value}, {column})").format(
+            column=sql.Identifier(each), value=sql.Placeholder(each)
+        )
+        for each in AT_ONCE
+        if each not in ("name", "view")
     )
-    if changes.view is not None:
-        _alter_view(connection, pipeline, wanted=changes.view)
+    connection.execute(
+        sql.SQL(ALTER_AT_ONCE).format(others=others),
+        {**changes.at_once, "id": pipeline.id, "next_name": next_name},
+    )
+    view = changes.given.get("view")
+    if view is not None:
+        _alter_view(connection, pipeline, wanted=view)
 
 
 def _alter_view(connection: Connection, pipeline: Pipeline, *, wanted: bool) -> None:
@@ -189,11 +183,12 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
         )
     check_adopted(connection, pipeline)
     spec = _next_spec(pipeline, changes)
-    if changes.model is None:
+    model = changes.given.get("model")
+    if model is None:
         check_local_model(pipeline)
         prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
     else:
-        prepared = prepare(connection, spec, changes.model)
+        prepared = prepare(connection, spec, model)
     place = {each: getattr(pipeline, each) for each in ("target", "into_column", "view")}
     same = replace(prepared.spec, name=pipeline.name, **place) == spec_of(pipeline)
     if same and prepared.model.fingerprint == pipeline.model_fingerprint:
@@ -203,7 +198,9 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
 
 def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
     wanted = {each: changes.given[each] for each in changes.given if each not in ("model", "view")}
-    wanted |= {each: wanted[each] or None for each in MAY_GO if each in wanted}
+    for each in wanted.keys() & ALTERED.keys():
+        if ALTERED[each].may_go and not wanted[each]:
+            wanted[each] = ALTERED[each].nothing
     if "template" in wanted:
         wanted["text_fields"] = ()
     elif "text_fields" in wanted:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from pgqueue_embed.alter import AT_ONCE, MAY_GO, Changes
+from pgqueue_embed.alter import Changes
 from pgqueue_embed.configuration.values import Value, shown
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.declared import SYNC, Declared, settings_of
+from pgqueue_embed.option import Option
+from pgqueue_embed.pipeline_options import ALTERABLE
 from pgqueue_embed.pipelines import load_pipelines
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import OPTION_NAMES
-
-FIELDS = {OPTION_NAMES.get(each.name, each.name): each.name for each in fields(Changes)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Difference:
     @property
     def at_once(self) -> bool:
         """Whether it takes effect at once; a next generation it is otherwise."""
-        return self.key == SYNC or FIELDS[self.key] in AT_ONCE
+        return self.key == SYNC or not ALTERABLE[self.key].alters_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +58,13 @@ class Comparison:
     def changes(self) -> Changes:
         """The other differences, as what is to be altered."""
         wanted: dict[str, Any] = {**vars(self.declared.spec), "model": self.declared.model}
-        names = [FIELDS[each.key] for each in self.differences if each.key != SYNC]
-        given = {name: wanted[name] for name in names}
-        return Changes(**{field: _asked(field, value) for field, value in given.items()})
+        options = [ALTERABLE[each.key] for each in self.differences if each.key != SYNC]
+        return Changes(**{each.field: _asked(each, wanted[each.field]) for each in options})
 
 
-def _asked(field: str, value: Any) -> Any:
+def _asked(option: Option, value: Any) -> Any:
     """Return how a value is asked for: an empty one takes away what may go, None would keep it."""
-    return "" if value is None and field in MAY_GO else value
+    return "" if value is None and option.may_go else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,7 @@ def _check_is_not_renamed(declared: Declared, present: Iterable[Pipeline]) -> No
 
 def _check_can_be_altered(declared: Declared, differences: Sequence[Difference]) -> None:
     for each in differences:
-        if each.key not in (SYNC, *FIELDS):
+        if each.key not in (SYNC, *ALTERABLE):
             raise declared.place.error(
                 f"{each.key} cannot be altered from {shown(each.present)} to {shown(each.wanted)};"
                 f" write it back, or declare a pipeline of another name and target_table, or"

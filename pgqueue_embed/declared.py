@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pgqueue_embed.capture import is_on
@@ -13,8 +13,9 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import full_name
 from pgqueue_embed.generations import spec_of
 from pgqueue_embed.identifiers import join_columns, join_qualified
+from pgqueue_embed.option import options_of
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import OPTION_NAMES, PipelineSpec
+from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.tables import Table, TargetColumns
 
 # The key of what is no setting of the pipeline, but triggers on its source.
@@ -57,11 +58,11 @@ def written(spec: PipelineSpec, model: str, *, sync: bool) -> dict[str, Value]:
 
     Read again, they give the same pipeline.
     """
-    unsaid = ("name", *_following(spec))
+    unsaid = tuple(_following(spec))
     values = {
-        OPTION_NAMES.get(each.name, each.name): _written(spec, getattr(spec, each.name))
-        for each in fields(spec)
-        if each.name not in unsaid
+        each.name: _written(spec, getattr(spec, each.field))
+        for each in options_of(PipelineSpec)
+        if each.field not in unsaid
     }
     values |= {"model": full_name(model), SYNC: sync}
     return {key: value for key, value in values.items() if value is not None}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pgqueue_embed.columns import Column
 from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.key import Key
+from pgqueue_embed.option import Option, check_options
 from pgqueue_embed.spec import PipelineSpec
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -50,6 +51,10 @@ class Pipeline(PipelineSpec):
 MAX_LEASE_SECONDS = 86_400
 
 
+# The panel of the help of `work`.
+WORKER = "Worker"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How one worker process works; see `pgembed work --help`.
@@ -57,27 +62,75 @@ class WorkerSettings:
     `last_model` is the fingerprint of the model that the process before this one worked with.
     """
 
-    concurrency: int = 2
+    concurrency: Annotated[
+        int,
+        Option(
+            short="-c",
+            help="Claims in work at once; one computes while others read, chunk and write.",
+            minimum=1,
+            maximum=64,
+            panel=WORKER,
+        ),
+    ] = 2
+    device: Annotated[str, Option(help="auto, mps, cuda or cpu.", panel=WORKER)] = "auto"
+    precision: Annotated[
+        str,
+        Option(help="auto (the fastest that agrees with fp32), fp32, fp16 or bf16.", panel=WORKER),
+    ] = "auto"
+    model_path: Annotated[
+        str | None,
+        Option(
+            help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+            panel=WORKER,
+        ),
+    ] = None
+    lease_seconds: Annotated[
+        float,
+        Option(
+            name="lease",
+            help="Seconds without progress after which the server takes a claim back.",
+            unit="second",
+            minimum=1,
+            maximum=MAX_LEASE_SECONDS,
+            panel=WORKER,
+        ),
+    ] = 60.0
+    retry_delay_seconds: Annotated[
+        float,
+        Option(
+            name="retry_delay",
+            help="Seconds before a failed record's second attempt; doubles with each.",
+            unit="second",
+            panel=WORKER,
+        ),
+    ] = 5.0
+    memory_limit_megabytes: Annotated[
+        int | None,
+        Option(
+            name="memory_limit",
+            help="Megabytes of process and device memory after which the worker process is"
+            " replaced.",
+            unit="megabyte",
+            panel=WORKER,
+        ),
+    ] = None
+    cache_megabytes: Annotated[
+        int,
+        Option(
+            name="cache_size",
+            help="Megabytes of vectors kept for chunks that occur again; 0 for none.",
+            unit="megabyte",
+            panel=WORKER,
+        ),
+    ] = 256
     drain: bool = False
     pipelines: tuple[str, ...] = ()
-    device: str = "auto"
-    precision: str = "auto"
     max_records: int | None = None
-    model_path: str | None = None
-    lease_seconds: float = 60.0
     claim_seconds: float = 8.0
-    retry_delay_seconds: float = 5.0
-    cache_megabytes: int = 256
-    memory_limit_megabytes: int | None = None
     last_model: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.concurrency <= 64:
-            raise UsageError(f"--concurrency {self.concurrency}: give a number from 1 to 64")
-        if not 1 <= self.lease_seconds <= MAX_LEASE_SECONDS:
-            raise UsageError(
-                f"--lease {self.lease_seconds:g}: give 1 to {MAX_LEASE_SECONDS:,} seconds"
-            )
+        check_options(self)
         if self.max_records is not None and self.max_records < 1:
             raise UsageError(f"--max-records {self.max_records}: give at least 1")
 

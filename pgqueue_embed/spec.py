@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated
 
 from pgqueue_embed.document import Recipe
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.identifiers import check_identifier
-from pgqueue_embed.tables import Table, TargetColumns, parse_table
+from pgqueue_embed.option import Option, check_options
+from pgqueue_embed.tables import Table, TargetColumns
 
-# What options and configuration files call a field, where they do not call it by its name.
-OPTION_NAMES = {
-    "source": "source_table",
-    "target": "target_table",
-    "id_fields": "id_field",
-    "text_fields": "text_field",
-    "columns": "target_column",
-    "chunk_tokens": "chunk_size",
-}
+# The panels of the help of `create`, and of what `show` prints.
+TABLES = "Tables and columns"
+MODEL = "Model and chunks"
 
-MAX_PRIORITY = 100
-MAX_ATTEMPTS = 1_000_000
+
+def _check_columns(option: Option, names: tuple[str, ...]) -> None:
+    for name in names:
+        check_identifier(name)
+        if names.count(name) > 1:
+            raise UsageError(f"{option.flag} names '{name}' twice")
+
+
+def _check_text(option: Option, text: str) -> None:
+    if not text.strip():
+        raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,41 +44,214 @@ class PipelineSpec:
     """
 
     name: str
-    source: Table
-    target: Table
-    id_fields: tuple[str, ...] = ("id",)
-    text_fields: tuple[str, ...] = ()
-    template: str | None = None
-    chunk_template: str | None = None
-    where: str | None = None
-    chunking: str = "tokens"
-    chunk_tokens: int = 128
-    overlap_tokens: int = 20
-    into_column: str | None = None
-    columns: TargetColumns = field(default_factory=TargetColumns)
-    vector_type: str = "vector"
-    truncate_dim: int | None = None
-    copy_columns: tuple[str, ...] = ()
-    foreign_key: bool = False
-    view: bool = False
-    max_attempts: int = 3
-    priority: int = 10
+    source: Annotated[
+        Table,
+        Option(
+            name="source_table",
+            help="Table or view with the text: table or schema.table.",
+            panel=TABLES,
+        ),
+    ]
+    target: Annotated[
+        Table,
+        Option(
+            name="target_table",
+            help="Table to make for the vectors.",
+            usual="the source table's name + _vectors",
+            panel=TABLES,
+        ),
+    ]
+    into_column: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Write each vector into this column of the source instead, which is added if it is"
+            " not there; with --chunking none.",
+            panel=TABLES,
+            more="into-a-column.md",
+        ),
+    ] = None
+    id_fields: Annotated[
+        tuple[str, ...],
+        Option(
+            name="id_field",
+            help="Unique key of the source; of several columns: a,b, or repeated.",
+            usual="id",
+            panel=TABLES,
+            rule=_check_columns,
+        ),
+    ] = ("id",)
+    text_fields: Annotated[
+        tuple[str, ...],
+        Option(
+            name="text_field",
+            help="Column with the text; several, a,b or repeated, are joined by a blank line.",
+            usual="text",
+            panel=TABLES,
+            rule=_check_columns,
+            alter="Column with the text; repeatable.",
+        ),
+    ] = ()
+    template: Annotated[
+        str | None,
+        Option(
+            help="The text, made of any columns, e.g. '$title: $text'; ${any name}, $$ for a"
+            " dollar.",
+            panel=TABLES,
+            alter="Make the document of columns: '$title: $text'.",
+        ),
+    ] = None
+    chunk_template: Annotated[
+        str | None,
+        Option(
+            help=r"What the model reads for each chunk, e.g. '$title\\n$chunk'; all of it counts as"
+            " the chunk's tokens, and only the chunk is stored.",
+            panel=MODEL,
+            alter="What the model reads for a chunk: '$title: $chunk'; '' for the bare chunk.",
+            may_go=True,
+        ),
+    ] = None
+    where: Annotated[
+        str | None,
+        Option(
+            help="Only rows matching this SQL condition are records of the pipeline, now and"
+            " later.",
+            panel=TABLES,
+            rule=_check_text,
+            alter="Which rows are records, an SQL condition; '' for all.",
+            may_go=True,
+        ),
+    ] = None
+    columns: Annotated[
+        TargetColumns,
+        Option(
+            name="target_column",
+            type=dict,
+            metavar="MEANING=NAME",
+            help="Call a target column otherwise, e.g. embedding=vector; repeatable. fulltext_id"
+            " takes as many names as the key has columns: fulltext_id=a,b. Meanings: "
+            + ", ".join(vars(TargetColumns()))
+            + ".",
+            panel=TABLES,
+        ),
+    ] = field(default_factory=TargetColumns)
+    copy_columns: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Columns of the source to copy into each chunk's row: a,b, or repeated. A change"
+            " of one writes the record anew.",
+            panel=TABLES,
+            rule=_check_columns,
+            alter="Columns to copy, repeatable; '' for none.",
+            may_go=True,
+            more="target-table.md",
+        ),
+    ] = ()
+    foreign_key: Annotated[
+        bool,
+        Option(
+            help="Let the target table refer to the source: deleting a record deletes its vectors.",
+            panel=TABLES,
+            alter="Refer to the source, or not.",
+            more="target-table.md",
+        ),
+    ] = False
+    view: Annotated[
+        bool,
+        Option(
+            help="Make a view of source and chunks, <target>_view; PostgreSQL then refuses to drop"
+            " the source's columns.",
+            panel=TABLES,
+            alter="Make the view of source and chunks (anew).",
+            alters_vectors=False,
+            more="target-table.md",
+        ),
+    ] = False
+    vector_type: Annotated[
+        str,
+        Option(
+            help="vector (32 bit) or halfvec (16 bit).",
+            panel=TABLES,
+            choices=("vector", "halfvec"),
+            alter="vector or halfvec.",
+        ),
+    ] = "vector"
+    truncate_dim: Annotated[
+        int | None,
+        Option(
+            help="Keep so many dimensions of each vector, the first ones; for models trained for"
+            " that (Matryoshka).",
+            usual="all",
+            unit="dimension",
+            minimum=1,
+            panel=MODEL,
+            alter="Dimensions to keep of a vector; 0 for all.",
+            may_go=True,
+            more="target-table.md#fewer-dimensions",
+        ),
+    ] = None
+    chunking: Annotated[
+        str,
+        Option(
+            help="tokens, or none: a document is one chunk, and refused if the model cannot read"
+            " it.",
+            panel=MODEL,
+            choices=("tokens", "none"),
+            alter="tokens or none.",
+        ),
+    ] = "tokens"
+    chunk_tokens: Annotated[
+        int,
+        Option(
+            name="chunk_size",
+            help="Most tokens of a chunk.",
+            unit="token",
+            minimum=1,
+            panel=MODEL,
+            alter="Most tokens of a chunk.",
+        ),
+    ] = 128
+    overlap_tokens: Annotated[
+        int,
+        Option(
+            help="Tokens repeated from the chunk before.",
+            unit="token",
+            panel=MODEL,
+            alter="Tokens repeated from the chunk before.",
+        ),
+    ] = 20
+    max_attempts: Annotated[
+        int,
+        Option(
+            help="Tries before a failing record is given up.",
+            minimum=1,
+            maximum=1_000_000,
+            panel=MODEL,
+            alter="Tries before a failing record is given up.",
+            alters_vectors=False,
+        ),
+    ] = 3
+    priority: Annotated[
+        int,
+        Option(
+            help="Share of the workers' time, 1 to 100: one of 20 gets twice that of one of 10.",
+            minimum=1,
+            maximum=100,
+            panel=MODEL,
+            alter="Share of the workers' time, 1 to 100.",
+            alters_vectors=False,
+        ),
+    ] = 10
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that cannot work; name the target's key columns."""
         check_name(self.name)
-        _check_columns(self.id_fields, "--id-field")
-        _check_columns(self.text_fields, "--text-field")
-        _check_columns(self.copy_columns, "--copy-columns")
+        check_options(self)
+        if not self.id_fields:
+            raise UsageError("name the key of the source: --id-field NAME")
         self._check_document()
-        self._check_chunks()
+        self._check_overlap()
         object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
-        if self.vector_type not in ("vector", "halfvec"):
-            raise UsageError(f"--vector-type {self.vector_type}: give vector or halfvec")
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise UsageError(f"--truncate-dim {self.truncate_dim}: give at least 1 dimension")
-        check_max_attempts(self.max_attempts)
-        check_priority(self.priority)
         self._check_target()
 
     @property
@@ -98,8 +275,6 @@ class PipelineSpec:
             raise UsageError("name the column with the text: --text-field NAME")
         for name in self.recipe.names():
             check_identifier(name)
-        if self.where is not None and not self.where.strip():
-            raise UsageError("--where is empty; leave it out, or give a condition")
 
     def _check_target(self) -> None:
         if self.into_column is None:
@@ -147,11 +322,7 @@ class PipelineSpec:
                     " own one otherwise with --target-column"
                 )
 
-    def _check_chunks(self) -> None:
-        if self.chunking not in ("tokens", "none"):
-            raise UsageError(f"--chunking {self.chunking}: give tokens or none")
-        if self.chunk_tokens < 1:
-            raise UsageError(f"--chunk-size {self.chunk_tokens}: give at least 1 token")
+    def _check_overlap(self) -> None:
         if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
             raise UsageError(
                 f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
@@ -159,68 +330,7 @@ class PipelineSpec:
             )
 
 
-def spec_of_names(
-    name: str,
-    *,
-    source_table: str,
-    target_table: str | None,
-    schema: str,
-    id_fields: tuple[str, ...],
-    text_fields: tuple[str, ...],
-    template: str | None,
-    target_columns: Mapping[str, str],
-    into_column: str | None = None,
-    **settings: Any,
-) -> PipelineSpec:
-    """Return the pipeline whose tables and columns a person names; `settings` are its others.
-
-    Without `target_table`, the source's name and ``_vectors``; without any text, column ``text``.
-    Raises UsageError for what no pipeline can be.
-    """
-    if into_column is not None and (target_table or target_columns):
-        raise UsageError(
-            "--into-column puts the vectors into the source: there is no target table for"
-            " --target-table or --target-column to name"
-        )
-    source = parse_table(source_table, schema)
-    target = Table(schema=source.schema, name=f"{source.name}_vectors")
-    return PipelineSpec(
-        name=name,
-        source=source,
-        target=parse_table(target_table, schema) if target_table else target,
-        id_fields=id_fields,
-        text_fields=text_fields or (() if template else ("text",)),
-        template=template,
-        into_column=into_column,
-        columns=TargetColumns().renamed(dict(target_columns)),
-        **settings,
-    )
-
-
 def check_name(name: str) -> None:
     """Raise UsageError unless a pipeline can be called `name`."""
     if not name or not name.isprintable() or len(name) > 100:
         raise UsageError("a pipeline's name has 1 to 100 printable characters")
-
-
-def check_max_attempts(max_attempts: int) -> None:
-    """Raise UsageError unless a record can be tried so often."""
-    if not 1 <= max_attempts <= MAX_ATTEMPTS:
-        raise UsageError(
-            f"--max-attempts {max_attempts}: give at least 1, and at most {MAX_ATTEMPTS:,}"
-        )
-
-
-def check_priority(priority: int) -> None:
-    """Raise UsageError unless it is a priority."""
-    if not 1 <= priority <= MAX_PRIORITY:
-        raise UsageError(f"--priority {priority}: give a number from 1 to {MAX_PRIORITY}")
-
-
-def _check_columns(names: tuple[str, ...], option: str) -> None:
-    for name in names:
-        check_identifier(name)
-        if names.count(name) > 1:
-            raise UsageError(f"{option} names '{name}' twice")
-    if option == "--id-field" and not names:
-        raise UsageError("name the key of the source: --id-field NAME")

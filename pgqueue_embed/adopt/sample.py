@@ -19,9 +19,10 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding.rows import unit_rows
 from pgqueue_embed.enqueue import OPENING
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline_options import SampleOptions
 
-MIN_COSINE = 0.99
-SAMPLE_CHUNKS = 200
+MIN_COSINE = SampleOptions.min_cosine
+SAMPLE_CHUNKS = SampleOptions.sample
 
 # What of the sample must agree: half precision and other hardware stay far above the least cosine,
 # so that whatever does not agree is of another text.

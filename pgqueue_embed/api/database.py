@@ -7,13 +7,15 @@ from warnings import warn
 
 from pgqueue_embed import adopt as adopting
 from pgqueue_embed import migrate
+from pgqueue_embed.api.arguments import given_options
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 from pgqueue_embed.connect import connect, describe
 from pgqueue_embed.create import create
+from pgqueue_embed.pipeline_options import spec_of_options
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
 from pgqueue_embed.settings import DEFAULT_MODEL
-from pgqueue_embed.spec import PipelineSpec, spec_of_names
+from pgqueue_embed.spec import PipelineSpec
 
 
 class Database:
@@ -91,29 +93,7 @@ class Database:
 
             reports = database.create("reports", source_table="event_text", text_field="foi_text")
         """
-        spec = spec_of_names(
-            name,
-            source_table=source_table,
-            target_table=target_table,
-            into_column=into_column,
-            schema=schema,
-            id_fields=_columns(id_field),
-            text_fields=_columns(text_field or ()),
-            template=template,
-            target_columns=target_columns or {},
-            chunk_template=chunk_template,
-            where=where,
-            copy_columns=_columns(copy_columns),
-            foreign_key=foreign_key,
-            view=view,
-            vector_type=vector_type,
-            truncate_dim=truncate_dim,
-            chunking=chunking,
-            chunk_tokens=chunk_size,
-            overlap_tokens=overlap_tokens,
-            max_attempts=max_attempts,
-            priority=priority,
-        )
+        spec = spec_of_options(name, given_options(locals()))
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
             if not (if_not_exists and name in pipeline_names(connection)):
@@ -151,19 +131,7 @@ class Database:
                 "reports", source_table="event_text", text_field="foi_text", min_cosine=0.95
             )
         """
-        spec = spec_of_names(
-            name,
-            source_table=source_table,
-            target_table=target_table,
-            schema=schema,
-            id_fields=_columns(id_field),
-            text_fields=_columns(text_field or ()),
-            template=template,
-            target_columns=target_columns or {},
-            where=where,
-            chunk_tokens=chunk_size,
-            overlap_tokens=overlap_tokens,
-        )
+        spec = spec_of_options(name, given_options(locals()))
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
             adopting.adopt(connection, spec, model, sample_chunks=sample, min_cosine=min_cosine)
@@ -190,7 +158,3 @@ class Database:
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
             return [Pipeline(self.conninfo, each.name) for each in load_pipelines(connection)]
-
-
-def _columns(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from pgqueue_embed import enqueue, failures, pipelines, semantic_search
 from pgqueue_embed.alter import Changes, abort, catch_up
 from pgqueue_embed.alter import alter as begin
+from pgqueue_embed.api.arguments import given_options
 from pgqueue_embed.api.encoders import encoder_of
 from pgqueue_embed.api.progress import Progress, read_progress
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.errors import PipelineReplaced
 from pgqueue_embed.migrate import check_schema
+from pgqueue_embed.pipeline_options import ALTERABLE
 from pgqueue_embed.semantic_search import Hit
 from pgqueue_embed.settings import Pipeline as Settings
 from pgqueue_embed.switch import switch
@@ -163,24 +165,8 @@ class Pipeline:
 
             reports.alter(chunk_size=256, overlap_tokens=32)
         """
-        changes = Changes(
-            name=name,
-            priority=priority,
-            view=view,
-            max_attempts=max_attempts,
-            model=model,
-            text_fields=_tuple(text_field),
-            template=template,
-            chunk_template=chunk_template,
-            where=where,
-            chunking=chunking,
-            chunk_tokens=chunk_size,
-            overlap_tokens=overlap_tokens,
-            vector_type=vector_type,
-            truncate_dim=truncate_dim,
-            copy_columns=_tuple(copy_columns),
-            foreign_key=foreign_key,
-        )
+        given = given_options(locals())
+        changes = Changes(name=name, **{ALTERABLE[each].field: given[each] for each in given})
         with self._opened() as (connection, settings):
             successor = begin(connection, settings, changes)
             self.name = name or self.name
@@ -247,9 +233,3 @@ class Pipeline:
         with connect(self._conninfo) as connection:
             check_schema(connection)
             yield connection, pipelines.load_pipeline(connection, self.name)
-
-
-def _tuple(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if isinstance(names, str):
-        return (names,)
-    return None if names is None else tuple(names)

@@ -42,13 +42,13 @@ class Worker:
         pipelines: Sequence[str] = (),
         drain: bool = False,
         max_records: int | None = None,
-        concurrency: int = 2,
-        device: str = "auto",
-        precision: str = "auto",
+        concurrency: int = WorkerSettings.concurrency,
+        device: str = WorkerSettings.device,
+        precision: str = WorkerSettings.precision,
         model_path: str | None = None,
-        lease_seconds: float = 60.0,
-        retry_delay_seconds: float = 5.0,
-        cache_megabytes: int = 256,
+        lease_seconds: float = WorkerSettings.lease_seconds,
+        retry_delay_seconds: float = WorkerSettings.retry_delay_seconds,
+        cache_megabytes: int = WorkerSettings.cache_megabytes,
     ) -> None:
         """Take the options of ``pgembed work``; `pipelines` are names, by default all.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import command, count
-from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.option import options_of
+from pgqueue_embed.pipeline_options import SampleOptions
 
 if TYPE_CHECKING:
     from pgqueue_embed.adopt import Agreement, Candidate
@@ -19,27 +20,11 @@ if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
     from pgqueue_embed.settings import Pipeline
 
-SAMPLE = "Comparing"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(OptionGroup):
     """The options that say what vectors must be like to be adopted."""
 
-    min_cosine: Annotated[
-        float,
-        typer.Option(
-            "--min-cosine",
-            help="Least cosine of a stored vector with the one that the model gives.",
-            rich_help_panel=SAMPLE,
-        ),
-    ] = 0.99
-    sample: Annotated[
-        int,
-        typer.Option(
-            "--sample", help="Chunks to draw at random and compare.", rich_help_panel=SAMPLE
-        ),
-    ] = 200
+    options = options_of(SampleOptions)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -72,7 +57,7 @@ def adopt(
         raise UsageError(f"--sync: adopt the table first, then: pgembed sync {name} --on")
     with connect(conninfo) as connection:
         check_schema(connection)
-        spec = wanted.spec(name) if wanted.source_table is not None else None
+        spec = wanted.spec(name) if wanted.has_source else None
         pipeline = resumable(connection, name, spec)
         if pipeline is not None and dry_run:
             raise UsageError(
@@ -98,8 +83,8 @@ def _compare(connection: Connection, candidate: Candidate, comparison: Compariso
     agreement = compare(
         connection,
         candidate,
-        sample_chunks=comparison.sample,
-        min_cosine=comparison.min_cosine,
+        sample_chunks=comparison.given["sample"],
+        min_cosine=comparison.given["min_cosine"],
     )
     drawn, compared = sum(agreement.worths.values()), len(agreement.cosines)
     others = describe(agreement.worths)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import command, count, one_line
-from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.option import Option
+from pgqueue_embed.pipeline_options import ALTERABLE
 
 if TYPE_CHECKING:
     from pgqueue_embed.alter import Changes
@@ -23,121 +25,61 @@ NEW_GENERATION = "By a new generation"
 GENERATION = "The new generation"
 
 
-def _option(name: str, text: str, panel: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        name, help=text, rich_help_panel=panel, show_default=False
-    )
-    return option
+# As people look for them; an option that is not named here comes behind these.
+ORDER = (
+    *("rename", "priority", "max_attempts", "view"),
+    *("model", "text_field", "template", "chunk_template", "where", "chunking", "chunk_size"),
+    *("overlap_tokens", "copy_columns", "foreign_key", "vector_type", "truncate_dim"),
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WantedChanges:
+def _alteration(option: Option) -> Option:
+    """Return the option of `alter` for an option of `create`: not given, it stays as it is."""
+    panel = NEW_GENERATION if option.alters_vectors else AT_ONCE
+    return replace(option, help=option.alter or "", panel=panel, default=None, usual=None)
+
+
+RENAME = Option(name="rename", field="name", help="Call the pipeline otherwise.", panel=AT_ONCE)
+
+
+class WantedChanges(OptionGroup):
     """The options that say what is to be another way."""
 
-    rename: Annotated[str | None, _option("--rename", "Call the pipeline otherwise.", AT_ONCE)] = (
-        None
+    options = tuple(
+        sorted(
+            (RENAME, *map(_alteration, ALTERABLE.values())),
+            key=lambda option: [*ORDER, option.name].index(option.name),
+        )
     )
-    priority: Annotated[
-        int | None, _option("--priority", "Share of the workers' time, 1 to 100.", AT_ONCE)
-    ] = None
-    max_attempts: Annotated[
-        int | None,
-        _option("--max-attempts", "Tries before a failing record is given up.", AT_ONCE),
-    ] = None
-    view: Annotated[
-        bool | None,
-        _option("--view/--no-view", "Make the view of source and chunks (anew).", AT_ONCE),
-    ] = None
-    model: Annotated[
-        str | None,
-        _option(
-            "--model", "Name on the Hugging Face hub, or a folder: /…, ./… or ~/…", NEW_GENERATION
-        ),
-    ] = None
-    text_field: Annotated[
-        list[str] | None,
-        _option("--text-field", "Column with the text; repeatable.", NEW_GENERATION),
-    ] = None
-    template: Annotated[
-        str | None,
-        _option("--template", "Make the document of columns: '$title: $text'.", NEW_GENERATION),
-    ] = None
-    chunk_template: Annotated[
-        str | None,
-        _option(
-            "--chunk-template",
-            "What the model reads for a chunk: '$title: $chunk'; '' for the bare chunk.",
-            NEW_GENERATION,
-        ),
-    ] = None
-    where: Annotated[
-        str | None,
-        _option("--where", "Which rows are records, an SQL condition; '' for all.", NEW_GENERATION),
-    ] = None
-    chunking: Annotated[str | None, _option("--chunking", "tokens or none.", NEW_GENERATION)] = None
-    chunk_size: Annotated[
-        int | None, _option("--chunk-size", "Most tokens of a chunk.", NEW_GENERATION)
-    ] = None
-    overlap_tokens: Annotated[
-        int | None,
-        _option("--overlap-tokens", "Tokens repeated from the chunk before.", NEW_GENERATION),
-    ] = None
-    copy_columns: Annotated[
-        list[str] | None,
-        _option("--copy-columns", "Columns to copy, repeatable; '' for none.", NEW_GENERATION),
-    ] = None
-    foreign_key: Annotated[
-        bool | None,
-        _option("--foreign-key/--no-foreign-key", "Refer to the source, or not.", NEW_GENERATION),
-    ] = None
-    vector_type: Annotated[
-        str | None, _option("--vector-type", "vector or halfvec.", NEW_GENERATION)
-    ] = None
-    truncate_dim: Annotated[
-        int | None,
-        _option("--truncate-dim", "Dimensions to keep of a vector; 0 for all.", NEW_GENERATION),
-    ] = None
 
     def changes(self) -> Changes:
         """Return what is to be altered; raises UsageError for what no pipeline can have."""
         from pgqueue_embed.alter import Changes
 
-        return Changes(
-            name=self.rename,
-            priority=self.priority,
-            max_attempts=self.max_attempts,
-            model=self.model,
-            text_fields=options.columns_of(self.text_field) if self.text_field else None,
-            template=self.template,
-            chunk_template=self.chunk_template,
-            where=self.where,
-            chunking=self.chunking,
-            chunk_tokens=self.chunk_size,
-            overlap_tokens=self.overlap_tokens,
-            copy_columns=_copied(self.copy_columns),
-            foreign_key=self.foreign_key,
-            view=self.view,
-            vector_type=self.vector_type,
-            truncate_dim=self.truncate_dim,
-        )
+        return Changes(**{each.field: self._read(each) for each in self.options})
+
+    def _read(self, option: Option) -> Any:
+        value = self.given[option.name]
+        if value is None or option.type is not list:
+            return value
+        return columns_of([each for each in value if each or not option.may_go])
 
     def is_empty(self) -> bool:
         """Whether nothing is asked for."""
-        return all(getattr(self, each.name) is None for each in fields(self))
+        return all(value is None for value in self.given.values())
 
 
-def _copied(lists: list[str] | None) -> tuple[str, ...] | None:
-    return None if lists is None else options.columns_of([each for each in lists if each])
+def _option(name: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        name, help=text, rich_help_panel=GENERATION, show_default=False
+    )
+    return option
 
 
-Switch = Annotated[
-    bool, _option("--switch", "Let the new generation take the old one's place.", GENERATION)
-]
-Wait = Annotated[bool, _option("--wait", "With --switch: wait until it is complete.", GENERATION)]
-Force = Annotated[
-    bool, _option("--force", "With --switch: even if more of its records failed.", GENERATION)
-]
-Abort = Annotated[bool, _option("--abort", "Give it up, and leave nothing of it.", GENERATION)]
+Switch = Annotated[bool, _option("--switch", "Let the new generation take the old one's place.")]
+Wait = Annotated[bool, _option("--wait", "With --switch: wait until it is complete.")]
+Force = Annotated[bool, _option("--force", "With --switch: even if more of its records failed.")]
+Abort = Annotated[bool, _option("--abort", "Give it up, and leave nothing of it.")]
 
 
 def add_commands(app: typer.Typer) -> None:

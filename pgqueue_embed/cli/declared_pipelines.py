@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgqueue_embed.cli.pipeline_keys import pipeline_keys
+from pgqueue_embed.cli.pipeline_keys import read_key
 from pgqueue_embed.cli.pipeline_options import WantedPipeline
 from pgqueue_embed.configuration import Place, declared_database, read_toml
 from pgqueue_embed.declared import Declared
+from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
 
 
 def read_pipelines(path: Path) -> list[Declared]:
@@ -28,11 +29,10 @@ def read_pipelines(path: Path) -> list[Declared]:
 
 
 def _declared(path: Path, name: str, table: Any) -> Declared:
-    keys = pipeline_keys()
-    place = Place(f"{path}, pipeline '{name}'", frozenset(keys))
+    place = Place(f"{path}, pipeline '{name}'", frozenset(PIPELINE_OPTIONS))
     _check_table(Place(f"{path}, [pipelines]"), name, table)
-    place.check_keys(table, keys)
-    values = {keys[key].field: keys[key].read(place, value) for key, value in table.items()}
+    place.check_keys(table, PIPELINE_OPTIONS)
+    values = {key: read_key(PIPELINE_OPTIONS[key], place, value) for key, value in table.items()}
     with place.explaining():
         wanted = WantedPipeline(**values)
         spec = wanted.spec(name)
@@ -44,7 +44,7 @@ def _check_table(place: Place, name: str, table: Any) -> None:
     if not isinstance(table, dict):
         place.check_keys([name], ())
     inner = [key for key, value in table.items() if isinstance(value, dict)]
-    if inner and inner[0] not in pipeline_keys():
+    if inner and inner[0] not in PIPELINE_OPTIONS:
         dotted = f"{name}.{inner[0]}"
         raise place.error(
             f"{dotted} is a table in a table; a name with a dot in it is written"

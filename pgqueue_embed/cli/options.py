@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
+
+from pgqueue_embed.identifiers import split_columns
+from pgqueue_embed.option import Option
 
 if TYPE_CHECKING:
     from pgqueue_embed.log import LogSettings
@@ -83,17 +86,53 @@ SHARED_OPTIONS: dict[str, Any] = {
 LOG_OPTIONS = ("log_level", "log_file", "log_format")
 
 
+class OptionGroup:
+    """Options of a table as one argument of a command; `given` has their values by name."""
+
+    options: ClassVar[tuple[Option, ...]]
+
+    def __init__(self, **given: Any) -> None:
+        self.given = {**{each.name: each.default for each in self.options}, **given}
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Return the options as parameters that typer reads."""
+        return [_option(each.name, each.default, annotation(each)) for each in cls.options]
+
+
+def annotation(option: Option) -> Any:
+    """Return the type of an option on the command line, with all that typer says of it."""
+    type_ = list[str] if option.type in (list, dict) else option.type
+    usual = f" \\[default: {option.usual}]" if option.usual else ""
+    names = [option.flag, option.short] if option.short else [option.flag]
+    if option.type is bool and option.default is None:
+        names = [f"{option.flag}/--no-{option.flag.removeprefix('--')}"]
+    shown = typer.Option(
+        *names,
+        help=f"{option.help}{usual}",
+        metavar=option.metavar,
+        rich_help_panel=option.panel,
+        show_default=option.default is not None,
+    )
+    return Annotated[type_ if option.default is not None else type_ | None, shown]
+
+
+def columns_of(lists: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that an option names, given once or often: ``a,b`` or ``a``, ``b``."""
+    return tuple(name for each in lists for name in split_columns(each))
+
+
 def connected(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the connection and logging options and, as first argument, its conninfo.
 
-    A parameter whose type is a dataclass is a group of options: the command line has an option
-    for each of its fields, and the command is called with the object. A parameter `file` is the
-    configuration file; other commands read the one in the working folder, if there is one, for
-    the database.
+    A parameter whose type is a dataclass or an OptionGroup is a group of options: the command line
+    has an option for each of its fields, and the command is called with the object. A parameter
+    `file` is the configuration file; other commands read the one in the working folder, if there
+    is one, for the database.
     """
     hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
-    groups = {each.name: hints[each.name] for each in own if is_dataclass(hints[each.name])}
+    groups = {each.name: hints[each.name] for each in own if _is_group(hints[each.name])}
     plain = [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name])
         for each in own
@@ -110,7 +149,9 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         given = {name: values.pop(name) for name in SHARED_OPTIONS}
         _configure_log({name: given.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
         for name, group in groups.items():
-            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+            values[name] = group(
+                **{each.name: values.pop(each.name) for each in _options_of(group)}
+            )
         command(_conninfo(given, values.get("file")), **values)
 
     parameters = [context, *plain, *grouped, *shared]
@@ -119,7 +160,13 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _options_of(group: Any) -> list[inspect.Parameter]:
+def _is_group(hint: Any) -> bool:
+    return is_dataclass(hint) or (isinstance(hint, type) and issubclass(hint, OptionGroup))
+
+
+def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+    if issubclass(group, OptionGroup):
+        return group.parameters()
     hints = get_type_hints(group, include_extras=True)
     return [_option(each.name, each.default, hints[each.name]) for each in fields(group)]
 

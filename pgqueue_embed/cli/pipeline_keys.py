@@ -1,68 +1,21 @@
-"""The options of `create` as keys of a configuration file: one list, read two ways."""
+"""The options of a pipeline as keys of a configuration file: one table, read two ways."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from functools import cache
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from typer.models import OptionInfo
-
-from pgqueue_embed.cli.pipeline_options import WantedPipeline
 from pgqueue_embed.configuration import Place
+from pgqueue_embed.option import Option
 from pgqueue_embed.tables import TargetColumns
 
 
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """A key of a table [pipelines.NAME]: the option of that name, with underscores."""
-
-    name: str
-    field: str
-    default: Any
-    help: str
-    panel: str
-    takes_list: bool
-    takes_table: bool
-    type: type
-
-    def read(self, place: Place, value: Any) -> Any:
-        """Return `value` as the option has it; raises ConfigurationError for another type."""
-        if self.takes_table:
-            return _pairs(place, self.name, value)
-        if self.takes_list:
-            return _texts(place, self.name, value)
-        return place.of_type(self.name, value, self.type)
-
-
-@cache
-def pipeline_keys() -> dict[str, Key]:
-    """Return every key of a pipeline by its name, in the order of the options."""
-    hints = get_type_hints(WantedPipeline, include_extras=True)
-    keys = [_key(each.name, each.default, hints[each.name]) for each in fields(WantedPipeline)]
-    return {key.name: key for key in keys}
-
-
-def _key(field: str, default: Any, annotated: Any) -> Key:
-    type_, option = get_args(annotated)
-    types = [each for each in get_args(type_) or (type_,) if each is not NoneType]
-    takes_list = types == [list[str]]
-    return Key(
-        name=_spelling(option).removeprefix("--").replace("-", "_"),
-        field=field,
-        default=None if default is MISSING else default,
-        help=option.help,
-        panel=option.rich_help_panel,
-        takes_list=takes_list,
-        takes_table=takes_list and "=" in (option.metavar or ""),
-        type=str if takes_list else types[0],
-    )
-
-
-def _spelling(option: OptionInfo) -> str:
-    # Within Annotated, typer takes the first argument, called default, for a spelling.
-    return str([option.default, *(option.param_decls or ())][0])
+def read_key(key: Option, place: Place, value: Any) -> Any:
+    """Return `value` as the option has it; raises ConfigurationError for another type."""
+    if key.type is dict:
+        return _pairs(place, key.name, value)
+    if key.type is list:
+        return _texts(place, key.name, value)
+    return place.of_type(key.name, value, key.type)
 
 
 def _texts(place: Place, key: str, value: Any) -> list[str]:

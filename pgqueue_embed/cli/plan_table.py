@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pgqueue_embed.cli.display import command, console, one_line
-from pgqueue_embed.cli.pipeline_keys import pipeline_keys
 from pgqueue_embed.configuration.values import shown
+from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ def _print_rows(out: Console, rows: list[Row]) -> None:
     if not rows:
         return
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(min_width=max(map(len, pipeline_keys())) + 4)
+    table.add_column(min_width=max(map(len, PIPELINE_OPTIONS)) + 4)
     table.add_column(overflow="fold")
     table.add_column(no_wrap=True, style="dim")
     for key, change, when in rows:
@@ -71,7 +71,7 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
         yield from map(_change, comparison.differences)
         return
     values = comparison.declared.values
-    for key in pipeline_keys().values():
+    for key in PIPELINE_OPTIONS.values():
         if key.name in values and (key.name in ALWAYS or values[key.name] != key.default):
             yield key.name, shown(values[key.name]), ""
 

@@ -10,14 +10,14 @@ import typer
 
 from pgqueue_embed.cli.display import console, one_line, plain_table
 from pgqueue_embed.cli.options import connected
-from pgqueue_embed.cli.pipeline_keys import pipeline_keys
 from pgqueue_embed.configuration.values import Value, shown
+from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from pgqueue_embed.cli.pipeline_keys import Key
+    from pgqueue_embed.option import Option
     from pgqueue_embed.settings import Pipeline
 
 Name = Annotated[str | None, typer.Argument(help="A pipeline.", show_default="every pipeline")]
@@ -86,7 +86,7 @@ def _successor(pipeline: Pipeline, pipelines: Sequence[Pipeline]) -> Pipeline | 
 
 
 def _ordered(values: dict[str, Value]) -> dict[str, Value]:
-    return {key: values[key] for key in pipeline_keys() if key in values}
+    return {key: values[key] for key in PIPELINE_OPTIONS if key in values}
 
 
 def _show(found: Sequence[Shown]) -> None:
@@ -102,7 +102,7 @@ def _table(found: Shown) -> Table:
     table = plain_table([one_line(found.pipeline.name), ""])
     if found.successor:
         table.add_column("Next generation", overflow="fold")
-    keys = pipeline_keys().values()
+    keys = PIPELINE_OPTIONS.values()
     for panel in dict.fromkeys(key.panel for key in keys):
         table.add_row(_heading(panel))
         for key in keys:
@@ -123,7 +123,7 @@ def _heading(title: str) -> RenderableType:
     return Text(title, style="bold")
 
 
-def _row(key: Key, present: Value | None, coming: Value | None) -> list[RenderableType]:
+def _row(key: Option, present: Value | None, coming: Value | None) -> list[RenderableType]:
     from rich.text import Text
 
     value = Text(one_line(shown(present)), style="dim" if present == key.default else "")

@@ -11,10 +11,10 @@ import typer
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.setup import make_pipeline, queue_records
-from pgqueue_embed.cli.worker_options import WORKER, WorkerOptions
+from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.endings import DRAINED
 from pgqueue_embed.errors import SetupError, UsageError
-from pgqueue_embed.settings import Pipeline, WorkerSettings
+from pgqueue_embed.settings import WORKER, Pipeline, WorkerSettings
 
 if TYPE_CHECKING:
     from pgqueue_embed.connect import Connection
@@ -112,7 +112,8 @@ def run(
         if name not in pipeline_names(connection):
             make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
         pipeline = load_pipeline(connection, name)
-        if wanted.where is not None and wanted.where != pipeline.where:
+        where = wanted.given["where"]
+        if where is not None and where != pipeline.where:
             raise UsageError(
                 f"pipeline '{name}' is there already, with another --where or none; to queue some"
                 f" of its records: pgembed enqueue {name} --where …"

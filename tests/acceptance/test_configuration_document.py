@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.cli.pipeline_keys import Key, pipeline_keys
-from pgqueue_embed.configuration import declared_database
+from pgqueue_embed.configuration import declared_database, read_toml
 from pgqueue_embed.configuration.database import PARTS
-from pgqueue_embed.configuration.values import shown
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
 from pgqueue_embed.pipelines import load_pipelines
+from pgqueue_embed.tables import TargetColumns
+from scripts.option_pages import PAGE, SCHEMA, page, schema
 from tests.acceptance.test_docs import blocks, marked_block, tables
 from tests.acceptance.test_quickstart import load_reports
 from tests.support.commands import Ran, pgembed
 from tests.support.models import share_loaded_models
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration-file.md"
+DOCUMENT = PAGE
 
 
 @pytest.fixture(autouse=True)
@@ -82,19 +84,22 @@ def rows(title: str) -> Iterator[list[str]]:
     yield from table[1:]
 
 
-def test_every_key_is_documented_with_its_type_and_default() -> None:
-    documented = {row[0]: row[:3] for row in rows("key")}
-    for key in pipeline_keys().values():
-        row = _row(key)
-        assert documented.get(row[0]) == row, f"write | {' | '.join(row)} | … |"
-    assert len(documented) == len(pipeline_keys())
+def test_page_and_schema_are_as_the_options_say() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run: make docs"
+    assert SCHEMA.read_text("utf-8") == schema(), "run: make docs"
+    assert [row[0] for row in rows("key")] == [f"`{name}`" for name in PIPELINE_OPTIONS]
 
 
-def _row(key: Key) -> list[str]:
-    type_ = {str: "text", int: "whole number", bool: "true or false"}[key.type]
-    type_ = "table" if key.takes_table else "text or list" if key.takes_list else type_
-    default = "" if key.default is None else f"`{shown(key.default)}`"
-    return [f"`{key.name}`", type_, default]
+def test_schema_knows_what_is_read(tmp_path: Path) -> None:
+    """What `apply` takes, an editor must not mark, and the other way round."""
+    properties = json.loads(schema())["properties"]
+    assert properties["database"]["properties"].keys() == {"dsn", *PARTS}
+    pipeline = properties["pipelines"]["additionalProperties"]
+    for name, value in read_toml(written("example", tmp_path))["pipelines"].items():
+        assert value.keys() <= pipeline["properties"].keys(), name
+        assert value.keys() >= set(pipeline["required"]), name
+    target_column = pipeline["properties"]["target_column"]
+    assert target_column["properties"].keys() == vars(TargetColumns()).keys()
 
 
 def test_every_key_of_the_database_is_documented() -> None:

@@ -135,7 +135,7 @@ def test_name_of_another_pipeline_is_refused(connection: Connection, reports: Pi
     ("changes", "complaint"),
     [
         ({"priority": 0}, "1 to 100"),
-        ({"max_attempts": 0}, "at least 1"),
+        ({"max_attempts": 0}, "from 1 to 1,000,000"),
         ({"name": ""}, "printable"),
         ({"text_fields": ("a",), "template": "$a"}, "give one of them"),
         ({"chunk_tokens": 0}, "at least 1 token"),

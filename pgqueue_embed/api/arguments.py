@@ -1,0 +1,30 @@
+"""Options as arguments: what a method was given, by the names that options have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pgqueue_embed.option import Option
+from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
+
+# What an option is called as an argument, if not by its name.
+ARGUMENTS = {"db_schema": "schema", "target_column": "target_columns"}
+
+
+def argument(option: Option) -> str:
+    """Return what an option of a pipeline is called as an argument."""
+    return ARGUMENTS.get(option.name, option.name)
+
+
+def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a pipeline among `arguments`, by name; a single column is a tuple."""
+    return {
+        option.name: _columns(value) if option.type is list else value
+        for option in PIPELINE_OPTIONS.values()
+        if (value := arguments.get(argument(option))) is not None
+    }
+
+
+def _columns(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,121 @@
+"""Options: each is said once, beside the field that holds it, and read from there by all others.
+
+A setting is ``field: Annotated[type, Option(…)] = default``. The command line, the configuration
+file and its schema, `alter`, the checks and the tables of the documentation come from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pgqueue_embed.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One setting that a person may give.
+
+    `name` is what options (``--chunk-size``) and keys of files (``chunk_size``) call it, `field`
+    the attribute that holds it; `type` is str, int, float, bool, list (of names) or dict (names by
+    meaning), and `default` what holds if it is not given; without any, `usual` says what happens.
+    Numbers are from `minimum` to `maximum`, in `unit` (singular). `alter` is the help of `pgembed
+    alter`, without which it stays for ever; it takes effect at once unless it `alters_vectors`, and
+    an empty value takes it away if it `may_go`. `more` is a page of the documentation.
+    """
+
+    help: str
+    panel: str
+    name: str = ""
+    field: str = ""
+    type: type = str
+    default: Any = None
+    usual: str | None = None
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    rule: Callable[[Option, Any], None] | None = None
+    metavar: str | None = None
+    short: str | None = None
+    alter: str | None = None
+    alters_vectors: bool = True
+    may_go: bool = False
+    more: str | None = None
+    behind: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """What the command line calls it: ``--chunk-size``."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def nothing(self) -> Any:
+        """What the field holds when an empty value has taken it away."""
+        return () if self.type is list else None
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError for a value that cannot be, whatever the other options say."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{self.flag} {value}: give {' or '.join(self.choices)}")
+        if self.minimum is not None and not self._is_in_range(value):
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UsageError(f"{self.flag} {shown}: give {self._range()}")
+        if self.rule is not None:
+            self.rule(self, value)
+
+    def _is_in_range(self, value: float) -> bool:
+        # NaN is in none.
+        return (self.minimum or 0) <= value and (self.maximum is None or value <= self.maximum)
+
+    def _range(self) -> str:
+        unit = self.unit
+        if self.maximum is None:
+            least = f"at least {self.minimum:g}"
+            return f"{least} {unit}{'' if self.minimum == 1 else 's'}" if unit else least
+        span = f"{self.minimum:g} to {self.maximum:,.0f}"
+        return f"{span} {unit}s" if unit else f"a number from {span}"
+
+
+@cache
+def options_of(settings: Any) -> tuple[Option, ...]:
+    """Return the options that a dataclass has as fields, in their order."""
+    hints = get_type_hints(settings, include_extras=True)
+    found = []
+    for each in fields(settings):
+        if get_origin(hints[each.name]) is Annotated:
+            annotated, option = get_args(hints[each.name])
+            default = None if each.default is MISSING else each.default
+            found.append(_complete(option, each.name, annotated, default))
+    return tuple(found)
+
+
+def _complete(option: Option, field: str, annotated: Any, default: Any) -> Option:
+    type_ = _type(annotated)
+    return replace(
+        option,
+        name=option.name or field,
+        field=field,
+        type=type_ if option.type is str else option.type,
+        default=None if type_ is list else default,
+    )
+
+
+def _type(annotated: Any) -> type:
+    """Return how the command line and a file have a field's type; what is neither is text there."""
+    if get_origin(annotated) is tuple:
+        return list
+    (type_,) = {*(get_args(annotated) or (annotated,))} - {NoneType}
+    return type_ if type_ in (bool, int, float) else str
+
+
+def check_options(settings: Any) -> None:
+    """Raise UsageError for a value of `settings`, a dataclass, that its option cannot have."""
+    # mypy takes the hash of an instance for that of its type.
+    for option in options_of(type(settings)):  # type: ignore[arg-type]
+        option.check(getattr(settings, option.field))
