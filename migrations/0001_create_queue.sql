@@ -160,7 +160,7 @@ comment on column pgembed.work.keys is
 comment on column pgembed.work.first_key is
     'Of an item of bulk loading, whose keys are in order: enqueue skips what it cannot hold without unpacking the array.';
 comment on column pgembed.work.last_key is 'See first_key.';
-comment on column pgembed.work.priority is '0: changes of the source, 1: bulk loading and retries.';
+comment on column pgembed.work.priority is '0: changes of the source, 1: bulk loading, retries, and what the generation before has settled: a switch waits for these.';
 comment on column pgembed.work.known is 'The records have a ledger state already, so they are counted there.';
 comment on column pgembed.work.embed_again is 'Embed the records even if nothing about them changed.';
 comment on column pgembed.work.retrying is 'The one record of this item failed before.';

@@ -237,7 +237,8 @@ select
     dead::bigint,
     case
         when total = 0 then 0
-        else round(100.0 * greatest(total - pending, 0) / total, 1)
+        -- Not rounded: 100 is said of what is done, and of nothing else.
+        else trunc(100.0 * greatest(total - pending, 0) / total, 1)
     end as percent,
     round(records_per_second, 1) as records_per_second,
     round(chunks_per_second, 1) as chunks_per_second,

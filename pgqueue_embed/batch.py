@@ -29,6 +29,7 @@ from pgqueue_embed.claims import (
 )
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embed import Device, DocumentChunker, Embedding, embed_records
+from pgqueue_embed.generations import hand_on
 from pgqueue_embed.history import Batch, record_batch
 from pgqueue_embed.policy import MAX_ITEM_RECORDS, ClaimSize, Rate
 from pgqueue_embed.regroup import add_like, alike
@@ -40,7 +41,7 @@ from pgqueue_embed.suspects import death_sentence, set_apart, suspects
 from pgqueue_embed.sweep import sweep_slice, sweeps
 from pgqueue_embed.truncation import device_for
 from pgqueue_embed.vectors import VectorCodec
-from pgqueue_embed.verdicts import Finding, Found, Verdict
+from pgqueue_embed.verdicts import PUT_BACK, Finding, Found, Verdict
 from pgqueue_embed.write import Findings, Written, write
 
 
@@ -268,11 +269,13 @@ def _write(
         session.codec,
         pipeline,
         findings,
+        priority=claim.priority,
         lease_seconds=session.lease_seconds,
         retry_delay_base_seconds=session.retry_delay_seconds,
         checkpoint=session.checkpoint,
     )
     finish_items(session.connection, claim)
+    hand_on(session.connection, pipeline, written.settled)
     _put_back(session.connection, pipeline, reading.left_over)
     batch = _batch(written, reading, embedding, time.monotonic() - started)
     record_batch(session.connection, pipeline.id, session.worker_id, batch)
@@ -305,9 +308,8 @@ def _batch(
     written: Written, reading: _Reading, embedding: Embedding, write_seconds: float
 ) -> Batch:
     verdicts = written.verdicts
-    put_back = (Verdict.REQUEUE, Verdict.RETRY)
     return Batch(
-        records=sum(count for verdict, count in verdicts.items() if verdict not in put_back),
+        records=sum(count for verdict, count in verdicts.items() if verdict not in PUT_BACK),
         embedded=written.states["embedded"],
         empty=written.states["empty"],
         dead=written.states["dead"],

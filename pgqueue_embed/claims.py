@@ -64,6 +64,11 @@ class Claim:
     xid: str
 
     @property
+    def priority(self) -> int:
+        """The priority of the items, which is the same for all."""
+        return self.items[0].priority
+
+    @property
     def work_ids(self) -> list[int]:
         """The ids of the claimed items."""
         return [item.id for item in self.items]

@@ -1,9 +1,11 @@
 """Switching to the next generation: one transaction in which names, queue and vectors change hands.
 
-It happens once: both generations' rows are locked and looked at anew. Until its commit nothing has
-happened, and after it nothing but cleaning up is left to do, which `finish` does as often as it
-takes. Readers of the target table wait for the moment of the switch, and a claim of the old
-generation that writes later finds its pipeline gone.
+It happens once: both generations' rows are locked, so that neither settles anything, and looked at
+anew. The next one takes the place of the old one only if it has settled whatever that has; what
+still waits for the old one, waits for it then. Until its commit nothing has happened, and after it
+nothing but cleaning up is left to do, which `finish` does as often as it takes. Readers of the
+target table wait for the moment of the switch, and a claim of the old generation that writes later
+finds its pipeline gone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pgqueue_embed.leftovers import finish
 from pgqueue_embed.locks import LOCK_SECONDS, in_short_waits, set_lock_timeout
 from pgqueue_embed.pipelines import MEND_AND_RESUME, is_current, load_pipeline
 from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.source import source_names
 from pgqueue_embed.takeover import takeover_of
 from pgqueue_embed.target import target_of
 
@@ -30,12 +33,20 @@ from pgqueue_embed.target import target_of
 CLAIM_SECONDS = 30.0
 
 # Workers need so long for what was queued last; longer is for whoever asks for it.
-SETTLE_SECONDS = 10.0
-POLL_SECONDS = 0.5
+SETTLE_SECONDS = 20.0
+POLL_SECONDS = 0.2
+
+# While the old generation settles records, the next one has some to embed at almost any moment.
+# With so few left, the old one is kept from claiming until they are done.
+LAST_RECORDS = 10_000
 
 
 class NotComplete(UsageError):
     """The next generation has records to embed yet; switch again later."""
+
+
+class NotCovered(NotComplete):
+    """It lacks records that the old one has, and that nobody has queued for it."""
 
 
 def switch(
@@ -56,15 +67,13 @@ def switch(
     if successor is None:
         raise UsageError(f"{pipeline.name} has no next generation to switch to")
     try:
-        _wait_until_complete(connection, successor, patience_seconds, on_step)
+        _wait_until_complete(connection, successor, patience_seconds, on_step, all_but=LAST_RECORDS)
         on_step("looking for what has changed meanwhile")
         if catch_up(connection, pipeline, successor):
             # A record that is being claimed is queued once more, however often one looks.
             patience_seconds = max(patience_seconds, SETTLE_SECONDS)
-            _wait_until_complete(connection, successor, patience_seconds, on_step)
         _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
-        on_step("switching")
-        _try_to_exchange(connection, pipeline, successor)
+        _exchange_when_complete(connection, pipeline, successor, patience_seconds, on_step)
     except GONE:
         if is_current(connection, successor):
             raise
@@ -102,7 +111,8 @@ def _make_ready(
     takeover.copy_indexes(connection)
 
 
-# Changes that came just now wait for both generations; bulk loading and retries must be over.
+# Changes that came just now wait for both generations. Bulk loading, retries, and what the old one
+# has settled (see generations.hand_on) must be over.
 PENDING = """
 select coalesce(sum(records), 0)
 from pgembed.work
@@ -121,7 +131,44 @@ def _check_complete(connection: Connection, successor: Pipeline) -> None:
     if pending:
         raise NotComplete(
             f"{successor.name} has {pending:,} records to embed yet; see how far it is with"
-            " pgembed status, and switch when it is complete"
+            " pgembed status, and switch when it is complete, or with --wait as soon as it is"
+        )
+
+
+# Those that the old generation has settled and the next one has not, though its source has them.
+MISSING = """
+with missing as materialized (
+    select known.key
+    from pgembed.records as known
+    where known.pipeline_id = %(pipeline_id)s
+        and known.state is not null
+        and not exists (
+            select
+            from pgembed.records as covered
+            where covered.pipeline_id = %(successor_id)s
+                and covered.key = known.key
+                and covered.state is not null
+        )
+)
+select count(*)
+from missing as listed
+where exists (select from {source} as source where {source_key} = {listed_key})
+"""
+
+
+def _check_covered(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Raise NotCovered unless the ledger of `successor` has whatever that of `pipeline` has.
+
+    It may lack what a claim settled that had looked for a successor before that was made, and what
+    waits as a change without having been embedded before.
+    """
+    ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
+    query = sql.SQL(MISSING).format(**source_names(successor))
+    (missing,) = connection.execute(query, ids).fetchone() or (0,)
+    if missing:
+        raise NotCovered(
+            f"{successor.name} lacks {missing:,} records that {pipeline.name} has; they are queued"
+            " for it now: switch when it is complete, or with --wait as soon as it is"
         )
 
 
@@ -130,9 +177,15 @@ def _wait_until_complete(
     successor: Pipeline,
     patience_seconds: float,
     on_step: Callable[[str], None],
+    *,
+    all_but: int = 0,
 ) -> None:
+    """Wait until at most `all_but` records are left; raises NotComplete if some are in the end."""
     deadline = time.monotonic() + patience_seconds
-    while (pending := pending_records(connection, successor)) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        pending = pending_records(connection, successor)
+        if pending <= all_but:
+            return
         on_step(f"{pending:,} records to embed yet")
         time.sleep(POLL_SECONDS)
     _check_complete(connection, successor)
@@ -149,12 +202,43 @@ def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipel
         )
 
 
-def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+def _exchange_when_complete(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    patience_seconds: float,
+    on_step: Callable[[str], None],
+) -> None:
+    """Try to exchange the generations until the next one is complete, or patience has run out."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        left_seconds = deadline - time.monotonic()
+        _wait_until_complete(connection, successor, left_seconds, on_step, all_but=LAST_RECORDS)
+        on_step("switching")
+        began = time.monotonic()
+        try:
+            return _try_to_exchange(connection, pipeline, successor, on_step)
+        except NotComplete as error:
+            if isinstance(error, NotCovered):
+                catch_up(connection, pipeline, successor)
+            now = time.monotonic()
+            if now > deadline:
+                raise
+            # As long as the old generation was kept from its queue, so that it has its turn.
+            time.sleep(min(now - began, deadline - now))
+
+
+def _try_to_exchange(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    on_step: Callable[[str], None],
+) -> None:
     target = target_of(pipeline)
     try:
         in_short_waits(
             connection,
-            lambda: _exchange(connection, pipeline, successor),
+            lambda: _exchange(connection, pipeline, successor, on_step),
             table=f"{pipeline.target} or {pipeline.source}",
         )
     except psycopg.errors.InsufficientPrivilege as error:
@@ -169,14 +253,22 @@ def _try_to_exchange(connection: Connection, pipeline: Pipeline, successor: Pipe
         ) from None
 
 
-def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+def _exchange(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    on_step: Callable[[str], None],
+) -> None:
     connection.execute("set transaction isolation level read committed")
     set_lock_timeout(connection, CLAIM_SECONDS)
     connection.execute(LOCK_CURSOR, (pipeline.id,))
     connection.execute(LOCK_QUEUE, (pipeline.id,))
+    _wait_until_complete(connection, successor, SETTLE_SECONDS, on_step)
     set_lock_timeout(connection, LOCK_SECONDS)
     _lock(connection, pipeline, successor)
     _check_complete(connection, successor)
+    _check_covered(connection, pipeline, successor)
+    _lock_targets(connection, pipeline, successor)
     # Waits for those who write to the source: what they have queued can be taken over then.
     capture.drop_functions(connection, pipeline)
     takeover_of(pipeline, successor).exchange(connection)
@@ -186,7 +278,8 @@ def _exchange(connection: Connection, pipeline: Pipeline, successor: Pipeline) -
 # An enqueue has its turn first and the source second; so have we, whose target may be the source.
 LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
 
-# Locked, nothing of the old generation is claimed any more; a claim in hand is waited for.
+# Locked, nothing of it is claimed any more, and workers have their time for the next generation; a
+# claim in hand is waited for.
 LOCK_QUEUE = """
 select count(*)
 from (select from pgembed.work where pipeline_id = %s for update) as locked
@@ -196,7 +289,10 @@ from (select from pgembed.work where pipeline_id = %s for update) as locked
 # An item that was queued, and claimed, just now is left to `finish`.
 TAKE_OVER_QUEUE = """
 update pgembed.work
-set pipeline_id = %(successor_id)s
+set pipeline_id = %(successor_id)s,
+    -- How far the old ledger has been looked through says nothing of this one.
+    sweep_after = case when sweep_after is not null then '' end,
+    compare_after = case when compare_after is not null then '' end
 where id in (
     select id from pgembed.work where pipeline_id = %(pipeline_id)s for update skip locked
 )
@@ -213,10 +309,14 @@ for update
 
 
 def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    """Lock both generations and their tables, and see that they are what they were."""
+    """Lock both generations, so that neither settles anything, and see that they are there."""
     rows = connection.execute(LOCK_ROWS, ([pipeline.id, successor.id],)).fetchall()
     if (successor.id, pipeline.id) not in rows or len(rows) != 2:
         raise UsageError(_TOO_LATE.format(pipeline.name))
+
+
+def _lock_targets(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Keep readers off for the moment that is left."""
     tables = sql.SQL(", ").join(each.target.identifier for each in (pipeline, successor))
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
 

@@ -125,6 +125,10 @@ STATE_AFTER = {
 }
 
 
+# The key of a record that met one of these is back in the queue; the others have left it.
+PUT_BACK = (Verdict.REQUEUE, Verdict.RETRY)
+
+
 def state_after(verdict: Verdict, before: str | None) -> str | None:
     """Return the ledger state of a record once `verdict` is carried out."""
     return STATE_AFTER.get(verdict, before)

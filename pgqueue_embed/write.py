@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from psycopg import sql
 
 from pgqueue_embed import ledger
 from pgqueue_embed.chunking import Chunk
@@ -22,7 +23,15 @@ from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import with_key
 from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vectors import VectorCodec
-from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
+from pgqueue_embed.verdicts import (
+    PUT_BACK,
+    Current,
+    Finding,
+    Found,
+    Verdict,
+    decide,
+    state_after,
+)
 
 # Below deadlock_timeout (1 s by default), so that we lose a deadlock and never the user.
 LOCK_TIMEOUT_MILLISECONDS = 400
@@ -54,11 +63,13 @@ class Findings:
 class Written:
     """What a write did: the signed change of each state, and how many records met each verdict.
 
-    The state of a record without one is None.
+    The state of a record without one is None. `settled` are the findings on those that are not put
+    back into the queue.
     """
 
     states: Counter[str | None]
     verdicts: Counter[Verdict]
+    settled: Sequence[Finding]
     chunks: int
 
 
@@ -83,11 +94,12 @@ def write(
     pipeline: Pipeline,
     findings: Findings,
     *,
+    priority: int,
     lease_seconds: float,
     retry_delay_base_seconds: float,
     checkpoint: Callable[[], None],
 ) -> Written:
-    """Write `findings` in the open transaction of their claim.
+    """Write `findings` in the open transaction of their claim, whose items have `priority`.
 
     Waits for locks in short tries with the vectors in hand, and calls `checkpoint` between them.
     Raises PipelineFault when source or target cannot be used at all, LeaseLost when it has waited
@@ -98,8 +110,10 @@ def write(
     while True:
         try:
             with connection.transaction():
-                connection.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
-                return _write_once(connection, codec, pipeline, findings, retry_delay_base_seconds)
+                connection.execute(_opening(pipeline))
+                return _write_once(
+                    connection, codec, pipeline, findings, priority, retry_delay_base_seconds
+                )
         except PipelineFault as error:
             keys = [finding.key for finding in findings.records]
             raise with_key(connection, pipeline, error, keys) from None
@@ -108,6 +122,19 @@ def write(
                 raise LeaseLost(f"waited in vain to write: {first_line(error)}") from None
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())
+
+
+def _opening(pipeline: Pipeline) -> sql.Composed:
+    # Shared by workers, and held alone by a switch of generations, during which neither of them
+    # settles anything.
+    return sql.SQL(
+        """
+        set local lock_timeout = {milliseconds};
+        select from pgembed.pipelines where id = {pipeline_id} for key share
+        """
+    ).format(
+        milliseconds=sql.Literal(LOCK_TIMEOUT_MILLISECONDS), pipeline_id=sql.Literal(pipeline.id)
+    )
 
 
 def _allow_long_write(connection: Connection, lease_seconds: float) -> None:
@@ -129,6 +156,7 @@ def _write_once(
     codec: VectorCodec,
     pipeline: Pipeline,
     findings: Findings,
+    priority: int,
     retry_delay_base_seconds: float,
 ) -> Written:
     keys = [finding.key for finding in findings.records]
@@ -144,7 +172,7 @@ def _write_once(
         _check_common_fault(refused, judged, wanted)
     judged = _clear(connection, pipeline, judged)
     _settle(connection, pipeline, judged)
-    _queue_again(connection, pipeline, judged, retry_delay_base_seconds)
+    _queue_again(connection, pipeline, judged, priority, retry_delay_base_seconds)
     return _account(judged)
 
 
@@ -250,9 +278,16 @@ def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None
 
 
 def _queue_again(
-    connection: Connection, pipeline: Pipeline, judged: _Judged, retry_delay_base_seconds: float
+    connection: Connection,
+    pipeline: Pipeline,
+    judged: _Judged,
+    priority: int,
+    retry_delay_base_seconds: float,
 ) -> None:
-    """Put changed records back at once, and each failed one by itself after its delay."""
+    """Put changed records back at once, and each failed one by itself after its delay.
+
+    A changed one keeps its priority: a switch of generations waits for what is not a change.
+    """
     changed: dict[tuple[bool, bool, bool], list[str]] = {}
     for finding in judged.having(Verdict.REQUEUE):
         known = judged.current[finding.key].state is not None
@@ -263,7 +298,7 @@ def _queue_again(
             connection,
             pipeline.id,
             keys,
-            priority=0,
+            priority=priority,
             known=known,
             embed_again=embed_again,
             allow_deletes=allow_deletes,
@@ -297,5 +332,6 @@ def _account(judged: _Judged) -> Written:
     return Written(
         states=states,
         verdicts=Counter(judged.verdicts.values()),
+        settled=judged.having(*(each for each in Verdict if each not in PUT_BACK)),
         chunks=sum(finding.chunks for finding in judged.having(Verdict.REPLACE)),
     )

@@ -290,7 +290,7 @@ def test_changes_meanwhile_are_in_the_new_generation(
     connection.execute("delete from reports where id = 2")
     enqueue(connection, reports, Selection())
     drain(session, reports)
-    with pytest.raises(NotComplete, match="2 records"):
+    with pytest.raises(NotComplete, match="3 records"):
         switch(connection, reports)
     embed(session, successor)
     switch(connection, reports)

@@ -364,8 +364,9 @@ class TestChangesWhileTheModelRuns:
         assert done is not None
         assert states(connection)["2"] is None
         assert chunk_texts(connection, 2) == []
+        # As it was queued: only what is queued as a change is not waited for by a switch.
         assert connection.execute("select keys, priority from pgembed.work").fetchall() == [
-            (["2"], 0)
+            (["2"], 1)
         ]
         drain(session, pipeline)
         assert_converged(connection, "reports")

@@ -37,11 +37,12 @@ from tests.support.working import open_session, work_once
 # BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
 # batch; two settings of the write; its two savepoints, made and released; the statements of the
 # commit, and COMMIT.
-CLAIM_ROUND_TRIPS = 22
+CLAIM_ROUND_TRIPS = 23
 # The attempt is logged, the records are read.
 SIDE_ROUND_TRIPS = 2
-# Mutex, what is current, delete, insert, deferred constraints, ledger; items, history.
-COMMIT_STATEMENTS = 8
+# Mutex, what is current, delete, insert, deferred constraints, ledger; items, what a next generation
+# gets of them, history.
+COMMIT_STATEMENTS = 9
 # BEGIN, its settings, the claim, COMMIT.
 EMPTY_CLAIM_ROUND_TRIPS = 5
 

@@ -57,6 +57,8 @@ class World(NamedTuple):
     changes_left: int
     faults_left: int
     scan_due: bool = False
+    hidings_left: int = 0
+    hidden: bool = False
 
 
 Steps = Iterator[tuple[str, World]]
@@ -68,7 +70,8 @@ class Protocol:
 
     With `capture` each change of the source queues its key in its own commit; without it, the
     user changes texts and runs an enqueue some time later. `poison` is a text that cannot be
-    embedded.
+    embedded. `hidings` is how often row security is switched on for the source, under which a role
+    sees no rows; who asks for that to be an error, is told.
     """
 
     capture: bool = True
@@ -76,6 +79,7 @@ class Protocol:
     items: int = 2
     changes: int = 2
     faults: int = 1
+    hidings: int = 0
     mutex: bool = True
     recheck: bool = True
     judge_unchanged_before_mutex: bool = False
@@ -83,14 +87,19 @@ class Protocol:
     read_ledger_with_lock: bool = False
     enqueue_trusts_items_in_flight: bool = False
     enqueue_finds_gone_by_ledger_alone: bool = False
+    no_rows_seen_are_gone: bool = False
 
     def initial(self) -> World:
         """Return a new record that is queued `items` times."""
-        return World(1, NO_ROW, (), self.items, 0, (IDLE, IDLE), self.changes, self.faults)
+        return World(
+            *(1, NO_ROW, (), self.items, 0, (IDLE, IDLE), self.changes, self.faults),
+            hidings_left=self.hidings,
+        )
 
     def is_finished(self, world: World) -> bool:
         """Return whether nothing is pending and nobody works."""
-        return world.free_items == 0 and not world.scan_due and world.workers == (IDLE, IDLE)
+        is_quiet = world.free_items == 0 and world.workers == (IDLE, IDLE)
+        return is_quiet and not world.scan_due and not world.hidden
 
     def breach(self, world: World) -> str | None:
         """Return the promise that `world` breaks, or None."""
@@ -124,8 +133,16 @@ class Protocol:
             for text in (GONE, *TEXTS):
                 if text != world.source:
                     yield f"user: text becomes {text}", self._changed(world, text)
-        if world.scan_due:
+        if world.scan_due and not self._is_refused(world):
             yield "user: enqueue", self._scanned(world)
+        if world.hidden:
+            yield "user: switches row security off", world._replace(hidden=False)
+        elif world.hidings_left:
+            hidden = world._replace(hidden=True, hidings_left=world.hidings_left - 1)
+            yield "user: switches row security on", hidden
+
+    def _is_refused(self, world: World) -> bool:
+        return world.hidden and not self.no_rows_seen_are_gone
 
     def _changed(self, world: World, text: int) -> World:
         return world._replace(
@@ -147,8 +164,9 @@ class Protocol:
         if world.free_items or trusted:
             wanted = False
         else:
-            wanted = bool(flying) or world.ledger not in (world.source, -world.source)
-            if world.source == GONE:
+            source = _source(world)
+            wanted = bool(flying) or world.ledger not in (source, -source)
+            if source == GONE:
                 by_ledger = self.enqueue_finds_gone_by_ledger_alone
                 wanted = world.ledger != NO_ROW or (bool(flying) and not by_ledger)
         return world._replace(scan_due=False, free_items=world.free_items + wanted)
@@ -157,7 +175,7 @@ class Protocol:
         if not world.faults_left:
             return
         world = world._replace(faults_left=world.faults_left - 1)
-        lost = _with(world, number, IDLE, free_items=world.free_items + worker.items)
+        lost = _given_back(world, number, worker)
         yield f"worker {number}: crashes or loses its connection", _without_names(lost)
         if worker.at == "written":
             applied = self._commit(world, number, worker)
@@ -173,9 +191,13 @@ class Protocol:
         yield "logs its attempt", _with(world, number, worker._replace(at="logged"))
 
     def _when_logged(self, world: World, number: int, worker: Worker) -> Steps:
-        unchanged = world.ledger == world.source and world.target == (world.source,)
-        read = worker._replace(at="embedded", read=world.source, unchanged=unchanged)
-        yield f"reads text {world.source} and embeds it", _with(world, number, read)
+        if self._is_refused(world):
+            yield "may not read, and gives its claim back", _given_back(world, number, worker)
+            return
+        source = _source(world)
+        unchanged = world.ledger == source and world.target == (source,)
+        read = worker._replace(at="embedded", read=source, unchanged=unchanged)
+        yield f"reads text {source} and embeds it", _with(world, number, read)
 
     def _when_embedded(self, world: World, number: int, worker: Worker) -> Steps:
         if worker.unchanged and self.judge_unchanged_before_mutex:
@@ -195,6 +217,9 @@ class Protocol:
             yield "has the mutex", _with(world, number, worker._replace(at="locked"))
 
     def _when_locked(self, world: World, number: int, worker: Worker) -> Steps:
+        if self._is_refused(world):
+            yield "may not re-check, and gives its claim back", _given_back(world, number, worker)
+            return
         source, ledger, target = worker.seen or _sight(world)
         verdict = self._verdict(worker, source, ledger, target)
         judged = worker._replace(at="judged", verdict=verdict, before=ledger, seen=())
@@ -268,8 +293,17 @@ def _minus(target: tuple[int, ...], removed: tuple[int, ...]) -> tuple[int, ...]
     return tuple(left)
 
 
+def _source(world: World) -> int:
+    """Return the text that a statement finds, if it is not refused."""
+    return GONE if world.hidden else world.source
+
+
 def _sight(world: World) -> Sight:
-    return world.source, world.ledger, world.target
+    return _source(world), world.ledger, world.target
+
+
+def _given_back(world: World, number: int, worker: Worker) -> World:
+    return _with(world, number, IDLE, free_items=world.free_items + worker.items)
 
 
 def _with(world: World, number: int, worker: Worker, **changes: object) -> World:
