@@ -13,6 +13,7 @@ from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.pipelines import load_pipeline, load_pipelines
 from pgqueue_embed.switch import switch
+from pgqueue_embed.sync import start_capture
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.light import light_workers
@@ -57,3 +58,28 @@ def test_workers_go_through_two_switches_without_losing_or_mixing_anything(
     assert load_pipeline(connection, "reports") == left
     connection.execute("delete from pgembed.attempts where died_at is null")
     assert_converged(connection, "reports")
+
+
+def test_backlog_of_the_old_generation_becomes_the_next_ones(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    """What a worker of the old one embeds while the switch waits is not lost with it."""
+    make_source(connection, texts(50))
+    pipeline = make_pipeline(connection)
+    start_capture(connection, pipeline)
+    enqueue(connection, pipeline, Selection())
+    with light_workers(conninfo, tmp_path, 1, drain=False, batch_seconds=0.05):
+        wait_until(lambda: is_drained(connection, [pipeline.id]), "the first ones are embedded")
+        connection.execute(
+            "insert into public.reports (id, body)"
+            " select number, 'A late report ' || number from generate_series(51, 1500) as number"
+        )
+        successor = alter(connection, pipeline, Changes(chunk_tokens=20))
+        assert successor is not None
+        catch_up(connection, pipeline, successor)
+        pipeline = switch(connection, pipeline, patience_seconds=120)
+        wait_until(
+            lambda: is_drained(connection, [pipeline.id]), "everything is embedded", seconds=120
+        )
+    assert_converged(connection, "reports")
+    assert enqueue(connection, pipeline, Selection()) == 0
