@@ -40,8 +40,8 @@ from tests.support.working import open_session, work_once
 CLAIM_ROUND_TRIPS = 23
 # The attempt is logged, the records are read.
 SIDE_ROUND_TRIPS = 2
-# Mutex, what is current, delete, insert, deferred constraints, ledger; items, what a next generation
-# gets of them, history.
+# Mutex, what is current, delete, insert, deferred constraints, ledger; items, what is handed on to
+# the next generation, history.
 COMMIT_STATEMENTS = 9
 # BEGIN, its settings, the claim, COMMIT.
 EMPTY_CLAIM_ROUND_TRIPS = 5
