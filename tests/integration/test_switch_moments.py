@@ -68,7 +68,7 @@ def _steps(simple: st.SearchStrategy[Step], most: int) -> st.SearchStrategy[list
 
 # Shrinking takes long with a database, and the steps are few.
 MOMENTS = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
