@@ -86,7 +86,7 @@ class GoneSlice:
 class Look:
     """What a look through the whole ledger has found: records, those gone of which nobody has told.
 
-    `places` are the keys behind which slices begin that have lost something.
+    `places` are the keys behind which slices begin that have something to be queued.
     """
 
     records: int = 0
@@ -168,9 +168,10 @@ def look_through(
     while after_key is not None:
         found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
         look.records += found.records
-        if found.keys:
+        keys = told.without_waiting(connection, found.keys) if found.keys else []
+        if keys:
             look.places.append(after_key)
-            look.untold += told.count_untold(connection, found.keys)
+            look.untold += told.count_untold(connection, keys)
         after_key = found.last_key
         on_slice()
     return look
