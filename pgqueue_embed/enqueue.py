@@ -21,7 +21,7 @@ from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.gone import dispel_doubt, enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import records, source_names
+from pgqueue_embed.source import and_chunk_is_of, records, source_names
 from pgqueue_embed.source_check import check_condition
 
 SLICE_RECORDS = 50_000
@@ -324,11 +324,14 @@ select
 """
 
 # A record that was deleted and is there again has the text of before, and its chunks went with the
-# foreign key.
+# foreign key; or they came with another key that is called like it now, and has the same text.
 OR_CHUNKS_ARE_GONE = """
 or (
     ledger.state = 'embedded'
-    and not exists (select from {target} as target where {target_key} = {slice_key})
+    and not exists (
+        select from {target} as target
+        where {target_key} = {slice_key} {and_chunk_is_of_slice}
+    )
 )
 """
 
@@ -393,6 +396,7 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
     for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
     if pipeline.foreign_key:
+        names["and_chunk_is_of_slice"] = and_chunk_is_of(pipeline, names["slice_key_text"])
         names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
     names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)
     names["keys_that_occur_twice"] = keys_that_occur_twice(pipeline, names)

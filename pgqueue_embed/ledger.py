@@ -66,7 +66,7 @@ select
         then ledger.chunks = (
             select count(*)
             from {target} as target
-            where {target_key} = {listed_key}
+            where {target_key} = {listed_key} {and_chunk_is_of_listed}
         )
         else true
     end as chunks_agree,

@@ -58,6 +58,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
         "target_key": key.of("target", target_key),
         "target_key_text": key.text("target", target_key),
         "listed_key": key.value(sql.SQL("listed.key")),
+        "and_chunk_is_of_listed": and_chunk_is_of(pipeline, sql.SQL("listed.key")),
         "document": pipeline.document.text("source"),
         "context": pipeline.document.context("source"),
         "document_hash": pipeline.document.hash("source"),
@@ -74,6 +75,22 @@ def _excluded(pipeline: Pipeline) -> sql.Composable:
         table=pipeline.source.identifier,
         key=key.of("source"),
         listed=key.value(sql.SQL("listed.key")),
+    )
+
+
+# A chunk that came to its key with a foreign key's `on update cascade` was made for another record:
+# with another text, or, where the texts are equal, still with the id of that one.
+CHUNK_IS_OF = "and target.{chunk_id} = {key_text} || '_' || target.{chunk_index}"
+
+
+def and_chunk_is_of(pipeline: Pipeline, key_text: sql.Composable) -> sql.Composable:
+    """Return the rest of a condition: chunk ``target`` was made for the key with `key_text`."""
+    if not pipeline.foreign_key:
+        return sql.SQL("")
+    return sql.SQL(CHUNK_IS_OF).format(
+        chunk_id=sql.Identifier(pipeline.columns.chunk_id),
+        chunk_index=sql.Identifier(pipeline.columns.chunk_index),
+        key_text=key_text,
     )
 
 
@@ -132,7 +149,7 @@ hinted as (
             when ledger.state = 'embedded' then ledger.chunks = (
                 select count(*)
                 from {target} as target
-                where {target_key} = {listed_key}
+                where {target_key} = {listed_key} {and_chunk_is_of_listed}
             )
             else false
         end as unchanged,

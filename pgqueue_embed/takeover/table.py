@@ -118,7 +118,8 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
         connection.execute(grant)
 
 
-# What a table can have that neither `create` makes nor a takeover copies.
+# What a table can have that neither `create` makes nor a takeover copies. An adopted one may say
+# that a chunk's id is unique, which the keys and indexes that it is made of are by themselves.
 EXTRAS = """
 select 'column ' || attname as extra
 from pg_attribute
@@ -142,7 +143,10 @@ where ev_class = %(table)s::regclass
 union all
 select 'constraint ' || pg_get_constraintdef(oid)
 from pg_constraint
-where conrelid = %(table)s::regclass and contype in ('c', 'f', 'x', 'u') and conname <> %(own)s
+where conrelid = %(table)s::regclass
+    and contype in ('c', 'f', 'x', 'u')
+    and conname <> %(own)s
+    and pg_get_constraintdef(oid) <> format('UNIQUE (%%I)', %(chunk_id)s::text)
 union all
 select 'publication ' || pubname
 from pg_publication_rel
@@ -155,7 +159,8 @@ def check_takeover(connection: Connection, pipeline: Pipeline, new: Table) -> No
     """Raise UsageError for what a person has added to the table of `pipeline` and `new` has not."""
     old = pipeline.target
     copied = {f"column {name}" for name in pipeline.copy_columns}
-    missing = _extras(connection, old) - copied - _extras(connection, new)
+    chunk_id = pipeline.columns.chunk_id
+    missing = _extras(connection, old, chunk_id) - copied - _extras(connection, new, chunk_id)
     if missing:
         raise UsageError(
             f"{old} has {', '.join(sorted(missing))}, which {new}, the table that is to take its"
@@ -163,8 +168,8 @@ def check_takeover(connection: Connection, pipeline: Pipeline, new: Table) -> No
         )
 
 
-def _extras(connection: Connection, table: Table) -> set[str]:
-    values = {"table": table.quoted, "own": FOREIGN_KEY_NAME}
+def _extras(connection: Connection, table: Table, chunk_id: str) -> set[str]:
+    values = {"table": table.quoted, "own": FOREIGN_KEY_NAME, "chunk_id": chunk_id}
     return {extra for (extra,) in connection.execute(EXTRAS, values)}
 
 

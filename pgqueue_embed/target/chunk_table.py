@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 # one, takes three times as long (python -m benchmarks --only search).
 ROW_BYTES = 4_080
 
+# A chunk's id is made of its key, and a key that a foreign key changes leaves it behind until the
+# record is written anew: somebody may have the old key by then, so that it is not unique by itself.
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity primary key,
     {key_definitions},
-    {chunk_id} text not null unique,
+    {chunk_id} text not null,
     {chunk_index} integer not null,
     {text_chunk} text not null,
     {start_char} integer not null,
     {end_char} integer not null,
     {tokens} integer not null,
     {embedding} {vector_type} not null,
-    {created_at} timestamptz not null default clock_timestamp()
+    {created_at} timestamptz not null default clock_timestamp(),
+    unique ({fulltext_id}, {chunk_index})
     {others}
 ) with (toast_tuple_target = {row_bytes})
 """
@@ -141,12 +144,12 @@ class ChunkTable:
     def create(
         self, connection: Connection, codec: VectorCodec, *, dimensions: int, pipeline_name: str
     ) -> bool:
-        """Create the table, its index on the source key, and comments on both."""
+        """Create the table with its indexes, and comments on it."""
         type_name = codec.type_name(connection, self.vector_type, dimensions)
         others = _listed_after(self._other_definitions())
         names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
         connection.execute(sql.SQL(CREATE).format(**names, row_bytes=ROW_BYTES))
-        connection.execute(sql.SQL("create index on {target} ({fulltext_id})").format(**names))
+        connection.execute(sql.SQL("create index on {target} ({chunk_id})").format(**names))
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
         connection.execute(
             sql.SQL("comment on table {target} is {comment}").format(**names, comment=comment)
