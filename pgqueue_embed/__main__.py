@@ -31,11 +31,11 @@ def _is_database_error(error: Exception) -> bool:
 
 
 def _complain(message: str, exit_code: int) -> None:
-    from pgqueue_embed.cli.display import one_line
+    from pgqueue_embed.foreign_text import printable
     from pgqueue_embed.log import mask
 
     prefix = "\x1b[31merror:\x1b[0m" if sys.stderr.isatty() else "error:"
-    sys.stderr.write(f"{prefix} {one_line(mask(message))}\n")
+    sys.stderr.write(f"{prefix} {printable(mask(message))}\n")
     sys.exit(exit_code)
 
 

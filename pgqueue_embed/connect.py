@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
+from pgqueue_embed.foreign_text import MOST_CHARACTERS, printable
 
 # SQLSTATE of a database that is away for a while: no connection, no room (or no free connection),
 # shutting down, a standby since a failover, a session that a timeout has ended.
@@ -320,11 +321,15 @@ def is_away(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the part of a database error that a person needs, on one line."""
+    """Return the part of a database error that a person needs, on one printable line.
+
+    What the server repeats of a value is cut to MOST_CHARACTERS.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     failures = [line for line in lines if "failed:" in line]
     text = (failures or lines or [type(error).__name__])[-1 if failures else 0]
     text = text.removeprefix("connection failed:").strip().removeprefix("ERROR:").strip()
+    text = printable(text, MOST_CHARACTERS)
     return f"{text}; {SEE_ALL_ROWS}" if is_row_security(error) else text
 
 
@@ -342,4 +347,5 @@ def is_row_security(error: BaseException) -> bool:
 
 def dependents(error: psycopg.errors.DependentObjectsStillExist) -> str:
     """Return what depends on that which was to be dropped, on one line."""
-    return "; ".join((error.diag.message_detail or first_line(error)).splitlines())
+    detail = "; ".join((error.diag.message_detail or first_line(error)).splitlines())
+    return printable(detail, MOST_CHARACTERS)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
 from pgqueue_embed.errors import PgembedError, RecordFault
+from pgqueue_embed.foreign_text import MOST_CHARACTERS, printable
 from pgqueue_embed.source import SourceRecord
 from pgqueue_embed.verdicts import Finding, Found
 
@@ -261,6 +262,6 @@ def _finding(
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as one line of the ledger: its kind and its text, cut at 500 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:500].rstrip(": ")
+    """Return an error as one line of the ledger: its kind and the beginning of its text."""
+    text = printable(str(error), MOST_CHARACTERS)
+    return f"{type(error).__name__}: {text}".rstrip(": ")

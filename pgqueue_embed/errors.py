@@ -18,11 +18,19 @@ PgembedError                   one line for a person: what, why and the way out
 
 from __future__ import annotations
 
+from pgqueue_embed.foreign_text import printable
+
+# Two or three sentences, with some names in them.
+MOST_CHARACTERS = 8_000
+
 
 class PgembedError(Exception):
-    """Base of all errors meant for a person; its text is one line."""
+    """Base of all errors meant for a person; its text is one line, and fit to be printed."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), MOST_CHARACTERS)
 
 
 class UsageError(PgembedError):

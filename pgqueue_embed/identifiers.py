@@ -80,10 +80,19 @@ def quoted(name: str) -> str:
 
 
 def _split(text: str, separator: str) -> list[str] | None:
-    part = rf'\s*({QUOTED}|[^"{separator}]+?)\s*'
-    if not re.fullmatch(rf"{part}(?:\{separator}{part})*", text):
-        return None
-    return [_unquoted(name) for name in re.findall(rf"{part}(?:\{separator}|$)", text)]
+    parts: list[list[str]] = [[]]
+    # A quote that nothing closes is a token by itself, and makes no name.
+    for token in re.findall(rf'{QUOTED}|[^"{separator}]+|.', text, re.DOTALL):
+        if token == separator:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    names = ["".join(tokens).strip() for tokens in parts]
+    return [_unquoted(name) for name in names] if all(map(_is_name, names)) else None
+
+
+def _is_name(part: str) -> bool:
+    return bool(re.fullmatch(rf'{QUOTED}|[^"]+', part))
 
 
 def _unquoted(part: str) -> str:

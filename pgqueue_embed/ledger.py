@@ -11,6 +11,7 @@ from pgqueue_embed.ambiguous import hash_of_rows
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.faults import on_users_tables
+from pgqueue_embed.foreign_text import MOST_STORED_CHARACTERS, printable
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
 from pgqueue_embed.verdicts import Current, Finding
@@ -204,7 +205,7 @@ def charge(
         "keys": [finding.key for finding in failed],
         "attempts": [current[finding.key].attempts_with(finding) for finding in failed],
         "hashes": [finding.document_hash for finding in failed],
-        "errors": [finding.error for finding in failed],
+        "errors": [printable(finding.error, MOST_STORED_CHARACTERS) for finding in failed],
     }
     connection.execute(CHARGE, values)
 

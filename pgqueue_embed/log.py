@@ -19,16 +19,17 @@ from typing import Any, TextIO, cast
 import structlog
 
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.foreign_text import printable_lines
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 
-SECRETS = (
-    re.compile(r"(password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE),
-    # Up to the last @: an unescaped one may be part of the password.
-    re.compile(r"(://[^:/@\s]*:)(\S+)(?=@)"),
-)
+# What a line of a log, and a traceback in it, may have at most.
+MOST_CHARACTERS = 20_000
 
+_PASSWORD = re.compile(r"(password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_USER = re.compile(r"://[^:/@]*:")
 
 LOGGER = "pgqueue_embed"
 
@@ -71,10 +72,28 @@ class TolerantStream:
 
 
 def mask(text: str) -> str:
-    """Return `text` with the passwords of connection strings and URLs replaced by ``***``."""
-    for secret in SECRETS:
-        text = secret.sub(r"\1***", text)
-    return text
+    """Return `text` with the passwords of connection strings and URLs replaced by ``***``.
+
+    It is cut to MOST_CHARACTERS first, and looked at a word at a time: what a server or a library
+    repeats of a document must not cost more than its length.
+    """
+    is_whole = len(text) <= MOST_CHARACTERS
+    shown = text[:MOST_CHARACTERS]
+    masked = _WORD.sub(
+        lambda word: _without_password(word[0], is_whole or word.end() < len(shown)),
+        _PASSWORD.sub(r"\1***", shown),
+    )
+    return masked if is_whole else f"{masked}… ({len(text):,} characters)"
+
+
+def _without_password(word: str, is_whole: bool) -> str:
+    """Return `word` with ``***`` between the user of its first URL with one and the last @.
+
+    An unescaped @ may be part of the password; in a word that was cut off, it may be in the rest.
+    """
+    end = word.rfind("@") if is_whole else len(word)
+    user = _USER.search(word, 0, max(end, 0))
+    return word if user is None else f"{word[: user.end()]}***{word[end:]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +173,7 @@ def _as_text(
 
 def _masked(value: Any) -> Any:
     if isinstance(value, (str, BaseException)):
-        return mask(str(value))
+        return printable_lines(mask(str(value)))
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

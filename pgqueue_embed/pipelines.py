@@ -11,6 +11,7 @@ from pgqueue_embed import capture
 from pgqueue_embed.connect import Connection, dependents, first_line
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.faults import on_users_tables
+from pgqueue_embed.foreign_text import MOST_STORED_CHARACTERS, printable
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.pipeline_row import (
     COLUMNS,
@@ -168,7 +169,7 @@ def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> N
     # By its id: a name may have been changed since the pipeline was loaded.
     connection.execute(
         "select pgembed.pause(name, %s) from pgembed.pipelines where id = %s",
-        (reason, pipeline.id),
+        (printable(reason, MOST_STORED_CHARACTERS), pipeline.id),
     )
 
 

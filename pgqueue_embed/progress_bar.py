@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.foreign_text import printable
 from pgqueue_embed.terminal import progress_console
 
 REFRESH_SECONDS = 0.5
@@ -30,7 +31,7 @@ class ProgressBar:
         self._bar = bar
         self._connection = connection
         self._name = pipeline_name
-        self._task = bar.add_task(pipeline_name, total=None, facts="starting workers")
+        self._task = bar.add_task(printable(pipeline_name), total=None, facts="starting workers")
         self._next = 0.0
         self._started = time.monotonic()
 
@@ -87,10 +88,10 @@ class _RecordsColumn(ProgressColumn):
 def progress_bar(conninfo: str, pipeline_name: str) -> Iterator[ProgressBar]:
     """Open a bar on stderr with its own connection; it stays on the screen when it is done."""
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         _RecordsColumn(),
-        TextColumn("{task.fields[facts]}", style="dim"),
+        TextColumn("{task.fields[facts]}", style="dim", markup=False),
     )
     with (
         connect(conninfo, application_name="pgembed progress") as connection,

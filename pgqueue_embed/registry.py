@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgqueue_embed.connect import Connection
+from pgqueue_embed.foreign_text import MOST_STORED_CHARACTERS, printable
 from pgqueue_embed.version import VERSION
 
 # Long enough for a supervisor that waits for its database to come back.
@@ -132,7 +133,7 @@ def sign_off(connection: Connection, worker_id: int, reason: str) -> None:
         set stopped_at = clock_timestamp(), stop_reason = %s, state = 'stopped'
         where id = %s and stopped_at is null
         """,
-        (reason, worker_id),
+        (printable(reason, MOST_STORED_CHARACTERS), worker_id),
     )
 
 

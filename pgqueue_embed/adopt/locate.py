@@ -6,7 +6,6 @@ both sides are compared squeezed: small letters without accents and without whit
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from unicodedata import category, normalize
 _NO_LETTERS = {"Mn", "Cc", "Cf", "Zs", "Zl", "Zp"}
 
 # What decoding with special tokens leaves at the ends of a chunk, for BERT and for RoBERTa.
-_SPECIAL = re.compile(r"^(?:\[CLS\]|<s>)\s*|\s*(?:\[SEP\]|</s>)$")
+BEGINNINGS = ("[CLS]", "<s>")
+ENDINGS = ("[SEP]", "</s>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,14 @@ def locate(document: str, texts: Sequence[str]) -> list[Place] | None:
 
 def without_marks(text: str) -> str:
     """Return a decoded text without the special tokens at its ends."""
-    return _SPECIAL.sub("", text)
+    for mark in BEGINNINGS:
+        if text.startswith(mark):
+            text = text.removeprefix(mark).lstrip()
+            break
+    for mark in ENDINGS:
+        if text.endswith(mark):
+            return text.removesuffix(mark).rstrip()
+    return text
 
 
 def _cover(letters: str, needles: Sequence[str]) -> list[int] | None:

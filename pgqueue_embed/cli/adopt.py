@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, count
+from pgqueue_embed.cli.display import command, confirm, count, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.option import options_of
@@ -88,12 +88,12 @@ def _compare(connection: Connection, candidate: Candidate, comparison: Compariso
     )
     drawn, compared = sum(agreement.worths.values()), len(agreement.cosines)
     others = describe(agreement.worths)
-    typer.echo(
+    say(
         f"drew {count(drawn, 'chunk')} of {candidate.spec.target}: {compared:,} of the present text"
         f" of their records{f', {others}' if others else ''}"
     )
     if compared:
-        typer.echo(
+        say(
             f"compared with {candidate.identity.name}: median cosine {agreement.median:.4f}, lowest"
             f" {agreement.cosines.min():.4f}, {agreement.share:.1%} of at least"
             f" {agreement.min_cosine:g}"
@@ -109,7 +109,7 @@ def _survey(connection: Connection, candidate: Candidate) -> None:
     where = (
         "" if found.is_whole else f" of the first {found.records:,} (nothing else was looked at)"
     )
-    typer.echo(f"would adopt {_sentence(found.counts, 'would queue')}{where}")
+    say(f"would adopt {_sentence(found.counts, 'would queue')}{where}")
 
 
 def _take_over(
@@ -119,14 +119,13 @@ def _take_over(
 
     lacking = ", ".join(candidate.table.lacking.values())
     if ask:
-        typer.confirm(
+        confirm(
             f"Let pipeline {candidate.spec.name} keep {candidate.spec.target}"
             f"{f', with new columns {lacking}' if lacking else ''}? Workers replace what is wrong"
-            " in it, and delete chunks of records that the source does not have.",
-            abort=True,
+            " in it, and delete chunks of records that the source does not have."
         )
     pipeline = take_over(connection, candidate, agreement.doubtful)
-    typer.echo(
+    say(
         f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
         f" {pipeline.target}{f', which got {lacking}' if lacking else ''}"
     )
@@ -137,12 +136,12 @@ def _adopt(connection: Connection, pipeline: Pipeline, judge: Judge) -> None:
     from pgqueue_embed.adopt import adopt_records, ensure_key_index
     from pgqueue_embed.cli.setup import scanning
 
-    ensure_key_index(connection, pipeline, on_build=typer.echo)
+    ensure_key_index(connection, pipeline, on_build=say)
     with scanning(connection, pipeline) as advance:
         counts = adopt_records(connection, pipeline, judge, on_slice=advance)
-    typer.echo(f"adopted {_sentence(counts, 'queued')}")
+    say(f"adopted {_sentence(counts, 'queued')}")
     if counts.queued:
-        typer.echo(f"embed them: {command('work', '--drain', '--pipeline', pipeline.name)}")
+        say(f"embed them: {command('work', '--drain', '--pipeline', pipeline.name)}")
 
 
 def _sentence(counts: Counts, queued: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, count, one_line
+from pgqueue_embed.cli.display import command, count, one_line, say
 from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.option import Option
@@ -134,7 +134,7 @@ def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) ->
     changes = wanted.changes()
     successor = begin(connection, pipeline, changes)
     if successor is None:
-        typer.echo(f"altered {changes.name or pipeline.name}")
+        say(f"altered {changes.name or pipeline.name}")
         return
     begin_generation(connection, pipeline, successor)
 
@@ -146,12 +146,12 @@ def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipe
 
     queued = _catch_up(connection, pipeline, successor)
     name = successor.name.removesuffix(NEXT_NAME)
-    typer.echo(
+    say(
         f"made {successor.name}: {one_line(str(successor.document))} → {target_of(successor)}"
         f" ({successor.vector_type}({successor.dimensions}), {successor.model},"
         f" {successor.chunk_tokens} tokens a chunk, {successor.overlap_tokens} overlap)"
     )
-    typer.echo(
+    say(
         f"queued {count(queued, 'record')} for it; searches use the old vectors until, complete, it"
         f" takes their place: {command('alter', name, '--switch', '--wait')}"
     )
@@ -170,7 +170,7 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
     from pgqueue_embed.target import target_of
 
     successor = abort(connection, pipeline)
-    typer.echo(f"gave up {successor.name} and dropped {target_of(successor)}")
+    say(f"gave up {successor.name} and dropped {target_of(successor)}")
 
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
@@ -188,9 +188,7 @@ def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bo
             patience_seconds=patience_seconds,
             on_step=line.update,
         )
-    typer.echo(
-        f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone"
-    )
+    say(f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone")
     if is_paused(connection, switched):
         go_on = command("resume", switched.name)
-        typer.secho(f"{switched.name} is paused, as it was; go on: {go_on}", fg="yellow", err=True)
+        say(f"{switched.name} is paused, as it was; go on: {go_on}", fg="yellow", err=True)

@@ -22,11 +22,14 @@ from pgqueue_embed.cli import (
     sync,
     working,
 )
+from pgqueue_embed.cli.display import say
+from pgqueue_embed.cli.group import PrintableGroup
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 from pgqueue_embed.version import VERSION
 
 app = typer.Typer(
     name="pgembed",
+    cls=PrintableGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -50,7 +53,7 @@ demo.add_commands(app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pgembed {VERSION}")
+        say(f"pgembed {VERSION}")
         raise typer.Exit
 
 

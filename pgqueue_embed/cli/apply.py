@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgqueue_embed.cli.display import confirm, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.plan_table import show_plan
 from pgqueue_embed.errors import UsageError
@@ -81,7 +82,7 @@ def _ask(conninfo: str, connection: Connection, declared: Sequence[Declared]) ->
     plan = compare(connection, declared)
     show_plan(plan)
     if not plan.is_settled:
-        typer.confirm("Do it?", abort=True)
+        confirm("Do it?")
         _apply(conninfo, connection, declared, plan)
 
 
@@ -114,7 +115,7 @@ def _finish(connection: Connection, applied: Applied) -> None:
     if applied.created:
         say_created(applied.created)
         return
-    typer.echo(f"altered {comparison.declared.spec.name}")
+    say(f"altered {comparison.declared.spec.name}")
     if comparison.pipeline and comparison.must_turn_sync and comparison.declared.sync:
         queue_what_was_missed(connection, comparison.pipeline)
     if comparison.pipeline and applied.successor:
@@ -122,4 +123,4 @@ def _finish(connection: Connection, applied: Applied) -> None:
 
 
 def _say_waiting() -> None:
-    typer.echo("another pgembed apply is at work on this database; waiting for it", err=True)
+    say("another pgembed apply is at work on this database; waiting for it", err=True)

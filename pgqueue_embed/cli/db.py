@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.embedded import EmbeddedServer, ServerStatus, default_server
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ def start() -> None:
     """
     server = default_server()
     server.start()
-    typer.echo(_sentence(server.status()))
+    say(_sentence(server.status()))
 
 
 @app.command()
@@ -36,10 +37,8 @@ def stop() -> None:
     """
     server = default_server()
     stopped = server.stop()
-    typer.echo(
-        "stopped; the data stays in " if stopped else "was not running; data folder ", nl=False
-    )
-    typer.echo(str(server.data_folder))
+    say("stopped; the data stays in " if stopped else "was not running; data folder ", nl=False)
+    say(str(server.data_folder))
 
 
 @app.command()
@@ -49,9 +48,9 @@ def status() -> None:
     Example: pgembed db status
     """
     found = default_server().status()
-    typer.echo(_sentence(found))
+    say(_sentence(found))
     for name, value in _facts(found).items():
-        typer.echo(f"  {name:<8} {value}")
+        say(f"  {name:<8} {value}")
 
 
 @app.command()
@@ -68,7 +67,7 @@ def url(
     Example: psql "$(pgembed db url --show-password)"
     """
     server: EmbeddedServer = default_server()
-    typer.echo(server.url(mask_password=not show_password))
+    say(server.url(mask_password=not show_password))
 
 
 def _sentence(found: ServerStatus) -> str:

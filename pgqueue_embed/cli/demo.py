@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, plain_table
+from pgqueue_embed.cli.display import console, count, plain_table, say
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.settings import DEFAULT_MODEL
 
@@ -33,7 +33,7 @@ def demo(conninfo: str) -> None:
     from pgqueue_embed.migrate import migrate
 
     log_settings(quiet=True).apply()
-    typer.echo(f"database: {describe(conninfo)}")
+    say(f"database: {describe(conninfo)}")
     migrate(conninfo)
     with connect(conninfo) as connection:
         _prepare(connection)
@@ -50,10 +50,10 @@ def _prepare(connection: Connection) -> None:
     from pgqueue_embed.pipelines import load_pipeline
 
     records = load_source(connection)
-    typer.echo(f"loaded {count(records, 'record')} of Python's language reference into {SOURCE}")
+    say(f"loaded {count(records, 'record')} of Python's language reference into {SOURCE}")
     create(connection, SPEC, DEFAULT_MODEL)
     enqueue(connection, load_pipeline(connection, PIPELINE), Selection())
-    typer.echo(f"queued them; starting {WORKERS} workers, as on {WORKERS} machines\n")
+    say(f"queued them; starting {WORKERS} workers, as on {WORKERS} machines\n")
 
 
 def _embed(conninfo: str) -> float:
@@ -71,13 +71,13 @@ def _show_work(connection: Connection, seconds: float) -> None:
     from pgqueue_embed.demo import PIPELINE, shares
     from pgqueue_embed.status import read_status
 
-    typer.echo(f"\ndone in {seconds:.0f} s, the start of the workers included; who did what:\n")
+    say(f"\ndone in {seconds:.0f} s, the start of the workers included; who did what:\n")
     table = plain_table(["Worker"], ["Commits", "Records", "Chunks"])
     for share in shares(connection):
         numbers = (share.commits, share.records, share.chunks)
         table.add_row(share.worker, *(f"{number:,}" for number in numbers))
     console().print(table)
-    typer.echo("\npgembed status, the same as SELECT * FROM pgembed.progress:\n")
+    say("\npgembed status, the same as SELECT * FROM pgembed.progress:\n")
     show(read_status(connection, PIPELINE), notes=False)
 
 
@@ -90,7 +90,7 @@ def _ask(connection: Connection) -> None:
     pipeline = load_pipeline(connection, PIPELINE)
     encoder = QueryEncoder(pipeline)
     for question in QUESTIONS:
-        typer.echo(f'\npgembed search {PIPELINE} "{question}" --limit 2\n')
+        say(f'\npgembed search {PIPELINE} "{question}" --limit 2\n')
         vector = encoder.encode(question)
         show_hits(search(connection, pipeline, vector, limit=2, threshold=0.0))
 
@@ -99,7 +99,7 @@ def _show_way_on(conninfo: str) -> None:
     from pgqueue_embed.connect import describe
     from pgqueue_embed.demo import PIPELINE
 
-    typer.echo(f"\nThe vectors stay in {describe(conninfo)}. From here:")
+    say(f"\nThe vectors stay in {describe(conninfo)}. From here:")
     steps = {
         f"pgembed index {PIPELINE}": "build the vector index",
         "pgembed db status": "where the private PostgreSQL keeps its data",
@@ -107,4 +107,4 @@ def _show_way_on(conninfo: str) -> None:
         "pgembed run NAME --source-table …": "your own table",
     }
     for command, meaning in steps.items():
-        typer.echo(f"  {command:<36} {meaning}")
+        say(f"  {command:<36} {meaning}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pgqueue_embed.foreign_text import escaped, printable, printable_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """Return a console on standard output that colours only what it is told to."""
-    from rich.console import Console
+    from pgqueue_embed.terminal import make_console
 
-    return Console(highlight=False, markup=False, soft_wrap=False)
+    return make_console()
+
+
+def say(text: str, *, err: bool = False, fg: str | None = None, nl: bool = True) -> None:
+    """Print `text`, whoever wrote parts of it, to standard output, or to standard error."""
+    typer.secho(printable_lines(text), fg=fg, err=err, nl=nl)
+
+
+def confirm(question: str) -> None:
+    """Ask a person, and leave the command when the answer is no."""
+    typer.confirm(printable_lines(question), abort=True)
 
 
 def plain_table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
@@ -46,7 +57,7 @@ def plain_table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
 
 def print_json(value: Any) -> None:
     """Print `value` as indented JSON: times in ISO 8601, durations in seconds."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    say(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)))
 
 
 def _plain(value: Any) -> Any:
@@ -59,13 +70,9 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-# Control characters, the escapes that steer a terminal among them; table values are not ours.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-
-
 def one_line(text: str | None) -> str:
     """Return a text of the user's for showing: white space collapsed, control characters gone."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join((text or "").split()))
+    return printable(text)
 
 
 def count(number: int, noun: str) -> str:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgqueue_embed.cli.display import command, console, count, one_line, plain_table, print_json
+from pgqueue_embed.cli.display import (
+    command,
+    console,
+    count,
+    one_line,
+    plain_table,
+    print_json,
+    say,
+)
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
@@ -48,7 +56,7 @@ def failures(
     if as_json:
         print_json(rows)
     elif not rows:
-        typer.echo(f"{name} has no dead letters")
+        say(f"{name} has no dead letters")
     else:
         _show(name, rows, total)
 
@@ -102,8 +110,8 @@ def retry(
         pipeline = load_pipeline(connection, name)
         retried = dead_letters.retry(connection, pipeline, key or ())
     if not retried:
-        typer.echo(f"{name} has no dead letters")
+        say(f"{name} has no dead letters")
         return
-    typer.echo(f"put {count(retried, 'dead letter')} of {name} back into the queue")
+    say(f"put {count(retried, 'dead letter')} of {name} back into the queue")
     if pipeline.state == "paused":
-        typer.echo(f"{name} is paused; go on: {command('resume', name)}")
+        say(f"{name} is paused; go on: {command('resume', name)}")

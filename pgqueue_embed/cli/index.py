@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, duration
+from pgqueue_embed.cli.display import console, count, duration, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
@@ -100,7 +100,7 @@ def index(
         started = time.monotonic()
         with _watched(conninfo, pipeline):
             built = build_index(connection, pipeline, planned, on_warning=_warn)
-        typer.echo(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+        say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
 
 
 def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str) -> bool:
@@ -108,7 +108,7 @@ def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str
 
     for found in vector_indexes(connection, pipeline):
         if found.valid and found.method == method:
-            typer.echo(f"{pipeline.name} has a vector index already: {found}")
+            say(f"{pipeline.name} has a vector index already: {found}")
             return True
     return False
 
@@ -117,7 +117,7 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
     from pgqueue_embed.claims import is_drained
 
     parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
-    typer.echo(
+    say(
         f"{planned.method} index ({parameters}) over {count(planned.rows, 'vector')} of"
         f" {pipeline.target}, {planned.memory_megabytes:,} MB,"
         f" up to {count(planned.parallel_workers, 'parallel worker')}"
@@ -130,7 +130,7 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
 
 
 def _warn(text: str) -> None:
-    typer.secho(f"warning: {text}", fg="yellow", err=True)
+    say(f"warning: {text}", fg="yellow", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.identifiers import split_columns
 from pgqueue_embed.option import Option
 
@@ -204,7 +205,7 @@ def _conninfo(shared: dict[str, Any], file: Path | None) -> str:
     from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 
     if shared["db_password"]:
-        typer.echo("warning: --db-password shows in `ps`; use PGPASSWORD or ~/.pgpass", err=True)
+        say("warning: --db-password shows in `ps`; use PGPASSWORD or ~/.pgpass", err=True)
     options = DatabaseOptions(
         dsn=shared["dsn"],
         host=shared["db_host"],

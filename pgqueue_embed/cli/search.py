@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, one_line, print_json
+from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
@@ -80,7 +80,7 @@ def search(
         if finder.has_vectors(connection, pipeline):
             hits = _search(connection, pipeline, query, model_path, limit, threshold)
         elif not as_json:
-            typer.echo(f"{name} has no vectors yet; embed some: pgembed work")
+            say(f"{name} has no vectors yet; embed some: pgembed work")
             return
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -121,7 +121,7 @@ def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str
     if share >= WORRYING_SHARE:
         from pgqueue_embed.unknown_tokens import READERS
 
-        typer.secho(
+        say(
             f"warning: {pipeline.model} does not know {share:.0%} of the query's tokens, so what it"
             f" finds means little; models for more languages: {READERS}",
             fg="yellow",
@@ -131,9 +131,7 @@ def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str
 
 def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
     for hit in nearest:
-        typer.echo(
-            f"nothing reaches the --threshold; the nearest chunk has {hit.score:.3f}", err=True
-        )
+        say(f"nothing reaches the --threshold; the nearest chunk has {hit.score:.3f}", err=True)
 
 
 def _place_of(hit: Hit) -> str:

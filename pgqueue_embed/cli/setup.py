@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import one_line
+from pgqueue_embed.cli.display import confirm, one_line, say
 from pgqueue_embed.cli.options import connected
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def migrate(conninfo: str) -> None:
 
     applied = apply(conninfo)
     for name in applied:
-        typer.echo(f"applied {name}")
+        say(f"applied {name}")
     if not applied:
-        typer.echo("schema pgembed is up to date")
+        say("schema pgembed is up to date")
 
 
 def create(
@@ -59,7 +59,7 @@ def create(
     with connect(conninfo) as connection:
         check_schema(connection)
         if if_not_exists and name in pipeline_names(connection):
-            typer.echo(f"pipeline {name} exists already and was left as it is")
+            say(f"pipeline {name} exists already and was left as it is")
             return
         make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
 
@@ -80,13 +80,13 @@ def say_created(created: Created) -> None:
     from pgqueue_embed.target import target_of
 
     pipeline = created.pipeline
-    typer.echo(
+    say(
         f"made pipeline {pipeline.name}: {one_line(str(pipeline.document))} of {pipeline.source} →"
         f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
         f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
     )
     for warning in created.warnings:
-        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
 
 
 def enqueue(
@@ -130,7 +130,7 @@ def queue_records(
             connection, pipeline, selection, on_slice=advance, allow_deletes=allow_deletes
         )
     records = "record" if queued == 1 else "records"
-    typer.echo(f"queued {queued:,} {records} of {pipeline.source}")
+    say(f"queued {queued:,} {records} of {pipeline.source}")
     return queued
 
 
@@ -158,7 +158,7 @@ def pause(conninfo: str, name: options.PipelineName) -> None:
 
     with connect(conninfo) as connection:
         pause_pipeline(connection, load_pipeline(connection, name), "paused by a person")
-    typer.echo(f"paused {name}; go on with: pgembed resume {name}")
+    say(f"paused {name}; go on with: pgembed resume {name}")
 
 
 def resume(conninfo: str, name: options.PipelineName) -> None:
@@ -171,7 +171,7 @@ def resume(conninfo: str, name: options.PipelineName) -> None:
 
     with connect(conninfo) as connection:
         resume_pipeline(connection, load_pipeline(connection, name))
-    typer.echo(f"resumed {name}")
+    say(f"resumed {name}")
 
 
 def drop(
@@ -195,9 +195,6 @@ def drop(
         target = target_of(pipeline)
         vectors = "deleted" if delete_vectors else "kept"
         if not yes:
-            typer.confirm(
-                f"Remove pipeline {name}? The vectors in {target} are {vectors}.",
-                abort=True,
-            )
+            confirm(f"Remove pipeline {name}? The vectors in {target} are {vectors}.")
         drop_pipeline(connection, pipeline, delete_vectors=delete_vectors)
-    typer.echo(f"removed pipeline {name}; the vectors in {target} were {vectors}")
+    say(f"removed pipeline {name}; the vectors in {target} were {vectors}")

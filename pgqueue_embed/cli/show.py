@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, one_line, plain_table
+from pgqueue_embed.cli.display import console, one_line, plain_table, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.configuration.values import Value, shown
+from pgqueue_embed.foreign_text import escaped
 from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
             if each.successor_of not in {other.id for other in pipelines}
         ]
     if not found:
-        typer.echo("no pipeline yet; make one: pgembed create", err=toml)
+        say("no pipeline yet; make one: pgembed create", err=toml)
     elif toml:
-        typer.echo(in_toml({each.pipeline.name: each.decided for each in found}), nl=False)
+        say(escaped(in_toml({each.pipeline.name: each.decided for each in found})), nl=False)
     else:
         _show(found)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, count
+from pgqueue_embed.cli.display import command, count, say
 from pgqueue_embed.cli.options import connected
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def sync(conninfo: str, name: options.PipelineName, wanted: Wanted = None) -> No
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
         if wanted is None:
-            typer.echo(_state(connection, pipeline))
+            say(_state(connection, pipeline))
         elif wanted:
             _start(connection, pipeline)
         else:
@@ -77,9 +77,9 @@ def _start(connection: Connection, pipeline: Pipeline) -> None:
 
     tables = start_capture(connection, pipeline)
     if not tables:
-        typer.echo(f"changes of {pipeline.source} are captured already")
+        say(f"changes of {pipeline.source} are captured already")
         return
-    typer.echo(f"changes are captured from now on: triggers on {', '.join(map(str, tables))}")
+    say(f"changes are captured from now on: triggers on {', '.join(map(str, tables))}")
     queue_what_was_missed(connection, pipeline)
 
 
@@ -90,16 +90,16 @@ def queue_what_was_missed(connection: Connection, pipeline: Pipeline) -> None:
 
     with scanning(connection, pipeline) as advance:
         queued = queue_missed(connection, pipeline, on_slice=advance)
-    typer.echo(f"queued {count(queued, 'record')} that were new, had changed or were gone")
+    say(f"queued {count(queued, 'record')} that were new, had changed or were gone")
 
 
 def _stop(connection: Connection, pipeline: Pipeline) -> None:
     from pgqueue_embed.sync import stop_capture
 
     if stop_capture(connection, pipeline):
-        typer.echo(
+        say(
             f"changes of {pipeline.source} are no longer captured;"
             f" {command('enqueue', pipeline.name)} finds them"
         )
     else:
-        typer.echo(f"changes of {pipeline.source} were not captured")
+        say(f"changes of {pipeline.source} were not captured")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.setup import make_pipeline, queue_records
 from pgqueue_embed.cli.worker_options import WorkerOptions
@@ -138,7 +139,7 @@ def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
     if ending == DRAINED:
         suggest_index(conninfo, (name,), left)
     else:
-        typer.echo(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)
+        say(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)
 
 
 def suggest_index(
@@ -168,9 +169,9 @@ def _suggest(connection: Connection, pipeline: Pipeline) -> None:
     ).fetchone()
     pending, dead, reason = row or (0, 0, None)
     if reason:
-        typer.secho(f"{pipeline.name} is paused: {reason}", fg="yellow", err=True)
+        say(f"{pipeline.name} is paused: {reason}", fg="yellow", err=True)
     if dead:
-        typer.secho(
+        say(
             f"{dead:,} records were given up on; see why: pgembed failures {pipeline.name}",
             fg="yellow",
             err=True,
@@ -178,8 +179,6 @@ def _suggest(connection: Connection, pipeline: Pipeline) -> None:
     if pending:
         return
     if has_vector_index(connection, pipeline):
-        typer.echo(f'search it: pgembed search {pipeline.name} "…"')
+        say(f'search it: pgembed search {pipeline.name} "…"')
     else:
-        typer.echo(
-            f"{pipeline.name} is complete; build its vector index: pgembed index {pipeline.name}"
-        )
+        say(f"{pipeline.name} is complete; build its vector index: pgembed index {pipeline.name}")

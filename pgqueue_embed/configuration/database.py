@@ -15,8 +15,6 @@ from pgqueue_embed.connect import normalise
 # Keys, as the options --db-* have them, and what libpq calls the same.
 PARTS = {"host": "host", "port": "port", "name": "dbname", "user": "user", "service": "service"}
 
-# In a URL, behind the user's name; libpq's own parser would take an unescaped one apart otherwise.
-_PASSWORD_IN_URL = re.compile(r"://[^@]*:[^@]*@")
 _SECRET = re.compile("password|secret")
 
 
@@ -56,4 +54,6 @@ def _dsn(place: Place, dsn: str) -> dict[str, Any]:
 
 
 def _holds_password(text: str) -> bool:
-    return bool(_PASSWORD_IN_URL.search(text))
+    """Return whether a URL has one behind its user; libpq would take an unescaped @ apart."""
+    before_each_at = text.split("@")[:-1]
+    return any(":" in part.partition("://")[2] for part in before_each_at)

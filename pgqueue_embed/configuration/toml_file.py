@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pgqueue_embed.bounded_file import UnreadableFile, read_bounded
 from pgqueue_embed.configuration.keys import ConfigurationError, Place
 
 if sys.version_info >= (3, 11):
@@ -14,6 +15,9 @@ else:
     import tomli as tomllib
 
 DEFAULT_FILE = Path("pgembed.toml")
+
+# A file of a thousand pipelines.
+MOST_BYTES = 4 * 1024**2
 
 TABLES = ("database", "pipelines")
 
@@ -26,7 +30,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         # An editor on Windows may have put a mark before the text.
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values: dict[str, Any] = tomllib.loads(read_bounded(path, MOST_BYTES))
     except FileNotFoundError:
         raise ConfigurationError(
             f"there is no file {path}; to write one of the pipelines that are there:"
@@ -34,9 +38,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except UnreadableFile as error:
+        raise ConfigurationError(f"{error}; it is no configuration file") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path} is not TOML: it is nested too deeply") from None
+    except ValueError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     place = Place(str(path))
     place.check_keys(values, TABLES)

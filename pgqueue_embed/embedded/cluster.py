@@ -26,7 +26,7 @@ def data_version(layout: Layout) -> str | None:
     """Return the major version that made the data folder, or None when there is none."""
     if not layout.version_file.exists():
         return None
-    return layout.version_file.read_text(encoding="utf-8").strip()
+    return layout.read(layout.version_file)
 
 
 def require_version(layout: Layout, major_version: int) -> None:

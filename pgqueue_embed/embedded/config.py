@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, str] = {
 }
 SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 (only looked at)
 ENOUGH_SHARED_MEMORY_BYTES = 1024**3
-_PORT_LINE = re.compile(r"^port = '(\d+)'$", re.MULTILINE)
+_PORT_LINE = re.compile(r"^port = '(\d{1,5})'$", re.MULTILINE)
 
 
 def config_text(port: int, extra_settings: Mapping[str, str]) -> str:

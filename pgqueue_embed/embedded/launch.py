@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
 from pgqueue_embed.embedded import serverlog
-from pgqueue_embed.embedded.config import config_text, configured_port
+from pgqueue_embed.embedded.config import config_text
 from pgqueue_embed.embedded.folders import write_private_file
 from pgqueue_embed.embedded.layout import Layout
 from pgqueue_embed.embedded.ports import is_free, pick_port
@@ -19,6 +20,9 @@ START_SECONDS = 300.0
 STOP_SECONDS = 120
 PG_CTL_SECONDS = 60
 PAUSE_SECONDS = 0.2
+
+# The last words of a server that does not start.
+MOST_LOG_BYTES = 1024**2
 
 
 def bring_up(
@@ -83,8 +87,7 @@ def _launch(layout: Layout, programs: Programs, extra_settings: Mapping[str, str
 
 
 def _free_port(layout: Layout) -> int:
-    text = layout.config_file.read_text(encoding="utf-8") if layout.config_file.exists() else ""
-    port = configured_port(text)
+    port = layout.port()
     return port if port is not None and is_free(port) else pick_port()
 
 
@@ -92,8 +95,9 @@ def _log_since(layout: Layout, position: int) -> str:
     if not layout.log_file.exists():
         return ""
     with layout.log_file.open("rb") as file:
-        file.seek(position)
-        return file.read().decode("utf-8", errors="replace")
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(position, end - MOST_LOG_BYTES))
+        return file.read(MOST_LOG_BYTES).decode("utf-8", errors="replace")
 
 
 def _start_error(layout: Layout, reason: str) -> EmbeddedServerError:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgqueue_embed.bounded_file import UnreadableFile, read_bounded
+from pgqueue_embed.embedded.config import configured_port
+from pgqueue_embed.errors import EmbeddedServerError
+
+# Of a file that we or PostgreSQL wrote: a version, a password, some settings.
+MOST_BYTES = 64 * 1024
+
 MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -48,6 +55,19 @@ class Layout:
     def staging(self) -> Path:
         """Where initdb works, so that the data folder is complete or absent."""
         return self.data.with_name(self.data.name + ".new")
+
+    def read(self, file: Path) -> str:
+        """Return what one of these files says; raises EmbeddedServerError if it is none of ours."""
+        try:
+            return read_bounded(file, MOST_BYTES).strip()
+        except UnreadableFile as error:
+            raise EmbeddedServerError(
+                f"{error}; put it back, or set PGEMBED_HOME to a new folder"
+            ) from None
+
+    def port(self) -> int | None:
+        """Return the port that the server had at its last start."""
+        return configured_port(self.read(self.config_file)) if self.config_file.exists() else None
 
     def log_size(self) -> int:
         """Bytes in the log so far."""

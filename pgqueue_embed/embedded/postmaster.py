@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pgqueue_embed.embedded.layout import Layout
 
+MOST_PID_BYTES = 32
+
 
 def live_pid(layout: Layout) -> int | None:
     """Return the process id of this data folder's living server, or None."""
@@ -16,7 +18,8 @@ def live_pid(layout: Layout) -> int | None:
 def recorded_pid(pid_file: Path) -> int | None:
     """Return the process id in a pid file; None when it is absent, empty or broken."""
     try:
-        first_line = pid_file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        with pid_file.open("rb") as file:
+            first_line = file.readline(MOST_PID_BYTES).decode("ascii", errors="replace")
     except FileNotFoundError:
         return None
     # A server in single-user mode writes its id with a minus.

@@ -17,7 +17,6 @@ from pgqueue_embed.embedded.client import (
     make_conninfo,
 )
 from pgqueue_embed.embedded.cluster import create_cluster, data_version, require_version
-from pgqueue_embed.embedded.config import configured_port
 from pgqueue_embed.embedded.distribution import program_folder
 from pgqueue_embed.embedded.faults import faults_of
 from pgqueue_embed.embedded.folders import folder_bytes, make_parents, remove_folder
@@ -170,8 +169,7 @@ class EmbeddedServer:
         return answering_version(make_conninfo(*self._credentials(), database), self.data_folder)
 
     def _port(self) -> int | None:
-        config = self._layout.config_file
-        return configured_port(config.read_text(encoding="utf-8")) if config.exists() else None
+        return self._layout.port()
 
     def _credentials(self) -> tuple[int, str]:
         port = self._port()
@@ -180,4 +178,4 @@ class EmbeddedServer:
                 f"there is no embedded server in {self.data_folder} yet; "
                 "make it with: pgembed db start"
             )
-        return port, self._layout.password_file.read_text(encoding="utf-8").strip()
+        return port, self._layout.read(self._layout.password_file)

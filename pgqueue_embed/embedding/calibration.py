@@ -18,6 +18,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
+from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.embedding.devices import (
     describe_device,
     is_out_of_memory,
@@ -32,6 +33,12 @@ CANDIDATES = {
     "mps": (4_096, 8_192, 16_384, 32_768),
     "cuda": (16_384, 32_768, 65_536, 131_072),
 }
+# No other is ever found; the file may hold anything, and a size decides about memory.
+SIZES = {size for sizes in CANDIDATES.values() for size in sizes}
+
+# Some thousand models, devices and hosts.
+MOST_BYTES = 1024**2
+
 SEQUENCE_TOKENS = 128
 ROUNDS = 10
 BUDGET_SECONDS = 5.0
@@ -192,12 +199,12 @@ def _turn(folder: Path) -> Iterator[None]:
 def _read(folder: Path) -> dict[str, int]:
     """Return the sizes found before; nothing where the file is absent or not ours."""
     try:
-        known = json.loads(_file(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = read_json(_file(folder), MOST_BYTES)
+    except (OSError, UnreadableFile):
         return {}
     if not isinstance(known, dict):
         return {}
-    return {key: size for key, size in known.items() if isinstance(size, int) and size > 0}
+    return {key: size for key, size in known.items() if type(size) is int and size in SIZES}
 
 
 def _write(folder: Path, known: dict[str, int]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.errors import ModelError
 
 # Only these are fetched from a hub: no pickles, no code, no weights of other frameworks.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "*.bin", "*.pt", "*.h5", "*.msgpack")
+
+# What a library reads later, and has no words for when it cannot.
+SETTINGS = ("config.json", "modules.json", "_map.json", "config_sentence_transformers.json")
 
 _PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "sentencepiece")
@@ -50,6 +53,9 @@ def check_folder(path: Path, name: str) -> None:
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     _refuse_other_kinds(path, name)
     refuse_pickles(files, name)
+    for file in files:
+        if file.endswith(SETTINGS):
+            _read_json(path / file)
     _refuse_code(path, name)
     missing = list(_missing_files(path, set(files)))
     if missing:
@@ -81,8 +87,8 @@ def _is_pickled_weights(path: PurePosixPath) -> bool:
 
 def _refuse_other_kinds(path: Path, name: str) -> None:
     """Raise ModelError for a model that sentence-transformers would turn into another one."""
-    declared = (_read_json(path / "config_sentence_transformers.json") or {}).get("model_type")
-    kinds = [declared] if declared in _OTHER_KINDS else []
+    declared = _settings(path / "config_sentence_transformers.json").get("model_type")
+    kinds = [declared] if isinstance(declared, str) and declared in _OTHER_KINDS else []
     kinds += [
         kind
         for module_type in _module_types(path)
@@ -90,12 +96,12 @@ def _refuse_other_kinds(path: Path, name: str) -> None:
         if part in module_type
     ]
     if not (path / "modules.json").is_file():
-        architectures = (_read_json(path / "config.json") or {}).get("architectures") or []
+        architectures = _settings(path / "config.json").get("architectures") or []
         kinds += [
             kind
-            for architecture in architectures
+            for architecture in (architectures if isinstance(architectures, list) else [])
             for part, kind in _TELLING_ARCHITECTURES.items()
-            if part in architecture
+            if part in str(architecture)
         ]
     if kinds:
         raise ModelError(
@@ -105,9 +111,9 @@ def _refuse_other_kinds(path: Path, name: str) -> None:
 
 
 def _module_types(path: Path) -> list[str]:
-    types = [str(module["type"]) for module in _read_json(path / "modules.json") or []]
+    types = [module["type"] for module in _modules(path)]
     for router in path.rglob("router_config.json"):
-        types += map(str, (_read_json(router) or {}).get("types", {}).values())
+        types += map(str, _object(_read_json(router), "types", router).values())
     return types
 
 
@@ -125,8 +131,7 @@ def _refuse_code(path: Path, name: str) -> None:
 
 def _code_of(file: Path) -> Iterator[tuple[str, str]]:
     """Yield what a configuration has read by code of the model's own, and the class for it."""
-    settings = _read_json(file)
-    named = settings.get("auto_map") if isinstance(settings, dict) else None
+    named = _settings(file).get("auto_map")
     for reader, reference in (named or {}).items() if isinstance(named, dict) else ():
         references = reference if isinstance(reference, list) else [reference]
         classes = [str(each).rpartition(".")[2] for each in references if each]
@@ -135,20 +140,51 @@ def _code_of(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _missing_files(path: Path, files: set[str]) -> Iterable[str]:
-    for module in _read_json(path / "modules.json") or []:
+    for module in _modules(path):
         folder = module.get("path") or "."
         if module["type"].endswith(_MODULES_WITH_FILES) and folder != ".":
             inside = {file for file in files if file.startswith(f"{folder}/")}
             yield from () if inside else (f"{folder}/config.json",)
     for index in path.glob("*.safetensors.index.json"):
-        shards = set((_read_json(index) or {}).get("weight_map", {}).values())
+        shards = set(map(str, _object(_read_json(index), "weight_map", index).values()))
         yield from sorted(shards - files)
+
+
+def _modules(path: Path) -> list[dict[str, str]]:
+    """Return the modules of a model, as its list of them says; none where there is no list."""
+    file = path / "modules.json"
+    modules = _read_json(file) or []
+    if not isinstance(modules, list) or not all(map(_is_module, modules)):
+        raise ModelError(f"{file} is not a list of modules, each with a type and a path")
+    return modules
+
+
+def _is_module(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("type"), str)
+        and isinstance(value.get("path") or "", str)
+    )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    value = _read_json(file)
+    return value if isinstance(value, dict) else {}
+
+
+def _object(value: Any, name: str, file: Path) -> dict[str, Any]:
+    found = value.get(name, {}) if isinstance(value, dict) else None
+    if value is not None and not isinstance(found, dict):
+        raise ModelError(f"{file} has no object '{name}', as it should")
+    return found or {}
 
 
 def _read_json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
+        return read_json(path)
+    except UnreadableFile as error:
+        raise ModelError(str(error)) from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error

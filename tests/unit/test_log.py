@@ -147,3 +147,15 @@ def test_program_of_somebody_else_gets_events_through_the_standard_library(
         ("INFO", "batch committed 100%s worker=3 dsn=postgresql://me:***@db/x")
     ]
     assert structlog.get_config() == before
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_log_repeats_nothing_that_a_terminal_obeys(file: Path, style: str) -> None:
+    hostile = "\x1b]0;owned\x07\x9b2J\u202e\ud800"
+    configure(level="debug", file=file, style=style)
+    error = ValueError(hostile)
+    get_logger(bound=hostile).error("failed", reason=hostile, exc_info=error, items=[hostile])
+    logging.getLogger("psycopg").warning("said %s", hostile)
+    line = file.read_text(encoding="utf-8")
+    assert "owned" in line
+    assert all(each.isprintable() or each == "\n" for each in line)

@@ -1,0 +1,159 @@
+"""Whatever is in names, keys, texts and errors, no command prints what a terminal would obey."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import pgqueue_embed
+from pgqueue_embed.cli.app import app
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.pipelines import pause_pipeline
+from pgqueue_embed.tables import Table
+from tests.support.commands import Ran, pgembed
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session
+from tests.unit.test_foreign_text import is_hostile
+
+# A title, a cleared screen, a C1 sequence, a text that runs backwards, a letter nobody sees.
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202etsol\u200b"
+# No pipeline is called otherwise than in printable characters.
+NAME = "reports"
+# What rich writes for its own colours, and what a progress bar moves the cursor by.
+COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[12]?[AK]")
+
+COMMANDS = (
+    "status",
+    "status --json",
+    "status NAME",
+    "workers",
+    "show",
+    "show --json",
+    "show --toml",
+    "show NAME",
+    "failures NAME",
+    "failures NAME --json",
+    "retry NAME --key KEY",
+    "retry NAME",
+    "sync NAME",
+    "sync NAME --on",
+    "sync NAME --off",
+    "enqueue NAME",
+    "enqueue NAME --where WHERE",
+    "pause NAME",
+    "resume NAME",
+    "doctor",
+    "doctor --json",
+    "search NAME query",
+    "index NAME",
+    "index NAME --drop",
+    "alter NAME --rename NAME2",
+    "alter NAME --priority 3",
+    "alter NAME --where WHERE",
+    "alter NAME --switch",
+    "alter NAME --abort",
+    "create NAME2 --source-table WHERE",
+    "create NAME2 --source-table reports --text-field WHERE",
+    "create NAME2 --source-table reports --model WHERE",
+    "create NAME2 --source-table reports --template WHERE",
+    "adopt NAME2 --source-table WHERE --dry-run",
+    "run NAME --source-table WHERE",
+    "work --pipeline NAME2 --drain",
+    "work --log-level WHERE",
+    "status --file WHERE",
+    "apply --file WHERE",
+    "drop NAME2 --yes",
+    "drop NAME",
+    "WHERE",
+    "status --WHERE",
+)
+
+
+@pytest.fixture
+def world(conninfo: str, connection: Connection) -> None:
+    """A pipeline of hostile texts, with a dead letter, a worker and a reason to be paused."""
+    columns = psycopg.sql.SQL("create table {} (id text primary key, {} text, {} text)").format(
+        *(psycopg.sql.Identifier(f"{word}{HOSTILE}") for word in ("source", "body", "title"))
+    )
+    connection.execute(columns)
+    source = Table(schema="public", name=f"source{HOSTILE}")
+    insert = psycopg.sql.SQL("insert into {} values (%s, %s, %s)").format(source.identifier)
+    connection.execute(insert, (f"key{HOSTILE}", f"Pump {HOSTILE} stopped.", HOSTILE))
+    connection.execute(insert, ("dead", f"POISON {HOSTILE}", HOSTILE))
+    pipeline = make_pipeline(
+        connection,
+        source,
+        target=Table(schema="public", name=f"target{HOSTILE}"),
+        name=NAME,
+        text_field=f"body{HOSTILE}",
+        max_attempts=1,
+    )
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    connection.execute(
+        "insert into pgembed.workers (host, pid, device, precision, version, concurrency, model,"
+        " stop_reason, state, pipeline_ids)"
+        " values (%(t)s, 1, %(t)s, %(t)s, %(t)s, 1, %(t)s, %(t)s, 'stopped', '{}')",
+        {"t": HOSTILE},
+    )
+    connection.execute(
+        "update pgembed.records set last_error = %s where state = 'dead'", (HOSTILE,)
+    )
+    pause_pipeline(connection, pipeline, HOSTILE)
+    connection.execute("update pgembed.pipelines set state_reason = %s", (HOSTILE,))
+
+
+def words(command: str) -> list[str]:
+    given = {"NAME": NAME, "NAME2": f"other{HOSTILE}", "WHERE": f"a{HOSTILE}b", "KEY": HOSTILE}
+    return [
+        given.get(word, f"--a{HOSTILE}" if word == "--WHERE" else word)
+        for word in shlex.split(command)
+    ]
+
+
+def unfit(text: str) -> list[str]:
+    return [each for each in COLOURS.sub("", text) if is_hostile(each) and each not in "\n\t\r"]
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("colour", [False, True], ids=["pipe", "terminal"])
+def test_no_command_prints_what_a_terminal_obeys(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch, colour: bool
+) -> None:
+    if colour:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    said = []
+    for command in COMMANDS:
+        ran = run(conninfo, command)
+        printed = ran.stdout + ran.stderr + (ran.error or "")
+        assert printed, command
+        said.append(printed)
+        assert unfit(printed) == [], command
+    assert sum("owned" in printed for printed in said) > len(COMMANDS) / 2
+
+
+def run(conninfo: str, command: str) -> Ran:
+    return pgembed(conninfo, *words(command), answer="n\n")
+
+
+def test_every_command_is_tried() -> None:
+    names = {
+        each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands
+    }
+    # It has a table and a pipeline of its own, by names of our own.
+    assert names - {"demo", "migrate"} <= {command.split()[0] for command in COMMANDS}
+
+
+def test_commands_print_by_what_makes_texts_printable() -> None:
+    folder = Path(pgqueue_embed.__file__).parent
+    raw = re.compile(r"typer\.(?:echo|secho|confirm|prompt)\(|\bConsole\(")
+    for path in folder.rglob("*.py"):
+        found = raw.search(path.read_text(encoding="utf-8"))
+        assert found is None or path.name in ("display.py", "terminal.py"), (path, found)

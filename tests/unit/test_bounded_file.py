@@ -1,0 +1,106 @@
+"""Files that somebody else may have written: read so far and no further, or refused in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pgqueue_embed.bounded_file import UnreadableFile, read_bounded, read_json
+from pgqueue_embed.configuration import read_toml
+from pgqueue_embed.embedded.layout import Layout
+from pgqueue_embed.embedded.postmaster import recorded_pid
+from pgqueue_embed.embedding import calibration
+from pgqueue_embed.embedding.folder import check_folder
+from pgqueue_embed.errors import PgembedError
+
+CONTENTS = {
+    "nested": b"[" * 200_000,
+    "nested objects": b'{"a":' * 200_000,
+    "number": b"1" * 200_000,
+    "not UTF-8": b"\xff\xfe" * 100,
+    "another shape": b'[1, {"type": 3}, null]',
+    "an object": b'{"types": [], "weight_map": 3}',
+    "bytes": b"\x00" * 1000,
+    "large": b" " * (5 * 1024**2),
+}
+
+
+def model_file(name: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> None:
+        (folder / "config.json").write_bytes(b"{}")
+        (folder / "model.safetensors").write_bytes(b"")
+        (folder / "content").rename(folder / name)
+        check_folder(folder, "mine")
+
+    return read
+
+
+def toml(folder: Path) -> None:
+    content = (folder / "content").read_bytes()
+    (folder / "pgembed.toml").write_bytes(b"a = " + content)
+    read_toml(folder / "pgembed.toml")
+
+
+def calibrated(folder: Path) -> None:
+    (folder / "content").rename(folder / "batch-sizes.json")
+    assert calibration._read(folder) == {}
+
+
+def server_file(name: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        (folder / "content").rename(folder / name)
+        layout = Layout(folder)
+        return layout.port() if name == "embedded.conf" else layout.read(folder / name)
+
+    return read
+
+
+def pid(folder: Path) -> None:
+    recorded_pid(folder / "content")
+
+
+READERS = {
+    "calibration": calibrated,
+    "toml": toml,
+    "modules": model_file("modules.json"),
+    "router": model_file("router_config.json"),
+    "tokenizer settings": model_file("tokenizer_config.json"),
+    "shards": model_file("model.safetensors.index.json"),
+    "port": server_file("embedded.conf"),
+    "version": server_file("PG_VERSION"),
+    "pid": pid,
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_file_of_anything_is_ignored_or_refused_in_one_line(
+    tmp_path: Path, reader: Callable[[Path], object], content: bytes
+) -> None:
+    (tmp_path / "content").write_bytes(content)
+    said = None
+    try:
+        reader(tmp_path)
+    except PgembedError as error:
+        said = str(error)
+    assert said is None or (str(tmp_path) in said and len(said) < 400 + len(str(tmp_path)))
+
+
+def test_no_more_is_read_than_asked_for() -> None:
+    with pytest.raises(UnreadableFile, match="more than 1,000 bytes"):
+        read_bounded(Path("/dev/zero"), 1_000)
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [1]}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**12, 513, 1.0, True, "512", None])
+def test_batch_size_that_is_never_found_is_not_taken_from_the_file(
+    tmp_path: Path, size: object
+) -> None:
+    calibration._write(tmp_path, {"other": size, "known": 512})  # type: ignore[dict-item]
+    assert calibration._read(tmp_path) == {"known": 512}
