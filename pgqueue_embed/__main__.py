@@ -1,28 +1,111 @@
 """The command `pgembed`: runs the command line and turns errors into one line and an exit code."""
 
+import errno
+import os
+import signal
 import sys
 
 from pgqueue_embed.search_path import leave_out_working_folder
+
+# Of a stream: an error of a file has its name.
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
+
+INTERRUPTED = "interrupted; what was committed stays, everything else is still queued"
 
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 for wrong usage."""
     leave_out_working_folder()
-    from pgqueue_embed.cli.app import app
-    from pgqueue_embed.errors import PgembedError
+    _open_what_is_closed()
+    with _LeavingAtOnce():
+        from pgqueue_embed.cli.app import app
+        from pgqueue_embed.cli.group import Interrupted
+        from pgqueue_embed.errors import PgembedError
 
     try:
+        _refuse_other_encodings()
         app()
+    except SystemExit:
+        _flush()
+        raise
     except PgembedError as error:
         _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _complain("interrupted; what was committed stays, everything else is still queued", 130)
+    except (KeyboardInterrupt, Interrupted):
+        _complain(INTERRUPTED, 130)
+    except UnicodeError as error:
+        _complain(f"something that was given is not UTF-8: {error.reason}", 2)  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_FAULTS:
+            raise
+        _give_up_output(error)
     except Exception as error:
         if not _is_database_error(error):
             raise
         from pgqueue_embed.connect import first_line
 
         _complain(f"the database refused: {first_line(error)}", 1)
+
+
+class _LeavingAtOnce:
+    """Ctrl-C ends the process in one line while libraries are imported, which would not."""
+
+    def __enter__(self) -> None:
+        # Whoever started us with signals ignored, such as nohup, keeps it so.
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._leave)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._before)
+
+    @staticmethod
+    def _leave(*_: object) -> None:
+        os.write(2, f"error: {INTERRUPTED}\n".encode())
+        os._exit(130)
+
+
+def _open_what_is_closed() -> None:
+    """Put nothing in the place of standard streams that are closed, and let none refuse a letter.
+
+    A connection would get the number of a closed one, and be written to.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            stream = os.fdopen(descriptor, "w", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _refuse_other_encodings() -> None:
+    from pgqueue_embed.errors import UsageError
+
+    for argument in sys.argv[1:]:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"the argument {argument} is not UTF-8")
+
+
+def _flush() -> None:
+    """Say now what standard output refuses, rather than as a traceback at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> None:
+    """Write no more to standard output; a reader that has left, as `head` does, is no fault."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)
+    _complain(f"cannot write to standard output: {error.strerror}", 1)
 
 
 def _is_database_error(error: Exception) -> bool:

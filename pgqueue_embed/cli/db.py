@@ -26,7 +26,10 @@ def start() -> None:
     """
     server = default_server()
     server.start()
-    say(_sentence(server.status()))
+    found = server.status()
+    say(_sentence(found))
+    if found.shared_account:
+        say(f"warning: {found.finding}; {found.way_out}", fg="yellow", err=True)
 
 
 @app.command()

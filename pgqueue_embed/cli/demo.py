@@ -19,7 +19,7 @@ WORKERS = 2
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
-    app.command()(connected(demo))
+    app.command()(connected(demo, may_make_server=True))
 
 
 def demo(conninfo: str) -> None:

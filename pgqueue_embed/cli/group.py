@@ -11,6 +11,10 @@ from typer.core import TyperGroup
 from pgqueue_embed.foreign_text import MOST_CHARACTERS, printable
 
 
+class Interrupted(Exception):
+    """A person pressed Ctrl-C."""
+
+
 class PrintableGroup(TyperGroup):
     """A group of commands like any other, but for the texts of its errors."""
 
@@ -22,7 +26,11 @@ class PrintableGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Read the arguments of the command, and run it."""
         with _printable_errors():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                # Typer would leave without a word.
+                raise Interrupted from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pgqueue_embed.identifiers import split_columns
 from pgqueue_embed.option import Option
 
 if TYPE_CHECKING:
+    from pgqueue_embed.configuration.conninfo import DatabaseOptions
     from pgqueue_embed.log import LogSettings
 
 CONNECTION = "Connection"
@@ -123,13 +124,16 @@ def columns_of(lists: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for each in lists for name in split_columns(each))
 
 
-def connected(command: Callable[..., None]) -> Callable[..., None]:
+def connected(
+    command: Callable[..., None], *, may_make_server: bool = False
+) -> Callable[..., None]:
     """Give `command` the connection and logging options and, as first argument, its conninfo.
 
     A parameter whose type is a dataclass or an OptionGroup is a group of options: the command line
     has an option for each of its fields, and the command is called with the object. A parameter
     `file` is the configuration file; other commands read the one in the working folder, if there
-    is one, for the database.
+    is one, for the database. Where none is named and there is no private server yet, it is made for
+    those alone that `may_make_server`.
     """
     hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
@@ -153,7 +157,8 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(
                 **{each.name: values.pop(each.name) for each in _options_of(group)}
             )
-        command(_conninfo(given, values.get("file")), **values)
+        conninfo = _conninfo(given, values.get("file"), may_make_server=may_make_server)
+        command(conninfo, **values)
 
     parameters = [context, *plain, *grouped, *shared]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -200,12 +205,10 @@ def log_settings(*, quiet: bool = False) -> LogSettings:
     )
 
 
-def _conninfo(shared: dict[str, Any], file: Path | None) -> str:
+def _conninfo(shared: dict[str, Any], file: Path | None, *, may_make_server: bool) -> str:
     from pgqueue_embed.configuration import DEFAULT_FILE
     from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 
-    if shared["db_password"]:
-        say("warning: --db-password shows in `ps`; use PGPASSWORD or ~/.pgpass", err=True)
     options = DatabaseOptions(
         dsn=shared["dsn"],
         host=shared["db_host"],
@@ -215,4 +218,19 @@ def _conninfo(shared: dict[str, Any], file: Path | None) -> str:
         password=shared["db_password"],
     )
     in_working_folder = DEFAULT_FILE if DEFAULT_FILE.exists() else None
-    return resolve_conninfo(options, file=file or in_working_folder)
+    conninfo = resolve_conninfo(options, file=file or in_working_folder, may_make=may_make_server)
+    _warn_of_shown_password(options, conninfo)
+    return conninfo
+
+
+def _warn_of_shown_password(options: DatabaseOptions, conninfo: str) -> None:
+    """Tell a person that other users of this machine can read what is typed on a command line."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    option = "--db-password" if options.password else "--dsn"
+    given = options.password or options.dsn
+    if given and {"password", "sslpassword"} & conninfo_to_dict(conninfo).keys():
+        say(
+            f"warning: the password in {option} shows in `ps`; use PGPASSWORD or ~/.pgpass",
+            err=True,
+        )

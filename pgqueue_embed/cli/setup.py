@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
-    for command in (migrate, create, enqueue, pause, resume, drop):
+    app.command()(connected(migrate, may_make_server=True))
+    app.command()(connected(create, may_make_server=True))
+    for command in (enqueue, pause, resume, drop):
         app.command()(connected(command))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(work))
-    app.command()(connected(run))
+    app.command()(connected(run, may_make_server=True))
 
 
 def work(

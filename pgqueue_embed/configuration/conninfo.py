@@ -52,15 +52,18 @@ def resolve_conninfo(
     environment: Mapping[str, str] = os.environ,
     *,
     file: Path | None = None,
+    may_make: bool = True,
 ) -> str:
     """Return the libpq connection string that options and environment name.
 
     In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
     the ``PG*`` variables (an empty string: libpq reads them itself), the configuration `file`,
     which is read only if nothing before it says where, the embedded server, which is started if
-    need be. Raises UsageError for a string that cannot be read or two at once, ConfigurationError
-    for what is wrong in the file, and EmbeddedServerError if the embedded server cannot run.
+    need be, and made where it `may_make` one. Raises UsageError for a string that is empty or
+    cannot be read, two at once, or none at all, ConfigurationError for what is wrong in the file,
+    and EmbeddedServerError if the embedded server cannot run.
     """
+    _refuse_empty(options, environment)
     parts = options.parts()
     if options.dsn and parts:
         raise UsageError("--dsn and --db-* both name a database; give one of them")
@@ -78,7 +81,14 @@ def resolve_conninfo(
         return ""
     from pgqueue_embed.embedded import ensure_running
 
-    return ensure_running()
+    return ensure_running(may_make=may_make)
+
+
+def _refuse_empty(options: DatabaseOptions, environment: Mapping[str, str]) -> None:
+    """Raise UsageError for an empty string, which a variable that was not set leaves behind."""
+    for origin, dsn in (("--dsn", options.dsn), ("PGEMBED_DSN", environment.get("PGEMBED_DSN"))):
+        if dsn is not None and not dsn.strip():
+            raise UsageError(f"{origin} is empty; name a database, or leave it out")
 
 
 def _as_whom(declared: Mapping[str, Any], environment: Mapping[str, str]) -> Mapping[str, Any]:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.connect import Connection, describe, first_line
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
+from pgqueue_embed.embedded.ports import HOST
 from pgqueue_embed.errors import MigrationError
 from pgqueue_embed.migrate import (
     MINIMUM_SERVER_VERSION,
@@ -48,6 +50,17 @@ def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
             f"this machine's is {apart:,.0f} s away from the database's, which alone counts",
             "set this machine's clock by the network, or its logs mislead",
         )
+
+
+def check_account(conninfo: str) -> Iterator[Check]:
+    """Warn where this is the private server, and it has an account that others have as well."""
+    from pgqueue_embed.embedded import default_server
+
+    found = default_server().status()
+    named = conninfo_to_dict(conninfo)
+    ours = found.running and (named.get("host"), named.get("port")) == (HOST, str(found.port))
+    if ours and found.shared_account:
+        yield warning("private server", found.finding, found.way_out)
 
 
 def _round_trip(connection: Connection) -> float:

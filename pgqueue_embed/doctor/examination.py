@@ -41,6 +41,7 @@ def examine(
 
 def _database_is_ready(connection: Connection, conninfo: str) -> Generator[Check, None, bool]:
     yield from guarded("connection", lambda: database.check_connection(connection, conninfo))
+    yield from guarded("private server", lambda: database.check_account(conninfo))
     yield from guarded("PostgreSQL", lambda: database.check_server(connection))
     yield from guarded("pgvector", lambda: database.check_extension(connection))
     schema = list(guarded("schema", lambda: database.check_migrations(connection)))

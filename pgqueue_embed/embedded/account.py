@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pgqueue_embed.errors import EmbeddedServerError
 
-UNPRIVILEGED_USER = "nobody"
+# An account of its own where there is one; nobody is shared by whatever wants no rights.
+OWN_USER = "pgembed"
+SHARED_USER = "nobody"
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,33 @@ def running_as_root() -> bool:
 def server_account(data_folder: Path) -> Account | None:
     """Return the user that runs the server, or None when it is the present user.
 
-    Root hands the server to the owner of the data folder, or to ``nobody`` for a new one.
+    Root hands the server to the owner of the data folder; a new one to ``pgembed``, if there is
+    such a user, or else to ``nobody``.
     """
     if not running_as_root():
         return None
     owner = data_folder.stat().st_uid if data_folder.exists() else 0
     try:
-        entry = pwd.getpwuid(owner) if owner else pwd.getpwnam(UNPRIVILEGED_USER)
+        entry = pwd.getpwuid(owner) if owner else _unprivileged()
     except KeyError:
         raise EmbeddedServerError(
             f"root may not run PostgreSQL and this machine has no user {owner or 'nobody'} to run "
             "it; start pgembed as a plain user, or give --dsn"
         ) from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(OWN_USER)
+    except KeyError:
+        return pwd.getpwnam(SHARED_USER)
+
+
+def shared_account(data_folder: Path) -> str | None:
+    """Return the user that runs the server if other programs of this machine run as it, too."""
+    account = server_account(data_folder)
+    return SHARED_USER if account is not None and account.name == SHARED_USER else None
 
 
 def require_reachable(account: Account | None, data_folder: Path) -> None:

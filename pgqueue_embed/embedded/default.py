@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pgqueue_embed.embedded.account import running_as_root, server_account
 from pgqueue_embed.embedded.server import EmbeddedServer
+from pgqueue_embed.errors import UsageError
 
 HOME_VARIABLE = "PGEMBED_HOME"
 ROOT_HOME = Path("/var/lib/pgembed")
@@ -35,9 +36,18 @@ def default_home() -> Path:
     return home if _is_usable(home / DATA_NAME) else ROOT_HOME
 
 
-def ensure_running() -> str:
-    """Start the default server if needed and return its connection string, with the password."""
+def ensure_running(*, may_make: bool = True) -> str:
+    """Start the default server if needed and return its connection string, with the password.
+
+    Raises UsageError where there is none yet and none `may_make` be made: what a person wants to
+    look at is somewhere else then.
+    """
     server = default_server()
+    if not may_make and not server.is_made():
+        raise UsageError(
+            "no database was named (--dsn, PGEMBED_DSN, PGHOST or pgembed.toml), and there is no"
+            " private one; name yours, or make a private one: pgembed db start"
+        )
     server.start()
     return server.conninfo()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue_embed.embedded.account import require_reachable, server_account
+from pgqueue_embed.embedded.account import require_reachable, server_account, shared_account
 from pgqueue_embed.embedded.client import (
     DATABASE,
     MAINTENANCE_DATABASE,
@@ -61,6 +61,11 @@ class EmbeddedServer:
         """PostgreSQL's major version: 16 or 18."""
         return self._major_version
 
+    def is_made(self) -> bool:
+        """Return whether there is a data folder with a database in it, be it running or not."""
+        with faults_of("look at", self.data_folder):
+            return data_version(self._layout) is not None
+
     def start(self) -> None:
         """Make the data folder if needed and start the server; nothing if it already answers."""
         with faults_of("start", self.data_folder):
@@ -89,6 +94,7 @@ class EmbeddedServer:
                 version=version or data_version(self._layout),
                 port=self._port(),
                 pid=live_pid(self._layout),
+                shared_account=shared_account(self.data_folder),
                 data_folder=self.data_folder,
                 log_file=self._layout.log_file,
                 size_bytes=folder_bytes(self.data_folder),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.errors import ModelError
 
 # Whatever can change a vector; not read-me files, training logs or other frameworks' weights.
@@ -83,7 +83,12 @@ def _base_of(adapter: Path) -> Path:
     """Return the folder of the model that an adapter is for, on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    try:
+        settings = read_json(adapter)
+    except UnreadableFile as error:
+        raise ModelError(str(error)) from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{adapter} does not say which model it is for")
     base = str(settings.get("base_model_name_or_path"))
     if Path(base).is_dir():
         return Path(base)

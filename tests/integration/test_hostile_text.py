@@ -121,6 +121,7 @@ def unfit(text: str) -> list[str]:
     return [each for each in COLOURS.sub("", text) if is_hostile(each) and each not in "\n\t\r"]
 
 
+@pytest.mark.timeout(900)  # forty commands, some with the model's libraries
 @pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("colour", [False, True], ids=["pipe", "terminal"])
 def test_no_command_prints_what_a_terminal_obeys(

@@ -28,7 +28,8 @@ def pgembed(conninfo: str, *arguments: str, answer: str | None = None) -> Ran:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
-        result = CliRunner().invoke(app, [*arguments, "--dsn", conninfo], input=answer)
+        patch.setenv("PGEMBED_DSN", conninfo)
+        result = CliRunner().invoke(app, list(arguments), input=answer)
     error = result.exception
     if error is not None and not isinstance(error, (PgembedError, SystemExit)):
         raise error

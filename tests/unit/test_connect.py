@@ -30,7 +30,7 @@ def _no_database_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "ensure_running", lambda: "host=embedded")
+    monkeypatch.setattr(embedded, "ensure_running", lambda **_: "host=embedded")
 
 
 def host(conninfo: str) -> object:
@@ -102,6 +102,23 @@ def test_variables_come_in_the_documented_order() -> None:
 def test_embedded_server_is_the_last_resort() -> None:
     assert resolve_conninfo(DatabaseOptions(), {"PGHOST": ""}) == "host=embedded"
     assert resolve_conninfo(DatabaseOptions(), {"PGPASSWORD": SECRET}) == "host=embedded"
+
+
+def test_private_server_is_made_for_those_alone_that_may(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGEMBED_HOME", str(tmp_path / "home"))
+    with pytest.raises(UsageError, match=r"no database was named .* there is no private one"):
+        resolve_conninfo(DatabaseOptions(), {}, may_make=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_empty_string_names_no_database(empty: str) -> None:
+    with pytest.raises(UsageError, match="--dsn is empty"):
+        resolve_conninfo(DatabaseOptions(dsn=empty), ENVIRONMENT)
+    with pytest.raises(UsageError, match="PGEMBED_DSN is empty"):
+        resolve_conninfo(DatabaseOptions(), {"PGEMBED_DSN": empty})
 
 
 @pytest.mark.parametrize("variable", ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER", "PGSERVICE"])

@@ -1,0 +1,80 @@
+"""Standard streams that are closed, full or narrow, arguments that are none, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PGEMBED = str(Path(sys.executable).with_name("pgembed"))
+
+
+def run(shell: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command line of sh, in which $P is pgembed."""
+    environment = {**os.environ, "P": PGEMBED, **variables}
+    return subprocess.run(["sh", "-c", shell], env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ('"$P" --help >/dev/full', 1, b"cannot write to standard output"),
+        ('"$P" status --json >/dev/full', 1, b"cannot write to standard output"),
+        ('"$P" status >&-', 0, b""),
+        ('"$P" status --json >&- <&- 2>&-', 0, b""),
+        ('"$P" status --json | true', 0, b""),
+        ('"$P" status "$(printf "\\377")"', 2, b"is not UTF-8"),
+        ('"$P" search reports "$(printf "a\\377")"', 2, b"is not UTF-8"),
+    ],
+)
+def test_stream_or_argument_that_is_unfit_is_no_traceback(
+    conninfo: str, shell: str, code: int, said: bytes
+) -> None:
+    done = run(shell, PGEMBED_DSN=conninfo)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert said in done.stderr
+    assert done.returncode == code, done.stderr
+
+
+def test_password_on_the_command_line_is_warned_of(conninfo: str) -> None:
+    for option in (f"--dsn '{conninfo}'", "--db-host 127.0.0.1 --db-password secret"):
+        done = run(f'"$P" status {option}')
+        name = option.split()[0] if "--dsn" in option else "--db-password"
+        assert f"warning: the password in {name} shows in `ps`".encode() in done.stderr
+    assert b"warning" not in run('"$P" status', PGEMBED_DSN=conninfo).stderr
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_narrow_terminal_is_told_in_escapes_what_it_cannot_show(
+    conninfo: str, encoding: str
+) -> None:
+    for command in ("--help", "status", "status --json", "doctor"):
+        done = run(f'"$P" {command}', PGEMBED_DSN=conninfo, PYTHONIOENCODING=encoding)
+        assert b"Traceback" not in done.stderr, done.stderr
+        assert done.stdout
+
+
+def test_ctrl_c_is_one_line_whenever_it_comes(conninfo: str) -> None:
+    ended = []
+    for hundredths in range(5, 100, 8):
+        process = subprocess.Popen(
+            [PGEMBED, "status"],
+            env={**os.environ, "PGEMBED_DSN": conninfo},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            process.wait(hundredths / 100)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        ended.append((process.returncode, said))
+    interrupted = [said for code, said in ended if code == 130]
+    assert interrupted
+    assert all(said.count(b"\n") == 1 and b"interrupted" in said for said in interrupted)
