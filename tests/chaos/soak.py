@@ -21,31 +21,42 @@ from pathlib import Path
 
 import psycopg
 
+from pgqueue_embed import alter as altering
 from pgqueue_embed import supervisor
+from pgqueue_embed.alter import Changes, alter, catch_up
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.embedded import EmbeddedServer
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import MachineFault, PgembedError
 from pgqueue_embed.failures import retry
+from pgqueue_embed.generations import successor_of
 from pgqueue_embed.migrate import migrate
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.switch import switch
+from pgqueue_embed.sync import start_capture
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.light import Supervised, light_workers
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
 
 WORKERS = 3
 CALM_SECONDS = 180.0
 
+# Inserted at once before a new generation is made: most of them wait for the old one still.
+BACKLOG_RECORDS = 500
+
 
 @dataclass
 class Soak:
-    """One run: the server, its workers, chance, and what has happened so far."""
+    """One run: the server, its workers, chance, and what has happened so far.
+
+    With `sync`, changes are captured, and nothing is enqueued after the start.
+    """
 
     server: EmbeddedServer
-    pipeline: Pipeline
+    sync: bool
     workers: list[Supervised]
     records: int
     seed: int
@@ -68,18 +79,22 @@ def soak(*, seconds: float, records: int, seed: int, folder: Path) -> Counter[st
         with connect(server.conninfo()) as connection:
             make_source(connection, texts(records))
             pipeline = make_pipeline(connection)
+            sync = seed % 2 == 0
+            if sync:
+                start_capture(connection, pipeline)
             enqueue(connection, pipeline, Selection())
         settings = {"drain": False, "concurrency": 2, "lease_seconds": 2, "batch_seconds": 0.01}
         with light_workers(server.conninfo(), folder, WORKERS, **settings) as workers:
-            run = Soak(server, pipeline, workers, records, seed)
+            run = Soak(server, sync, workers, records, seed)
             _storm(run, seconds)
             _calm(run)
         return run.happened
 
 
 def _storm(run: Soak, seconds: float) -> None:
-    user = threading.Thread(target=_use, args=(run,), daemon=True)
-    user.start()
+    users = [threading.Thread(target=each, args=(run,), daemon=True) for each in (_use, _alter)]
+    for user in users:
+        user.start()
     chance = random.Random(f"{run.seed} faults")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -89,7 +104,8 @@ def _storm(run: Soak, seconds: float) -> None:
         run.happened[fault] += 1
         _replace_ended(run)
     run.over.set()
-    user.join(30)
+    for user in users:
+        user.join(60)
 
 
 def _use(run: Soak) -> None:
@@ -99,10 +115,38 @@ def _use(run: Soak) -> None:
         with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as user:
             while not run.over.is_set():
                 _change(run, user, chance)
-                if chance.random() < 0.05:
-                    enqueue(user, run.pipeline, Selection())
+                if not run.sync and chance.random() < 0.05:
+                    enqueue(user, load_pipeline(user, "reports"), Selection())
                     run.happened["enqueued"] += 1
                 time.sleep(0.02)
+
+
+def _alter(run: Soak) -> None:
+    """Make new generations and switch to them, with a backlog of the old ones."""
+    chance = random.Random(f"{run.seed} generations")
+    altering.prepare = prepare_with_fake_model
+    altering.check_local_model = lambda _pipeline: None
+    while not run.over.wait(chance.uniform(1.0, 10.0)):
+        with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as owner:
+            _make_generation(run, owner, chance)
+            switch(owner, load_pipeline(owner, "reports"), patience_seconds=20.0)
+            run.happened["generations switched"] += 1
+
+
+def _make_generation(run: Soak, owner: Connection, chance: random.Random) -> None:
+    pipeline = load_pipeline(owner, "reports")
+    if successor_of(owner, pipeline) is not None:
+        return
+    first = chance.randint(1, run.records)
+    owner.execute(
+        "insert into public.reports (id, body)"
+        " select n, 'Report ' || n from generate_series(%s::int, %s) as n"
+        " on conflict (id) do update set body = excluded.body || ', again'",
+        (first, first + BACKLOG_RECORDS),
+    )
+    successor = alter(owner, pipeline, Changes(chunk_tokens=16 + 4 * chance.randint(1, 9)))
+    if successor is not None and chance.random() < 0.8:
+        catch_up(owner, pipeline, successor)
 
 
 def _change(run: Soak, user: Connection, chance: random.Random) -> None:
@@ -170,16 +214,21 @@ FAULTS: dict[str, tuple[int, Callable[[Soak, random.Random], None]]] = {
 def _calm(run: Soak) -> None:
     """Let the workers finish, then ask the oracle; whoever was given up on gets another chance."""
     with connect(run.conninfo) as connection:
-        enqueue(connection, run.pipeline, Selection())
+        pipeline = load_pipeline(connection, "reports")
+        if not run.sync:
+            enqueue(connection, pipeline, Selection())
+        if successor_of(connection, pipeline) is not None:
+            pipeline = switch(connection, pipeline, patience_seconds=CALM_SECONDS)
+            run.happened["generations switched"] += 1
         _wait_until_done(run, connection)
         (run.happened["given up on, then retried"],) = connection.execute(
             "select count(*) from pgembed.dead_letters"
         ).fetchone()
-        retry(connection, run.pipeline)
+        retry(connection, pipeline)
         _wait_until_done(run, connection)
         for worker in run.workers:
             worker.end()
-        assert_converged(connection, run.pipeline.name)
+        assert_converged(connection, "reports")
         figures = "select count(*), count(*) filter (where state = 'dead') from pgembed.records"
         run.happened["records checked"], dead = connection.execute(figures).fetchone()
         assert dead == 0
