@@ -137,6 +137,7 @@ create table pgembed.work (
     allow_deletes boolean not null default true,
     alone boolean not null default false,
     deaths integer not null default 0,
+    died_of text,
     compare_after text,
     sweep_after text,
     available_at timestamptz not null default clock_timestamp(),
@@ -169,6 +170,8 @@ comment on column pgembed.work.allow_deletes is
 comment on column pgembed.work.alone is
     'A worker process died while it held this item: no other claim may run beside it in one process.';
 comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';
+comment on column pgembed.work.died_of is
+    'What the last of the deaths was, where no process died: the claim ran out of time.';
 comment on column pgembed.work.compare_after is
     'Not null: no keys, but a comparison of the source, behind this key, with the ledger, since something has changed that no key tells of; a sweep follows.';
 comment on column pgembed.work.sweep_after is
@@ -181,7 +184,8 @@ create table pgembed.attempts (
     worker_id bigint not null,
     claim_xid xid8 not null,
     started_at timestamptz not null default clock_timestamp(),
-    died_at timestamptz
+    died_at timestamptz,
+    reason text
 );
 
 -- The claim counts deaths by item; the commit deletes attempts by item.
@@ -191,7 +195,8 @@ comment on table pgembed.attempts is
     'Tries at work items, logged before they start and deleted in the claim''s own commit; a row left behind means a claim that ended without commit.';
 comment on column pgembed.attempts.work_id is 'The item, which may be gone already.';
 comment on column pgembed.attempts.claim_xid is 'Transaction of the claim; while it runs, the attempt is in flight.';
-comment on column pgembed.attempts.died_at is 'Set by the supervisor when its worker process crashed in this attempt; nothing else counts against an item.';
+comment on column pgembed.attempts.died_at is 'Set by the supervisor when its worker process crashed in this attempt, and by a worker whose claim ran out of time with this item a second time; nothing else counts against an item.';
+comment on column pgembed.attempts.reason is 'What died_at stands for, where no process crashed.';
 
 -- An index takes some 2,700 bytes, and a key that fits the source's may be longer as text. The result
 -- for a long key is longer than 500 bytes, and so never that for another one. Written so that the

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import psycopg
@@ -27,21 +27,24 @@ from pgqueue_embed.claims import (
     log_attempts,
     renew,
 )
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.connect import Connection, first_line
 from pgqueue_embed.embed import Device, DocumentChunker, Embedding, embed_records
 from pgqueue_embed.generations import hand_on
 from pgqueue_embed.history import Batch, record_batch
+from pgqueue_embed.lateness import charge_late, is_hash_readable, is_late, read_in_time
 from pgqueue_embed.policy import MAX_ITEM_RECORDS, ClaimSize, Rate
 from pgqueue_embed.regroup import add_like, alike
 from pgqueue_embed.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import SourceRecord, read_records
+from pgqueue_embed.source import SourceRecord
+from pgqueue_embed.source_comparison import SLICE_RECORDS as COMPARED_RECORDS
 from pgqueue_embed.source_comparison import compare_slice, comparisons
 from pgqueue_embed.suspects import death_sentence, set_apart, suspects
+from pgqueue_embed.sweep import SLICE_RECORDS as SWEPT_RECORDS
 from pgqueue_embed.sweep import sweep_slice, sweeps
 from pgqueue_embed.truncation import device_for
 from pgqueue_embed.vectors import VectorCodec
-from pgqueue_embed.verdicts import PUT_BACK, Finding, Found, Verdict
+from pgqueue_embed.verdicts import PUT_BACK, UNREAD, Finding, Found, Verdict
 from pgqueue_embed.write import Findings, Written, write
 
 
@@ -50,7 +53,8 @@ class Session:
     """What one worker loop works with.
 
     `connection` holds the claim, `side` is a second one in autocommit. `checkpoint` is called
-    wherever the claim makes progress and raises to abandon it.
+    wherever the claim makes progress and raises to abandon it. `late` are the ids of work items
+    that ran out of time here once.
     """
 
     connection: Connection
@@ -60,6 +64,7 @@ class Session:
     lease_seconds: float
     retry_delay_seconds: float
     checkpoint: Callable[[], None]
+    late: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +127,15 @@ def process_claim(
             set_apart(session.connection, claim)
             return Done(batch=Batch(), rate=None, event="suspect set apart")
         if comparisons(claim):
-            compare_slice(session.connection, session.side, pipeline, claim)
+            most = max(int(COMPARED_RECORDS * size.share), 1)
+            compare_slice(session.connection, session.side, pipeline, claim, slice_records=most)
             return Done(batch=Batch(), rate=None, event="compared the source with the ledger")
         if sweeps(claim):
-            sweep_slice(session.connection, session.side, pipeline, claim)
+            most = max(int(SWEPT_RECORDS * size.share), 1)
+            sweep_slice(session.connection, session.side, pipeline, claim, slice_records=most)
             return Done(batch=Batch(), rate=None, event="looked for what a truncate removed")
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
-        reading = _read(session, pipeline, claim, size.limit_bytes)
+        reading = _read(session, pipeline, claim, size)
         embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
         batch = _write(session, pipeline, claim, reading, embedding)
     return Done(batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started))
@@ -138,20 +145,19 @@ def process_claim(
 def _attempts(session: Session) -> Iterator[list[int]]:
     """Delete the attempts logged in the block if anything goes wrong in it, short of a crash.
 
-    After the claim is rolled back, whose transaction may have locked their rows.
+    After the claim is rolled back, whose transaction may have locked their rows. Those of items
+    that ran out of time again are charged like a crash. Without a connection, all stay as orphans,
+    which count for nothing.
     """
     attempt_ids: list[int] = []
     try:
         yield attempt_ids
-    except BaseException:
-        _delete_quietly(session.side, attempt_ids)
+    except BaseException as error:
+        with suppress(psycopg.Error):
+            if is_late(error):
+                charge_late(session.side, attempt_ids, session.late, first_line(error))
+            delete_attempts(session.side, attempt_ids)
         raise
-
-
-def _delete_quietly(side: Connection, attempt_ids: list[int]) -> None:
-    """Delete attempts; without a connection they stay as orphans, which count for nothing."""
-    with suppress(psycopg.Error):
-        delete_attempts(side, attempt_ids)
 
 
 def _progress(session: Session) -> None:
@@ -169,19 +175,23 @@ def _owners(claim: Claim) -> dict[str, WorkItem]:
     return owner
 
 
-def _read(session: Session, pipeline: Pipeline, claim: Claim, limit_bytes: int) -> _Reading:
+def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -> _Reading:
     started = time.monotonic()
     owner = _owners(claim)
     condemned = {
         item.keys[0]: sentence for item in claim.items if (sentence := death_sentence(item))
     }
-    keys = list(owner)
+    findings = _unreadable(session, pipeline, owner, condemned)
+    for finding in findings:
+        del owner[finding.key]
+    keys = list(owner)[: size.records]
     again = [owner[key].embed_again for key in keys]
-    records = read_records(session.side, pipeline, keys, again, limit_bytes=limit_bytes)
+    records = read_in_time(session.side, pipeline, keys, again, limit_bytes=size.limit_bytes)
     found = {record.key: record for record in records}
     ambiguous = _ambiguous(pipeline, records)
     left_over: dict[WorkItem, list[str]] = {}
-    findings: list[Finding] = []
+    for key in list(owner)[size.records :]:
+        left_over.setdefault(owner.pop(key), []).append(key)
     to_embed: list[tuple[SourceRecord, bool]] = []
     for key, item in owner.items():
         record = found.get(key)
@@ -218,6 +228,28 @@ def _ambiguous(pipeline: Pipeline, records: Sequence[SourceRecord]) -> dict[str,
         for key, several in hashes.items()
         if len(several) > 1
     }
+
+
+def _unreadable(
+    session: Session,
+    pipeline: Pipeline,
+    owner: Mapping[str, WorkItem],
+    condemned: Mapping[str, str],
+) -> list[Finding]:
+    """Return the findings on condemned records that took too long and cannot tell their hash."""
+    return [
+        Finding(
+            key=key,
+            found=Found.FAILED,
+            embed_again=owner[key].embed_again,
+            document_hash=UNREAD,
+            error=sentence,
+            hopeless=True,
+        )
+        for key, sentence in condemned.items()
+        if owner[key].died_of is not None
+        and not is_hash_readable(session.side, pipeline, key, lease_seconds=session.lease_seconds)
+    ]
 
 
 def _finding_unread(

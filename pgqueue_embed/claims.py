@@ -17,8 +17,8 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.claim_cursor import ClaimCursor
-from pgqueue_embed.connect import Connection, first_line
-from pgqueue_embed.errors import LeaseLost
+from pgqueue_embed.connect import Connection, OutOfTime, first_line
+from pgqueue_embed.errors import LeaseExpired, LeaseLost
 from pgqueue_embed.policy import MAX_ITEM_RECORDS
 
 
@@ -26,7 +26,8 @@ from pgqueue_embed.policy import MAX_ITEM_RECORDS
 class WorkItem:
     """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
 
-    Only where `allow_deletes` is set, a record that cannot be found has been deleted.
+    `died_of` says what the last death was, if no process died: the time was up. Only where
+    `allow_deletes` is set, a record that cannot be found has been deleted.
 
     Instead of keys it may have `compare_after`, the key behind which to compare the source with the
     ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
@@ -43,6 +44,7 @@ class WorkItem:
     alone: bool
     deaths: int
     unmarked_deaths: int
+    died_of: str | None = None
     compare_after: str | None = None
     sweep_after: str | None = None
 
@@ -89,7 +91,7 @@ def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterat
             yield
     # The server's timeouts arrive as InternalError, a cut line as OperationalError.
     except psycopg.Error as error:
-        if not connection.closed:
+        if isinstance(error, OutOfTime) or not connection.closed:
             raise
         raise LeaseLost(f"the claim's connection was lost: {first_line(error)}") from None
 
@@ -109,11 +111,15 @@ def _opening(lease_seconds: float) -> sql.Composed:
 
 
 def renew(connection: Connection) -> None:
-    """Tell the server that this claim goes on; raises LeaseLost if the server took it back."""
+    """Say that the claim goes on; raises LeaseLost, LeaseExpired after a lease of silence."""
+    silent_seconds, lease_seconds = connection.silent_seconds, connection.patience_seconds or 0.0
     try:
         connection.execute("select 1")
     except psycopg.Error as error:
-        raise LeaseLost(f"the server took the claim back: {first_line(error)}") from None
+        lost = f"the server took the claim back: {first_line(error)}"
+        if silent_seconds < lease_seconds:
+            raise LeaseLost(lost) from None
+        raise LeaseExpired(f"{lost}; no progress in {lease_seconds:g} s (--lease)") from None
 
 
 # The locking query is materialised: inlined, the planner may run it again and lock more rows than
@@ -122,7 +128,7 @@ def renew(connection: Connection) -> None:
 CLAIM = """
 with claimed as materialized (
     select
-        id, keys, priority, known, embed_again, retrying, allow_deletes, alone, deaths,
+        id, keys, priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of,
         compare_after, sweep_after
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
@@ -134,16 +140,13 @@ with claimed as materialized (
     limit %(limit)s
     for update of work skip locked
 )
-select
-    claimed.*,
-    (
-        select count(*)
-        from pgembed.attempts
-        where attempts.work_id = claimed.id and attempts.died_at is not null
-    ) as unmarked_deaths,
-    pg_current_xact_id()::text as xid
+select claimed.*, unmarked.deaths, unmarked.reason, pg_current_xact_id()::text as xid
 from claimed
-order by id
+cross join lateral (
+    select count(*) as deaths, max(reason) as reason from pgembed.attempts
+    where attempts.work_id = claimed.id and attempts.died_at is not null
+) as unmarked
+order by claimed.id
 """
 
 # Changes of the source before bulk loading and retries.
@@ -213,7 +216,7 @@ def _number_that_fits(items: Sequence[WorkItem], room: int) -> int:
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
     id_, keys, priority, known, embed_again, retrying, deletes, alone, deaths, *rest = row
-    compare_after, sweep_after, unmarked, _ = rest
+    died_of, compare_after, sweep_after, unmarked, reason, _ = rest
     return WorkItem(
         id=id_,
         keys=tuple(keys),
@@ -225,6 +228,7 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
         alone=alone,
         deaths=deaths + unmarked,
         unmarked_deaths=unmarked,
+        died_of=reason if unmarked else died_of,
         compare_after=compare_after,
         sweep_after=sweep_after,
     )
@@ -311,21 +315,22 @@ def add_items(
     allow_deletes: bool = False,
     alone: bool = False,
     deaths: int = 0,
+    died_of: str | None = None,
     delay_seconds: float = 0.0,
     records_per_item: int = MAX_ITEM_RECORDS,
 ) -> None:
     """Insert work items of `records_per_item` keys each, to be claimed after `delay_seconds`."""
+    wanted = (priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of)
     for start in range(0, len(keys), records_per_item):
-        item_keys = list(keys[start : start + records_per_item])
-        values = (pipeline_id, item_keys, len(item_keys), priority, known, embed_again)
-        connection.execute(ADD, (*values, retrying, allow_deletes, alone, deaths, delay_seconds))
+        part = list(keys[start : start + records_per_item])
+        connection.execute(ADD, (pipeline_id, part, len(part), *wanted, delay_seconds))
 
 
 ADD = """
 insert into pgembed.work
     (pipeline_id, keys, records, priority, known, embed_again, retrying, allow_deletes,
-    alone, deaths, available_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    alone, deaths, died_of, available_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
     clock_timestamp() + make_interval(secs => %s))
 """
 

@@ -79,6 +79,10 @@ class OutOfTime(psycopg.OperationalError):
     """What was asked for took longer than it may: a statement, or what came before a commit."""
 
 
+class NoAnswer(OutOfTime):
+    """Nothing was heard of the server, maybe for the network's sake: no statement is to blame."""
+
+
 class Cursor(psycopg.Cursor[Any]):
     """Executes each statement with the pinned settings, behind a pooler too."""
 
@@ -213,7 +217,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
                     self._give_up()
-                    raise OutOfTime(
+                    raise NoAnswer(
                         f"no answer from the server within {self.patience_seconds:g} seconds"
                     )
                 wanted = steps.send(ready)

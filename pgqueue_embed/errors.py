@@ -13,6 +13,7 @@ PgembedError                   one line for a person: what, why and the way out
 │   └── RoleFault              it refuses this role alone: this worker leaves the pipeline out
 ├── PipelineReplaced           its next generation took over meanwhile; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
+│   └── LeaseExpired           this process made no progress for a whole lease
 └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
 """
 
@@ -81,6 +82,10 @@ class PipelineReplaced(PgembedError):
 
 class LeaseLost(PgembedError):
     """The server took the claim back before it was committed."""
+
+
+class LeaseExpired(LeaseLost):
+    """This process told the server nothing of the claim for a whole lease."""
 
 
 class RecordFault(PgembedError):

@@ -39,16 +39,27 @@ def lock_records(connection: Connection, pipeline: Pipeline, keys: Iterable[str]
     connection.execute(LOCK, {"pipeline_id": pipeline.id, "keys": ordered})
 
 
+# What stands in the place of a record that cannot be read in time.
+UNREAD_RECORDS = """
+with listed as (
+    select key, true as present, ''::bytea as document_hash
+    from unnest(%(keys)s::text[]) as listed (key)
+)
+"""
+
 # A statement of its own, after the lock: in one statement with it, it would see the old text.
-CURRENT = """
+READ_RECORDS = """
 with listed as (
     select
         listed.key,
         {source_present} as present,
         {document_hash} as document_hash
     from unnest(%(keys)s::text[]) as listed (key)
-    left join {source} as source on {source_key} = {listed_key}
+    left join {source} as source on {source_key} = {listed_key} and {key_is_among_keys}
 )
+"""
+
+STANDING = """
 select
     listed.key,
     listed.present,
@@ -92,15 +103,19 @@ where exists (
 
 
 def read_current(
-    connection: Connection, pipeline: Pipeline, keys: Sequence[str]
+    connection: Connection, pipeline: Pipeline, keys: Sequence[str], *, unread: bool = False
 ) -> dict[str, Current]:
     """Return how each record stands now; to be called with the records locked.
+
+    Those that are `unread` pass for present ones with the hash verdicts.UNREAD.
 
     Raises PipelineFault when source or target cannot be read, LeaseLost if the pipeline is gone or
     has another target now. The statement has locked the target table before it looks, and a switch
     of generations locks it too: the table is the pipeline's until we commit.
     """
-    query = sql.SQL(CURRENT).format(**source_names(pipeline))
+    query = sql.SQL((UNREAD_RECORDS if unread else READ_RECORDS) + STANDING)
+    among = pipeline.key.among("source", pipeline.key.names, "keys")
+    query_of_pipeline = query.format(**source_names(pipeline), key_is_among_keys=among)
     values = {
         "pipeline_id": pipeline.id,
         "keys": list(keys),
@@ -109,7 +124,7 @@ def read_current(
         "embedding": pipeline.columns.embedding,
     }
     with on_users_tables(connection, f"reading {pipeline.source} again under the records' locks"):
-        rows = connection.execute(query, values).fetchall()
+        rows = connection.execute(query_of_pipeline, values).fetchall()
     if keys and not rows:
         raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")
     of_key: dict[str, list[tuple[Any, ...]]] = {}

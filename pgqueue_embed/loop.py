@@ -18,23 +18,25 @@ from pgqueue_embed.claims import (
     forget_lost_attempts,
     is_drained,
 )
-from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.connect import Connection, OutOfTime, connect, first_line
 from pgqueue_embed.embed import Device, DocumentChunker
 from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
-from pgqueue_embed.errors import PgembedError, PipelineFault, RoleFault, SetupError
+from pgqueue_embed.errors import LeaseLost, PgembedError, PipelineFault, RoleFault, SetupError
 from pgqueue_embed.fair_share import FairShare
 from pgqueue_embed.faults import is_given_back
 from pgqueue_embed.gate import Gate
+from pgqueue_embed.lateness import READ_SHARE
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.migrate import check_schema
 from pgqueue_embed.pipelines import is_current, pause_at_fault
 from pgqueue_embed.policy import (
     FIRST_CLAIM,
     ClaimSize,
-    Rate,
     next_claim_size,
     poll_delay_seconds,
     reconnect_delay_seconds,
+    recovered_claim,
+    smaller_claim,
 )
 from pgqueue_embed.registry import another_role_serves
 from pgqueue_embed.settings import Pipeline, WorkerSettings
@@ -86,6 +88,7 @@ class Shared:
     cursors: dict[int, ClaimCursor] = field(default_factory=dict)
     on_stall: Callable[[], None] = lambda: None
     sides: set[Connection] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
     unserved: Unserved = field(default_factory=Unserved)
     records_done: int = 0
     share: FairShare = field(default_factory=FairShare)
@@ -101,18 +104,30 @@ class Shared:
                 self.ending, self.failure = ending, failure
         self.stop.set()
 
-    def account(self, pipeline: Pipeline, done: Done, size: ClaimSize) -> None:
-        """Learn from a finished claim how large the next one should be."""
+    def account(self, pipeline: Pipeline, done: Done, size: ClaimSize | None) -> None:
+        """Learn from a finished claim of `size` how large the next one should be.
+
+        None for one that ran alone, which tells nothing of others.
+        """
         with self.lock:
             self.records_done += done.batch.records
-            if done.rate is not None and done.batch.chunks:
-                self.sizes[pipeline.id] = self._next_size(size, done.rate)
+            if size is not None:
+                self.sizes[pipeline.id] = self._next_size(size, done)
         limit = self.settings.max_records
         if limit is not None and self.records_done >= limit:
             self.finish(MAX_RECORDS)
 
-    def _next_size(self, size: ClaimSize, rate: Rate) -> ClaimSize:
-        return next_claim_size(size, rate, target_seconds=self.settings.claim_seconds)
+    def shrink(self, pipeline: Pipeline, size: ClaimSize | None) -> None:
+        """Make the next claim smaller than one of `size` that ran out of time, as in `account`."""
+        if size is not None:
+            with self.lock:
+                self.sizes[pipeline.id] = smaller_claim(size)
+
+    def _next_size(self, size: ClaimSize, done: Done) -> ClaimSize:
+        if done.rate is None or not done.batch.chunks:
+            return recovered_claim(size)
+        target_seconds = min(self.settings.claim_seconds, self.settings.lease_seconds / 2)
+        return next_claim_size(size, done.rate, target_seconds=target_seconds)
 
     def cursor(self, pipeline: Pipeline) -> ClaimCursor:
         """Return where the loops have got to in the queue of `pipeline`."""
@@ -184,13 +199,15 @@ def _explained(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _session(shared: Shared) -> Iterator[Session]:
-    patience = shared.settings.lease_seconds
+    lease_seconds = shared.settings.lease_seconds
     with (
         connect(
-            shared.conninfo, application_name="pgembed claim", patience_seconds=patience
+            shared.conninfo, application_name="pgembed claim", patience_seconds=lease_seconds
         ) as connection,
         connect(
-            shared.conninfo, application_name="pgembed side", patience_seconds=patience
+            shared.conninfo,
+            application_name="pgembed side",
+            patience_seconds=lease_seconds * READ_SHARE,
         ) as side,
     ):
         forget_lost_attempts(side, shared.worker_id)
@@ -201,9 +218,10 @@ def _session(shared: Shared) -> Iterator[Session]:
                 side=side,
                 codec=VectorCodec(connection),
                 worker_id=shared.worker_id,
-                lease_seconds=shared.settings.lease_seconds,
+                lease_seconds=lease_seconds,
                 retry_delay_seconds=shared.settings.retry_delay_seconds,
                 checkpoint=shared.checkpoint,
+                late=shared.late,
             )
         finally:
             shared.sides.discard(side)
@@ -300,7 +318,7 @@ def _claim_first(
 
 
 def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: bool) -> bool:
-    size = FIRST_CLAIM if alone else shared.sizes.get(pipeline.id, FIRST_CLAIM)
+    usual = None if alone else shared.sizes.get(pipeline.id, FIRST_CLAIM)
     try:
         with _turn(shared, pipeline) as turn:
             done = process_claim(
@@ -308,11 +326,20 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
                 pipeline,
                 chunker=shared.chunker(pipeline),
                 device=shared.device,
-                size=size,
+                size=usual or FIRST_CLAIM,
                 alone=alone,
                 cursor=shared.cursor(pipeline),
             )
             turn.seconds = done.rate.own_seconds if done and done.rate else 0.0
+    except LeaseLost:
+        shared.shrink(pipeline, usual)
+        raise
+    except OutOfTime as error:
+        shared.shrink(pipeline, usual)
+        if session.connection.closed or session.side.closed:
+            raise
+        get_logger().warning("claim given back", pipeline=pipeline.name, reason=first_line(error))
+        return True
     except PipelineFault as error:
         check_schema(session.side)
         # Else a switch of generations has taken the target away, and not a person.
@@ -322,7 +349,7 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
     shared.unserved.remove(pipeline.id)
     if done is None:
         return False
-    shared.account(pipeline, done, size)
+    shared.account(pipeline, done, usual)
     _log_claim(pipeline, done)
     return True
 

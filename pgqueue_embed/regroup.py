@@ -44,5 +44,6 @@ def add_like(
         allow_deletes=item.allow_deletes,
         alone=alone or item.alone,
         deaths=deaths,
+        died_of=item.died_of,
         records_per_item=records_per_item,
     )

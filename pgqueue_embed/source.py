@@ -120,7 +120,8 @@ def condition(where: str) -> sql.Composable:
 # The listed keys with their records, the hint whether anything is to be done, and as many
 # documents as fit the byte limit (the first one always does). The length of a stored text is
 # known without reading it. The ledger is looked up key by key: joined as a table, with statistics
-# from when it was young, it is read as a whole for every key.
+# from when it was young, it is read as a whole for every key. That the keys are given as a list too
+# spares the other rows of a view that computes with a volatile function.
 READ = """
 with listed as (
     select key, embed_again, position
@@ -137,6 +138,7 @@ hashed as (
         {document_hash} as document_hash
     from listed
     join {source} as source on {source_key} = {listed_key}
+    where {key_is_among_keys}
 ),
 hinted as (
     select
@@ -204,7 +206,8 @@ def read_records(
     # Numpy and a tokenizer come along, and the source is known to commands that need neither.
     from pgqueue_embed.chunking import Context
 
-    query = sql.SQL(READ).format(**source_names(pipeline))
+    among = pipeline.key.among("source", pipeline.key.names, "keys")
+    query = sql.SQL(READ).format(**source_names(pipeline), key_is_among_keys=among)
     values = {
         "keys": list(keys),
         "embed_again": list(embed_again),

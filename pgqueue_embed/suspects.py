@@ -32,14 +32,15 @@ def set_apart(connection: Connection, claim: Claim) -> None:
     )
 
 
+MARK = "update pgembed.work set alone = true, deaths = %s, died_of = %s where id = %s"
+
+
 def _narrow_down(connection: Connection, pipeline_id: int, item: WorkItem) -> None:
     if len(item.keys) > 1:
         size = split_size(len(item.keys))
         _replace(connection, pipeline_id, [item], records_per_item=size)
     else:
-        connection.execute(
-            "update pgembed.work set deaths = %s where id = %s", (item.deaths, item.id)
-        )
+        connection.execute(MARK, (item.deaths, item.died_of, item.id))
 
 
 def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> None:
@@ -51,17 +52,16 @@ def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> No
         _replace(connection, pipeline_id, likes)
         return
     (item,) = likes
-    connection.execute(
-        "update pgembed.work set alone = true, deaths = %s where id = %s",
-        (min(item.deaths, FATAL_DEATHS - 1), item.id),
-    )
+    connection.execute(MARK, (min(item.deaths, FATAL_DEATHS - 1), item.died_of, item.id))
 
 
 def death_sentence(item: WorkItem) -> str | None:
     """Return why the one record of `item` is given up on unread, or None if it is not."""
-    if item.alone and len(item.keys) == 1 and item.deaths >= FATAL_DEATHS:
-        return f"the worker process died {item.deaths} times on this record"
-    return None
+    if not (item.alone and len(item.keys) == 1 and item.deaths >= FATAL_DEATHS):
+        return None
+    if item.died_of is not None:
+        return f"given up after {item.deaths} times that it was not done in time: {item.died_of}"
+    return f"the worker process died {item.deaths} times on this record"
 
 
 def _replace(

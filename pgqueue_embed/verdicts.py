@@ -33,6 +33,10 @@ class Verdict(Enum):
     GIVE_UP = "give up"
 
 
+# The hash of a text that nobody could read in time: that of no text.
+UNREAD = b""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One record of a claim as the work on it ended.

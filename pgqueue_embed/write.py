@@ -25,6 +25,7 @@ from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import (
     PUT_BACK,
+    UNREAD,
     Current,
     Finding,
     Found,
@@ -161,7 +162,7 @@ def _write_once(
 ) -> Written:
     keys = [finding.key for finding in findings.records]
     ledger.lock_records(connection, pipeline, keys)
-    current = ledger.read_current(connection, pipeline, keys)
+    current = _read_current(connection, pipeline, findings.records)
     judged = _judge(pipeline, {finding.key: finding for finding in findings.records}, current)
     refused = _replace(connection, codec, pipeline, findings, judged.having(Verdict.REPLACE))
     if refused:
@@ -174,6 +175,18 @@ def _write_once(
     _settle(connection, pipeline, judged)
     _queue_again(connection, pipeline, judged, priority, retry_delay_base_seconds)
     return _account(judged)
+
+
+def _read_current(
+    connection: Connection, pipeline: Pipeline, findings: Sequence[Finding]
+) -> dict[str, Current]:
+    """Return how each record stands now; nobody waits again for one that could not be read."""
+    unread = [finding.key for finding in findings if finding.document_hash == UNREAD]
+    if not unread:
+        return ledger.read_current(connection, pipeline, [each.key for each in findings])
+    read = [finding.key for finding in findings if finding.document_hash != UNREAD]
+    current = ledger.read_current(connection, pipeline, unread, unread=True)
+    return current | ledger.read_current(connection, pipeline, read) if read else current
 
 
 def _judge(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +20,10 @@ from pgqueue_embed.policy import (
     poll_delay_seconds,
     reconnect_delay_seconds,
     records_per_item,
+    recovered_claim,
     restart_delay_seconds,
     retry_delay_seconds,
+    smaller_claim,
     split_size,
 )
 
@@ -33,6 +37,40 @@ def rate(
 ) -> Rate:
     own_seconds = seconds if own_seconds is None else own_seconds
     return Rate(items=items, text_bytes=text_bytes, own_seconds=own_seconds, seconds=seconds)
+
+
+@pytest.mark.parametrize("items", [1, 2, 16])
+def test_claims_that_run_out_of_time_get_smaller_down_to_one_record(items: int) -> None:
+    size = ClaimSize(items=items, limit_bytes=1 << 20)
+    seen = [size]
+    for _ in range(7):
+        seen.append(smaller_claim(seen[-1]))
+    assert seen[-1] == ClaimSize(items=1, limit_bytes=64, records=1)
+    assert all(after.records < before.records for before, after in pairwise(seen[:4]))
+
+
+@given(seconds_a_record=st.floats(0.01, 4.0), lease_seconds=st.floats(4.5, 60.0))
+def test_claims_of_a_slow_source_settle_where_they_are_in_time(
+    seconds_a_record: float, lease_seconds: float
+) -> None:
+    size, late = FIRST_CLAIM, []
+    for _ in range(60):
+        records = min(size.records, 256 * size.items)
+        seconds = records * seconds_a_record
+        late.append(seconds > lease_seconds)
+        if late[-1]:
+            size = smaller_claim(size)
+        else:
+            rate = Rate(items=size.items, text_bytes=1000, own_seconds=seconds, seconds=seconds)
+            size = next_claim_size(size, rate, target_seconds=min(8.0, lease_seconds / 2))
+    assert not any(late[30:])
+
+
+def test_limit_of_records_goes_once_claims_are_quick_again() -> None:
+    size = ClaimSize(items=1, limit_bytes=1, records=1)
+    for _ in range(6):
+        size = recovered_claim(size)
+    assert size.records == FIRST_CLAIM.records
 
 
 @pytest.mark.parametrize(
