@@ -51,21 +51,28 @@ class Chunker:
 
     Special tokens and prompt are not part of the budget: subtract them first. Neighbouring
     chunks share up to ``overlap_tokens``, from a word start. With ``whole`` a document is one
-    chunk, and one of more tokens is refused. The tokenizer is copied; its
-    truncation, padding and control tokens have no effect here. Safe to call from many threads.
+    chunk, and one of more tokens is refused. The tokenizer is copied; its truncation and padding
+    have no effect here, and its control tokens only with ``control_tokens``. Safe to call from many
+    threads.
     ``reuses_ids`` tells whether one pass over a document is enough, as for WordPiece; if not,
     its slices are tokenised again.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_tokens: int, overlap_tokens: int, whole: bool = False
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        overlap_tokens: int,
+        whole: bool = False,
+        control_tokens: bool = False,
     ) -> None:
         """Raise UsageError unless ``0 <= overlap_tokens < max_tokens / 2``."""
         _check(max_tokens, overlap_tokens)
         self.max_tokens = max_tokens
         self.overlap_tokens = overlap_tokens
         self.whole = whole
-        self._tokenizer = private_copy(tokenizer)
+        self._tokenizer = private_copy(tokenizer, control_tokens=control_tokens)
         self._unknown_id = unknown_id(self._tokenizer)
         self._drops_spaces = _drops_spaces(self._tokenizer)
         self.reuses_ids = self._slices_keep_their_ids()

@@ -76,8 +76,13 @@ def change_weights(folder: Path, rename: Callable[[str], str | None]) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def chunks_of(model: EmbeddingModel, *documents: str) -> list[Chunk]:
-    chunker = Chunker(model.tokenizer, max_tokens=model.content_budget, overlap_tokens=0)
+def chunks_of(model: EmbeddingModel, *documents: str, control_tokens: bool = False) -> list[Chunk]:
+    chunker = Chunker(
+        model.tokenizer,
+        max_tokens=model.content_budget,
+        overlap_tokens=0,
+        control_tokens=control_tokens,
+    )
     return [chunk for document in chunker.chunk(documents) for chunk in document.chunks]
 
 
@@ -317,7 +322,7 @@ def test_control_tokens_may_be_meant(tmp_path: Path) -> None:
     obeying = load(folder, control_tokens=True)
     plain = load(folder)
     for model, same in ((obeying, True), (plain, False)):
-        (chunk,) = [model._documents.whole(text)]
+        (chunk,) = chunks_of(model, text, control_tokens=same)
         assert (lowest_cosine(model.forward([chunk]), wanted) >= SAME) == same
         assert (lowest_cosine(model.encode_query(text)[None], wanted) >= SAME) == same
 
