@@ -29,6 +29,7 @@ from pgqueue_embed.embedding.rows import (
 )
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
 from pgqueue_embed.errors import ModelError, UsageError
+from pgqueue_embed.log import get_logger
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
 _SAME_VECTORS = 0.9999
@@ -172,10 +173,19 @@ class EmbeddingModel:
                 rows = list(fault.rows)
             raw = raw.copy()
             raw[rows] = self._in_fp32([chunks[row] for row in rows])
-            self.rows_in_fp32 += len(rows)
+            self._count_in_fp32(len(rows))
             return unit_rows(raw)
 
         return read_all
+
+    def _count_in_fp32(self, rows: int) -> None:
+        if not self.rows_in_fp32:
+            get_logger().warning(
+                "numbers grow too large for this precision; such chunks are computed in fp32",
+                model=self.name,
+                precision=self.precision,
+            )
+        self.rows_in_fp32 += rows
 
     def _start(self, chunks: Sequence[Chunk], length: int | None) -> Callable[[], Raw]:
         with self.session():
