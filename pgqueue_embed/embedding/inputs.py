@@ -32,6 +32,19 @@ class Frame:
         sequence[first + len(ids) :] = self.after
         return sequence
 
+    def batch(
+        self, contents: Sequence[NDArray[np.integer]], length: int, padding_id: int
+    ) -> tuple[Ids, Ids | None]:
+        """Return ids and attention mask, as `pad`, of the ids of texts framed."""
+        ids = np.full((len(contents), length), padding_id, np.int64)
+        first = len(self.before)
+        ids[:, :first] = self.before
+        ends = np.array([first + len(content) for content in contents])
+        for row, (content, end) in enumerate(zip(contents, ends.tolist(), strict=True)):
+            ids[row, first:end] = content
+            ids[row, end : end + len(self.after)] = self.after
+        return ids, _mask(ends + len(self.after), length)
+
 
 def find_frame(content: Sequence[int], sequence: Sequence[int]) -> Frame | None:
     """Return what is around ``content`` in ``sequence``, its last occurrence; None without one."""
@@ -50,7 +63,10 @@ def pad(sequences: Sequence[Ids], length: int, padding_id: int) -> tuple[Ids, Id
     ids = np.full((len(sequences), length), padding_id, np.int64)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = sequence
-    lengths = np.array([len(sequence) for sequence in sequences])
+    return ids, _mask(np.array([len(sequence) for sequence in sequences]), length)
+
+
+def _mask(lengths: Ids, length: int) -> Ids | None:
     if (lengths == length).all():
-        return ids, None
-    return ids, (np.arange(length) < lengths[:, None]).astype(np.int64)
+        return None
+    return (np.arange(length) < lengths[:, None]).astype(np.int64)

@@ -17,7 +17,7 @@ from pgqueue_embed.embedding import canaries, network, precision
 from pgqueue_embed.embedding.devices import choose_device, configure_device, kind_of
 from pgqueue_embed.embedding.facts import SelfTest, learn_facts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
-from pgqueue_embed.embedding.reader import TEXTS, Reader
+from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
     NonFiniteVectors,
@@ -37,6 +37,8 @@ _SAME_VECTORS = 0.9999
 # computes for seconds whenever a model is opened.
 _CANARIES_AT_ONCE = 2
 _LONGEST_TRY = 4_096
+# One at a time, and twice: the library's way and this.
+_SHORT_TEXTS = 6
 
 Read = Callable[[], Vectors]
 Raw = NDArray[np.float32]
@@ -228,18 +230,17 @@ class EmbeddingModel:
 
         Of very long ones only the beginning, which would take minutes to compute.
         """
-        length = min(self._documents.sequence_tokens(tokens), self.max_sequence_tokens)
-        sequence = np.resize(self._documents.ids_of("The pump stopped."), min(length, _LONGEST_TRY))
+        length = min(
+            self._documents.sequence_tokens(tokens), self.max_sequence_tokens, _LONGEST_TRY
+        )
         try:
             with self.session():
-                self._network(
-                    self._documents.features([sequence], len(sequence), self.device),
-                    task=network.DOCUMENT,
-                )
+                features = self._documents.features_of_length(length, self.device)
+                self._network(features, task=network.DOCUMENT)
         except Exception as error:  # torch has many; each means that such chunks cannot be had
             reason = str(error).strip().split("\n")[0]
             raise ModelError(
-                f"model {self.name} fails on a sequence of {len(sequence)} tokens: {reason};"
+                f"model {self.name} fails on a sequence of {length} tokens: {reason};"
                 " give a smaller --chunk-size"
             ) from error
 
@@ -317,22 +318,9 @@ class EmbeddingModel:
         device: str | None = None,
     ) -> Any:
         """Start one batch of a reader; returns raw vectors, float32, on the device."""
-        device = device or self.device
-        if reader.feeding == TEXTS:
-            longest = max(reader.sequence_tokens(len(chunk.token_ids)) for chunk in chunks)
-            self._refuse_longer(longest, reader)
-            features = reader.library_features([chunk.text for chunk in chunks], device)
-        else:
-            sequences = reader.sequences(chunks)
-            longest = max(len(sequence) for sequence in sequences)
-            self._refuse_longer(longest, reader)
-            features = reader.features(sequences, max(longest, length or 0), device)
+        features = reader.features(chunks, length, device or self.device)
         vectors = reader.network(features, task=reader.task)["sentence_embedding"]
         return vectors[:, : reader.network.truncate_dim].float()
-
-    def _refuse_longer(self, longest: int, reader: Reader) -> None:
-        if longest > reader.max_tokens:
-            raise TooLong(self.name, longest, reader.max_tokens)
 
     def _test_itself(self) -> tuple[SelfTest, SelfTest]:
         """Compare with the vectors of the library; feed it texts where ids give others.
@@ -355,9 +343,10 @@ class EmbeddingModel:
         return tests[0], tests[1]
 
     def _of_library(self, reader: Reader) -> dict[str, Raw]:
-        """Return the library's own vectors of canaries without control tokens, by text."""
+        """Return the library's own vectors of a few canaries without control tokens, by text."""
         texts = reader.readable([chunk.text for chunk in self._canaries])
-        fitting = [text for text in texts if reader.fits(text)]
+        fitting = sorted(filter(reader.fits, texts), key=len)
+        fitting = [*fitting[:_SHORT_TEXTS], *fitting[_SHORT_TEXTS:][-1:]]
         vectors = network.encode(self._network, reader.task, fitting, reader.prompt)
         return dict(zip(fitting, vectors, strict=True))
 

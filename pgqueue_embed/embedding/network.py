@@ -81,10 +81,11 @@ class _Enough(Exception):
     """Ends a call of the library once it has fed its network."""
 
 
-def feed(network: Any, task: str, text: str, prompt: str | None = None) -> Fed:
+def feed(network: Any, inputs: list[Any], task: str, text: str, prompt: str | None = None) -> Fed:
     """Let the library read a text by its public method, and return what it feeds to its network.
 
-    Without ``prompt`` the library chooses its own. Nothing is computed.
+    ``inputs`` are the network's `input_modules`. Without ``prompt`` the library chooses its own.
+    Nothing is computed.
     """
     seen: list[Fed] = []
 
@@ -92,7 +93,7 @@ def feed(network: Any, task: str, text: str, prompt: str | None = None) -> Fed:
         seen.append(Fed(module=module, features=dict(inputs[0])))
         raise _Enough
 
-    hooks = [module.register_forward_pre_hook(look) for module in _readers(network)]
+    hooks = [module.register_forward_pre_hook(look) for module in inputs]
     try:
         getattr(network, _ENCODERS[task])([text], prompt=prompt, show_progress_bar=False)
     except _Enough:
@@ -116,7 +117,7 @@ def preprocess(network: Any, task: str, texts: list[str], prompt: str) -> dict[s
     return dict(network.tokenize([prompt + text for text in texts]))
 
 
-def _readers(network: Any) -> list[Any]:
+def input_modules(network: Any) -> list[Any]:
     """Return the modules that turn texts into features; a Router only chooses one of its own."""
     return [
         module
@@ -125,11 +126,6 @@ def _readers(network: Any) -> list[Any]:
         and not hasattr(module, "sub_modules")
         and (hasattr(module, "preprocess") or hasattr(module, "tokenize"))
     ]
-
-
-def has_routes(network: Any) -> bool:
-    """Tell whether documents and queries are read by different modules."""
-    return len(_readers(network)) > 1
 
 
 def modules_of(network: Any, task: str) -> list[Any]:

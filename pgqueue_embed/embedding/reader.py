@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from pgqueue_embed.chunking import Chunk
@@ -20,6 +22,7 @@ from pgqueue_embed.embedding import network as library
 from pgqueue_embed.embedding.inputs import Frame, Ids, find_frame, pad
 from pgqueue_embed.embedding.joins import clean_joins, joining_samples
 from pgqueue_embed.embedding.network import Fed
+from pgqueue_embed.embedding.rows import TooLong
 from pgqueue_embed.errors import ModelError
 
 IDS = "ids"  # those of a chunk, framed
@@ -62,6 +65,7 @@ class Reader:
         own_prompt = library.own_prompt(network, task)
         self.prompt = own_prompt if prompt is None else prompt
         self.module = self._first_module()
+        self._inputs = library.input_modules(network)
         tokenizer = library.fast_tokenizer(self.module)
         if tokenizer is None:
             raise ModelError(
@@ -118,23 +122,65 @@ class Reader:
         """Return all ids that the model reads for each chunk."""
         return [self.sequence(chunk.text, chunk.token_ids) for chunk in chunks]
 
-    def features(self, sequences: Sequence[Ids], length: int, device: str) -> dict[str, Any]:
-        """Return what the network takes for sequences, on its device; a table needs no padding."""
+    def features(self, chunks: Sequence[Chunk], length: int | None, device: str) -> dict[str, Any]:
+        """Return what the network takes for chunks, padded to ``length``, on its device.
+
+        Raises TooLong for a chunk longer than the model reads: nothing is cut off.
+        """
+        if self.feeding == TEXTS:
+            self._refuse_longer(max(self.sequence_tokens(len(each.token_ids)) for each in chunks))
+            return self._library_features([chunk.text for chunk in chunks], device)
+        frame = self._frame
+        if frame is None or not all(self._joins(chunk.text) for chunk in chunks):
+            return self._padded(self.sequences(chunks), length, device)
+        longest = max(len(chunk.token_ids) for chunk in chunks) + frame.size
+        self._refuse_longer(longest)
+        contents = [chunk.token_ids for chunk in chunks]
+        if not self.is_transformer:
+            return self._looked_up(contents, device)
+        ids, mask = frame.batch(contents, max(longest, length or 0), self._padding_id)
+        return self._tensors(ids, mask, device)
+
+    def features_of_length(self, length: int, device: str) -> dict[str, Any]:
+        """Return what the network takes for some sequence of ``length`` tokens."""
+        return self._padded([np.resize(self.ids_of(_SENTENCES[0]), length)], length, device)
+
+    def _padded(self, sequences: list[Ids], length: int | None, device: str) -> dict[str, Any]:
+        longest = max(len(sequence) for sequence in sequences)
+        self._refuse_longer(longest)
+        if not self.is_transformer:
+            return self._looked_up(sequences, device)
+        return self._tensors(*pad(sequences, max(longest, length or 0), self._padding_id), device)
+
+    def _tensors(self, ids: Ids, mask: Ids | None, device: str) -> dict[str, Any]:
         import torch
 
-        features = dict(self._constants)
-        if not self.is_transformer:
-            ends = np.cumsum([len(each) for each in sequences])
-            features["input_ids"] = torch.from_numpy(np.concatenate(sequences)).to(device)
-            features["offsets"] = torch.from_numpy(np.append(0, ends[:-1])).to(device)
-            return features
-        ids, mask = pad(sequences, length, library.padding_id(self.module) or 0)
-        features["input_ids"] = torch.from_numpy(ids).to(device)
+        features = dict(self._constants, input_ids=torch.from_numpy(ids).to(device))
         if mask is not None:
             features["attention_mask"] = torch.from_numpy(mask).to(device)
         return features
 
-    def library_features(self, texts: Sequence[str], device: str) -> dict[str, Any]:
+    def _looked_up(self, contents: Sequence[NDArray[np.integer]], device: str) -> dict[str, Any]:
+        """Return what a table takes: all ids in a row, and where each text begins."""
+        import torch
+
+        begins = np.cumsum([0, *(len(each) for each in contents[:-1])])
+        ids = np.concatenate(contents).astype(np.int64)
+        return dict(
+            self._constants,
+            input_ids=torch.from_numpy(ids).to(device),
+            offsets=torch.from_numpy(begins).to(device),
+        )
+
+    def _refuse_longer(self, longest: int) -> None:
+        if longest > self.max_tokens:
+            raise TooLong(self._name, longest, self.max_tokens)
+
+    @cached_property
+    def _padding_id(self) -> int:
+        return library.padding_id(self.module) or 0
+
+    def _library_features(self, texts: Sequence[str], device: str) -> dict[str, Any]:
         """Return what the network takes for texts, as the library itself makes it."""
         features = library.preprocess(self.network, self.task, list(texts), self.prompt)
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in features.items()}
@@ -170,7 +216,7 @@ class Reader:
     def _feed(self, text: str, *, prompt: str | None = None, own: bool = False) -> Fed:
         wanted = None if own else (self.prompt if prompt is None else prompt)
         try:
-            return library.feed(self.network, self.task, text, wanted)
+            return library.feed(self.network, self._inputs, self.task, text, wanted)
         except Exception as error:  # whatever the library has against the text
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"model {self._name} cannot read a text: {reason}") from error

@@ -110,7 +110,9 @@ def document_tokenizer(reference: SentenceTransformer) -> Any:
 
 def read_as_text(pair: Pair) -> tuple[str, ...]:
     """The documents that hold no control token of this model, which the reference would obey."""
-    controls = controls_of(document_tokenizer(pair.reference))
+    first = pair.reference[0]
+    routes = getattr(first, "sub_modules", {"": [first]}).values()
+    controls = set().union(*(controls_of(modules[0].tokenizer) for modules in routes))
     return tuple(
         text for text in (*NASTY, *CONTROL) if not any(token in text for token in controls)
     )
@@ -121,7 +123,7 @@ def test_stored_vectors_are_those_of_the_model(
     pair: Pair, max_tokens: int | None, every: int
 ) -> None:
     chunks = pair.chunks(read_as_text(pair)[::every], max_tokens)
-    assert len(chunks) > 20
+    assert len(chunks) > 10
     alone = np.concatenate([pair.model.forward([chunk]) for chunk in chunks])
     expected = pair.expected(chunks)
     worst = int(np.einsum("ij,ij->i", alone, expected).argmin())
