@@ -223,8 +223,12 @@ class Reader:
 
     def _learn(self, probe: Fed) -> None:
         """Find the fastest way to feed what the library feeds."""
-        samples = self.readable([*joining_samples(), *_SENTENCES])
-        wanted = {text: self._feed(text).ids for text in samples}
+        cut = len(self._feed(" ".join(_SENTENCES * 20)).ids)
+        fed = {text: self._feed(text).ids for text in [*joining_samples(), *_SENTENCES]}
+        samples = self.readable([text for text in fed if len(fed[text]) < cut])
+        if not samples:
+            raise ModelError(f"model {self._name} reads {cut} tokens of a {self.task}: too few")
+        wanted = {text: fed[text] for text in samples}
         alone = {text: self.ids_of(text).tolist() for text in samples}
         frame = find_frame(self.ids_of(_PROBE).tolist(), probe.ids)
         self.overhead = max(len(wanted[text]) - len(alone[text]) for text in samples)
