@@ -39,7 +39,8 @@ def lose_commit(proxy: Proxy, *, is_applied: bool) -> None:
     """Cut the first connection that commits, before the server hears of it or after it replied."""
 
     def on_request(link: Link, data: bytes) -> None:
-        if b"COMMIT" not in data:
+        # Not the beginning, which is READ COMMITTED.
+        if b"COMMIT\0" not in data:
             return
         proxy.on_request = lambda _link, _data: None
         link.swallow_replies = True
