@@ -23,6 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -39,6 +40,7 @@ CORPUS = [
     "The infusion pump stopped (alarm 12), and nobody was hurt. passage: query: document: ",
     "设备在使用过程中突然停止工作，护士立即更换了备用设备。 장치가 작동을 멈췄습니다. できません。",
     "Устройство перестало работать. Ça n'était pas prévu… naïve coöperate x²=4 :( :) :(( ",
+    "note:(a) see:(b) item:(c) list:((d)) " * 4,
     "think end mask text user system instruction retrieve relevant passages title abstract",
 ]
 # Tokens that a vocabulary adds without calling them special: a text may spell them, and means them.
@@ -173,6 +175,14 @@ def _metaspace(specials: list[str]) -> Tokenizer:
     return _unigram(specials, pre_tokenizers.Metaspace(), unknown=unknown)
 
 
+def _collapsing_metaspace(specials: list[str]) -> Tokenizer:
+    """As converted SentencePiece models: what is read as white space is one space."""
+    made = _metaspace(specials)
+    collapse = normalizers.Replace(Regex(" {2,}"), " ")
+    made.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), collapse])
+    return made
+
+
 def _split_metaspace(specials: list[str]) -> Tokenizer:
     unknown = "<unk>" if "<unk>" in specials else "[UNK]"
     both = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
@@ -200,6 +210,7 @@ _KINDS: dict[str, Callable[[list[str]], Tokenizer]] = {
     "byte-bpe": _byte_bpe,
     "byte-bpe, specials last": _byte_bpe_specials_last,
     "metaspace": _metaspace,
+    "collapsing metaspace": _collapsing_metaspace,
     "split metaspace": _split_metaspace,
     "gemma bpe": _gemma_bpe,
 }
@@ -396,6 +407,9 @@ ZOO: dict[str, Animal] = {
         specials=ROBERTA,
         document_prompt="passage: ",
         query_prompt="query: ",
+    ),
+    "xlm-r-collapsing": Animal(
+        architecture="XLMRoberta", tokenizer="collapsing metaspace", specials=ROBERTA
     ),
     "t5-dense": Animal(
         architecture="T5", tokenizer="metaspace", specials=T5, after=("dense", "normalize")
