@@ -24,7 +24,8 @@ def read_bounded(path: Path, most_bytes: int) -> str:
     if len(content) > most_bytes:
         raise UnreadableFile(f"{path} has more than {most_bytes:,} bytes")
     try:
-        return content.decode("utf-8-sig")
+        # An editor on Windows may have put a mark before the text.
+        return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise UnreadableFile(f"{path} is not UTF-8") from None
 

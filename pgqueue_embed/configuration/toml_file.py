@@ -29,7 +29,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     tables than a configuration file has.
     """
     try:
-        # An editor on Windows may have put a mark before the text.
         values: dict[str, Any] = tomllib.loads(read_bounded(path, MOST_BYTES))
     except FileNotFoundError:
         raise ConfigurationError(

@@ -290,7 +290,8 @@ def test_name_with_a_line_in_it_makes_one_line_of_error(
     conninfo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "no\nthing\x1b[31m"
-    arguments = ["create", "reports", "--source-table", name, "--dsn", conninfo]
+    arguments = ["create", "reports", "--source-table", name]
+    monkeypatch.setenv("PGEMBED_DSN", conninfo)
     monkeypatch.setattr(sys, "argv", ["pgembed", *arguments])
     with pytest.raises(SystemExit):
         main()
