@@ -29,6 +29,7 @@ create table pgembed.pipelines (
     copied_columns jsonb not null default '[]',
     foreign_key boolean not null default false,
     view boolean not null default false,
+    trust_owners boolean not null default false,
     dimensions integer not null,
     model text not null,
     model_revision text,
@@ -103,6 +104,8 @@ comment on column pgembed.pipelines.foreign_key is
     'The target table refers to the source: who deletes a record deletes its vectors.';
 comment on column pgembed.pipelines.view is
     'There is a view of the target table joined with the source, called after the table: <target>_view.';
+comment on column pgembed.pipelines.trust_owners is
+    'Code that belongs to the owners of the tables, such as functions of a view, may run with the rights of whoever works on the pipeline.';
 comment on column pgembed.pipelines.dimensions is
     'Of the vectors in the target table.';
 comment on column pgembed.pipelines.model_fingerprint is

@@ -258,6 +258,11 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set lc_monetary = 'C'
+set bytea_output = 'hex'
+set xmlbinary = 'base64'
 as $function$
 declare
     types constant text[] := array(
@@ -397,6 +402,11 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set lc_monetary = 'C'
+set bytea_output = 'hex'
+set xmlbinary = 'base64'
 as $function$
     select pgembed.enqueue(name, keys::text[]);
 $function$;
@@ -565,6 +575,11 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set lc_monetary = 'C'
+set bytea_output = 'hex'
+set xmlbinary = 'base64'
 as $function$
     select pgembed.retry(name, keys::text[]);
 $function$;

@@ -43,6 +43,7 @@ from pgqueue_embed.suspects import death_sentence, set_apart, suspects
 from pgqueue_embed.sweep import SLICE_RECORDS as SWEPT_RECORDS
 from pgqueue_embed.sweep import sweep_slice, sweeps
 from pgqueue_embed.truncation import device_for
+from pgqueue_embed.trust import look_often
 from pgqueue_embed.vectors import VectorCodec
 from pgqueue_embed.verdicts import PUT_BACK, UNREAD, Finding, Found, Verdict
 from pgqueue_embed.write import Findings, Written, write
@@ -137,7 +138,8 @@ def process_claim(
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size)
         embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
-        batch = _write(session, pipeline, claim, reading, embedding)
+        with look_often(session.side, pipeline).kept(session.connection):
+            batch = _write(session, pipeline, claim, reading, embedding)
     return Done(batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started))
 
 

@@ -17,6 +17,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.locks import in_short_waits
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
+from pgqueue_embed.trust import look
 from pgqueue_embed.watched import watched_columns
 
 Result = TypeVar("Result")
@@ -29,10 +30,12 @@ def install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     """Put the triggers of `pipeline` on its source, its partitions and the tables that inherit it.
 
     These have triggers of their own, for what is written straight to them. Returns the tables that
-    lacked some; all is done or nothing. Raises UsageError when the source cannot have triggers, the
-    role may not make them, or the table is never without a writer.
+    lacked some, or where one fired in other sessions than it is meant for; all is done or nothing.
+    Raises UsageError when the source cannot have triggers, the role may not make them, or the table
+    is never without a writer.
     """
     _check(connection, pipeline)
+    look(connection, pipeline)
     return _changed(connection, pipeline, lambda: _install(connection, pipeline))
 
 
@@ -53,12 +56,40 @@ def is_on(connection: Connection, pipeline: Pipeline) -> bool:
 
 
 def lacking(connection: Connection, pipeline: Pipeline) -> list[Table]:
-    """Return the tables of the source that lack a trigger of `pipeline`, itself first."""
+    """Return the tables of the source that lack a trigger of `pipeline`, itself first.
+
+    One that is disabled is lacking.
+    """
     return [
         table
         for table in _tables(connection, pipeline)
-        if not _wanted(pipeline).items() <= _enabled(connection, table).items()
+        if not _wanted(pipeline).keys() <= _firing(connection, table).keys()
     ]
+
+
+def misfiring(connection: Connection, pipeline: Pipeline) -> list[str]:
+    """Return which triggers of `pipeline` fire in other sessions than they are meant for.
+
+    So they do once all triggers of a table were disabled and enabled again, as a restore does it.
+    """
+    return [
+        f"{name} on {table} fires {SESSIONS[mode]}, not {SESSIONS[wanted]}"
+        for table in _tables(connection, pipeline)
+        for name, mode in _firing(connection, table).items()
+        if (wanted := _wanted(pipeline).get(name, mode)) != mode
+    ]
+
+
+SESSIONS = {
+    "O": "in ordinary sessions",
+    "A": "in all sessions",
+    "R": "where changes are replicated",
+}
+
+
+def _firing(connection: Connection, table: Table) -> dict[str, str]:
+    enabled = _enabled(connection, table)
+    return {name: mode for name, mode in enabled.items() if mode in SESSIONS}
 
 
 def drop_functions(connection: Connection, pipeline: Pipeline) -> None:
@@ -127,11 +158,13 @@ ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('pgembed capture'), %s::i
 
 def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     connection.execute(ONE_AT_A_TIME, (pipeline.id % 2**31,))
-    incomplete = lacking(connection, pipeline)
+    incomplete = _incomplete(connection, pipeline)
     watched = watched_columns(connection, pipeline)
+    version = connection.info.server_version
+    partitioned = _is_partitioned(connection, pipeline)
     for event in EVENTS:
         make = create_function(
-            pipeline, event, watched, server_version=connection.info.server_version
+            pipeline, event, watched, server_version=version, partitioned=partitioned
         )
         connection.execute(make)
         function = sql.Identifier("pgembed", event.function(pipeline))
@@ -142,6 +175,13 @@ def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     return incomplete
 
 
+def _is_partitioned(connection: Connection, pipeline: Pipeline) -> bool:
+    (partitioned,) = connection.execute(
+        "select relkind = 'p' from pg_class where oid = %s::regclass", (pipeline.source.quoted,)
+    ).fetchone() or (False,)
+    return bool(partitioned)
+
+
 # What the source is made of from now on; what has become of it since it was last looked at is found
 # by the scan that follows. Without the right to note it, a worker does, and has all compared again.
 NOTE_IDENTITY = """
@@ -149,6 +189,14 @@ update pgembed.pipelines
 set source_identity = pgembed.source_identity(pipelines)
 where id = %s and has_column_privilege('pgembed.pipelines', 'source_identity', 'update')
 """
+
+
+def _incomplete(connection: Connection, pipeline: Pipeline) -> list[Table]:
+    return [
+        table
+        for table in _tables(connection, pipeline)
+        if not _wanted(pipeline).items() <= _enabled(connection, table).items()
+    ]
 
 
 def _install_on(connection: Connection, pipeline: Pipeline, table: Table) -> None:

@@ -6,6 +6,17 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+# The type beneath a domain, or beneath a domain over domains: what pgembed.base_type says, for
+# whoever may not use that schema (yet).
+BASE_TYPE = """(
+    with recursive beneath (type, next) as (
+        select pg_type.oid, typbasetype from pg_type where pg_type.oid = atttypid
+        union all
+        select pg_type.oid, typbasetype from beneath join pg_type on pg_type.oid = beneath.next
+    )
+    select type from beneath where next = 0
+)"""
+
 # Of a function: whatever changes how a value is spelled, as it is everywhere else.
 TEXT_SETTINGS = sql.SQL(
     """

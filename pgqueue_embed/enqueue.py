@@ -16,13 +16,14 @@ from psycopg import sql
 from pgqueue_embed.adoptions import check_adopted
 from pgqueue_embed.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UntrustedCode, UsageError
 from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.gone import dispel_doubt, enqueue_gone
 from pgqueue_embed.policy import records_per_item
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import and_chunk_is_of, records, source_names
 from pgqueue_embed.source_check import check_condition
+from pgqueue_embed.trust import look, trusting
 
 SLICE_RECORDS = 50_000
 
@@ -83,6 +84,7 @@ def enqueue(
     check_adopted(connection, pipeline)
     if allow_deletes and not selection.is_whole:
         raise UsageError("--allow-deletes: without --where and --limit only, what is gone is found")
+    look(connection, pipeline, where=selection.where)
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
@@ -361,11 +363,15 @@ def queue_slice(
         "room": room,
     }
     query = _slice_query(pipeline, selection, resumes=last_key is not None)
+    doing = f"reading {pipeline.source}"
     try:
-        with on_users_tables(connection, f"reading {pipeline.source}"):
+        with (
+            trusting(connection, pipeline, where=selection.where),
+            on_users_tables(connection, doing),
+        ):
             row = connection.execute(query, values).fetchone()
     except PipelineFault as error:
-        if selection.where is None:
+        if selection.where is None or isinstance(error, UntrustedCode):
             raise
         raise UsageError(f"--where fails on a record: {error}") from None
     scanned, queued, reached, twice = row or (0, 0, None, None)

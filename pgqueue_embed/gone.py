@@ -23,6 +23,7 @@ from pgqueue_embed.pipelines import keep_pipeline, pause_pipeline
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
 from pgqueue_embed.told import Told
+from pgqueue_embed.trust import trusting
 
 # More than both, gone without a word, is asked about.
 UNASKED_RECORDS = 1_000
@@ -117,7 +118,8 @@ def find_gone(
         "slice_records": slice_records,
         "last_key": after_key,
     }
-    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
+    doing = _LOOKING.format(pipeline.source)
+    with trusting(connection, pipeline), on_users_tables(connection, doing):
         row = connection.execute(query, values).fetchone()
     keys, records, last_key = row or ([], 0, None)
     is_full = records == slice_records
@@ -228,7 +230,8 @@ def dispel_doubt(connection: Connection, pipeline: Pipeline) -> None:
 
 def _gone_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
     query = sql.SQL(GONE_IN_FLIGHT).format(**source_names(pipeline))
-    with on_users_tables(connection, _LOOKING.format(pipeline.source)):
+    doing = _LOOKING.format(pipeline.source)
+    with trusting(connection, pipeline), on_users_tables(connection, doing):
         row = connection.execute(query, {"pipeline_id": pipeline.id}).fetchone()
     (keys,) = row or ([],)
     return list(keys)

@@ -76,9 +76,9 @@ def to_row(spec: PipelineSpec, records: Records, model: ModelIdentity) -> dict[s
         **plain,
         "source_schema": spec.source.schema,
         "source_table": spec.source.name,
-        "key_columns": _columns_json(records.key.columns),
-        "document_columns": _columns_json(records.document.columns),
-        "copied_columns": _columns_json(records.document.copied),
+        "key_columns": columns_json(records.key.columns),
+        "document_columns": columns_json(records.document.columns),
+        "copied_columns": columns_json(records.document.copied),
         "where_condition": spec.where,
         "target_schema": spec.target.schema,
         "target_table": spec.target.name,
@@ -127,7 +127,8 @@ def _loaded(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _columns_json(columns: Sequence[Column]) -> Jsonb:
+def columns_json(columns: Sequence[Column]) -> Jsonb:
+    """Return columns with their types as the row of a pipeline has them."""
     return Jsonb([asdict(column) for column in columns])
 
 

@@ -17,6 +17,7 @@ from pgqueue_embed.pipeline_row import (
     COLUMNS,
     ModelIdentity,
     Records,
+    columns_json,
     from_row,
     kept_dimensions,
     to_row,
@@ -140,17 +141,20 @@ select exists (
         and target_schema = %s
         and target_table = %s
         and target_columns ->> 'embedding' = %s
+        and key_columns = %s
 )
 """
 
 
 def is_current(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether `pipeline` is there and writes to the same place as when it was loaded.
+    """Return whether `pipeline` is there, and has target and key as when it was loaded.
 
-    Neither is so once generations have been switched.
+    The target is another one once generations have been switched, and the key may follow that of
+    the source.
     """
     target = pipeline.target
-    values = (pipeline.id, target.schema, target.name, pipeline.columns.embedding)
+    place = (target.schema, target.name, pipeline.columns.embedding)
+    values = (pipeline.id, *place, columns_json(pipeline.key.columns))
     (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
     return bool(same)
 

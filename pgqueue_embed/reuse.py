@@ -22,6 +22,7 @@ from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import SourceRecord
 from pgqueue_embed.target import column_names, target_of
+from pgqueue_embed.trust import look_often
 from pgqueue_embed.vectors import unpack
 
 # The rounding of halfvec included. A vector further off was not written by a worker.
@@ -104,7 +105,9 @@ class ReusingDevice:
             key_is_among_keys=pipeline.key.among("target", pipeline.columns.fulltext_id, "keys"),
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
-        with on_users_tables(self._side, f"reading the vectors of {pipeline.target}"):
+        trust = look_often(self._side, pipeline)
+        doing = f"reading the vectors of {pipeline.target}"
+        with trust.kept(self._side), on_users_tables(self._side, doing):
             rows = self._side.execute(query, values, binary=True).fetchall()
         vectors = unpack(
             [vector for _, vector in rows],

@@ -14,13 +14,20 @@ from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.rows import first_dimensions
-from pgqueue_embed.errors import PipelineFault, PipelineReplaced, SetupError, UsageError
+from pgqueue_embed.errors import (
+    PipelineFault,
+    PipelineReplaced,
+    SetupError,
+    UntrustedCode,
+    UsageError,
+)
 from pgqueue_embed.faults import on_users_tables
 from pgqueue_embed.migrate import vector_extension
 from pgqueue_embed.pipelines import is_current
 from pgqueue_embed.serviceable import check_local_model
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.target import column_names, target_of
+from pgqueue_embed.trust import trusting
 from pgqueue_embed.vector_index import vector_indexes
 
 # pgvector README, "Query Options": hnsw looks at 40 candidates by default, 1,000 at most.
@@ -128,12 +135,18 @@ def search(
         "threshold": threshold,
     }
     try:
-        with on_users_tables(connection, _SEARCHING), connection.transaction():
+        with (
+            trusting(connection, pipeline, searching=True),
+            on_users_tables(connection, _SEARCHING),
+            connection.transaction(),
+        ):
             _widen_scan(connection, pipeline, limit, version)
             connection.execute(WHAT_ONE_MAY_SEE)
             hits = [_hit(row) for row in connection.execute(query, values)]
             _check_present(connection, pipeline)
             return hits
+    except UntrustedCode:
+        raise
     except PipelineFault as error:
         # The vectors of another generation may be of another length, or have moved.
         _check_present(connection, pipeline)
@@ -214,9 +227,15 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
-        with on_users_tables(connection, _SEARCHING), connection.transaction():
+        with (
+            trusting(connection, pipeline, searching=True),
+            on_users_tables(connection, _SEARCHING),
+            connection.transaction(),
+        ):
             connection.execute(WHAT_ONE_MAY_SEE)
             (found,) = connection.execute(query, ()).fetchone() or (False,)
+    except UntrustedCode:
+        raise
     except PipelineFault as error:
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None
     return bool(found)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pgqueue_embed.connect import Connection
-from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.errors import PipelineFault, UntrustedCode
 from pgqueue_embed.faults import naming_the_record, on_users_tables
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.target import target_of
+from pgqueue_embed.trust import look_often, trusting
 
 if TYPE_CHECKING:
     from pgqueue_embed.chunking import Context
@@ -215,9 +216,13 @@ def read_records(
         "pipeline_id": pipeline.id,
         "limit_bytes": limit_bytes,
     }
+    trust = look_often(connection, pipeline)
+    doing = f"reading {pipeline.source}"
     try:
-        with on_users_tables(connection, f"reading {pipeline.source}"):
+        with trust.kept(connection), on_users_tables(connection, doing):
             rows = connection.execute(query, values).fetchall()
+    except UntrustedCode:
+        raise
     except PipelineFault as error:
         raise with_key(connection, pipeline, error, keys) from None
     return [
@@ -252,6 +257,7 @@ def with_key(
 
     def probe(some: Sequence[str]) -> None:
         with (
+            trusting(connection, pipeline),
             on_users_tables(connection, f"reading {pipeline.source}"),
             connection.transaction(),
         ):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.columns import Column
+from pgqueue_embed.columns import BASE_TYPE, Column
 from pgqueue_embed.connect import Connection, first_line, is_row_security
 from pgqueue_embed.document import Document
 from pgqueue_embed.errors import UsageError
@@ -17,6 +17,7 @@ from pgqueue_embed.pipeline_row import Records
 from pgqueue_embed.source import condition
 from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.tables import Table
+from pgqueue_embed.trust import look
 
 # Types of text, numbers, truth, enumeration, time and addresses, and of a few others, have one
 # text whatever the settings of a session are.
@@ -39,25 +40,31 @@ def check_source(connection: Connection, spec: PipelineSpec) -> Records:
     the key is of a type whose text is not its identity, or is not unique, a column has no text,
     or the condition is none.
     """
-    table = spec.source
+    look(connection, spec)
+    found = types_of(connection, spec)
+    used = (*spec.id_fields, *spec.recipe.names(), *spec.copy_columns)
+    _check_readable(connection, spec.source, used)
+    _check_unique(connection, spec.source, spec.id_fields)
+    if spec.foreign_key:
+        _check_referable(connection, spec.source, spec.id_fields)
+    if spec.where is not None:
+        check_condition(connection, spec.source, spec.where)
+    return found
+
+
+def types_of(connection: Connection, spec: PipelineSpec) -> Records:
+    """Return the same by the catalogue alone; raises UsageError for a column that cannot be."""
+    table, recipe = spec.source, spec.recipe
     columns = _columns(connection, table)
-    recipe = spec.recipe
-    used = (*spec.id_fields, *recipe.names(), *spec.copy_columns)
-    for name in used:
+    for name in (*spec.id_fields, *recipe.names(), *spec.copy_columns):
         if name not in columns:
             known = ", ".join(columns)
             raise UsageError(f"{table} has no column '{name}'; it has {known}")
-    _check_readable(connection, table, used)
     for name in recipe.names():
         _check_text(table, name, columns[name], alone=name in recipe.text_fields)
     for name in spec.copy_columns:
         _check_text(table, name, columns[name], alone=False)
     types = {name: _key_type(table, name, columns[name]) for name in spec.id_fields}
-    _check_unique(connection, table, spec.id_fields)
-    if spec.foreign_key:
-        _check_referable(connection, table, spec.id_fields)
-    if spec.where is not None:
-        check_condition(connection, table, spec.where)
     key = Key(tuple(Column(name=name, type=type_) for name, type_ in types.items()))
     texts, copied = (
         tuple(Column(name=name, type=columns[name].type) for name in names)
@@ -88,11 +95,11 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
 
 
 def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
-    rows = connection.execute(
+    query = sql.SQL(
         """
         select
             attname,
-            format_type(coalesce(nullif(pg_type.typbasetype, 0), pg_type.oid), null),
+            format_type({base_type}, null),
             pg_type.typcategory,
             coalesce(pg_collation.collisdeterministic, true)
         from pg_class
@@ -106,9 +113,9 @@ def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
             and attnum > 0
             and not attisdropped
         order by attnum
-        """,
-        (table.schema, table.name),
-    ).fetchall()
+        """
+    ).format(base_type=sql.SQL(BASE_TYPE))
+    rows = connection.execute(query, (table.schema, table.name)).fetchall()
     if not rows:
         raise UsageError(f"there is no table or view {table}{_similar(connection, table)}")
     return {name: _Column(type_, category, ok) for name, type_, category, ok in rows}

@@ -40,7 +40,8 @@ class PipelineSpec:
     a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
     vector are kept, or all. Of a target table alone: `copy_columns` of the source stand beside each
     chunk, with `foreign_key` it refers to the source, whose deletes it follows, and with `view`
-    there is a view of both.
+    there is a view of both. With `trust_owners`, code of the tables' owners may run with the rights
+    of whoever works on the pipeline.
     """
 
     name: str
@@ -165,6 +166,17 @@ class PipelineSpec:
             alter="Make the view of source and chunks (anew).",
             alters_vectors=False,
             more="target-table.md",
+        ),
+    ] = False
+    trust_owners: Annotated[
+        bool,
+        Option(
+            help="Let code of the tables' owners (views, casts, triggers) run with the rights of"
+            " whoever works on the pipeline, a superuser's too.",
+            panel=TABLES,
+            alter="Let code of the tables' owners run with the rights of whoever works on it.",
+            alters_vectors=False,
+            more="security.md#whose-code-runs",
         ),
     ] = False
     vector_type: Annotated[

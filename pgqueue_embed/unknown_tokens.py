@@ -9,6 +9,7 @@ from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.source import source_names
+from pgqueue_embed.trust import trusting
 
 SAMPLE_RECORDS = 200
 WORRYING_SHARE = 0.05
@@ -28,7 +29,8 @@ limit %s
 def unknown_token_share(connection: Connection, pipeline: Pipeline, tokenizer: Tokenizer) -> float:
     """Return the share, 0 to 1, of a source sample's tokens that the model does not know."""
     query = sql.SQL(SAMPLE).format(**source_names(pipeline))
-    texts = [text for (text,) in connection.execute(query, (SAMPLE_RECORDS,))]
+    with trusting(connection, pipeline):
+        texts = [text for (text,) in connection.execute(query, (SAMPLE_RECORDS,))]
     chunker = Chunker(tokenizer, max_tokens=pipeline.chunk_tokens, overlap_tokens=0)
     chunked = chunker.chunk(texts)
     tokens = sum(document.tokens for document in chunked)

@@ -69,6 +69,7 @@ class Database:
         copy_columns: str | Sequence[str] = (),
         foreign_key: bool = False,
         view: bool = False,
+        trust_owners: bool = False,
         vector_type: str = PipelineSpec.vector_type,
         truncate_dim: int | None = None,
         model: str = DEFAULT_MODEL,

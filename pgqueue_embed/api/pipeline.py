@@ -155,9 +155,11 @@ class Pipeline:
         truncate_dim: int | None = None,
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
+        trust_owners: bool | None = None,
     ) -> Pipeline | None:
-        """Change the first four at once, others by a new generation, which is returned, queued.
+        """Change the first four and `trust_owners` at once, others by a new generation.
 
+        That is returned, with its records queued.
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
         it is; an empty `chunk_template` or `where`, or a `truncate_dim` of 0, takes one away.
 

@@ -27,7 +27,7 @@ GENERATION = "The new generation"
 
 # As people look for them; an option that is not named here comes behind these.
 ORDER = (
-    *("rename", "priority", "max_attempts", "view"),
+    *("rename", "priority", "max_attempts", "view", "trust_owners"),
     *("model", "text_field", "template", "chunk_template", "where", "chunking", "chunk_size"),
     *("overlap_tokens", "copy_columns", "foreign_key", "vector_type", "truncate_dim"),
 )
@@ -82,6 +82,17 @@ Force = Annotated[bool, _option("--force", "With --switch: even if more of its r
 Abort = Annotated[bool, _option("--abort", "Give it up, and leave nothing of it.")]
 
 
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow-source",
+        help="Note the types that the source's columns have now, such as bigint for a key that was"
+        " integer. The target table is written anew.",
+        rich_help_panel=AT_ONCE,
+    ),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(alter))
@@ -91,6 +102,7 @@ def alter(
     conninfo: str,
     name: options.PipelineName,
     wanted: WantedChanges,
+    follow_source: Follow = False,
     switch: Switch = False,
     wait: Wait = False,
     force: Force = False,
@@ -108,10 +120,14 @@ def alter(
     from pgqueue_embed.pipelines import load_pipeline
 
     _check_together(wanted, switch=switch, abort=abort, rest=wait or force)
+    if follow_source and (switch or abort or not wanted.is_empty()):
+        raise UsageError("--follow-source goes alone; give the other changes before or afterwards")
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        if abort:
+        if follow_source:
+            _follow(connection, pipeline)
+        elif abort:
             _abort(connection, pipeline)
         elif switch:
             _switch(connection, pipeline, force=force, wait=wait)
@@ -163,6 +179,19 @@ def _catch_up(connection: Connection, pipeline: Pipeline, successor: Pipeline) -
 
     with scanning(connection, pipeline) as advance:
         return catch_up(connection, pipeline, successor, on_slice=advance)
+
+
+def _follow(connection: Connection, pipeline: Pipeline) -> None:
+    from pgqueue_embed.follow_source import follow_source
+
+    changes = follow_source(connection, pipeline)
+    if not changes:
+        typer.echo(f"the columns of {pipeline.source} have the types that {pipeline.name} knows")
+        return
+    typer.echo(f"{pipeline.name} follows {pipeline.source}: {', '.join(map(str, changes))}")
+    typer.echo("workers compare all of it with what is embedded")
+    if pipeline.state == "paused":
+        typer.echo(f"it is paused; let it go on: {command('resume', pipeline.name)}")
 
 
 def _abort(connection: Connection, pipeline: Pipeline) -> None:

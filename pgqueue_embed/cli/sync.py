@@ -55,7 +55,7 @@ def sync(conninfo: str, name: options.PipelineName, wanted: Wanted = None) -> No
 
 
 def _state(connection: Connection, pipeline: Pipeline) -> str:
-    from pgqueue_embed.capture import is_on, lacking
+    from pgqueue_embed.capture import is_on, lacking, misfiring
 
     name = pipeline.name
     if not is_on(connection, pipeline):
@@ -68,6 +68,12 @@ def _state(connection: Connection, pipeline: Pipeline) -> str:
         return (
             f"changes of {pipeline.source} are captured, but not what is written straight to"
             f" {without}: {command('sync', name, '--on')}"
+        )
+    wrong = "; ".join(misfiring(connection, pipeline))
+    if wrong:
+        return (
+            f"changes of {pipeline.source} are captured, but not all as they are meant to be:"
+            f" {wrong}: {command('sync', name, '--on')}"
         )
     return f"changes of {pipeline.source} are captured"
 

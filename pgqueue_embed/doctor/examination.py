@@ -70,10 +70,12 @@ def _examine_pipeline(
     connection: Connection, models: Models, examined: Pipeline
 ) -> Iterator[Check]:
     name = examined.name
-    yield from guarded(name, lambda: pipeline.check_tables(connection, examined))
+    tables = list(guarded(name, lambda: pipeline.check_tables(connection, examined)))
+    yield from tables
     yield from guarded(name, lambda: pipeline.check_capture(connection, examined))
     yield from guarded(name, lambda: models.check_pipeline(examined))
     model = models.of_pipeline(examined)
-    if model is not None:
+    # What is wrong with the tables has been told.
+    if model is not None and not any(check.mark is Mark.FAILED for check in tables):
         tokenizer = model.tokenizer
         yield from guarded(name, lambda: pipeline.check_text(connection, examined, tokenizer))

@@ -8,20 +8,23 @@ import psycopg
 from psycopg import sql
 from tokenizers import Tokenizer
 
-from pgqueue_embed.capture import is_on, lacking
+from pgqueue_embed.capture import is_on, lacking, misfiring
 from pgqueue_embed.connect import Connection, first_line, is_away, is_row_security
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.faults import on_users_tables
+from pgqueue_embed.follow_source import changed_types
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
 from pgqueue_embed.target import Right, target_of, view_of
+from pgqueue_embed.trust import look
 from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 
 
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that source and target are as the pipeline knows them, and may be used."""
     subject = pipeline.name
+    look(connection, pipeline)
     target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
     problems = [
@@ -31,6 +34,7 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     yield from (failed(subject, finding, fix) for finding, fix in problems)
     if not problems:
         yield ok(subject, f"{pipeline.source} may be read, {target} written")
+        yield from check_types(connection, pipeline)
     yield from _check_view(connection, pipeline)
     if pipeline.state == "paused":
         (reason,) = connection.execute(
@@ -41,6 +45,14 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
         )
 
 
+def check_types(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that the source's columns are of the types that the pipeline knows."""
+    changes = ", ".join(map(str, changed_types(connection, pipeline)))
+    if changes:
+        finding = f"columns of {pipeline.source} are of another type now: {changes}"
+        yield failed(pipeline.name, finding, f"pgembed alter {pipeline.name} --follow-source")
+
+
 def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that capture, if it is on, covers the partitions that came later, too."""
     if not is_on(connection, pipeline):
@@ -49,7 +61,10 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
     if without:
         finding = f"what is written straight to {without} is not captured"
         yield warning(pipeline.name, finding, f"pgembed sync {pipeline.name} --on")
-    else:
+    wrong = "; ".join(misfiring(connection, pipeline))
+    if wrong:
+        yield warning(pipeline.name, wrong, f"pgembed sync {pipeline.name} --on")
+    if not (without or wrong):
         yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
 
 

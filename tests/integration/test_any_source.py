@@ -126,6 +126,37 @@ def test_foreign_table_is_asked_for_its_rows_and_has_no_column_to_write_to(
         check_column(connection, REPORTS, "embedding", "vector")
 
 
+def test_domain_over_a_domain_is_what_lies_beneath(
+    connection: Connection, session: Session
+) -> None:
+    """A date has one text whatever DateStyle is; money has none."""
+    connection.execute(
+        """
+        create domain day1 as date;
+        create domain day2 as day1;
+        create domain price1 as money;
+        create domain price2 as price1;
+        create domain number1 as numeric;
+        create domain number2 as number1;
+        create table reports (id int primary key, body text, day day2, price price2, n number2);
+        insert into reports values (1, 'text', '2024-02-03', 12.5, 1)
+        """
+    )
+    for style in ("SQL, DMY", "German"):
+        connection.execute(f"alter database {connection.info.dbname} set datestyle = '{style}'")
+    pipeline = make_pipeline(connection, template="$body of $day")
+    assert enqueue(connection, pipeline, Selection()) == 1
+    drain(session, pipeline)
+    connection.execute("set datestyle = 'SQL, DMY'")
+    assert enqueue(connection, pipeline, Selection()) == 0
+    chunks = connection.execute("select text_chunk from reports_chunks").fetchall()
+    assert chunks == [("text of 2024-02-03",)]
+    with pytest.raises(UsageError, match=r"price is of type money"):
+        make_pipeline(connection, template="$body at $price", name="prices")
+    with pytest.raises(UsageError, match=r"n is of type numeric, in which one key has several"):
+        make_pipeline(connection, id_fields=("n",), name="numbers")
+
+
 def test_key_column_of_a_domain_and_of_varchar(connection: Connection, session: Session) -> None:
     connection.execute("create domain code as varchar(20) check (value <> '')")
     connection.execute("create table reports (id code, part varchar(3), body text)")

@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed import Database, locks
 from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.capture import install, is_on, lacking, remove
+from pgqueue_embed.capture import install, is_on, lacking, misfiring, remove
 from pgqueue_embed.connect import Connection, connect
 from pgqueue_embed.create import create
 from pgqueue_embed.doctor.pipeline import check_capture
@@ -23,7 +23,7 @@ from pgqueue_embed.spec import PipelineSpec
 from pgqueue_embed.switch import switch
 from pgqueue_embed.sync import queue_missed, start_capture, stop_capture
 from pgqueue_embed.tables import Table
-from tests.support.capturing import SWEEP, captured, trace
+from tests.support.capturing import COMPARISON, SWEEP, captured, trace
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
@@ -358,6 +358,73 @@ def test_capture_is_installed_once_by_two_at_a_time(conninfo: str, connection: C
         installed = list(threads.map(install_once, range(8)))
     assert sorted(map(len, installed)) == [0] * 7 + [1]
     assert len(trace(connection)) == 10
+
+
+@pytest.mark.on_both_servers
+def test_triggers_that_were_all_disabled_and_enabled_queue_nothing_twice_and_are_named(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(1))
+    pipeline = make_pipeline(connection)
+    install(connection, pipeline)
+    connection.execute("alter table reports disable trigger all")
+    assert lacking(connection, pipeline) == [REPORTS]
+    connection.execute("alter table reports enable trigger all")
+    connection.execute("insert into reports select n, 'text' from generate_series(2, 100) as n")
+    assert connection.execute("select count(*) from pgembed.work").fetchone() == (1,)
+    assert len(captured(connection)) == 99
+    assert lacking(connection, pipeline) == []
+    row, truncate = sorted(misfiring(connection, pipeline))
+    where = "fires in ordinary sessions, not"
+    assert row == f"pgembed_1_row on public.reports {where} where changes are replicated"
+    assert truncate == f"pgembed_1_truncate on public.reports {where} in all sessions"
+    assert row in said(conninfo, "reports")
+    assert "triggers on public.reports" in said(conninfo, "reports", "--on")
+    assert misfiring(connection, pipeline) == []
+
+
+MERGE = """
+merge into public.docs as docs using (values (2, date '{day}', '{body}')) as new (id, day, body)
+    on docs.id = new.id
+when matched then update set day = new.day, body = new.body
+"""
+MOVED, KEPT = MERGE.format(day="2024-01-20", body="a"), MERGE.format(day="2024-02-03", body="b")
+
+# What is executed, and what is queued: keys where PostgreSQL tells the rows.
+MOVES = {
+    "UPDATE": ("update docs set day = '2024-01-20' where id = 2", '[2, "2024-01-20"]'),
+    "MERGE": (MOVED, COMPARISON),
+    "MERGE in a function": ("select in_plpgsql()", COMPARISON),
+    "MERGE in a function of SQL": ("select in_sql()", COMPARISON),
+    "MERGE beside others": (MOVED.replace("docs.id = new.id", "docs.id >= new.id"), COMPARISON),
+}
+
+
+@pytest.mark.on_both_servers
+def test_row_that_is_moved_to_another_partition_is_queued(connection: Connection) -> None:
+    connection.execute(
+        f"""
+        create table docs (id int, day date, body text, primary key (id, day))
+            partition by range (day);
+        create table january partition of docs for values from ('2024-01-01') to ('2024-02-01');
+        create table february partition of docs for values from ('2024-02-01') to ('2024-03-01');
+        insert into docs values (1, '2024-02-03', 'one'), (2, '2024-02-03', 'two');
+        create function in_plpgsql() returns void language plpgsql as $$ begin {MOVED}; end $$;
+        create function in_sql() returns void language sql as $$ {MOVED} $$;
+        """
+    )
+    docs = Table(schema="public", name="docs")
+    install(connection, make_pipeline(connection, docs, id_fields=("id", "day")))
+    connection.execute(KEPT)
+    assert captured(connection) == ['[2, "2024-02-03"]']
+    queued = {}
+    for name, (statement, expected) in MOVES.items():
+        with connection.transaction(force_rollback=True):
+            connection.execute(statement)
+            keys = captured(connection)
+            compared = COMPARISON in keys
+            queued[name] = expected in keys and compared == (expected == COMPARISON)
+    assert queued == dict.fromkeys(MOVES, True)
 
 
 # On the command line

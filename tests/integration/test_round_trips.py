@@ -38,8 +38,8 @@ from tests.support.working import open_session, work_once
 # batch; two settings of the write; its two savepoints, made and released; the statements of the
 # commit, and COMMIT.
 CLAIM_ROUND_TRIPS = 23
-# The attempt is logged, the records are read.
-SIDE_ROUND_TRIPS = 2
+# The attempt is logged, the tables are looked at for code that must not run, the records are read.
+SIDE_ROUND_TRIPS = 3
 # Mutex, what is current, delete, insert, deferred constraints, ledger; items, what is handed on to
 # the next generation, history.
 COMMIT_STATEMENTS = 9

@@ -14,11 +14,21 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed.alter import Changes, alter
 from pgqueue_embed.capture import install
 from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.doctor.pipeline import check_tables
+from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.errors import PgembedError, PipelineFault, UntrustedCode, UsageError
+from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.semantic_search import search
 from pgqueue_embed.settings import Pipeline
 from pgqueue_embed.tables import Table
+from tests.support.corpus import make_source
+from tests.support.fakes import unit_vector
+from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session, work_once
 
 DOCS = Table(schema="shop", name="docs")
 NOTE = """
@@ -194,3 +204,254 @@ def test_key_that_becomes_wider_is_captured_as_ever(
     tenant.execute("insert into shop.docs values (3000000000, 'beyond')")
     keys = connection.execute("select keys from pgembed.work").fetchall()
     assert keys == [(["3000000000"],)]
+
+
+# What runs with the rights of whoever reads or writes
+
+COLUMNS = "id bigint primary key, body text"
+PLAIN = f"create table shop.docs ({COLUMNS}); insert into shop.docs values (1, 'Pump')"
+FUNCTION = """
+create function shop.trap(value text) returns text immutable language plpgsql as $$ begin
+    perform shop.note();
+    return value;
+end $$;
+create function shop.trap() returns trigger language plpgsql as $$ begin
+    perform shop.note();
+    return new;
+end $$;
+"""
+
+# What the tenant's table is, and what of it is named.
+READ = {
+    "a view": (
+        "create table shop.base (id bigint primary key, body text);"
+        "create view shop.docs as select id, shop.trap(body) as body from shop.base",
+        "view shop.docs",
+    ),
+    "an enum with a cast": (
+        "create table shop.docs (id bigint primary key, body text, kind shop.evil)",
+        "type shop.evil",
+    ),
+    "a domain over it": (
+        "create table shop.docs (id bigint primary key, body text, kind shop.over_evil)",
+        "type shop.evil",
+    ),
+    "an expression of an index": (
+        f"{PLAIN}; alter table shop.docs add kind text;"
+        "create index on shop.docs (shop.trap('constant'))",
+        "function shop.trap",
+    ),
+    "a condition of an index": (
+        f"{PLAIN}; alter table shop.docs add kind text;"
+        "create index on shop.docs (id) where shop.trap('constant') = body",
+        "function shop.trap",
+    ),
+    "a constraint of a child": (
+        f"{PLAIN}; alter table shop.docs add kind text;"
+        "create table shop.child (check (shop.trap('constant') <> body)) inherits (shop.docs)",
+        "function shop.trap",
+    ),
+    "statistics": (
+        f"{PLAIN}; alter table shop.docs add kind text;"
+        "create statistics shop.more on (shop.trap('constant')), id from shop.docs",
+        "function shop.trap",
+    ),
+}
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("trap", READ)
+def test_pipeline_is_refused_where_code_of_the_owner_would_run(
+    connection: Connection, tenant: Connection, trap: str
+) -> None:
+    tenant.execute(EVIL)
+    tenant.execute(FUNCTION)
+    statement, named = READ[trap]
+    tenant.execute(statement)
+    with pytest.raises(UsageError, match=named) as refused:
+        make_docs_pipeline(connection, template="$body $kind" if "view" not in trap else "$body")
+    assert "role tenant and would run with the rights of role" in str(refused.value)
+    assert_nothing_was_stolen(connection)
+
+
+def make_docs_pipeline(connection: Connection, **fields: object) -> Pipeline:
+    target = Table(schema="public", name="docs_vectors")
+    return make_pipeline(connection, DOCS, **{"target": target, **fields})  # type: ignore[arg-type]
+
+
+# What becomes of a plain table later, and what is named.
+LATER = {
+    "a view in front": (
+        "alter table shop.docs rename to base;"
+        "create view shop.docs as select id, shop.trap(body) as body from shop.base",
+        "view shop.docs",
+    ),
+    "another type of the text": (
+        "alter table shop.docs alter body type shop.evil using (body::text)::shop.evil",
+        "type shop.evil",
+    ),
+    "another type of the key": (
+        "alter table shop.docs alter id type shop.evil using (id::text)::shop.evil",
+        "type shop.evil",
+    ),
+    "an index": ("create index on shop.docs (shop.trap('constant'))", "function shop.trap"),
+    "a foreign table": (
+        "alter table shop.docs rename to base;"
+        "create foreign table shop.docs (id bigint, body text) server elsewhere",
+        "foreign table shop.docs",
+    ),
+}
+
+
+@pytest.mark.parametrize("trap", LATER)
+def test_nothing_reads_a_table_that_has_become_a_trap(
+    conninfo: str, connection: Connection, tenant: Connection, trap: str
+) -> None:
+    tenant.execute(PLAIN)
+    connection.execute("create foreign data wrapper afar")
+    connection.execute("create server elsewhere foreign data wrapper afar")
+    connection.execute("grant usage on foreign server elsewhere to tenant")
+    pipeline = make_docs_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    tenant.execute(EVIL)
+    tenant.execute(FUNCTION)
+    statement, named = LATER[trap]
+    tenant.execute(statement)
+    for use in (
+        lambda: enqueue(connection, pipeline, Selection()),
+        lambda: enqueue(connection, pipeline, Selection(where="id > 0")),
+        lambda: install(connection, pipeline),
+        lambda: list(check_tables(connection, pipeline)),
+    ):
+        with pytest.raises(PgembedError, match=f"{named}|whose changes no trigger sees"):
+            use()
+    with open_session(conninfo) as session, pytest.raises(PipelineFault, match=named):
+        work_once(session, pipeline)
+    connection.execute("select pgembed.queue_comparison(%s)", (pipeline.id,))
+    connection.execute("delete from pgembed.work where records > 0")
+    with open_session(conninfo) as session, pytest.raises(PipelineFault, match=named):
+        work_once(session, pipeline)
+    assert_nothing_was_stolen(connection)
+
+
+@pytest.mark.parametrize("change", ["trigger", "default", "domain", "rule"])
+def test_nothing_writes_a_table_of_the_tenant_that_has_become_a_trap(
+    conninfo: str, connection: Connection, tenant: Connection, change: str
+) -> None:
+    tenant.execute(PLAIN)
+    connection.execute("alter role tenant set search_path = public")
+    pipeline = make_docs_pipeline(
+        connection,
+        into_column="embedding",
+        chunking="none",
+        target=DOCS,
+    )
+    enqueue(connection, pipeline, Selection())
+    tenant.execute(FUNCTION)
+    tenant.execute(
+        {
+            "trigger": "create trigger trap before update on shop.docs"
+            " for each row execute function shop.trap()",
+            "default": "alter table shop.docs add more text default shop.trap('x')",
+            "domain": "create domain shop.checked as text check (shop.trap(value) <> 'no');"
+            "alter table shop.docs add more shop.checked",
+            "rule": "create rule trap as on update to shop.docs do also select shop.trap('x')",
+        }[change]
+    )
+    with open_session(conninfo) as session, pytest.raises(PipelineFault, match="role tenant"):
+        work_once(session, pipeline)
+    assert_nothing_was_stolen(connection)
+
+
+def test_search_runs_no_code_of_whoever_owns_the_target_now(
+    connection: Connection, tenant: Connection
+) -> None:
+    make_source(connection, ["Pump"])
+    target = Table(schema="shop", name="chunks")
+    pipeline = make_pipeline(connection, target=target)
+    search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+    tenant.execute(FUNCTION)
+    connection.execute("alter table shop.chunks owner to tenant")
+    search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+    tenant.execute(
+        "alter table shop.chunks rename to base; create view shop.chunks as select * from shop.base"
+    )
+    with pytest.raises(UntrustedCode, match=r"view shop.chunks is of role tenant"):
+        search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "shop.trap(body) <> 'x'",
+        '"shop" . "trap"(body) <> \'x\'',
+        "body operator(shop.===) 'x'",
+        "source::text <> 'x'",
+        "exists (select from shop.docs as other where other.id = source.id"
+        " and shop.trap('x') = '')",
+    ],
+)
+def test_condition_that_names_code_of_the_tenant_is_refused(
+    connection: Connection, tenant: Connection, where: str
+) -> None:
+    tenant.execute(PLAIN)
+    tenant.execute(FUNCTION)
+    tenant.execute(
+        """
+        create function shop.differs(text, text) returns bool language sql as 'select true';
+        create operator shop.=== (leftarg = text, rightarg = text, function = shop.differs)
+        """
+    )
+    pipeline = make_docs_pipeline(connection)
+    with pytest.raises(UntrustedCode, match="role tenant"):
+        enqueue(connection, pipeline, Selection(where=where))
+    with pytest.raises(UntrustedCode, match="role tenant"):
+        make_docs_pipeline(connection, name="other", where=where)
+    assert_nothing_was_stolen(connection)
+
+
+def test_plain_table_of_the_tenant_is_embedded_as_ever(
+    conninfo: str, connection: Connection, tenant: Connection
+) -> None:
+    """With what the tenant's own writes run, and a type that is not read."""
+    tenant.execute(FUNCTION)
+    tenant.execute(EVIL)
+    tenant.execute(
+        """
+        create domain shop.number as bigint check (shop.trap(value::text) <> '0');
+        create table shop.docs (
+            id shop.number primary key, body text check (shop.trap(body) is not null),
+            kind shop.evil, more text default shop.trap('more')
+        );
+        create trigger trap before insert or update on shop.docs
+            for each row execute function shop.trap();
+        insert into shop.docs (id, body) values (1, 'Pump'), (2, 'Valve')
+        """
+    )
+    pipeline = make_captured(connection)
+    enqueue(connection, pipeline, Selection(where="id > 0"))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        tenant.execute("update shop.docs set body = 'changed' where id = 2")
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+    assert_nothing_was_stolen(connection)
+
+
+def test_owner_who_is_trusted_or_has_the_same_rights_is_not_refused(
+    connection: Connection, tenant: Connection, conninfo: str
+) -> None:
+    tenant.execute("create table shop.base (id bigint primary key, body text)")
+    tenant.execute("create view shop.docs as select * from shop.base")
+    pipeline = make_docs_pipeline(connection, trust_owners=True)
+    enqueue(connection, pipeline, Selection())
+    alter(connection, pipeline, Changes(trust_owners=False))
+    pipeline = load_pipeline(connection, "reports")
+    with pytest.raises(UntrustedCode):
+        enqueue(connection, pipeline, Selection())
+    connection.execute("grant insert on pgembed.pipelines to tenant")
+    enqueue(connection, pipeline, Selection())
+    connection.execute("revoke insert on pgembed.pipelines from tenant")
+    connection.execute("grant all on all tables in schema pgembed to tenant")
+    tenant.execute("reset role")
+    enqueue(tenant, pipeline, Selection())

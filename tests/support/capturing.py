@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pgqueue_embed.connect import Connection
 
-# A sweep has no keys.
+# Neither has any keys.
 SWEEP = "(sweep)"
+COMPARISON = "(comparison)"
 
 
 def captured(connection: Connection) -> list[str]:
     """Return the keys that wait, in order, each as often as it was queued; and empty the queue."""
     rows = connection.execute("delete from pgembed.work returning keys, sweep_after").fetchall()
-    return sorted(key for keys, after in rows for key in ([SWEEP] if after is not None else keys))
+    return sorted(key for keys, after in rows for key in keys or _without_keys(after))
+
+
+def _without_keys(sweep_after: str | None) -> list[str]:
+    return [COMPARISON if sweep_after is None else SWEEP]
 
 
 def trace(connection: Connection) -> list[str]:
