@@ -146,6 +146,19 @@ def conninfo(server: EmbeddedServer, administrator: Administrator, template: str
 
 
 @pytest.fixture
+def make_database(
+    server: EmbeddedServer, administrator: Administrator, template: str
+) -> Callable[[], Iterator[str]]:
+    """A generator function of migrated databases, for tests that need several after each other."""
+
+    def make() -> Iterator[str]:
+        with _temporary_database(administrator, CLONE, template) as name:
+            yield database_conninfo(server, name)
+
+    return make
+
+
+@pytest.fixture
 def empty_conninfo(server: EmbeddedServer, administrator: Administrator) -> Iterator[str]:
     """A database of the test's own without schema pgembed and without the vector extension."""
     with _temporary_database(administrator, CLONE, "template0") as name:

@@ -1,0 +1,128 @@
+"""The kinds of target that a pipeline may have, each with a source that suits it.
+
+What is promised of one is promised of all: tests of the promise run over `TARGET_KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from pgqueue_embed.chunking import Chunker
+from pgqueue_embed.connect import Connection
+from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.tables import Table
+from tests.support.columns import whole_chunker
+from tests.support.fakes import fake_chunker, unit_vector
+from tests.support.oracle import assert_converged
+from tests.support.pipelines import REPORTS, make_pipeline
+
+# The key is `id`, of two columns with `tenant`, which is the same for all records.
+SOURCE = """
+create table reports (
+    tenant integer not null default 7,
+    id bigint not null,
+    body text,
+    kind text not null default 'injury',
+    primary key ({key})
+)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetKind:
+    """One kind of target: the fields of its PipelineSpec, and what they mean for its vectors.
+
+    With `whole`, a document is one chunk.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    id_fields: tuple[str, ...] = ("id",)
+    whole: bool = False
+
+    def make(self, connection: Connection) -> Pipeline:
+        """Create the source `reports`, empty, and the pipeline `reports`."""
+        connection.execute(SOURCE.format(key=", ".join(self.id_fields)))
+        return make_pipeline(connection, REPORTS, id_fields=self.id_fields, **self.fields)
+
+    @property
+    def chunker(self) -> Chunker:
+        """What cuts its documents."""
+        return whole_chunker() if self.whole else fake_chunker()
+
+
+TARGET_KINDS = (
+    TargetKind(name="table"),
+    TargetKind(
+        name="column",
+        whole=True,
+        fields={
+            "target": Table(schema="public", name="reports"),
+            "into_column": "embedding",
+            "chunking": "none",
+            "chunk_tokens": 200,
+            "overlap_tokens": 0,
+        },
+    ),
+    TargetKind(name="foreign key", fields={"foreign_key": True}),
+    TargetKind(name="copied columns", fields={"copy_columns": ("kind",)}),
+    TargetKind(name="view", fields={"view": True}),
+    TargetKind(name="halfvec, truncated", fields={"vector_type": "halfvec", "truncate_dim": 3}),
+    TargetKind(name="composite key", id_fields=("tenant", "id")),
+    TargetKind(
+        name="composite foreign key", id_fields=("tenant", "id"), fields={"foreign_key": True}
+    ),
+    TargetKind(name="template", fields={"template": "$kind: $body"}),
+    TargetKind(name="chunk template", fields={"chunk_template": "<$kind>: $chunk"}),
+    TargetKind(name="condition", fields={"where": "kind <> 'other'"}),
+    TargetKind(
+        name="all at once",
+        id_fields=("tenant", "id"),
+        fields={
+            "copy_columns": ("kind",),
+            "foreign_key": True,
+            "view": True,
+            "truncate_dim": 5,
+            "where": "kind <> 'other'",
+        },
+    ),
+)
+
+
+def assert_true(connection: Connection, pipeline: Pipeline) -> None:
+    """Fail unless the oracle is content and each vector and copy is that of what stands beside."""
+    assert_converged(connection, pipeline.name)
+    for text, kind, copied, vector in connection.execute(_stored(pipeline)):
+        read = text.strip() if pipeline.chunking == "none" else text
+        if pipeline.chunk_template is not None:
+            read = pipeline.chunk_template.replace("$kind", kind).replace("$chunk", text)
+        wanted = unit_vector(read)[: pipeline.dimensions]
+        stored = np.array([float(each) for each in vector.strip("[]").split(",")])
+        assert np.allclose(stored, wanted / np.linalg.norm(wanted), atol=2e-3), text
+        assert copied in (kind, None)
+
+
+def _stored(pipeline: Pipeline) -> sql.Composed:
+    """Return the query for text, kind of the record, copied kind and vector of every chunk."""
+    columns = pipeline.columns
+    if pipeline.into_column is not None:
+        query = "select body, kind, null, {}::text from reports where {} is not null"
+        embedding = sql.Identifier(columns.embedding)
+        return sql.SQL(query).format(embedding, embedding)
+    query = """
+        select {text}, source.kind, {copied}, {embedding}::text
+        from {target} as target
+        join reports as source on source.id::text = target.{key}::text
+    """
+    return sql.SQL(query).format(
+        text=sql.Identifier(columns.text_chunk),
+        copied=sql.SQL("target.kind" if pipeline.copy_columns else "null"),
+        embedding=sql.Identifier(columns.embedding),
+        target=pipeline.target.identifier,
+        key=sql.Identifier(columns.fulltext_id[-1]),
+    )
