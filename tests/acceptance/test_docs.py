@@ -437,7 +437,8 @@ def test_documented_grants_are_enough_to_work(
             device="cpu", precision="fp32", model="fake", concurrency=1, pipeline_ids=[pipeline.id]
         )
         worker_id = register(role, identity)
-        heartbeat(role, worker_id, state="working", memory_bytes=1, pipeline_ids=[])
+        alive = {"state": "working", "memory_bytes": 1, "pipeline_ids": [], "unserved": {}}
+        assert heartbeat(role, worker_id, **alive)
         record_death(role, worker_id, "crashed")
         sign_off(role, worker_id, "stopped")
         sweep(role)

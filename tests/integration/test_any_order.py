@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -82,7 +81,7 @@ class Pipelines(RuleBasedStateMachine):
     @rule(first=st.integers(1, 5), body=TEXTS)
     def write_many(self, first: int, body: str | None) -> None:
         self.connection.execute(
-            "insert into reports (id, body) select id, %s from generate_series(%s::bigint, %s) as id"
+            "insert into reports (id, body) select id, %s from generate_series(%s::bigint, %s) id"
             f" on conflict ({', '.join(self.kind.id_fields)}) do nothing",
             (body, first, first + 4),
         )
@@ -192,8 +191,8 @@ def test_promise_is_kept_in_any_order_of_steps(
     run_state_machine_as_test(
         lambda: Pipelines(kind, make_database),
         settings=settings(
-            max_examples=12,
-            stateful_step_count=24,
+            max_examples=4,
+            stateful_step_count=20,
             deadline=None,
             # A database that is made and dropped cannot be shrunk quickly.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],

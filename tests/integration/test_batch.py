@@ -788,14 +788,23 @@ class TestFaultsOfThePipeline:
             drain(session, pipeline)
         assert nothing_was_written(connection)
 
-    def test_key_that_just_fits_the_source_fits_the_ledger(
+    def test_key_that_fits_no_index_but_the_sources_is_its_own_dead_letter(
         self, connection: Connection, session: Session
     ) -> None:
-        """An index row has at most 2,704 bytes, and the ledger's holds the pipeline too."""
+        """An index row has at most 2,704 bytes, and the target's holds the chunk's index too."""
         make_source(connection, key_type="text")
         pipeline = make_pipeline(connection)
-        key = "".join(chr(0x21 + byte % 93) for byte in random.Random(7).randbytes(2690))
-        set_text(connection, REPORTS, key, "text")
+        characters = [chr(0x21 + byte % 93) for byte in random.Random(7).randbytes(2690)]
+        long, too_long = "".join(characters[:2680]), "".join(characters)
+        for key in (long, too_long):
+            set_text(connection, REPORTS, key, "text")
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+        assert_converged(connection, "reports")
+        dead = connection.execute("select key, last_error from pgembed.dead_letters").fetchall()
+        assert [key for key, _ in dead] == [too_long]
+        assert "index row size" in dead[0][1]
+        connection.execute("delete from reports where id = %s", (too_long,))
         enqueue(connection, pipeline, Selection())
         drain(session, pipeline)
         assert_converged(connection, "reports")

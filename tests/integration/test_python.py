@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 import pgqueue_embed
-from pgqueue_embed import Database, PgembedError, Pipeline, Worker, heartbeat, search, worker
+from pgqueue_embed import (
+    Database,
+    PgembedError,
+    Pipeline,
+    Worker,
+    heartbeat,
+    search,
+    serviceable,
+    worker,
+)
 from pgqueue_embed.connect import Connection
 from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
@@ -230,6 +239,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
         return LightChoice(first.model_fingerprint)
 
     monkeypatch.setattr(worker, "choose_model", choose)
+    monkeypatch.setattr(serviceable, "check_local_model", lambda _pipeline, _path: None)
     monkeypatch.setattr(heartbeat, "device_memory_bytes", lambda _device: 0)
 
 

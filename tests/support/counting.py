@@ -8,6 +8,8 @@ import psycopg
 from psycopg.abc import Params, Query
 from tokenizers import Encoding, Tokenizer
 
+from pgqueue_embed.connect import Connection
+
 
 class CountingCursor(psycopg.Cursor[Any]):
     """Notes the first words of every statement with its connection."""
@@ -19,7 +21,7 @@ class CountingCursor(psycopg.Cursor[Any]):
         return super().execute(query, params, **options)
 
 
-class CountingConnection(psycopg.Connection[Any]):
+class CountingConnection(Connection):
     """Counts the times that it waits for the server, and notes its statements.
 
     BEGIN, SAVEPOINT, RELEASE and COMMIT of ``transaction()`` are waits without a statement.

@@ -159,7 +159,6 @@ BREACHES = {
 ALWAYS = (
     "an embedded record has no chunks, or another one has some",
     "chunk indexes are not 0, 1, 2 …",
-    "a chunk has no tokens, or an id that is not its own",
     "a dead letter has no error or no attempt",
     "a vector is not finite or not of length 1",
 )
