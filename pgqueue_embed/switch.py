@@ -10,6 +10,7 @@ finds its pipeline gone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -29,11 +30,16 @@ from pgqueue_embed.source import source_names
 from pgqueue_embed.takeover import takeover_of
 from pgqueue_embed.target import target_of
 
-# A claim of the old generation is waited for as long as one should take.
-CLAIM_SECONDS = 30.0
+# A claim of the old generation is waited for as long as one may take on a slow machine, and longer
+# than a lease: meanwhile workers have all their time for the next one.
+CLAIM_SECONDS = 300.0
 
 # Workers need so long for what was queued last; longer is for whoever asks for it.
 SETTLE_SECONDS = 20.0
+
+# What the last claims of the old generation have handed on is waited for while it gets less;
+# between two commits of the next generation lies a claim of a slow machine.
+STALL_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
 # While the old generation settles records, the next one has some to embed at almost any moment.
@@ -191,6 +197,21 @@ def _wait_until_complete(
     _check_complete(connection, successor)
 
 
+def _wait_for_handed_on(
+    connection: Connection, successor: Pipeline, on_step: Callable[[str], None]
+) -> None:
+    """Wait until nothing is left; raises NotComplete if what is left has stopped getting less."""
+    least, deadline = math.inf, 0.0
+    while pending := pending_records(connection, successor):
+        if pending < least:
+            least, deadline = pending, time.monotonic() + STALL_SECONDS
+        if time.monotonic() >= deadline:
+            break
+        on_step(f"{pending:,} records to embed yet")
+        time.sleep(POLL_SECONDS)
+    _check_complete(connection, successor)
+
+
 def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     dead = "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null"
     (before,) = connection.execute(dead, (pipeline.id,)).fetchone() or (0,)
@@ -262,8 +283,9 @@ def _exchange(
     connection.execute("set transaction isolation level read committed")
     set_lock_timeout(connection, CLAIM_SECONDS)
     connection.execute(LOCK_CURSOR, (pipeline.id,))
+    connection.execute(LOCK_FREE, (pipeline.id,))
     connection.execute(LOCK_QUEUE, (pipeline.id,))
-    _wait_until_complete(connection, successor, SETTLE_SECONDS, on_step)
+    _wait_for_handed_on(connection, successor, on_step)
     set_lock_timeout(connection, LOCK_SECONDS)
     _lock(connection, pipeline, successor)
     _check_complete(connection, successor)
@@ -278,8 +300,14 @@ def _exchange(
 # An enqueue has its turn first and the source second; so have we, whose target may be the source.
 LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
 
-# Locked, nothing of it is claimed any more, and workers have their time for the next generation; a
-# claim in hand is waited for.
+# Locked, nothing of it is claimed any more, and workers have their time for the next generation.
+# What is free is locked first: waiting for one claim in hand, workers would claim the rest.
+LOCK_FREE = """
+select count(*)
+from (select from pgembed.work where pipeline_id = %s for update skip locked) as locked
+"""
+
+# A claim in hand is waited for.
 LOCK_QUEUE = """
 select count(*)
 from (select from pgembed.work where pipeline_id = %s for update) as locked

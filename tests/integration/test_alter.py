@@ -52,6 +52,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
     monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)
     monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
 
 

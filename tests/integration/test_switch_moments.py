@@ -68,7 +68,7 @@ def _steps(simple: st.SearchStrategy[Step], most: int) -> st.SearchStrategy[list
 
 # Shrinking takes long with a database, and the steps are few.
 MOMENTS = settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -83,6 +83,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "TRIES", 1)
     monkeypatch.setattr(switching, "CLAIM_SECONDS", 0.02)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -227,6 +228,7 @@ def end(moment: Moment) -> None:
 # A record that only the old one knows waits for the next one as a change.
 @example(steps=[("write", 1, "Changed."), ("switch", [])], begun="made")
 @MOMENTS
+@pytest.mark.timeout(600)
 @given(steps=_steps(st.one_of(WRITES, ENQUEUE), 10), begun=BEGUN)
 def test_switch_at_any_moment_loses_nothing_with_capture_on(
     connection: Connection, sessions: list[Session], steps: list[Step], begun: str
@@ -243,6 +245,7 @@ def test_switch_at_any_moment_loses_nothing_with_capture_on(
     begun="embedded",
 )
 @MOMENTS
+@pytest.mark.timeout(600)
 @given(
     steps=_steps(st.one_of(WRITES, ENQUEUE), 8),
     quiet=_steps(CLAIM, 4),
