@@ -14,7 +14,7 @@ from benchmarks.database import PRODUCTION_SETTINGS
 from benchmarks.figures import Measured
 from benchmarks.options import Options
 from benchmarks.packages import Missing
-from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.local_server import EmbeddedServer
 from tests.servers import temporary_server
 
 

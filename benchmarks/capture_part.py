@@ -13,10 +13,10 @@ from benchmarks.corpora import maude
 from benchmarks.cpu_time import process_seconds
 from benchmarks.database import PIPELINE, drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
-from pgqueue_embed.capture import install, remove
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install, remove
 
 PART = "capture"
 WANTED_RATIO = 1.10

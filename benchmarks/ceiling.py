@@ -10,7 +10,7 @@ from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.embedding import EmbeddingModel, calibrate, resolve_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.shapes import plan_batches
-from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

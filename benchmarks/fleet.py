@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.cpu_time import process_seconds, server_seconds
 from benchmarks.simulated_mac import DIMENSIONS
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
 
 __all__ = ["CLAIM_SECONDS", "DIMENSIONS", "RATE", "Scaled", "run_fleet"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.database import drop_database, new_database
 from benchmarks.figures import Figure, Measured, Reach
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.queue.capture import install
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.light import light_workers

@@ -16,7 +16,7 @@ from benchmarks.corpora import maude
 from benchmarks.database import drop_database, queued_database
 from benchmarks.figures import Figure, Measured, Reach
 from benchmarks.static_model import minilm_tokens
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
 
 PART = "memory"
 LIMIT_MEGABYTES = 1_000.0

@@ -16,7 +16,7 @@ from benchmarks.machine import has_amx
 from benchmarks.naive import Script
 from benchmarks.runs import STAGES, Run, run_command
 from pgqueue_embed.embedding import EmbeddingModel, resolve_model
-from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 PART = "model"
 UNIT = "chunks/s"

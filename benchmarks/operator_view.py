@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # A full ledger, of a first pass over everything; all of it waits to be embedded once more.
 LEDGER = """

@@ -18,9 +18,9 @@ from benchmarks.claim_times import (
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, percentile
 from benchmarks.operator_view import fill_history, time_progress
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import SLICE_RECORDS, Selection, enqueue
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import SLICE_RECORDS, Selection, enqueue
 
 PART = "queue"
 IN_FLIGHT = 8

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pgqueue_embed.connect import connect
+from pgqueue_embed.db.session import connect
 
 STAGES = ("read", "chunk", "embed", "write")
 RUN_SECONDS = 1_800

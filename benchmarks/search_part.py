@@ -14,11 +14,11 @@ from benchmarks.bench import Bench
 from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, interleaved
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.vectors import VectorCodec
+from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import ChunkRows, target_of
-from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source
 
 PART = "search"

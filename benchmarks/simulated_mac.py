@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
-from pgqueue_embed.connect import connect
+from pgqueue_embed.db.session import connect
 from pgqueue_embed.log import LogSettings
-from pgqueue_embed.loop import Shared, run_loop
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.registry import WorkerIdentity, register
-from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.worker.loop import Shared, run_loop
+from pgqueue_embed.worker.registry import WorkerIdentity, register
+from pgqueue_embed.worker.settings import WorkerSettings
 
 CONCURRENCY = 2
 DIMENSIONS = 384

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.packages import cache_folder, wheel
 from pgqueue_embed.embedding import resolve_model
-from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 VERSION = "0.4.0.post1"
 WEIGHTS = "wordllama/weights/l2_supercat_256.safetensors"

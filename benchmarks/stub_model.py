@@ -12,14 +12,15 @@ from tokenizers import Tokenizer
 
 from benchmarks.ceiling import CHUNK_TOKENS, OVERLAP_TOKENS
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.connect import connect
-from pgqueue_embed.embed import Device
+from pgqueue_embed.claim.embed import Device
+from pgqueue_embed.db.session import connect
 from pgqueue_embed.embedding import DeviceThread, resolve_model
 from pgqueue_embed.embedding.rows import Vectors
 from pgqueue_embed.embedding.shapes import limits_for
-from pgqueue_embed.loop import Shared, run_loop
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.settings import DEFAULT_MODEL, WorkerSettings
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.worker.loop import Shared, run_loop
+from pgqueue_embed.worker.settings import WorkerSettings
 
 DIMENSIONS = 384
 SPECIAL_TOKENS = 2

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pgqueue_embed.api.database import Database
-    from pgqueue_embed.api.pipeline import Pipeline
-    from pgqueue_embed.api.progress import Progress
-    from pgqueue_embed.api.searching import search
+    from pgqueue_embed.api.pipeline import Pipeline, search
     from pgqueue_embed.api.worker import Worker
     from pgqueue_embed.errors import PgembedError
-    from pgqueue_embed.semantic_search import Hit
+    from pgqueue_embed.status import Progress
+    from pgqueue_embed.vector_search.query import Hit
 
 __version__ = VERSION
 
@@ -37,12 +36,12 @@ __all__ = [
 
 _HOMES = {
     "Database": "api.database",
-    "Hit": "semantic_search",
+    "Hit": "vector_search.query",
     "PgembedError": "errors",
     "Pipeline": "api.pipeline",
-    "Progress": "api.progress",
+    "Progress": "status",
     "Worker": "api.worker",
-    "search": "api.searching",
+    "search": "api.pipeline",
 }
 
 

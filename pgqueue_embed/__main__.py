@@ -41,7 +41,7 @@ def main() -> None:
     except Exception as error:
         if not _is_database_error(error):
             raise
-        from pgqueue_embed.connect import first_line
+        from pgqueue_embed.db.errors import first_line
 
         _complain(f"the database refused: {first_line(error)}", 1)
 
@@ -114,8 +114,8 @@ def _is_database_error(error: Exception) -> bool:
 
 
 def _complain(message: str, exit_code: int) -> None:
-    from pgqueue_embed.foreign_text import printable
     from pgqueue_embed.log import mask
+    from pgqueue_embed.untrusted.foreign_text import printable
 
     prefix = "\x1b[31merror:\x1b[0m" if sys.stderr.isatty() else "error:"
     sys.stderr.write(f"{prefix} {printable(mask(message))}\n")

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import SetupError, UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, pipeline_names
-from pgqueue_embed.python_process import start_python
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.worker.python_process import start_python
 
 PIPELINE = "demo"
 SOURCE = Table(schema="pgembed_demo", name="language_reference")

@@ -20,7 +20,7 @@ PgembedError                   one line for a person: what, why and the way out
 
 from __future__ import annotations
 
-from pgqueue_embed.foreign_text import printable
+from pgqueue_embed.untrusted.foreign_text import printable
 
 # Two or three sentences, with some names in them.
 MOST_CHARACTERS = 8_000

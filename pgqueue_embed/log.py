@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.foreign_text import printable_lines
+from pgqueue_embed.untrusted.foreign_text import printable_lines
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")

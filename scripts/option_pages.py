@@ -13,9 +13,9 @@ from typing import Any
 
 from pgqueue_embed.configuration.database import PARTS
 from pgqueue_embed.configuration.values import shown
-from pgqueue_embed.option import Option
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "configuration-file.md"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.migrate import migrate
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
 from tests.servers import temporary_server
 
 PAGE = Path(__file__).parents[1] / "docs" / "sql.md"

@@ -16,9 +16,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.migrate import migrate
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.local_server import EmbeddedServer
 from tests.servers import temporary_server
 from tests.support.programs import left_out
 

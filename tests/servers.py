@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.embedded.account import server_account
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server.account import server_account
 
 # Nobody keeps a test's data: a power cut may take it. A killed server may not, since tests do
 # kill it: synchronous_commit stays on, and without fsync it costs nothing.

@@ -5,6 +5,7 @@ The story: `prepare` checks tables and model, `compare` computes a sample of the
 through the source: what is right is settled, everything else queued. `survey` only looks.
 """
 
+from pgqueue_embed.adopt.attach import ensure_key_index, take_over
 from pgqueue_embed.adopt.candidate import (
     Candidate,
     local_model,
@@ -12,6 +13,8 @@ from pgqueue_embed.adopt.candidate import (
     prepare,
     resumable,
 )
+from pgqueue_embed.adopt.dry_run import Survey, survey
+from pgqueue_embed.adopt.run import adopt
 from pgqueue_embed.adopt.sample import (
     MIN_COSINE,
     SAMPLE_CHUNKS,
@@ -20,10 +23,7 @@ from pgqueue_embed.adopt.sample import (
     compare,
     describe,
 )
-from pgqueue_embed.adopt.story import adopt
-from pgqueue_embed.adopt.survey import Survey, survey
-from pgqueue_embed.adopt.take import ensure_key_index, take_over
-from pgqueue_embed.adopt.walk import adopt_records
+from pgqueue_embed.adopt.scan import adopt_records
 
 __all__ = [
     "MIN_COSINE",

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pgqueue_embed.adopt.judging import Judge
+from pgqueue_embed.adopt.judge import Judge
 from pgqueue_embed.adopt.table_check import StoredTable, check_dimensions, check_table
-from pgqueue_embed.adoptions import read_adoption
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.create import fit_model
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.errors import ModelError, UsageError
-from pgqueue_embed.generations import spec_of
-from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipeline_row import ModelIdentity, Records
-from pgqueue_embed.pipelines import load_pipeline, pipeline_names
-from pgqueue_embed.serviceable import check_local_model
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source_check import check_source
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
+from pgqueue_embed.pipeline.generations import spec_of
+from pgqueue_embed.pipeline.model import check_local_model, fit_model
+from pgqueue_embed.pipeline.model_identity import ModelIdentity
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.row import Records
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.adoptions import read_adoption
+from pgqueue_embed.source.check import check_source
 
 
 class Model(Protocol):

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
-from pgqueue_embed.adopt.judging import Placed
-from pgqueue_embed.adopt.stored import place_of, read_vectors, table_names
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.adopt.judge import Placed
+from pgqueue_embed.adopt.stored_chunks import place_of, read_vectors, table_names
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.embedding.rows import unit_rows
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.pipeline.pipeline import Pipeline
 
 VERSIONS = """
 select {target_key_text}, array_agg({version})

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.adopt.candidate import Candidate, Model
-from pgqueue_embed.adopt.judging import Judgement, Worth
-from pgqueue_embed.adopt.reading import judge_keys
-from pgqueue_embed.adopt.stored import table_names
+from pgqueue_embed.adopt.judge import Judgement, Worth
+from pgqueue_embed.adopt.slices import judge_keys
+from pgqueue_embed.adopt.stored_chunks import table_names
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding.rows import unit_rows
-from pgqueue_embed.enqueue import OPENING
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline_options import SampleOptions
+from pgqueue_embed.pipeline.key import OPENING
+from pgqueue_embed.pipeline.options import SampleOptions
 
 MIN_COSINE = SampleOptions.min_cosine
 SAMPLE_CHUNKS = SampleOptions.sample

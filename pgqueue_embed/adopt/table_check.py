@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.names import Table, quoted
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.vectors import ELEMENT, VectorCodec
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import quoted
-from pgqueue_embed.key import Key
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table, TargetColumns
-from pgqueue_embed.vectors import ELEMENT, VectorCodec
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 
 @dataclass(frozen=True, kw_only=True)

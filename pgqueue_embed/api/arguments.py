@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pgqueue_embed.option import Option
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 
 # What an option is called as an argument, if not by its name.
 ARGUMENTS = {"db_schema": "schema", "target_column": "target_columns"}

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from warnings import warn
 
 from pgqueue_embed import adopt as adopting
-from pgqueue_embed import migrate
 from pgqueue_embed.api.arguments import given_options
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
-from pgqueue_embed.connect import connect, describe
-from pgqueue_embed.create import create
-from pgqueue_embed.pipeline_options import spec_of_options
-from pgqueue_embed.pipelines import load_pipeline, load_pipelines, pipeline_names
-from pgqueue_embed.settings import DEFAULT_MODEL
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.db import migrate
+from pgqueue_embed.db.dsn import describe
+from pgqueue_embed.db.session import connect
+from pgqueue_embed.lifecycle.create import create
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines, pipeline_names
+from pgqueue_embed.pipeline.options import spec_of_options
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.pipeline.spec import PipelineSpec
 
 
 class Database:

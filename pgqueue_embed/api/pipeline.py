@@ -8,20 +8,23 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed import enqueue, failures, pipelines, semantic_search
-from pgqueue_embed.alter import Changes, abort, catch_up
-from pgqueue_embed.alter import alter as begin
 from pgqueue_embed.api.arguments import given_options
-from pgqueue_embed.api.encoders import encoder_of
-from pgqueue_embed.api.progress import Progress, read_progress
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineReplaced
-from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipeline_options import ALTERABLE
-from pgqueue_embed.semantic_search import Hit
-from pgqueue_embed.settings import Pipeline as Settings
-from pgqueue_embed.switch import switch
-from pgqueue_embed.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.lifecycle import drop
+from pgqueue_embed.lifecycle.alter import Changes, abort, catch_up
+from pgqueue_embed.lifecycle.alter import alter as begin
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.pipeline import catalog
+from pgqueue_embed.pipeline.options import ALTERABLE
+from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
+from pgqueue_embed.queue import dead_letters, enqueue
+from pgqueue_embed.status import Progress, read_progress
+from pgqueue_embed.vector_search import query as semantic_search
+from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.query_vector import encoder_of
 
 
 class Pipeline:
@@ -134,7 +137,7 @@ class Pipeline:
             reports.retry(["4711"])
         """
         with self._opened() as (connection, settings):
-            return failures.retry(connection, settings, keys)
+            return dead_letters.retry(connection, settings, keys)
 
     def alter(
         self,
@@ -208,7 +211,7 @@ class Pipeline:
             reports.pause("the nightly load runs")
         """
         with self._opened() as (connection, settings):
-            pipelines.pause_pipeline(connection, settings, reason)
+            catalog.pause_pipeline(connection, settings, reason)
 
     def resume(self) -> None:
         """Let workers claim again.
@@ -218,7 +221,7 @@ class Pipeline:
             reports.resume()
         """
         with self._opened() as (connection, settings):
-            pipelines.resume_pipeline(connection, settings)
+            catalog.resume_pipeline(connection, settings)
 
     def drop(self, *, delete_vectors: bool = False) -> None:
         """Remove the pipeline with its queue and ledger, and its target table only if asked.
@@ -228,10 +231,26 @@ class Pipeline:
             reports.drop(delete_vectors=True)
         """
         with self._opened() as (connection, settings):
-            pipelines.drop_pipeline(connection, settings, delete_vectors=delete_vectors)
+            drop.drop_pipeline(connection, settings, delete_vectors=delete_vectors)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Connection, Settings]]:
         with connect(self._conninfo) as connection:
             check_schema(connection)
-            yield connection, pipelines.load_pipeline(connection, self.name)
+            yield connection, catalog.load_pipeline(connection, self.name)
+
+
+def search(pipeline: Pipeline, query: str, *, limit: int = 5, threshold: float = 0.0) -> list[Hit]:
+    """Return up to `limit` chunks nearest in meaning to `query`, best first.
+
+    Those with a cosine similarity of at least `threshold`, -1 to 1. The query goes through the
+    pipeline's own model, on the CPU of this machine, loaded at the first search of the process.
+    Raises PgembedError for a query without text, or a model that is not to be had.
+
+    Example::
+
+        for hit in search(reports, "battery overheated while charging"):
+            print(hit.score, hit.key, hit.chunk)
+    """
+    semantic_search.check_options(limit, threshold)
+    return pipeline.find(query, limit=limit, threshold=threshold)

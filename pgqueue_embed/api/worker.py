@@ -12,14 +12,14 @@ from types import TracebackType
 
 import psycopg
 
-from pgqueue_embed import worker
 from pgqueue_embed.api.database import Database
-from pgqueue_embed.connect import first_line, is_away
-from pgqueue_embed.endings import ANOTHER_MODEL, STALLED, STOPPED
+from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.policy import reconnect_delay_seconds
-from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.worker import worker
+from pgqueue_embed.worker.delays import reconnect_delay_seconds
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, STALLED, STOPPED
 
 
 class Worker:

@@ -10,15 +10,15 @@ from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import command, confirm, count, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.option import options_of
-from pgqueue_embed.pipeline_options import SampleOptions
+from pgqueue_embed.pipeline.option import options_of
+from pgqueue_embed.pipeline.options import SampleOptions
 
 if TYPE_CHECKING:
     from pgqueue_embed.adopt import Agreement, Candidate
-    from pgqueue_embed.adopt.judging import Judge
-    from pgqueue_embed.adoptions import Counts
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.adopt.judge import Judge
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.queue.adoptions import Counts
 
 
 class Comparison(OptionGroup):
@@ -50,8 +50,8 @@ def adopt(
     Example: pgembed adopt reports --source-table event_text --text-field foi_text --dry-run
     """
     from pgqueue_embed.adopt import local_model, make_judge, prepare, resumable
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
 
     if wanted.sync:
         raise UsageError(f"--sync: adopt the table first, then: pgembed sync {name} --on")
@@ -134,7 +134,7 @@ def _take_over(
 
 def _adopt(connection: Connection, pipeline: Pipeline, judge: Judge) -> None:
     from pgqueue_embed.adopt import adopt_records, ensure_key_index
-    from pgqueue_embed.cli.setup import scanning
+    from pgqueue_embed.cli.enqueue import scanning
 
     ensure_key_index(connection, pipeline, on_build=say)
     with scanning(connection, pipeline) as advance:

@@ -12,13 +12,13 @@ from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import command, count, one_line, say
 from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.option import Option
-from pgqueue_embed.pipeline_options import ALTERABLE
+from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.options import ALTERABLE
 
 if TYPE_CHECKING:
-    from pgqueue_embed.alter import Changes
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.lifecycle.alter import Changes
+    from pgqueue_embed.pipeline.pipeline import Pipeline
 
 AT_ONCE = "At once"
 NEW_GENERATION = "By a new generation"
@@ -54,7 +54,7 @@ class WantedChanges(OptionGroup):
 
     def changes(self) -> Changes:
         """Return what is to be altered; raises UsageError for what no pipeline can have."""
-        from pgqueue_embed.alter import Changes
+        from pgqueue_embed.lifecycle.alter import Changes
 
         return Changes(**{each.field: self._read(each) for each in self.options})
 
@@ -115,9 +115,9 @@ def alter(
 
     Example: pgembed alter reports --chunk-size 256
     """
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
 
     _check_together(wanted, switch=switch, abort=abort, rest=wait or force)
     if follow_source and (switch or abort or not wanted.is_empty()):
@@ -145,7 +145,7 @@ def _check_together(wanted: WantedChanges, *, switch: bool, abort: bool, rest: b
 
 
 def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) -> None:
-    from pgqueue_embed.alter import alter as begin
+    from pgqueue_embed.lifecycle.alter import alter as begin
 
     changes = wanted.changes()
     successor = begin(connection, pipeline, changes)
@@ -157,7 +157,7 @@ def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) ->
 
 def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     """Queue for a new generation what the old one has seen, and say how to switch."""
-    from pgqueue_embed.alter import NEXT_NAME
+    from pgqueue_embed.lifecycle.alter import NEXT_NAME
     from pgqueue_embed.target import target_of
 
     queued = _catch_up(connection, pipeline, successor)
@@ -174,15 +174,15 @@ def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipe
 
 
 def _catch_up(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> int:
-    from pgqueue_embed.alter import catch_up
-    from pgqueue_embed.cli.setup import scanning
+    from pgqueue_embed.cli.enqueue import scanning
+    from pgqueue_embed.lifecycle.alter import catch_up
 
     with scanning(connection, pipeline) as advance:
         return catch_up(connection, pipeline, successor, on_slice=advance)
 
 
 def _follow(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.follow_source import follow_source
+    from pgqueue_embed.lifecycle.follow_source import follow_source
 
     changes = follow_source(connection, pipeline)
     if not changes:
@@ -195,7 +195,7 @@ def _follow(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _abort(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.alter import abort
+    from pgqueue_embed.lifecycle.alter import abort
     from pgqueue_embed.target import target_of
 
     successor = abort(connection, pipeline)
@@ -203,10 +203,10 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
-    from pgqueue_embed.pipelines import is_paused
-    from pgqueue_embed.switch import switch
+    from pgqueue_embed.cli.display import progress_console
+    from pgqueue_embed.lifecycle.switch import switch
+    from pgqueue_embed.pipeline.catalog import is_paused
     from pgqueue_embed.target import target_of
-    from pgqueue_embed.terminal import progress_console
 
     patience_seconds = math.inf if wait else 0.0
     with progress_console().status("looking") as line:

@@ -15,12 +15,12 @@ from pgqueue_embed.cli import (
     doctor,
     failures,
     index,
-    inspect,
+    pipelines,
     search,
-    setup,
     show,
+    status,
     sync,
-    working,
+    work,
 )
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.group import PrintableGroup
@@ -36,18 +36,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db.app, name="db")
-setup.add_commands(app)
+pipelines.add_commands(app)
 adopt.add_commands(app)
 sync.add_commands(app)
 alter.add_commands(app)
 apply.add_commands(app)
 show.add_commands(app)
-inspect.add_commands(app)
+status.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
 search.add_commands(app)
 doctor.add_commands(app)
-working.add_commands(app)
+work.add_commands(app)
 demo.add_commands(app)
 
 

@@ -15,10 +15,10 @@ from pgqueue_embed.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pgqueue_embed.apply import Applied
-    from pgqueue_embed.comparison import Plan
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.declared import Declared
+    from pgqueue_embed.configuration.apply import Applied
+    from pgqueue_embed.configuration.declared import Declared
+    from pgqueue_embed.configuration.plan import Plan
+    from pgqueue_embed.db.session import Connection
 
 # What --dry-run exits with when there is something to do; 1 and 2 are errors.
 DIFFERENT = 3
@@ -50,8 +50,8 @@ def apply(
     Example: pgembed apply --dry-run
     """
     from pgqueue_embed.cli.declared_pipelines import read_pipelines
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
 
     declared = read_pipelines(file)
     with connect(conninfo) as connection:
@@ -65,8 +65,8 @@ def apply(
 
 
 def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
-    from pgqueue_embed.apply import check
-    from pgqueue_embed.comparison import compare
+    from pgqueue_embed.configuration.apply import check
+    from pgqueue_embed.configuration.plan import compare
 
     plan = compare(connection, declared)
     check(connection, plan)
@@ -77,7 +77,7 @@ def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
 
 def _ask(conninfo: str, connection: Connection, declared: Sequence[Declared]) -> None:
     """Show what is to be done, and do it once a person says so; nobody else waits for that."""
-    from pgqueue_embed.comparison import compare
+    from pgqueue_embed.configuration.plan import compare
 
     plan = compare(connection, declared)
     show_plan(plan)
@@ -90,9 +90,9 @@ def _apply(
     conninfo: str, connection: Connection, declared: Sequence[Declared], agreed: Plan | None
 ) -> None:
     """Do what is to be done, which must be what was `agreed`, if anything was."""
-    from pgqueue_embed.apply import apply as carry_out
-    from pgqueue_embed.apply import taking_turns
-    from pgqueue_embed.comparison import compare
+    from pgqueue_embed.configuration.apply import apply as carry_out
+    from pgqueue_embed.configuration.apply import taking_turns
+    from pgqueue_embed.configuration.plan import compare
 
     with taking_turns(conninfo, on_wait=_say_waiting):
         plan = compare(connection, declared)
@@ -108,7 +108,7 @@ def _apply(
 def _finish(connection: Connection, applied: Applied) -> None:
     """Say what was done, and queue what it leaves to be queued; others may apply meanwhile."""
     from pgqueue_embed.cli.alter import begin_generation
-    from pgqueue_embed.cli.setup import say_created
+    from pgqueue_embed.cli.create import say_created
     from pgqueue_embed.cli.sync import queue_what_was_missed
 
     comparison = applied.comparison

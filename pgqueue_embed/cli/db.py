@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.embedded import EmbeddedServer, ServerStatus, default_server
+from pgqueue_embed.local_server import EmbeddedServer, ServerStatus, default_server
 
 app = typer.Typer(
     help="The private PostgreSQL that pgembed uses when no database is named.",

@@ -9,8 +9,8 @@ from typing import Any
 from pgqueue_embed.cli.pipeline_keys import read_key
 from pgqueue_embed.cli.pipeline_options import WantedPipeline
 from pgqueue_embed.configuration import Place, declared_database, read_toml
-from pgqueue_embed.declared import Declared
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
+from pgqueue_embed.configuration.declared import Declared
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 
 
 def read_pipelines(path: Path) -> list[Declared]:

@@ -9,10 +9,10 @@ import typer
 
 from pgqueue_embed.cli.display import console, count, plain_table, say
 from pgqueue_embed.cli.options import connected, log_settings
-from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from pgqueue_embed.connect import Connection
+    from pgqueue_embed.db.session import Connection
 
 WORKERS = 2
 
@@ -29,8 +29,9 @@ def demo(conninfo: str) -> None:
 
     Example: pgembed demo
     """
-    from pgqueue_embed.connect import connect, describe
-    from pgqueue_embed.migrate import migrate
+    from pgqueue_embed.db.dsn import describe
+    from pgqueue_embed.db.migrate import migrate
+    from pgqueue_embed.db.session import connect
 
     log_settings(quiet=True).apply()
     say(f"database: {describe(conninfo)}")
@@ -44,10 +45,10 @@ def demo(conninfo: str) -> None:
 
 
 def _prepare(connection: Connection) -> None:
-    from pgqueue_embed.create import create
     from pgqueue_embed.demo import PIPELINE, SOURCE, SPEC, load_source
-    from pgqueue_embed.enqueue import Selection, enqueue
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.lifecycle.create import create
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.queue.enqueue import Selection, enqueue
 
     records = load_source(connection)
     say(f"loaded {count(records, 'record')} of Python's language reference into {SOURCE}")
@@ -57,8 +58,8 @@ def _prepare(connection: Connection) -> None:
 
 
 def _embed(conninfo: str) -> float:
+    from pgqueue_embed.cli.progress_bar import progress_bar
     from pgqueue_embed.demo import PIPELINE, embed_with_workers
-    from pgqueue_embed.progress_bar import progress_bar
 
     started = time.monotonic()
     with progress_bar(conninfo, PIPELINE) as bar:
@@ -67,7 +68,7 @@ def _embed(conninfo: str) -> float:
 
 
 def _show_work(connection: Connection, seconds: float) -> None:
-    from pgqueue_embed.cli.inspect import show
+    from pgqueue_embed.cli.status import show
     from pgqueue_embed.demo import PIPELINE, shares
     from pgqueue_embed.status import read_status
 
@@ -84,8 +85,9 @@ def _show_work(connection: Connection, seconds: float) -> None:
 def _ask(connection: Connection) -> None:
     from pgqueue_embed.cli.search import show_hits
     from pgqueue_embed.demo import PIPELINE, QUESTIONS
-    from pgqueue_embed.pipelines import load_pipeline
-    from pgqueue_embed.semantic_search import QueryEncoder, search
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.query import search
+    from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
     pipeline = load_pipeline(connection, PIPELINE)
     encoder = QueryEncoder(pipeline)
@@ -96,7 +98,7 @@ def _ask(connection: Connection) -> None:
 
 
 def _show_way_on(conninfo: str) -> None:
-    from pgqueue_embed.connect import describe
+    from pgqueue_embed.db.dsn import describe
     from pgqueue_embed.demo import PIPELINE
 
     say(f"\nThe vectors stay in {describe(conninfo)}. From here:")

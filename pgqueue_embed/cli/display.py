@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pgqueue_embed.foreign_text import escaped, printable, printable_lines
+from pgqueue_embed.untrusted.foreign_text import escaped, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """Return a console on standard output that colours only what it is told to."""
-    from pgqueue_embed.terminal import make_console
 
     return make_console()
 
@@ -104,3 +103,22 @@ def size(byte_count: int | None) -> str:
         return ""
     megabytes = byte_count / 1024**2
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that colours only what it is told to."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        """Makes every plain string printable: a line, a cell of a table, a title."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable_lines(text), **options)
+
+    return PlainConsole(stderr=stderr, highlight=False, markup=False, soft_wrap=False)
+
+
+def progress_console() -> Console:
+    """Return a console on standard error, so that results can be piped."""
+    return make_console(stderr=True)

@@ -75,7 +75,7 @@ def doctor(
 
 def _waiting() -> Status:
     """Show that something happens: a model takes seconds to load."""
-    from pgqueue_embed.terminal import progress_console
+    from pgqueue_embed.cli.display import progress_console
 
     return progress_console().status("looking")
 

@@ -43,10 +43,10 @@ def failures(
 
     Example: pgembed failures reports --limit 100
     """
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.failures import count_failures, read_failures
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.queue.dead_letters import count_failures, read_failures
 
     with connect(conninfo) as connection:
         check_schema(connection)
@@ -100,10 +100,10 @@ def retry(
 
     Example: pgembed retry reports --key 4711 --key 4712
     """
-    from pgqueue_embed import failures as dead_letters
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.queue import dead_letters
 
     with connect(conninfo) as connection:
         check_schema(connection)

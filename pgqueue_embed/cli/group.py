@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from pgqueue_embed.foreign_text import MOST_CHARACTERS, printable
+from pgqueue_embed.untrusted.foreign_text import MOST_CHARACTERS, printable
 
 
 class Interrupted(Exception):

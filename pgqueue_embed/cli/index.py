@@ -17,10 +17,10 @@ from pgqueue_embed.cli.pipeline_options import PipelineName
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.index_build import BuildProgress
-    from pgqueue_embed.index_plan import IndexPlan
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.vector_search.index_build import BuildProgress
+    from pgqueue_embed.vector_search.index_plan import IndexPlan
 
 POLL_SECONDS = 0.5
 
@@ -76,12 +76,12 @@ def index(
 
     Example: pgembed index reports
     """
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.index_build import build_index
-    from pgqueue_embed.index_plan import IndexOptions
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
-    from pgqueue_embed.vector_index import plan
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.index import plan
+    from pgqueue_embed.vector_search.index_build import build_index
+    from pgqueue_embed.vector_search.index_plan import IndexOptions
 
     options = IndexOptions(
         method=method,
@@ -104,7 +104,7 @@ def index(
 
 
 def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str) -> bool:
-    from pgqueue_embed.vector_index import vector_indexes
+    from pgqueue_embed.vector_search.index import vector_indexes
 
     for found in vector_indexes(connection, pipeline):
         if found.valid and found.method == method:
@@ -114,7 +114,7 @@ def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str
 
 
 def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> None:
-    from pgqueue_embed.claims import is_drained
+    from pgqueue_embed.queue.claims import is_drained
 
     parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
     say(
@@ -168,9 +168,9 @@ def _watch(
 ) -> None:
     import psycopg
 
-    from pgqueue_embed.connect import connect
+    from pgqueue_embed.db.session import connect
     from pgqueue_embed.errors import PgembedError
-    from pgqueue_embed.index_build import read_progress
+    from pgqueue_embed.vector_search.index_build import read_progress
 
     # The bar is for the eye: the build goes on without it.
     with (

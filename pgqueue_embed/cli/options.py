@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.identifiers import split_columns
-from pgqueue_embed.option import Option
+from pgqueue_embed.db.names import split_columns
+from pgqueue_embed.pipeline.option import Option
 
 if TYPE_CHECKING:
     from pgqueue_embed.configuration.conninfo import DatabaseOptions

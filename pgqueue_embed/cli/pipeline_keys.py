@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pgqueue_embed.configuration import Place
-from pgqueue_embed.option import Option
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 
 def read_key(key: Option, place: Place, value: Any) -> Any:

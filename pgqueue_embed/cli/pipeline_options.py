@@ -9,12 +9,12 @@ import typer
 
 from pgqueue_embed.cli.options import OptionGroup, columns_of
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.option import Option
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS, spec_of_options
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS, spec_of_options
+from pgqueue_embed.pipeline.spec import PipelineSpec
 
 if TYPE_CHECKING:
-    from pgqueue_embed.enqueue import Selection
+    from pgqueue_embed.queue.enqueue import Selection
 
 PipelineName = Annotated[str, typer.Argument(help="Name of the pipeline.", show_default=False)]
 Limit = Annotated[
@@ -90,7 +90,7 @@ class RunRecords:
 
     def selection(self) -> Selection:
         """Return the records wanted; raises UsageError for a limit below 1."""
-        from pgqueue_embed.enqueue import Selection
+        from pgqueue_embed.queue.enqueue import Selection
 
         return Selection(limit=self.limit, everything=self.everything)
 
@@ -105,6 +105,6 @@ class WantedRecords:
 
     def selection(self) -> Selection:
         """Return the records wanted; raises UsageError for a limit below 1."""
-        from pgqueue_embed.enqueue import Selection
+        from pgqueue_embed.queue.enqueue import Selection
 
         return Selection(where=self.where, limit=self.limit, everything=self.everything)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from pgqueue_embed.cli.display import command, console, one_line
 from pgqueue_embed.configuration.values import shown
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pgqueue_embed.comparison import Comparison, Difference, Plan
+    from pgqueue_embed.configuration.plan import Comparison, Difference, Plan
 
 # A setting, what becomes of it, and when.
 Row = tuple[str, str, str]

@@ -14,9 +14,10 @@ from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
 if TYPE_CHECKING:
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.semantic_search import Hit, QueryEncoder
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.vector_search.query import Hit
+    from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
 # Longer lines are hard to read, however wide the terminal is.
 MAX_WIDTH = 100
@@ -67,10 +68,10 @@ def search(
 
     Example: pgembed search reports "battery overheated while charging"
     """
-    from pgqueue_embed import semantic_search as finder
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search import query as finder
 
     finder.check_options(limit, threshold)
     with connect(conninfo) as connection:
@@ -96,8 +97,8 @@ def _search(
     limit: int,
     threshold: float,
 ) -> list[Hit]:
-    from pgqueue_embed.semantic_search import QueryEncoder
-    from pgqueue_embed.semantic_search import search as find
+    from pgqueue_embed.vector_search.query import search as find
+    from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
     with _waiting(f"loading {pipeline.model}"):
         encoder = QueryEncoder(pipeline, model_path=model_path)
@@ -111,7 +112,7 @@ def _search(
 
 def _waiting(what: str) -> AbstractContextManager[object]:
     """Show that something happens while a model is loaded, where somebody looks."""
-    from pgqueue_embed.terminal import progress_console
+    from pgqueue_embed.cli.display import progress_console
 
     return progress_console().status(what)
 
@@ -119,7 +120,7 @@ def _waiting(what: str) -> AbstractContextManager[object]:
 def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str) -> None:
     share = encoder.unknown_share(query)
     if share >= WORRYING_SHARE:
-        from pgqueue_embed.unknown_tokens import READERS
+        from pgqueue_embed.source.unknown_tokens import READERS
 
         say(
             f"warning: {pipeline.model} does not know {share:.0%} of the query's tokens, so what it"

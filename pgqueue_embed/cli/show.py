@@ -11,15 +11,15 @@ import typer
 from pgqueue_embed.cli.display import console, one_line, plain_table, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.configuration.values import Value, shown
-from pgqueue_embed.foreign_text import escaped
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
+from pgqueue_embed.untrusted.foreign_text import escaped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from pgqueue_embed.option import Option
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.pipeline.option import Option
+    from pgqueue_embed.pipeline.pipeline import Pipeline
 
 Name = Annotated[str | None, typer.Argument(help="A pipeline.", show_default="every pipeline")]
 Toml = Annotated[
@@ -49,10 +49,10 @@ def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
 
     Example: pgembed show reports --toml >> pgembed.toml
     """
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.declared import settings_of
-    from pgqueue_embed.generations import with_successors
-    from pgqueue_embed.migrate import check_schema
+    from pgqueue_embed.configuration.declared import settings_of
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.generations import with_successors
 
     with connect(conninfo) as connection:
         check_schema(connection)

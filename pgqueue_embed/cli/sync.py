@@ -11,8 +11,8 @@ from pgqueue_embed.cli.display import command, count, say
 from pgqueue_embed.cli.options import connected
 
 if TYPE_CHECKING:
-    from pgqueue_embed.connect import Connection
-    from pgqueue_embed.settings import Pipeline
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
 
 Wanted = Annotated[
     bool | None,
@@ -39,9 +39,9 @@ def sync(conninfo: str, name: options.PipelineName, wanted: Wanted = None) -> No
 
     Example: pgembed sync reports --on
     """
-    from pgqueue_embed.connect import connect
-    from pgqueue_embed.migrate import check_schema
-    from pgqueue_embed.pipelines import load_pipeline
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
 
     with connect(conninfo) as connection:
         check_schema(connection)
@@ -55,7 +55,7 @@ def sync(conninfo: str, name: options.PipelineName, wanted: Wanted = None) -> No
 
 
 def _state(connection: Connection, pipeline: Pipeline) -> str:
-    from pgqueue_embed.capture import is_on, lacking, misfiring
+    from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 
     name = pipeline.name
     if not is_on(connection, pipeline):
@@ -79,7 +79,7 @@ def _state(connection: Connection, pipeline: Pipeline) -> str:
 
 
 def _start(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.sync import start_capture
+    from pgqueue_embed.lifecycle.sync import start_capture
 
     tables = start_capture(connection, pipeline)
     if not tables:
@@ -91,8 +91,8 @@ def _start(connection: Connection, pipeline: Pipeline) -> None:
 
 def queue_what_was_missed(connection: Connection, pipeline: Pipeline) -> None:
     """Queue what changed before capture was on, with a progress bar, and say how much it was."""
-    from pgqueue_embed.cli.setup import scanning
-    from pgqueue_embed.sync import queue_missed
+    from pgqueue_embed.cli.enqueue import scanning
+    from pgqueue_embed.lifecycle.sync import queue_missed
 
     with scanning(connection, pipeline) as advance:
         queued = queue_missed(connection, pipeline, on_slice=advance)
@@ -100,7 +100,7 @@ def queue_what_was_missed(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _stop(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.sync import stop_capture
+    from pgqueue_embed.lifecycle.sync import stop_capture
 
     if stop_capture(connection, pipeline):
         say(

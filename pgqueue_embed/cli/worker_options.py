@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pgqueue_embed.cli.options import OptionGroup
-from pgqueue_embed.option import options_of
-from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.pipeline.option import options_of
+from pgqueue_embed.worker.settings import WorkerSettings
 
 
 class WorkerOptions(OptionGroup):

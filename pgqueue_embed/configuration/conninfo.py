@@ -11,7 +11,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.configuration.database import declared_database
-from pgqueue_embed.connect import normalise
+from pgqueue_embed.db.dsn import normalise
 from pgqueue_embed.errors import UsageError
 
 # Any of these in the environment means that the user has named a database the libpq way.
@@ -79,7 +79,7 @@ def resolve_conninfo(
             return normalise(environment[variable], variable)
     if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
         return ""
-    from pgqueue_embed.embedded import ensure_running
+    from pgqueue_embed.local_server import ensure_running
 
     return ensure_running(may_make=may_make)
 

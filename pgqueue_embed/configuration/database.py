@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.configuration.keys import NOT_HERE, Place
 from pgqueue_embed.configuration.toml_file import read_toml
-from pgqueue_embed.connect import normalise
+from pgqueue_embed.db.dsn import normalise
 
 # Keys, as the options --db-* have them, and what libpq calls the same.
 PARTS = {"host": "host", "port": "port", "name": "dbname", "user": "user", "service": "service"}

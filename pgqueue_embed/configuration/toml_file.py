@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pgqueue_embed.bounded_file import UnreadableFile, read_bounded
 from pgqueue_embed.configuration.keys import ConfigurationError, Place
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,7 +8,7 @@ from enum import Enum
 
 import psycopg
 
-from pgqueue_embed.connect import first_line
+from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import mask
 

@@ -9,17 +9,19 @@ from collections.abc import Iterator
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue_embed.connect import Connection, describe, first_line
-from pgqueue_embed.doctor.check import Check, failed, ok, warning
-from pgqueue_embed.embedded.ports import HOST
-from pgqueue_embed.errors import MigrationError
-from pgqueue_embed.migrate import (
+from pgqueue_embed.db.dsn import describe
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.migrate import (
     MINIMUM_SERVER_VERSION,
     MINIMUM_VECTOR_VERSION,
     available_migrations,
     check_schema,
-    vector_extension,
 )
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.doctor.check import Check, failed, ok, warning
+from pgqueue_embed.errors import MigrationError
+from pgqueue_embed.local_server.ports import HOST
 
 # A claim takes about a dozen round trips; at this many milliseconds each they begin to show
 # beside the seconds of its computation.
@@ -54,7 +56,7 @@ def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
 
 def check_account(conninfo: str) -> Iterator[Check]:
     """Warn where this is the private server, and it has an account that others have as well."""
-    from pgqueue_embed.embedded import default_server
+    from pgqueue_embed.local_server import default_server
 
     found = default_server().status()
     named = conninfo_to_dict(conninfo)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import database, pipeline
 from pgqueue_embed.doctor.check import Check, Mark, failed, guarded, warning
 from pgqueue_embed.doctor.machine import Models, check_machine
 from pgqueue_embed.errors import DatabaseUnavailable
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
 
 
 def examine(

@@ -16,8 +16,8 @@ from pgqueue_embed.embedding import (
     resolve_model,
 )
 from pgqueue_embed.errors import PgembedError
-from pgqueue_embed.serviceable import check_local_model
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.pipeline.model import check_local_model
+from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # One of the shapes that a worker uses most.
 ROWS, TOKENS = 16, 128

@@ -8,17 +8,18 @@ import psycopg
 from psycopg import sql
 from tokenizers import Tokenizer
 
-from pgqueue_embed.capture import is_on, lacking, misfiring
-from pgqueue_embed.connect import Connection, first_line, is_away, is_row_security
+from pgqueue_embed.db.errors import first_line, is_away, is_row_security
+from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.errors import PipelineFault
-from pgqueue_embed.faults import on_users_tables
-from pgqueue_embed.follow_source import changed_types
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.follow_source import changed_types
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import is_on, lacking, misfiring
+from pgqueue_embed.source.trust import look
+from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, view_of
-from pgqueue_embed.trust import look
-from pgqueue_embed.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 
 
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:

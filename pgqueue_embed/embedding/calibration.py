@@ -18,7 +18,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.embedding.devices import (
     describe_device,
     is_out_of_memory,
@@ -26,6 +25,7 @@ from pgqueue_embed.embedding.devices import (
     release_memory,
 )
 from pgqueue_embed.embedding.model import EmbeddingModel
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
 
 # Tokens of a batch, each twice the one before: a device's rate is flat around its best size.
 CANDIDATES = {

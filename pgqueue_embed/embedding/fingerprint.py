@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.errors import ModelError
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
 
 # Whatever can change a vector; not read-me files, training logs or other frameworks' weights.
 _PATTERNS = (

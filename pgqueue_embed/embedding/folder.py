@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pgqueue_embed.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.errors import ModelError
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
 
 # Only these are fetched from a hub: no pickles, no code, no weights of other frameworks.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")

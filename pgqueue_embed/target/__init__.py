@@ -6,10 +6,10 @@ table of chunks; to write it, a target replaces and clears the chunks of records
 
 from __future__ import annotations
 
-from pgqueue_embed.document import Document
-from pgqueue_embed.key import Key
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.pipeline.document import Document
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.target.chunk_table import ChunkTable
 from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, Target, column_names

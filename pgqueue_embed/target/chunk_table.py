@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.document import Document
+from pgqueue_embed.db.names import Table, next_name, quoted
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import next_name, quoted
-from pgqueue_embed.key import Key
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.pipeline.document import Document
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 
 if TYPE_CHECKING:
-    from pgqueue_embed.vectors import VectorCodec
+    from pgqueue_embed.db.vectors import VectorCodec
 
 # A row of up to half a page stays as it is. PostgreSQL's own limit is 2 kB, which 384 dimensions
 # with a text pass: their vectors are put elsewhere, and an exact search, which fetches them one by

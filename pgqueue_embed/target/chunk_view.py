@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.names import Table, with_suffix
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import with_suffix
-from pgqueue_embed.key import Key
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.key import Key
 
 VIEW = """
 create or replace view {view} {options} as

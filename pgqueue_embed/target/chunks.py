@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.identifiers import quoted
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.db.names import quoted
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pgqueue_embed.vectors import VectorCodec
+    from pgqueue_embed.db.vectors import VectorCodec
 
 
 @dataclass(frozen=True, kw_only=True)

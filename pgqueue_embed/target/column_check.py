@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.names import Table, quoted
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import quoted
-from pgqueue_embed.tables import Table
 
 FIND = """
 select

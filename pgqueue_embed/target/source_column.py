@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.document import Document
+from pgqueue_embed.db.names import Table, next_name
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import RecordFault, UsageError
-from pgqueue_embed.identifiers import next_name
-from pgqueue_embed.key import Key
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.pipeline.document import Document
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 from pgqueue_embed.target.column_check import check_column, find_column
 
 if TYPE_CHECKING:
-    from pgqueue_embed.vectors import VectorCodec
+    from pgqueue_embed.db.vectors import VectorCodec
 
 # A document that is embedded is its only chunk. What is not selected costs nothing: the planner
 # takes the subquery apart, and an index on the column is used as if it were not there.

@@ -10,10 +10,10 @@ import pytest
 
 from pgqueue_embed.configuration import declared_database, read_toml
 from pgqueue_embed.configuration.database import PARTS
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.pipeline_options import PIPELINE_OPTIONS
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 from scripts.option_pages import PAGE, SCHEMA, page, schema
 from tests.acceptance.test_docs import blocks, marked_block, tables
 from tests.acceptance.test_quickstart import load_reports

@@ -19,11 +19,12 @@ import pytest
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.demo import load_source
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.semantic_search import QueryEncoder, search
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.query_vector import QueryEncoder
 from tests.conftest import database_conninfo
 from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged

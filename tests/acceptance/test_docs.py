@@ -19,18 +19,19 @@ import typer
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.cli.app import app
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.deaths import record_death
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.embedded.distribution import program_folder
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.failures import retry
-from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.migrate import check_schema
-from pgqueue_embed.pipelines import load_pipeline, pause_pipeline, resume_pipeline
-from pgqueue_embed.registry import WorkerIdentity, heartbeat, register, sign_off, sweep
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.ledger.commits import ROLL_UP
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server.distribution import program_folder
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline, resume_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.worker.registry import WorkerIdentity, heartbeat, register, sign_off
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged

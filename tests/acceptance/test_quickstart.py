@@ -10,7 +10,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 from tests.support.oracle import assert_converged
 
 REPOSITORY = Path(__file__).parents[2]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from scripts.sql_page import PAGE, sql_page
 from tests.acceptance.test_docs import event_pipeline, marked_block
 from tests.support.corpus import texts

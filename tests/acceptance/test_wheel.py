@@ -59,7 +59,7 @@ def test_wheel_carries_its_migrations_and_applies_them(
 
 
 def test_wheel_does_not_use_the_repository(installed: Path) -> None:
-    program = "import pgqueue_embed.migrate as m; print(m.__file__, m.migrations_folder())"
+    program = "import pgqueue_embed.db.migrate as m; print(m.__file__, m.migrations_folder())"
     module, folder = run(installed / "python", "-c", program).split()
     environment = str(installed.parent)
     assert module.startswith(environment)

@@ -21,19 +21,19 @@ from pathlib import Path
 
 import psycopg
 
-from pgqueue_embed import alter as altering
-from pgqueue_embed import supervisor
-from pgqueue_embed.alter import Changes, alter, catch_up
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import MachineFault, PgembedError
-from pgqueue_embed.failures import retry
-from pgqueue_embed.generations import successor_of
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.switch import switch
-from pgqueue_embed.sync import start_capture
+from pgqueue_embed.lifecycle import alter as altering
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.generations import successor_of
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import supervisor
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts

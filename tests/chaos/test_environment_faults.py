@@ -12,15 +12,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgqueue_embed import loop
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.embedded.account import server_account
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.loop import Shared, run_loop
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.pipelines import resume_pipeline
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server.account import server_account
+from pgqueue_embed.pipeline.catalog import resume_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import loop
+from pgqueue_embed.worker.loop import Shared, run_loop
 from tests.servers import make_server_folder, temporary_server
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseLost
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support import fault_points
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

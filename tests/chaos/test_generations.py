@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.alter import Changes, alter, catch_up
-from pgqueue_embed.claims import is_drained
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import load_pipeline, load_pipelines
-from pgqueue_embed.switch import switch
-from pgqueue_embed.sync import start_capture
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
+from pgqueue_embed.queue.claims import is_drained
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.light import light_workers
@@ -25,8 +25,8 @@ RECORDS = 300
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
 
 
 def test_workers_go_through_two_switches_without_losing_or_mixing_anything(

@@ -13,26 +13,22 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import pgqueue_embed
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.deaths import record_death
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.migrate import migrations_folder
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.failures import read_failures, retry
-from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.migrate import migrations_folder
-from pgqueue_embed.pipelines import (
-    drop_pipeline,
-    load_pipeline,
-    pause_pipeline,
-    resume_pipeline,
-)
-from pgqueue_embed.registry import sweep
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.ledger.commits import ROLL_UP
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline, resume_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.dead_letters import read_failures, retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.housekeeping import sweep
 from pgqueue_embed.status import read_status
-from pgqueue_embed.tables import Table
-from pgqueue_embed.vector_index import vector_indexes
+from pgqueue_embed.vector_search.index import vector_indexes
+from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.worker.crashes import record_death
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, unit_vector
 from tests.support.light import light_process

@@ -16,8 +16,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.sync import queue_missed, start_capture
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.lifecycle.sync import queue_missed, start_capture
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import unit_vector

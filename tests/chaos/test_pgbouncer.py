@@ -15,15 +15,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue_embed import connect as sessions
-from pgqueue_embed.connect import Connection, OutOfTime, connect
-from pgqueue_embed.embedded.account import server_account
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db import session as sessions
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, OutOfTime, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.index_build import build_index
-from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.vector_index import plan
+from pgqueue_embed.local_server.account import server_account
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.servers import make_server_folder
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

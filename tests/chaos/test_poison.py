@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed import supervisor
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import supervisor
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON
 from tests.support.light import Supervised, light_workers

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, texts
 from tests.support.fault_points import Fault
 from tests.support.light import light_process, light_workers

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

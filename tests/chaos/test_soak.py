@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed import supervisor
+from pgqueue_embed.worker import supervisor
 from tests.chaos.soak import soak
 
 SECONDS = 10

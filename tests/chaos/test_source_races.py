@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed import batch
-from pgqueue_embed.claims import Claim, add_items, finish_items, is_drained
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.claim import process
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claims import Claim, add_items, finish_items, is_drained
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capture import CAPTURE
 from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts
@@ -39,7 +39,7 @@ def just_before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], obj
         action()
         finish_items(connection, claim)
 
-    monkeypatch.setattr(batch, "finish_items", finish)
+    monkeypatch.setattr(process, "finish_items", finish)
 
 
 @pytest.mark.parametrize("embedded_before", [False, True])
@@ -105,8 +105,8 @@ def test_enqueue_takes_the_keys_of_a_claim_that_was_rolled_back_for_pending(
     def crash(_connection: Connection, _ids: list[int]) -> None:
         raise Crash
 
-    monkeypatch.setattr(batch, "_delete_quietly", crash)
-    monkeypatch.setattr(batch, "finish_items", crash)
+    monkeypatch.setattr(process, "_delete_quietly", crash)
+    monkeypatch.setattr(process, "finish_items", crash)
     with open_session(conninfo) as session:
         with pytest.raises(Crash):
             work_once(session, pipeline)

@@ -10,13 +10,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from pgqueue_embed import supervisor
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import pause_at_fault
-from pgqueue_embed.registry import another_role_serves
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import pause_at_fault
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import supervisor
+from pgqueue_embed.worker.registry import another_role_serves
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts

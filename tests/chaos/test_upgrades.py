@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed import migrate as migrations
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.create import create
-from pgqueue_embed.endings import ANOTHER_MODEL, DRAINED
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db import migrate as migrations
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import ModelMismatch, SetupError
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
-from pgqueue_embed.worker import Worker
+from pgqueue_embed.lifecycle.create import create
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED
+from pgqueue_embed.worker.worker import Worker
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.light import Supervised, light_workers

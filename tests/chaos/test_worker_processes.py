@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import is_blocked, wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.light import light_workers

@@ -10,31 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgqueue_embed import gone, locks
 from pgqueue_embed.adopt import (
     adopt_records,
+    attach,
     check_agreement,
     compare,
     make_judge,
-    reading,
     resumable,
+    scan,
+    slices,
     survey,
-    take,
     take_over,
-    walk,
 )
-from pgqueue_embed.adopt.judging import Judge
-from pgqueue_embed.adoptions import Counts
-from pgqueue_embed.alter import Changes, alter, catch_up
+from pgqueue_embed.adopt.judge import Judge
 from pgqueue_embed.cli.search import show_hits
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import switch
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.queue import deleted
+from pgqueue_embed.queue.adoptions import Counts
+from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.vector_search.query import search
 from tests.support.adopting import VECTORS, FakeModel, Row, adopt, candidate_of, make_vectors
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
@@ -136,7 +138,7 @@ def test_everything_that_is_not_right_is_queued_and_put_right(
 def test_chunks_of_too_many_records_that_are_gone_stay_until_a_person_allows_it(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gone, "UNASKED_RECORDS", 3)
+    monkeypatch.setattr(deleted, "UNASKED_RECORDS", 3)
     source = make_source(connection)
     documents = texts(5)
     make_vectors(connection, own_rows(documents))
@@ -187,7 +189,7 @@ class Interrupted(Exception):
 def test_interrupted_adoption_goes_on_where_it_stopped(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "SLICE_RECORDS", 5)
+    monkeypatch.setattr(slices, "SLICE_RECORDS", 5)
     documents = texts(20)
     source = make_source(connection, documents)
     make_vectors(connection, [*own_rows(documents)[3:], (99, "gone", None)])
@@ -223,7 +225,7 @@ def test_interrupted_adoption_goes_on_where_it_stopped(
 def test_two_that_adopt_at_once_count_every_record_once(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "SLICE_RECORDS", 7)
+    monkeypatch.setattr(slices, "SLICE_RECORDS", 7)
     documents = texts(60)
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
@@ -243,7 +245,7 @@ def test_two_that_adopt_at_once_count_every_record_once(
 def test_worker_and_writer_beside_an_adoption_leave_nothing_stale(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "SLICE_RECORDS", 6)
+    monkeypatch.setattr(slices, "SLICE_RECORDS", 6)
     documents = texts(36)
     source = make_source(connection, documents)
     rows = [row for row in own_rows(documents) if int(str(row[0])) % 3]
@@ -270,7 +272,7 @@ def test_text_or_row_that_changes_between_reading_and_writing_is_queued(
     documents = texts(6)
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
-    read = walk.next_slice
+    read = scan.next_slice
 
     def read_and_change(*arguments: Any, **named: Any) -> Any:
         judged = read(*arguments, **named)
@@ -279,7 +281,7 @@ def test_text_or_row_that_changes_between_reading_and_writing_is_queued(
         connection.execute("update vectors set text_chunk = 'meddled' where fulltext_id = 3")
         return judged
 
-    monkeypatch.setattr(walk, "next_slice", read_and_change)
+    monkeypatch.setattr(scan, "next_slice", read_and_change)
     pipeline, counts = adopt(connection, source)
     assert (counts.adopted, counts.text_differs) == (3, 3)
     embedded_texts(conninfo, pipeline)
@@ -596,7 +598,7 @@ def test_index_on_the_key_is_made_where_there_is_none(connection: Connection) ->
     make_vectors(connection, own_rows(documents))
     pipeline, _ = adopt(connection, source)
     said: list[str] = []
-    take.ensure_key_index(connection, pipeline, on_build=said.append)
+    attach.ensure_key_index(connection, pipeline, on_build=said.append)
     assert said == []
     indexes = "select array_agg(indexname::text) from pg_indexes where tablename = 'vectors'"
     assert connection.execute(indexes).fetchone() == (["vectors_pgembed_key"],)
@@ -614,8 +616,8 @@ def test_dropping_forgets_the_adoption(connection: Connection) -> None:
 def test_adopted_table_takes_a_new_generation(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
     documents = texts(5, chunks=3)
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))

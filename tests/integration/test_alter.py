@@ -11,28 +11,29 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgqueue_embed import Database, locks
-from pgqueue_embed import switch as switching
-from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed import Database
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
-from pgqueue_embed.generations import with_successors
-from pgqueue_embed.leftovers import finish
-from pgqueue_embed.pipelines import (
-    drop_pipeline,
+from pgqueue_embed.lifecycle import switch as switching
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.cleanup import finish
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.replace_table import TableTakeover
+from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.pipeline.catalog import (
     is_current,
     load_pipeline,
     load_pipelines,
     pause_at_fault,
     pause_pipeline,
 )
-from pgqueue_embed.registry import sweep
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import NotComplete, switch
-from pgqueue_embed.takeover.table import TableTakeover
+from pgqueue_embed.pipeline.generations import with_successors
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.vector_search.query import search
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
@@ -48,8 +49,8 @@ SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
 def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare successors with the fake model; one of another name has other vectors."""
 
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
     monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)

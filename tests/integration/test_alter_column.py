@@ -10,22 +10,23 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from pgqueue_embed import locks
-from pgqueue_embed import switch as switching
-from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
-from pgqueue_embed.index_build import build_index
-from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.pipelines import drop_pipeline, is_current, load_pipeline, load_pipelines
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import switch
-from pgqueue_embed.sync import start_capture
-from pgqueue_embed.takeover.column import ColumnTakeover
-from pgqueue_embed.vector_index import plan, vector_indexes
+from pgqueue_embed.lifecycle import switch as switching
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.replace_column import ColumnTakeover
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.catalog import is_current, load_pipeline, load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.index import plan, vector_indexes
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.vector_search.query import search
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until
@@ -52,8 +53,8 @@ order by 1
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare successors with the fake model; one of another name has other vectors."""
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
     monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)

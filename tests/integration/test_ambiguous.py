@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline

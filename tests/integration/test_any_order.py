@@ -20,16 +20,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgqueue_embed import capture
-from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.connect import connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.failures import retry
-from pgqueue_embed.generations import successor_of
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import NotComplete, switch
-from pgqueue_embed.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.db.session import connect
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.generations import successor_of
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue import capture
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import SENTENCES
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_consistent
@@ -184,10 +184,10 @@ class Pipelines(RuleBasedStateMachine):
 def test_promise_is_kept_in_any_order_of_steps(
     kind: TargetKind, make_database: Callable[[], Iterator[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda pipeline: None)
     # Nobody works while a step waits.
-    monkeypatch.setattr("pgqueue_embed.switch.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.switch.SETTLE_SECONDS", 0)
     run_state_machine_as_test(
         lambda: Pipelines(kind, make_database),
         settings=settings(

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target.column_check import check_column
 from tests.support.columns import into_column
 from tests.support.commands import pgembed

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.alter import abort
-from pgqueue_embed.apply import ADVISORY_LOCK, Applied, taking_turns
-from pgqueue_embed.apply import apply as carry_out
-from pgqueue_embed.batch import Session
-from pgqueue_embed.capture import is_on
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli.declared_pipelines import read_pipelines
-from pgqueue_embed.comparison import compare
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.generations import successor_of
-from pgqueue_embed.pipelines import load_pipeline, load_pipelines
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import switch
+from pgqueue_embed.configuration.apply import ADVISORY_LOCK, Applied, taking_turns
+from pgqueue_embed.configuration.apply import apply as carry_out
+from pgqueue_embed.configuration.plan import compare
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.lifecycle.alter import abort
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
+from pgqueue_embed.pipeline.generations import successor_of
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import is_on
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import Ran, pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -45,9 +45,9 @@ overlap_tokens = 4
 def _prepared(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source, and no model."""
     make_source(connection, [*texts(10), None])
-    monkeypatch.setattr("pgqueue_embed.apply.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.configuration.apply.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
 
 
 @pytest.fixture

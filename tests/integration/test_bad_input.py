@@ -12,13 +12,13 @@ import pytest
 from psycopg import sql
 
 from pgqueue_embed.__main__ import main
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.failures import retry
-from pgqueue_embed.gone import enqueue_gone
-from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.tables import Table
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.deleted import enqueue_gone
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker.settings import WorkerSettings
 from tests.support.commands import Ran, pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON, fake_chunker

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-from pgqueue_embed.batch import Session
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Chunker, Context
-from pgqueue_embed.claims import add_items
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.deaths import record_death
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, ModelError, PipelineFault, RecordFault
-from pgqueue_embed.ledger import lock_records
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.ledger.records import lock_records
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.queue.claims import add_items
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker.crashes import record_death
 from tests.support.conditions import (
     is_blocked,
     terminate,

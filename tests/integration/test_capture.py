@@ -9,11 +9,11 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capturing import SWEEP, captured
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

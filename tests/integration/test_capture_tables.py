@@ -9,20 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import Database, locks
-from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.capture import install, is_on, lacking, misfiring, remove
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.create import create
+from pgqueue_embed import Database
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_capture
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, pipeline_names
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.switch import switch
-from pgqueue_embed.sync import queue_missed, start_capture, stop_capture
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.create import create
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.capture import install, is_on, lacking, misfiring, remove
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capturing import COMPARISON, SWEEP, captured, trace
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
@@ -176,10 +178,10 @@ def test_dropped_pipeline_leaves_no_trigger_and_that_of_another_stays(
 
 @pytest.fixture
 def _fake_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _: None)
-    monkeypatch.setattr("pgqueue_embed.create.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.create.describe_unknown_tokens", lambda *_: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.create.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.create.describe_unknown_tokens", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_fake_models")

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 
-from pgqueue_embed import batch
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source_comparison import compare_slice
+from pgqueue_embed.claim import process
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.source_comparison import compare_slice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session
@@ -90,7 +90,7 @@ def test_change_that_no_trigger_tells_of_is_noticed_once_and_leaves_nothing_stal
     change: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "compare_slice", partial(compare_slice, slice_records=7))
+    monkeypatch.setattr(process, "compare_slice", partial(compare_slice, slice_records=7))
     statement, matters = CHANGES[change]
     assert noticed(connection) == []
     connection.execute(statement)
@@ -110,7 +110,7 @@ def test_comparison_finds_a_change_behind_and_before_its_cursor(
     pipeline: Pipeline,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "compare_slice", partial(compare_slice, slice_records=7))
+    monkeypatch.setattr(process, "compare_slice", partial(compare_slice, slice_records=7))
     connection.execute("select pgembed.queue_comparison(%s)", (pipeline.id,))
     with open_session(conninfo) as session:
         batch_ = drain(session, pipeline)

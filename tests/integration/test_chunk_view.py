@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from pgqueue_embed.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_tables
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, load_pipelines
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import switch
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
@@ -27,8 +28,8 @@ VIEW = "reports_chunks_view"
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue_embed import claims
-from pgqueue_embed.claim_cursor import ClaimCursor
-from pgqueue_embed.claims import (
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.errors import LeaseLost
+from pgqueue_embed.queue import claims
+from pgqueue_embed.queue.claim_cursor import ClaimCursor
+from pgqueue_embed.queue.claims import (
     add_items,
     claim_items,
     claim_transaction,
@@ -24,9 +26,7 @@ from pgqueue_embed.claims import (
     log_attempts,
     renew,
 )
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.errors import LeaseLost
-from pgqueue_embed.registry import sweep
+from pgqueue_embed.queue.housekeeping import sweep
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline

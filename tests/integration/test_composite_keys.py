@@ -8,14 +8,15 @@ from itertools import product
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.failures import retry
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import KEY_OF_NUMBER, texts
 from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import TargetColumns
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target import ChunkTable
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

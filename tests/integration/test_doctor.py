@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import create as creating
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import Check, Mark, examination, examine
 from pgqueue_embed.doctor import database as database_checks
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import pause_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle import create as creating
+from pgqueue_embed.pipeline.catalog import pause_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model, share_loaded_models

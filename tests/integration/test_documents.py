@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pgqueue_embed.batch import Session
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.source import read_records
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.source.read import read_records
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, tokenizer

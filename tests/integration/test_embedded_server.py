@@ -20,9 +20,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pgqueue_embed.cli.db import app
-from pgqueue_embed.embedded import EmbeddedServer
-from pgqueue_embed.embedded.ports import HOST
 from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server.ports import HOST
 from tests.servers import FAST_SETTINGS, make_server_folder, temporary_server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_data_and_vectors_survive_a_stop_and_a_start(folder: Path, major_version
 def test_processes_that_start_at_once_get_one_server_that_outlives_them(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.servers import FAST_SETTINGS; "
-        "from pgqueue_embed.embedded import EmbeddedServer; "
+        "from pgqueue_embed.local_server import EmbeddedServer; "
         "s = EmbeddedServer(Path(sys.argv[1]), extra_settings=FAST_SETTINGS); "
         "s.start(); sys.stdout.write(str(s.status().pid))"
     )
@@ -347,7 +347,7 @@ def test_plain_user_runs_a_server_of_his_own(folder: Path) -> None:
     code = """
 import os, sys, psutil, psycopg
 from pathlib import Path
-from pgqueue_embed.embedded import EmbeddedServer
+from pgqueue_embed.local_server import EmbeddedServer
 from tests.servers import FAST_SETTINGS
 try:
     psycopg.connect("host=127.0.0.1 port=1 password=x")

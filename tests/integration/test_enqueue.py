@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.claims import add_items
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claims import add_items
+from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
 from tests.support.fakes import FakeDevice

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pgqueue_embed import gone
-from pgqueue_embed.alter import catch_up
-from pgqueue_embed.capture import install
-from pgqueue_embed.claims import claim_items, claim_transaction, log_attempts
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.pipelines import load_pipeline, pause_pipeline
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.lifecycle.alter import catch_up
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue import deleted
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.claims import claim_items, claim_transaction, log_attempts
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import delete_records, make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
@@ -25,7 +25,7 @@ UNASKED = 10
 
 @pytest.fixture(autouse=True)
 def _ask_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gone, "UNASKED_RECORDS", UNASKED)
+    monkeypatch.setattr(deleted, "UNASKED_RECORDS", UNASKED)
 
 
 def make(conninfo: str, connection: Connection, **fields: object) -> Pipeline:

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.failures import count_failures, read_failures, retry
-from pgqueue_embed.pipelines import pause_pipeline
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.pipeline.catalog import pause_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.dead_letters import count_failures, read_failures, retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from pgqueue_embed import loop, unserved
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.endings import STOPPED
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.loop import Shared, run_loop
-from pgqueue_embed.pipelines import load_pipelines, resume_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipelines, resume_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import loop, unserved
+from pgqueue_embed.worker.loop import Shared, run_loop
+from pgqueue_embed.worker.stop_reasons import STOPPED
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, fake_chunker
@@ -380,7 +380,7 @@ SECOND = Table(schema="public", name="second")
 
 
 def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
-    from pgqueue_embed.gone import enqueue_gone
+    from pgqueue_embed.queue.deleted import enqueue_gone
 
     return {
         "enqueue": lambda each: enqueue(each, pipeline, Selection(everything=True)),

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.doctor.pipeline import check_types
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.follow_source import follow_source
-from pgqueue_embed.pipelines import is_current, load_pipeline
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.lifecycle.follow_source import follow_source
+from pgqueue_embed.pipeline.catalog import is_current, load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipelines
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target import ChunkTable
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

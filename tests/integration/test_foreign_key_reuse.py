@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.sync import start_capture
-from pgqueue_embed.tables import Table
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import delete_records, make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.history import Batch, record_batch, roll_up
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.ledger.commits import Batch, record_batch, roll_up
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
 

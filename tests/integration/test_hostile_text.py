@@ -11,10 +11,10 @@ import pytest
 
 import pgqueue_embed
 from pgqueue_embed.cli.app import app
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import pause_pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import pause_pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import Ran, pgembed
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session

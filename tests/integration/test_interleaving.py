@@ -14,12 +14,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost
-from pgqueue_embed.history import roll_up
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.ledger.commits import roll_up
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capture import CAPTURE
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice

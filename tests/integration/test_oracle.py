@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged

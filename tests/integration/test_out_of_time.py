@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseExpired
-from pgqueue_embed.failures import retry
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, fake_chunker

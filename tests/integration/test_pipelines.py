@@ -11,28 +11,28 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import capture
-from pgqueue_embed.claims import claimable_pipelines
-from pgqueue_embed.columns import Column
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.document import Document, Recipe
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineReplaced, UsageError
-from pgqueue_embed.key import Key
-from pgqueue_embed.pipeline_row import Records
-from pgqueue_embed.pipelines import (
-    check_tables,
-    create_pipeline,
-    drop_pipeline,
+from pgqueue_embed.lifecycle.create import check_tables, create_pipeline
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.pipeline.catalog import (
     load_pipeline,
     load_pipelines,
     pause_pipeline,
     pipeline_names,
     resume_pipeline,
 )
-from pgqueue_embed.registry import sweep
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.pipeline.columns import Column
+from pgqueue_embed.pipeline.document import Document, Recipe
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.row import Records
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.queue import capture
+from pgqueue_embed.queue.claims import claimable_pipelines
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.housekeeping import sweep
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice

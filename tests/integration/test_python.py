@@ -14,22 +14,14 @@ from pathlib import Path
 import pytest
 
 import pgqueue_embed
-from pgqueue_embed import (
-    Database,
-    PgembedError,
-    Pipeline,
-    Worker,
-    heartbeat,
-    search,
-    serviceable,
-    worker,
-)
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.serviceable import _by_waiting
-from pgqueue_embed.settings import WorkerSettings
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import heartbeat, models, worker
+from pgqueue_embed.worker.models import _by_waiting
+from pgqueue_embed.worker.settings import WorkerSettings
 from tests.acceptance.test_docs import commands
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -239,7 +231,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
         return LightChoice(first.model_fingerprint)
 
     monkeypatch.setattr(worker, "choose_model", choose)
-    monkeypatch.setattr(serviceable, "check_local_model", lambda _pipeline, _path: None)
+    monkeypatch.setattr(models, "check_local_model", lambda _pipeline, _path: None)
     monkeypatch.setattr(heartbeat, "device_memory_bytes", lambda _device: 0)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.migrate import migrate
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.queue.capture import install
 from tests.servers import temporary_server
 from tests.support.capturing import SWEEP, captured
 from tests.support.conditions import wait_until

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from psycopg import sql
 
-from pgqueue_embed import embed, reuse
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.claim import embed, reuse
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import DeviceThread
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault
-from pgqueue_embed.history import ROLL_UP
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.ledger.commits import ROLL_UP
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, real_reports, set_text, texts
 from tests.support.fakes import FakeDevice, fake_chunker, unit_vector
 from tests.support.light_worker import LightModel

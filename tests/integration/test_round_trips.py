@@ -15,17 +15,17 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from pgqueue_embed.batch import Session
 from pgqueue_embed.chunking import Chunk, Chunker, encoding
 from pgqueue_embed.chunking.characters import text_classes
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
 from pgqueue_embed.embedding.rows import Vectors
 from pgqueue_embed.embedding.shapes import limits_for
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import DEFAULT_MODEL, Pipeline
-from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, real_reports, texts
 from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
 from tests.support.fakes import tokenizer

@@ -8,17 +8,18 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.connect import Connection, connect, first_line
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.migrate import check_schema, migrate
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import Mark
 from pgqueue_embed.doctor.database import check_migrations
 from pgqueue_embed.doctor.pipeline import check_tables
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import MigrationError, PipelineFault, UsageError
-from pgqueue_embed.migrate import check_schema, migrate
-from pgqueue_embed.pipelines import drop_pipeline
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, unit_vector
 from tests.support.oracle import assert_converged

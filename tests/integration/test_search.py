@@ -10,18 +10,18 @@ import pytest
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed import create as creating
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.migrate import migrate
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.index_build import build_index
-from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.migrate import migrate
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
-from pgqueue_embed.vector_index import plan
+from pgqueue_embed.lifecycle import create as creating
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.vector_search.query import search
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
 from tests.support.models import make_tiny_model, share_loaded_models
@@ -171,7 +171,7 @@ def tiny(connection: Connection, tiny_model: Path, monkeypatch: pytest.MonkeyPat
 
 def embed_with(model: Path, conninfo: str, pipeline: Pipeline) -> None:
     from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, resolve_model
-    from pgqueue_embed.serviceable import make_chunker
+    from pgqueue_embed.pipeline.model import make_chunker
 
     def load() -> EmbeddingModel:
         return EmbeddingModel.load(resolve_model(str(model)), device="cpu", precision="fp32")

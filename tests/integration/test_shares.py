@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pgqueue_embed import heartbeat, worker
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import load_pipeline, pause_pipeline
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import heartbeat, worker
 from tests.support.corpus import make_source
 from tests.support.light import light_settings
 from tests.support.light_worker import LightChoice, LightModel

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pgqueue_embed.capture import install
-from pgqueue_embed.claim_cursor import NEARBY_ITEMS, ClaimCursor
-from pgqueue_embed.claims import (
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.claim.suspects import set_apart
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.claim_cursor import NEARBY_ITEMS, ClaimCursor
+from pgqueue_embed.queue.claims import (
     Claim,
     add_items,
     claim_items,
@@ -15,11 +19,8 @@ from pgqueue_embed.claims import (
     finish_items,
     log_attempts,
 )
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.policy import MAX_ITEM_RECORDS, ClaimSize
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.suspects import set_apart
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline

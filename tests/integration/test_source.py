@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault, UsageError
-from pgqueue_embed.source import read_records
-from pgqueue_embed.source_check import check_source
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.source.check import check_source
+from pgqueue_embed.source.read import read_records
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.pipelines import REPORTS, make_pipeline

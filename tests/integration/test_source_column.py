@@ -13,22 +13,25 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import Database, Worker, locks, write
-from pgqueue_embed.batch import Session
-from pgqueue_embed.claims import is_drained
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed import Database, Worker
+from pgqueue_embed.claim import write
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import pipeline as checks
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PipelineFault, RoleFault, UsageError
-from pgqueue_embed.failures import retry
-from pgqueue_embed.index_build import build_index
-from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline
-from pgqueue_embed.semantic_search import has_vectors, search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.sync import start_capture
-from pgqueue_embed.tables import Table
-from pgqueue_embed.vector_index import has_vector_index, plan
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claims import is_drained
+from pgqueue_embed.queue.dead_letters import retry
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.index import has_vector_index, plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.vector_search.query import has_vectors, search
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked

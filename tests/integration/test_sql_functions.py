@@ -9,11 +9,11 @@ from itertools import pairwise, product
 import psycopg
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.key import KEY_TYPES
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.key import KEY_TYPES
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
 from tests.support.fakes import POISON, FakeDevice
 from tests.support.oracle import assert_converged

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import make_pipeline
 

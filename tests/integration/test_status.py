@@ -7,12 +7,12 @@ from decimal import Decimal
 
 import pytest
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.pipelines import load_pipeline, pause_pipeline
-from pgqueue_embed.registry import WorkerIdentity, register, sign_off
-from pgqueue_embed.settings import Pipeline
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.status import read_status
+from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON

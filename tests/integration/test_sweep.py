@@ -8,17 +8,17 @@ from functools import partial
 import psycopg
 import pytest
 
-from pgqueue_embed import batch
-from pgqueue_embed.alter import Changes, alter
-from pgqueue_embed.capture import install
-from pgqueue_embed.claims import Claim, claim_items, finish_items, is_drained
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim import process
+from pgqueue_embed.claim.sweep import sweep_slice
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault
-from pgqueue_embed.pipelines import drop_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.sweep import sweep_slice
-from pgqueue_embed.switch import switch
+from pgqueue_embed.lifecycle.alter import Changes, alter
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.claims import Claim, claim_items, finish_items, is_drained
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import terminate, wait_until_blocked
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
@@ -45,7 +45,7 @@ def pipeline(conninfo: str, connection: Connection) -> Pipeline:
 
 @pytest.fixture
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "sweep_slice", partial(sweep_slice, slice_records=7))
+    monkeypatch.setattr(process, "sweep_slice", partial(sweep_slice, slice_records=7))
 
 
 @pytest.mark.on_both_servers
@@ -138,7 +138,7 @@ def test_truncate_waits_for_a_claim_that_is_about_to_commit(
                 wait_until_blocked(connection, user.info.backend_pid)
             finish_items(claiming, claim)
 
-        monkeypatch.setattr(batch, "finish_items", finish)
+        monkeypatch.setattr(process, "finish_items", finish)
         with open_session(conninfo) as session:
             work_once(session, pipeline)
             truncating[0].result()
@@ -187,8 +187,8 @@ def test_sweep_of_a_source_that_is_gone_pauses_the_pipeline(
 def test_sweep_goes_over_to_the_next_generation(
     conninfo: str, connection: Connection, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _: None)
     successor = alter(connection, pipeline, Changes(chunk_tokens=12))
     assert successor is not None
     enqueue(connection, successor, Selection())

@@ -16,18 +16,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from pgqueue_embed import locks
-from pgqueue_embed import switch as switching
-from pgqueue_embed.alter import Changes, alter, catch_up
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db import locks
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseLost, UsageError
-from pgqueue_embed.pipelines import drop_pipeline, load_pipeline, load_pipelines
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import NotComplete, switch
-from pgqueue_embed.sync import start_capture
+from pgqueue_embed.lifecycle import switch as switching
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.drop import drop_pipeline
+from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.fakes import FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
@@ -78,8 +79,8 @@ MOMENTS = settings(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for nobody: whoever is waited for is further up in the same thread."""
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
     monkeypatch.setattr(locks, "TRIES", 1)
     monkeypatch.setattr(switching, "CLAIM_SECONDS", 0.02)
     monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)

@@ -14,16 +14,16 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed.alter import Changes, alter
-from pgqueue_embed.capture import install
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_tables
-from pgqueue_embed.enqueue import Selection, enqueue
 from pgqueue_embed.errors import PgembedError, PipelineFault, UntrustedCode, UsageError
-from pgqueue_embed.pipelines import load_pipeline
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.lifecycle.alter import Changes, alter
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.capture import install
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source
 from tests.support.fakes import unit_vector
 from tests.support.oracle import assert_converged

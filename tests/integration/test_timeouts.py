@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import connect as sessions
-from pgqueue_embed.connect import TIMEOUTS, Connection, OutOfTime, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db import session as sessions
+from pgqueue_embed.db.session import TIMEOUTS, Connection, OutOfTime, connect
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from pgqueue_embed import Database
-from pgqueue_embed.alter import Changes, alter, catch_up
-from pgqueue_embed.batch import Session
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipelines import load_pipelines
-from pgqueue_embed.semantic_search import search
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.switch import switch
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, FakeEmbedded, unit_vector
 from tests.support.models import share_loaded_models
@@ -123,8 +123,8 @@ def test_query_of_the_model_itself_is_cut_like_its_chunks(
 def test_dimensions_change_by_a_new_generation(
     connection: Connection, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue_embed.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.alter.check_local_model", lambda _pipeline: None)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
     pipeline = embedded(connection, session)
     for truncate_dim, dimensions in [(5, 5), (0, 8)]:
         successor = alter(connection, pipeline, Changes(truncate_dim=truncate_dim))

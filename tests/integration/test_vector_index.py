@@ -15,21 +15,21 @@ from contextlib import contextmanager
 import pytest
 from psycopg import sql
 
-from pgqueue_embed import index_build
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
-from pgqueue_embed.index_build import build_index, read_progress
-from pgqueue_embed.index_plan import IndexOptions
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
-from pgqueue_embed.vector_index import (
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.vector_search import index_build
+from pgqueue_embed.vector_search.index import (
     has_vector_index,
     index_name,
     indexed_pipelines,
     plan,
     vector_indexes,
 )
+from pgqueue_embed.vector_search.index_build import build_index, read_progress
+from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -90,7 +90,7 @@ def test_an_index_is_built_and_used(connection: Connection, method: str, vector_
 
 
 def test_the_extension_may_live_in_any_schema(server: object, empty_conninfo: str) -> None:
-    from pgqueue_embed.migrate import migrate
+    from pgqueue_embed.db.migrate import migrate
 
     with connect(empty_conninfo) as session:
         session.execute('create schema "my vectors"')

@@ -6,9 +6,9 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgqueue_embed.connect import Connection, connect
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.vectors import ELEMENT, VectorCodec, pack
 from pgqueue_embed.errors import SetupError
-from pgqueue_embed.vectors import ELEMENT, VectorCodec, pack
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pgqueue_embed import search_path
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.python_process import start_python
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker.python_process import start_python
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline

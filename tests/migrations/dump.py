@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 
 # Yoyo's own tables are its own business.
 RELATIONS = """

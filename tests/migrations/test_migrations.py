@@ -11,17 +11,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue_embed import migrate as migrate_module
-from pgqueue_embed.connect import Connection, connect
-from pgqueue_embed.enqueue import Selection, enqueue
-from pgqueue_embed.errors import MigrationError
-from pgqueue_embed.migrate import (
+from pgqueue_embed.db import migrate as migrate_module
+from pgqueue_embed.db.migrate import (
     applied_migrations,
     available_migrations,
     check_schema,
     migrate,
     migrations_folder,
 )
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.errors import MigrationError
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.migrations.dump import dump_schema
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

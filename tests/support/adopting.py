@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 
 from pgqueue_embed.adopt import adopt_records, ensure_key_index, take_over
 from pgqueue_embed.adopt.candidate import Candidate, check_tables
-from pgqueue_embed.adoptions import Counts
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.adoptions import Counts
 from tests.support.fakes import DIMENSIONS, FAKE_MODEL, tokenizer, unit_vector
 
 VECTORS = Table(schema="public", name="vectors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 
 # Neither has any keys.
 SWEEP = "(sweep)"

@@ -9,9 +9,9 @@ import numpy as np
 from psycopg import sql
 
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
 from tests.support.fakes import DIMENSIONS, tokenizer, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 
 PATIENCE_SECONDS = 30.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from psycopg import sql
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
 
 MAUDE_SAMPLE = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
 

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.abc import Params, Query
 from tokenizers import Encoding, Tokenizer
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 
 
 class CountingCursor(psycopg.Cursor[Any]):
@@ -44,7 +44,7 @@ class CountingConnection(Connection):
 
 
 def counting_connection(conninfo: str) -> CountingConnection:
-    """Open a session like connect.connect does, that counts."""
+    """Open a session like session.connect does, that counts."""
     return CountingConnection.connect(
         conninfo, autocommit=True, prepare_threshold=None, cursor_factory=CountingCursor
     )

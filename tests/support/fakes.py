@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.pipeline_row import ModelIdentity
+from pgqueue_embed.pipeline.model_identity import ModelIdentity
 
 DIMENSIONS = 8
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import psycopg
 
-from pgqueue_embed import batch, ledger
-from pgqueue_embed.claims import Claim
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.claim import process
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.ledger import records
+from pgqueue_embed.queue.claims import Claim
 from pgqueue_embed.target.chunk_table import ChunkTable
 
 FAULT_VARIABLE = "PGEMBED_TEST_FAULT"
@@ -29,16 +30,16 @@ DSN_VARIABLE = "PGEMBED_TEST_DSN"
 
 # Each point with the function after whose first useful return it lies.
 AFTER: dict[str, tuple[ModuleType | type, str]] = {
-    "after_claim": (batch, "claim_items"),
-    "after_attempt": (batch, "log_attempts"),
-    "after_read": (batch, "read_records"),
-    "after_mutex": (ledger, "lock_records"),
-    "after_recheck": (ledger, "read_current"),
+    "after_claim": (process, "claim_items"),
+    "after_attempt": (process, "log_attempts"),
+    "after_read": (process, "read_records"),
+    "after_mutex": (records, "lock_records"),
+    "after_recheck": (records, "read_current"),
     "after_delete": (ChunkTable, "clear"),
     "after_insert": (ChunkTable, "insert"),
-    "after_ledger": (ledger, "settle"),
-    "before_commit": (batch, "record_batch"),
-    "after_commit": (batch, "_rate"),
+    "after_ledger": (records, "settle"),
+    "before_commit": (process, "record_batch"),
+    "after_commit": (process, "_rate"),
 }
 
 # Those reached while something runs: a forward pass, and the statement that inserts the chunks.

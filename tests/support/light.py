@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 
-from pgqueue_embed import supervisor
-from pgqueue_embed.connect import connect
-from pgqueue_embed.deaths import record_death
+from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
-from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.supervisor import Supervisor
+from pgqueue_embed.worker import supervisor
+from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.supervisor import Supervisor
 from tests.support import light_worker
 from tests.support.conditions import wait_until
 from tests.support.fault_points import DSN_VARIABLE, FAULT_VARIABLE, Fault

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgqueue_embed import supervisor
 from pgqueue_embed.__main__ import main
+from pgqueue_embed.worker import supervisor
 from tests.support.light import LIGHT_PROGRAM
 
 if __name__ == "__main__":

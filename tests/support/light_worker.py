@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed import heartbeat, worker, worker_process
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.rows import unit_rows
 from pgqueue_embed.embedding.shapes import BatchLimits
+from pgqueue_embed.worker import heartbeat, process, worker
 from tests.support import fault_points
 from tests.support.fakes import DIMENSIONS, FAKE_MODEL, NOT_A_NUMBER, POISON, tokenizer, unit_vector
 
@@ -86,7 +86,7 @@ def _strike(text: str) -> None:
 
 @dataclass(frozen=True)
 class LightChoice:
-    """Fulfils serviceable.ChosenModel."""
+    """Fulfils models.ChosenModel."""
 
     fingerprint: str = FAKE_MODEL.fingerprint
 
@@ -106,7 +106,7 @@ def prepare() -> None:
 def main() -> None:
     """Work as ordered on standard input."""
     prepare()
-    worker_process.main()
+    process.main()
 
 
 if __name__ == "__main__":

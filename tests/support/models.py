@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from pgqueue_embed.embedding import EmbeddingModel, resolve_model
-from pgqueue_embed.settings import DEFAULT_MODEL
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 TINY_DIMENSIONS = 16
 

@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 
 Names = dict[str, sql.Composable]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pgqueue_embed.connect import Connection
-from pgqueue_embed.create import Prepared
-from pgqueue_embed.pipelines import check_tables, create_pipeline
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.create import Prepared, check_tables, create_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
 from tests.support.fakes import FAKE_MODEL
 
 REPORTS = Table(schema="public", name="reports")

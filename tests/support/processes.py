@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgqueue_embed.connect import Connection
+from pgqueue_embed.db.session import Connection
 from tests.support.conditions import wait_until
 from tests.support.light import environment
 from tests.support.light_worker import SECONDS_VARIABLE

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pgqueue_embed.batch import Done, Session, process_claim
-from pgqueue_embed.claims import is_drained
-from pgqueue_embed.connect import connect
-from pgqueue_embed.embed import Device, DocumentChunker
-from pgqueue_embed.policy import ClaimSize
-from pgqueue_embed.settings import Pipeline
-from pgqueue_embed.vectors import VectorCodec
+from pgqueue_embed.claim.embed import Device, DocumentChunker
+from pgqueue_embed.claim.process import Done, Session, process_claim
+from pgqueue_embed.claim.size import ClaimSize
+from pgqueue_embed.db.session import connect
+from pgqueue_embed.db.vectors import VectorCodec
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.claims import is_drained
 from tests.support.conditions import wait_until
 from tests.support.fakes import FakeDevice, fake_chunker
 

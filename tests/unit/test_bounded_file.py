@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.bounded_file import UnreadableFile, read_bounded, read_json
 from pgqueue_embed.configuration import read_toml
-from pgqueue_embed.embedded.layout import Layout
-from pgqueue_embed.embedded.postmaster import recorded_pid
 from pgqueue_embed.embedding import calibration
 from pgqueue_embed.embedding.folder import check_folder
 from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.postmaster import recorded_pid
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded, read_json
 
 CONTENTS = {
     "nested": b"[" * 200_000,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgqueue_embed.claim_cursor import ClaimCursor
+from pgqueue_embed.queue.claim_cursor import ClaimCursor
 
 
 def test_first_look_is_at_the_front() -> None:

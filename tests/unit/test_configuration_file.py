@@ -14,13 +14,14 @@ from pgqueue_embed.cli.declared_pipelines import read_pipelines
 from pgqueue_embed.cli.pipeline_options import WantedPipeline
 from pgqueue_embed.cli.show import in_toml
 from pgqueue_embed.configuration import ConfigurationError, declared_database
-from pgqueue_embed.declared import Declared, written
+from pgqueue_embed.configuration.declared import Declared, written
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.embedding import full_name
 from pgqueue_embed.errors import PgembedError, UsageError
-from pgqueue_embed.option import options_of
-from pgqueue_embed.settings import DEFAULT_MODEL
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table, TargetColumns
+from pgqueue_embed.pipeline.option import options_of
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 SECRET = "hunter2"
 

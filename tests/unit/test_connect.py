@@ -8,10 +8,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue_embed import embedded
+from pgqueue_embed import local_server
 from pgqueue_embed.configuration import ConfigurationError
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
-from pgqueue_embed.connect import connect, describe, first_line, normalise
+from pgqueue_embed.db.dsn import describe, normalise
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
 SECRET = "s3cr3t"
@@ -30,7 +32,7 @@ def _no_database_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "ensure_running", lambda **_: "host=embedded")
+    monkeypatch.setattr(local_server, "ensure_running", lambda **_: "host=embedded")
 
 
 def host(conninfo: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgqueue_embed.deaths import Death, machine_is_ill
+from pgqueue_embed.worker.crashes import Death, machine_is_ill
 
 
 def death(*keys: str, known_suspects: bool = False, committed: bool = False) -> Death:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.embedded import EmbeddedServer, config, default_server, distribution
-from pgqueue_embed.embedded.account import Account
-from pgqueue_embed.embedded.config import config_text, configured_port
-from pgqueue_embed.embedded.folders import write_private_file
-from pgqueue_embed.embedded.layout import Layout
-from pgqueue_embed.embedded.lock import exclusive_lock
-from pgqueue_embed.embedded.ports import HOST, is_free, pick_port
-from pgqueue_embed.embedded.postmaster import live_pid, recorded_pid, remove_stale_pid_file
-from pgqueue_embed.embedded.serverlog import is_passing, last_fault, port_was_taken
 from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.local_server import EmbeddedServer, config, default_server, distribution
+from pgqueue_embed.local_server.account import Account
+from pgqueue_embed.local_server.config import config_text, configured_port
+from pgqueue_embed.local_server.folders import write_private_file
+from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.lock import exclusive_lock
+from pgqueue_embed.local_server.ports import HOST, is_free, pick_port
+from pgqueue_embed.local_server.postmaster import live_pid, recorded_pid, remove_stale_pid_file
+from pgqueue_embed.local_server.serverlog import is_passing, last_fault, port_was_taken
 
 TAKEN = """\
 2026-01-02 03:04:05 UTC [9] LOG:  could not bind IPv4 address "127.0.0.1": Address already in use
@@ -172,7 +172,7 @@ def test_a_server_that_was_never_started_is_reported_and_not_made(tmp_path: Path
 
 def test_importing_the_package_loads_no_database_driver() -> None:
     code = (
-        "import sys, pgqueue_embed.embedded as e; e.default_server(); "
+        "import sys, pgqueue_embed.local_server as e; e.default_server(); "
         "sys.exit(bool({'psycopg', 'psutil', 'torch', 'typer'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PGEMBED_HOME": "/nonexistent"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from pgqueue_embed.fair_share import FairShare
+from pgqueue_embed.worker.fair_share import FairShare
 
 SMALL, LARGE, THIRD = 1, 2, 3
 

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 import pgqueue_embed
 from pgqueue_embed.adopt import locate
 from pgqueue_embed.chunking import encoding
+from pgqueue_embed.claim.embed import describe
 from pgqueue_embed.configuration import database, keys
-from pgqueue_embed.connect import first_line
-from pgqueue_embed.embed import describe
-from pgqueue_embed.embedded import config, serverlog
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.names import split_columns
 from pgqueue_embed.embedding.devices import is_out_of_memory
 from pgqueue_embed.errors import PgembedError, UsageError
-from pgqueue_embed.foreign_text import (
+from pgqueue_embed.local_server import config, serverlog
+from pgqueue_embed.log import mask
+from pgqueue_embed.pipeline.template import parse_template
+from pgqueue_embed.untrusted.foreign_text import (
     MOST_CHARACTERS,
     REPLACEMENT,
     capped,
@@ -30,9 +33,6 @@ from pgqueue_embed.foreign_text import (
     printable,
     printable_lines,
 )
-from pgqueue_embed.identifiers import split_columns
-from pgqueue_embed.log import mask
-from pgqueue_embed.template import parse_template
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eLOST\u200b\ud800\r\x00\x7f"
 

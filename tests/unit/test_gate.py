@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pgqueue_embed.gate import Gate
+from pgqueue_embed.worker.gate import Gate
 from tests.support.conditions import wait_until
 
 Start = Callable[[Callable[[], None]], threading.Thread]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.index_plan import (
+from pgqueue_embed.vector_search.index_plan import (
     MEGABYTE,
     IndexOptions,
     IndexPlan,

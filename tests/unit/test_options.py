@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from pgqueue_embed import Database, Pipeline, Worker
-from pgqueue_embed.alter import Changes
 from pgqueue_embed.api.arguments import argument
 from pgqueue_embed.cli.alter import WantedChanges
 from pgqueue_embed.cli.pipeline_options import WantedPipeline
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.option import Option, options_of
-from pgqueue_embed.pipeline_options import ALTERABLE, PIPELINE_OPTIONS, Beside
-from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.spec import PipelineSpec
+from pgqueue_embed.lifecycle.alter import Changes
+from pgqueue_embed.pipeline.option import Option, options_of
+from pgqueue_embed.pipeline.options import ALTERABLE, PIPELINE_OPTIONS, Beside
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.worker.settings import WorkerSettings
 
 README = Path(__file__).parents[2] / "README.md"
 OF_WORKERS = options_of(WorkerSettings)

@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqueue_embed.policy import (
+from pgqueue_embed.claim.size import (
     FIRST_CLAIM,
     MAX_CLAIM_BYTES,
     MAX_CLAIM_ITEMS,
-    MAX_ITEM_RECORDS,
-    SPLIT_PARTS,
     ClaimSize,
     Rate,
     next_claim_size,
+    recovered_claim,
+    smaller_claim,
+)
+from pgqueue_embed.claim.suspects import SPLIT_PARTS, split_size
+from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS, records_per_item
+from pgqueue_embed.queue.retry_delay import retry_delay_seconds
+from pgqueue_embed.worker.delays import (
     poll_delay_seconds,
     reconnect_delay_seconds,
-    records_per_item,
-    recovered_claim,
     restart_delay_seconds,
-    retry_delay_seconds,
-    smaller_claim,
-    split_size,
 )
 
 

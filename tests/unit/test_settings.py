@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from pgqueue_embed.db.names import Table, check_identifier, parse_table
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import check_identifier
-from pgqueue_embed.settings import WorkerSettings
-from pgqueue_embed.spec import PipelineSpec
-from pgqueue_embed.tables import Table, TargetColumns, parse_table
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.worker.settings import WorkerSettings
 
 SOURCE = Table(schema="public", name="reports")
 TARGET = Table(schema="public", name="chunks")

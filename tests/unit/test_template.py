@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgqueue_embed.db.names import join_columns, split_columns
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.identifiers import join_columns, split_columns
-from pgqueue_embed.template import Field, parse_template, split_at_chunk
+from pgqueue_embed.pipeline.template import Field, parse_template, split_at_chunk
 
 
 def parse(text: str) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from pgqueue_embed.verdicts import Current, Finding, Found, Verdict, decide, state_after
+from pgqueue_embed.ledger.verdicts import Current, Finding, Found, Verdict, decide, state_after
 
 READ = b"hash of the text that was read"
 CHANGED = b"hash of another text"

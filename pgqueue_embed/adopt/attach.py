@@ -1,0 +1,169 @@
+"""Taking a table over: the columns that it lacks and the pipeline, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.adopt.candidate import Candidate
+from pgqueue_embed.adopt.table_check import MADE
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.locks import in_short_waits
+from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.vectors import VectorCodec
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline
+from pgqueue_embed.pipeline.key import OPENING
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.row import to_row
+from pgqueue_embed.queue.adoptions import begin_adoption
+from pgqueue_embed.source.read import source_names
+from pgqueue_embed.target import ChunkRows, target_of
+
+# No record has so many chunks: a row with this index is in nobody's way.
+REHEARSAL_INDEX = 2**31 - 1
+
+
+def take_over(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
+    """Make the pipeline, and the columns that its target lacks; both or neither.
+
+    Raises UsageError when the role does not own the table, the table is in use, or it refuses what
+    a worker writes.
+    """
+    table = candidate.spec.target
+    try:
+        return in_short_waits(
+            connection, lambda: _take(connection, candidate, doubtful), table=table
+        )
+    except psycopg.errors.UniqueViolation:
+        raise UsageError(
+            f"pipeline '{candidate.spec.name}' or one with target {table} was made by somebody else"
+            " just now"
+        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(f"cannot adopt {table}: {first_line(error)}") from None
+
+
+def _take(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
+    connection.execute(OPENING)
+    _add_columns(connection, candidate)
+    insert_pipeline(connection, to_row(candidate.spec, candidate.records, candidate.identity))
+    pipeline = load_pipeline(connection, candidate.spec.name)
+    _rehearse(connection, pipeline)
+    begin_adoption(connection, pipeline, doubtful)
+    return pipeline
+
+
+def _add_columns(connection: Connection, candidate: Candidate) -> None:
+    """Add what the table lacks, without reading or writing a row of it.
+
+    A constraint would have to wait until all is adopted, and then read the table under a lock. A
+    default that is no constant comes afterwards: with the column, it would fill in every row.
+    """
+    lacking = candidate.table.lacking
+    if not lacking:
+        return
+    table = candidate.spec.target.identifier
+    added = sql.SQL(", ").join(
+        sql.SQL("add column {} {}").format(sql.Identifier(name), sql.SQL(MADE[meaning]))
+        for meaning, name in lacking.items()
+    )
+    connection.execute(sql.SQL("alter table {} {}").format(table, added))
+    if "created_at" in lacking:
+        query = sql.SQL("alter table {} alter column {} set default clock_timestamp()")
+        connection.execute(query.format(table, sql.Identifier(lacking["created_at"])))
+
+
+def _rehearse(connection: Connection, pipeline: Pipeline) -> None:
+    """Insert a chunk as a worker would and undo it, so that no constraint or trigger surprises."""
+    query = sql.SQL("select {source_key_text} from {source} as source limit 1")
+    row = connection.execute(query.format(**source_names(pipeline)), ()).fetchone()
+    if row is None:
+        return
+    vectors = np.zeros((1, pipeline.dimensions), np.float32)
+    vectors[0, 0] = 1.0
+    chunk = ChunkRows(
+        keys=[row[0]],
+        document_hashes=[b""],
+        chunk_indexes=[REHEARSAL_INDEX],
+        texts=["pgembed"],
+        start_chars=[0],
+        end_chars=[7],
+        tokens=[1],
+        vectors=vectors,
+    )
+    try:
+        with connection.transaction(force_rollback=True):
+            target_of(pipeline).replace(connection, VectorCodec(connection), (), [chunk])
+    except psycopg.errors.LockNotAvailable:
+        raise
+    except psycopg.Error as error:
+        raise UsageError(
+            f"{pipeline.target} does not take a row as pgembed writes it: {first_line(error)}"
+        ) from None
+
+
+KEY_INDEX = """
+select exists (
+    select
+    from pg_index
+    join pg_class on pg_class.oid = indexrelid
+    join pg_am on pg_am.oid = relam
+    where indrelid = %(table)s::regclass
+        and amname = 'btree'
+        and indisvalid
+        and indpred is null
+        and (
+            select array_agg(attname::text order by position)
+            from unnest(indkey::smallint[]) with ordinality as part (attnum, position)
+            join pg_attribute
+                on pg_attribute.attrelid = indrelid and pg_attribute.attnum = part.attnum
+            where position <= %(columns)s
+        ) = %(names)s::text[]
+)
+"""
+
+
+def has_key_index(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether the chunks of a record can be found by an index on its key."""
+    names = list(pipeline.columns.fulltext_id)
+    values = {"table": pipeline.target.quoted, "names": names, "columns": len(names)}
+    (found,) = connection.execute(KEY_INDEX, values).fetchone() or (False,)
+    return bool(found)
+
+
+def ensure_key_index(
+    connection: Connection,
+    pipeline: Pipeline,
+    *,
+    on_build: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Build an index on the key of a table that lacks one, while the table is used.
+
+    One that an interrupted build has left unusable is dropped first. Tells `on_build` that it will
+    take its time.
+    """
+    if has_key_index(connection, pipeline):
+        return
+    names = pipeline.columns.fulltext_id
+    connection.refuse_pooler("building the index on the key")
+    on_build(f"building an index on {', '.join(names)} of {pipeline.target}")
+    index = _index_of(pipeline.target)
+    drop = sql.SQL("drop index concurrently if exists {}").format(index.identifier)
+    build = sql.SQL("create index concurrently {} on {} ({})").format(
+        sql.Identifier(index.name),
+        pipeline.target.identifier,
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+    )
+    connection.execute(drop)
+    connection.execute(build)
+
+
+def _index_of(table: Table) -> Table:
+    suffix = "_pgembed_key"
+    stem = table.name.encode()[: MAX_IDENTIFIER_BYTES - len(suffix)].decode(errors="ignore")
+    return Table(schema=table.schema, name=stem + suffix)

@@ -1,0 +1,1 @@
+"""One claim, from reading its records to their commit."""

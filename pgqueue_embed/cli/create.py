@@ -1,0 +1,65 @@
+"""The command create."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.display import one_line, say
+
+if TYPE_CHECKING:
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.lifecycle.create import Created
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.pipeline.spec import PipelineSpec
+
+
+def create(
+    conninfo: str,
+    name: options.PipelineName,
+    wanted: options.WantedPipeline,
+    if_not_exists: Annotated[
+        bool, typer.Option("--if-not-exists", help="Keep a pipeline that is there already.")
+    ] = False,
+) -> None:
+    """Make a pipeline: its settings, and its target table or a column of the source.
+
+    Example: pgembed create reports --source-table event_text --text-field foi_text
+    """
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import pipeline_names
+
+    with connect(conninfo) as connection:
+        check_schema(connection)
+        if if_not_exists and name in pipeline_names(connection):
+            say(f"pipeline {name} exists already and was left as it is")
+            return
+        make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
+
+
+def make_pipeline(
+    connection: Connection, spec: PipelineSpec, model: str, *, sync: bool = False
+) -> Pipeline:
+    """Make the pipeline, say so, and warn when its model cannot read the text."""
+    from pgqueue_embed.lifecycle.create import create as make
+
+    created = make(connection, spec, model, sync=sync)
+    say_created(created)
+    return created.pipeline
+
+
+def say_created(created: Created) -> None:
+    """Say what was made, and what to know about its model."""
+    from pgqueue_embed.target import target_of
+
+    pipeline = created.pipeline
+    say(
+        f"made pipeline {pipeline.name}: {one_line(str(pipeline.document))} of {pipeline.source} →"
+        f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
+        f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
+    )
+    for warning in created.warnings:
+        say(f"warning: {warning}", fg="yellow", err=True)

@@ -1,0 +1,186 @@
+"""Commands that embed: work and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.create import make_pipeline
+from pgqueue_embed.cli.display import say
+from pgqueue_embed.cli.enqueue import queue_records
+from pgqueue_embed.cli.options import connected, log_settings
+from pgqueue_embed.cli.worker_options import WorkerOptions
+from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.stop_reasons import DRAINED
+
+if TYPE_CHECKING:
+    from pgqueue_embed.db.session import Connection
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command()(connected(work))
+    app.command()(connected(run, may_make_server=True))
+
+
+def work(
+    conninfo: str,
+    worker: WorkerOptions,
+    drain: Annotated[
+        bool,
+        typer.Option("--drain", help="Leave when nothing is pending.", rich_help_panel=WORKER),
+    ] = False,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pipeline",
+            help="Work on this pipeline only; repeatable. \\[default: all]",
+            rich_help_panel=WORKER,
+            show_default=False,
+        ),
+    ] = None,
+    max_records: Annotated[
+        int | None,
+        typer.Option(
+            "--max-records",
+            help="Leave after the claim that reaches so many records.",
+            rich_help_panel=WORKER,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Claim, embed and commit until stopped; start it on as many machines as you have.
+
+    Ctrl-C or SIGTERM finishes the claim in hand and leaves; a second one gives it back and leaves
+    at once.
+
+    Example: pgembed work --concurrency 4
+    """
+    settings = worker.settings(
+        drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
+    )
+    ending, left = _supervise(conninfo, settings)
+    if ending == DRAINED:
+        suggest_index(conninfo, settings.pipelines, left)
+
+
+def _supervise(
+    conninfo: str,
+    settings: WorkerSettings,
+    *,
+    quiet: bool = False,
+    on_tick: Callable[[], None] = lambda: None,
+) -> tuple[str, Mapping[str, str]]:
+    """Work, and return why it ended, and what is left undone: the reason by pipeline."""
+    from pgqueue_embed import log
+    from pgqueue_embed.worker.supervisor import Supervisor
+
+    how = log_settings(quiet=quiet)
+    how.apply()
+    log.get_logger().debug("supervisor started")
+    supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick)
+    return supervisor.run(), supervisor.left
+
+
+def run(
+    conninfo: str,
+    name: options.PipelineName,
+    wanted: options.WantedPipeline,
+    records: options.RunRecords,
+    worker: WorkerOptions,
+) -> None:
+    """Make the pipeline if it is missing, queue its records, embed them all, and leave.
+
+    Start pgembed work on other machines meanwhile, and they share the records.
+
+    Example: pgembed run reports --source-table event_text --text-field foi_text
+    """
+    from pgqueue_embed.db.migrate import migrate
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.lifecycle.sync import start_capture
+    from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
+    from pgqueue_embed.queue.claims import is_drained
+    from pgqueue_embed.worker.models import left_undone
+
+    selection = records.selection()
+    settings = worker.settings(drain=True, pipelines=(name,))
+    migrate(conninfo)
+    with connect(conninfo) as connection:
+        if name not in pipeline_names(connection):
+            make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
+        pipeline = load_pipeline(connection, name)
+        where = wanted.given["where"]
+        if where is not None and where != pipeline.where:
+            raise UsageError(
+                f"pipeline '{name}' is there already, with another --where or none; to queue some"
+                f" of its records: pgembed enqueue {name} --where …"
+            )
+        if wanted.sync:
+            start_capture(connection, pipeline)
+        queue_records(connection, pipeline, selection)
+        drained = is_drained(connection, [pipeline.id])
+        left = left_undone(connection, [pipeline], {})
+    if drained:
+        suggest_index(conninfo, (name,), left)
+    else:
+        embed_all(conninfo, name, settings)
+
+
+def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
+    """Drain one pipeline with a live progress bar, and say what to do next."""
+    from pgqueue_embed.cli.progress_bar import progress_bar
+
+    with progress_bar(conninfo, name) as bar:
+        ending, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
+    if ending == DRAINED:
+        suggest_index(conninfo, (name,), left)
+    else:
+        say(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)
+
+
+def suggest_index(
+    conninfo: str, names: tuple[str, ...], left: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Name the next step for each pipeline: its failures, its vector index, or a search.
+
+    Raises SetupError for work that is `left` undone: the reason, by pipeline.
+    """
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipelines
+
+    with connect(conninfo) as connection:
+        for pipeline in load_pipelines(connection, names):
+            if pipeline.name not in left:
+                _suggest(connection, pipeline)
+    if left:
+        raise SetupError("; ".join(f"{name} {reason}" for name, reason in left.items()))
+
+
+def _suggest(connection: Connection, pipeline: Pipeline) -> None:
+    from pgqueue_embed.vector_search.index import has_vector_index
+
+    row = connection.execute(
+        "select pending, dead, state_reason from pgembed.progress where pipeline = %s",
+        (pipeline.name,),
+    ).fetchone()
+    pending, dead, reason = row or (0, 0, None)
+    if reason:
+        say(f"{pipeline.name} is paused: {reason}", fg="yellow", err=True)
+    if dead:
+        say(
+            f"{dead:,} records were given up on; see why: pgembed failures {pipeline.name}",
+            fg="yellow",
+            err=True,
+        )
+    if pending:
+        return
+    if has_vector_index(connection, pipeline):
+        say(f'search it: pgembed search {pipeline.name} "…"')
+    else:
+        say(f"{pipeline.name} is complete; build its vector index: pgembed index {pipeline.name}")

@@ -1,0 +1,1 @@
+"""PostgreSQL itself: sessions, errors, names, locks, migrations, the vector extension."""

@@ -1,0 +1,126 @@
+"""What an error of PostgreSQL means, by where it came from and whether the session still lives.
+
+A statement of ours on our own tables fails because the database is away, or by a fault of this
+program. Whatever touches a user's object (source, view, function, target, trigger) is executed
+`on_users_tables`: what it says is the pipeline's fault, whatever its SQLSTATE, short of a few that
+are nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+
+from pgqueue_embed.db.errors import first_line, is_away
+from pgqueue_embed.db.session import Connection, OutOfTime
+from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PipelineFault, RoleFault
+
+# Another transaction was in the way, or the time was up: the next try may do.
+PASSING = ("40", "55P03", "57014")
+
+# A function of a user's may raise these codes too, and does so again and again.
+PROCEDURAL = ("pl_exec.c", "plpy_", "plperl.c", "pltcl.c")
+
+# A right that this role lacks, or who it is to a foreign server.
+OF_THE_ROLE = ("42501", "28")
+
+# What a table says to every row: it is not there, may not be touched, cannot be written. Raised
+# inside a function (there is a context then), they may be about one row.
+OF_THE_TABLE = ("0A", "3D", "3F", "42", "55", "58", "XX")
+
+
+@contextmanager
+def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
+    """Say what PostgreSQL means by an error inside the block, which is `doing` something.
+
+    Raises PipelineFault, or RoleFault where it is about the role of `connection`, and
+    DatabaseUnavailable for a session that is lost. What is nobody's fault stays as it is: see
+    `is_given_back`.
+    """
+    try:
+        yield
+    except OutOfTime:
+        raise
+    except psycopg.Error as error:
+        if connection.closed:
+            raise DatabaseUnavailable(f"the connection was lost: {first_line(error)}") from None
+        if is_given_back(error):
+            raise
+        raise fault(connection, error, doing) from None
+
+
+def fault(connection: Connection, error: psycopg.Error, doing: str) -> PipelineFault:
+    """Return the fault that `error` is, in one line: what was being done, and what the server says.
+
+    `doing` begins a sentence, such as "reading public.reports".
+    """
+    if is_of_the_role(error):
+        role = connection.info.user
+        return RoleFault(f"{doing} as role {role}: {first_line(error)}")
+    return PipelineFault(f"{doing}: {first_line(error)}")
+
+
+def is_of_the_role(error: psycopg.Error) -> bool:
+    """Return whether another role might have done what failed with `error`."""
+    state = error.sqlstate or ""
+    return state.startswith(OF_THE_ROLE) or error.diag.source_function == "GetUserMapping"
+
+
+def is_of_the_table(error: psycopg.Error) -> bool:
+    """Return whether the table that is written to would say so to any record."""
+    is_bare = not error.diag.context
+    return is_bare and (error.sqlstate or "").startswith(OF_THE_TABLE)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether somebody was in the way, or the time was up, as PostgreSQL itself says."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    is_raised = (error.diag.source_file or "").startswith(PROCEDURAL)
+    return (error.sqlstate or "").startswith(PASSING) and not is_raised
+
+
+def is_given_back(error: BaseException) -> bool:
+    """Return whether a claim that failed with `error` is somebody's again, at nobody's charge."""
+    return isinstance(error, LeaseLost) or is_away(error) or is_passing(error)
+
+
+def naming_the_record(
+    error: PipelineFault, keys: Sequence[str], probe: Callable[[Sequence[str]], object]
+) -> PipelineFault:
+    """Return `error` with the key of the record that causes it, if it is one of `keys`.
+
+    `probe` raises PipelineFault if any of the keys it is given is at fault.
+    """
+    if isinstance(error, RoleFault):
+        return error
+    culprit = _first_at_fault(keys, lambda some: _fault_of(probe, some) is not None)
+    own = None if culprit is None else _fault_of(probe, [culprit])
+    return error if own is None else PipelineFault(f"record {culprit}: {own}")
+
+
+def _first_at_fault(keys: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> str | None:
+    """Return one of `keys` that fails while others do not, or the only one; else None.
+
+    Halves them as often as need be: `fails` is asked some 20 times about 4,096 keys.
+    """
+    is_one_of_many = len(keys) == 1
+    while len(keys) > 1:
+        first, second = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+        if not fails(first):
+            keys, is_one_of_many = second, True
+        else:
+            keys, is_one_of_many = first, is_one_of_many or not fails(second)
+    return keys[0] if keys and is_one_of_many else None
+
+
+def _fault_of(
+    probe: Callable[[Sequence[str]], object], keys: Sequence[str]
+) -> PipelineFault | None:
+    try:
+        probe(keys)
+    except PipelineFault as error:
+        return error
+    return None

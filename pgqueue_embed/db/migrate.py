@@ -1,0 +1,187 @@
+"""Applies the SQL files of ``migrations/`` to the database, once each, in order."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.errors import MigrationError
+
+# Any number that no other program uses; shared by every pgembed that migrates.
+ADVISORY_LOCK = 7_034_212_890
+
+MINIMUM_SERVER_VERSION = 130_000
+MINIMUM_VECTOR_VERSION = (0, 5)
+
+
+def migrations_folder() -> Path:
+    """Return the folder of SQL files: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    packaged = package / "migrations"
+    return packaged if packaged.is_dir() else package.parent / "migrations"
+
+
+def migrate(conninfo: str) -> list[str]:
+    """Bring schema pgembed up to date and return the names of the migrations applied now.
+
+    Safe from any number of machines at once: they take turns on an advisory lock. Raises
+    MigrationError when the server is too old, the vector extension is absent, the role lacks a
+    right, or the schema is newer than this program.
+    """
+    with connect(conninfo) as lock, lock.transaction():
+        lock.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        with connect(conninfo) as connection:
+            _check_server(connection)
+            with _explained():
+                if applied_migrations(connection) == available_migrations():
+                    return []  # a role that may not create anything comes this far
+                connection.refuse_pooler("pgembed migrate")
+                _create_extension(connection)
+                connection.execute("create schema if not exists pgembed")
+                _refuse_newer(connection)
+                return _apply(conninfo)
+
+
+PRESENT = """
+select
+    to_regclass('pgembed._yoyo_migration') is not null,
+    (
+        select min(format('pgembed.%I', relname))
+        from pg_class
+        where relnamespace = to_regnamespace('pgembed')
+            and relrowsecurity
+            and row_security_active(oid)
+    )
+"""
+
+
+def applied_migrations(connection: Connection) -> list[str]:
+    """Return the names of the migrations that the database has, in order; none without a schema.
+
+    Raises MigrationError where policies would hide rows of pgembed's own tables from this role.
+    """
+    present, hidden = connection.execute(PRESENT).fetchone() or (False, None)
+    if hidden is not None:
+        raise MigrationError(
+            f"row-level security would hide rows of {hidden} from this role; the owner of schema"
+            f" pgembed: alter table {hidden} disable row level security"
+        )
+    if not present:
+        return []
+    rows = connection.execute("select migration_id from pgembed._yoyo_migration order by 1")
+    return [name for (name,) in rows]
+
+
+def available_migrations() -> list[str]:
+    """Return the names of the migrations that this program carries, in order."""
+    return sorted(path.stem for path in migrations_folder().glob("[0-9]*.sql"))
+
+
+def check_schema(connection: Connection) -> None:
+    """Raise MigrationError unless the database has exactly this program's migrations."""
+    applied, available = applied_migrations(connection), available_migrations()
+    newer = sorted(set(applied) - set(available))
+    if newer:
+        raise MigrationError(
+            f"the database has migration {newer[-1]}, which this pgembed does not know;"
+            " upgrade pgembed on this machine"
+        )
+    if applied != available:
+        what = "has no schema pgembed yet" if not applied else "needs a newer schema pgembed"
+        raise MigrationError(f"the database {what}; run: pgembed migrate")
+
+
+def _apply(conninfo: str) -> list[str]:
+    # Imported here: it costs every other command 70 ms.
+    from yoyo import read_migrations
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+    from yoyo.connections import parse_uri
+
+    class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+        """Yoyo over our own connections, with its tables in schema pgembed."""
+
+        def connect(self, _uri: Any) -> Connection:
+            return connect(conninfo, application_name="pgembed migrate")
+
+        def init_connection(self, connection: Connection) -> None:
+            connection.execute("set search_path to pgembed")
+
+    logging.getLogger("yoyo").setLevel(logging.ERROR)
+    with Backend(parse_uri("postgresql+psycopg://"), "_yoyo_migration") as backend:
+        backend.init_database()
+        # Yoyo takes a pattern, and a folder may be called [so].
+        migrations = read_migrations(glob.escape(str(migrations_folder())))
+        pending = backend.to_apply(migrations)
+        backend.apply_migrations(pending)
+        return [migration.id for migration in pending]
+
+
+def _refuse_newer(connection: Connection) -> None:
+    if set(applied_migrations(connection)) - set(available_migrations()):
+        check_schema(connection)
+
+
+def _check_server(connection: Connection) -> None:
+    version = connection.info.server_version
+    if version < MINIMUM_SERVER_VERSION:
+        raise MigrationError(
+            f"PostgreSQL {version // 10_000} is too old; pgembed needs PostgreSQL 13 or newer"
+        )
+
+
+def _create_extension(connection: Connection) -> None:
+    installed = vector_extension(connection)
+    if installed is None:
+        _require_available(connection)
+        try:
+            with connection.transaction():
+                # Where an administrator's own CREATE EXTENSION would put it.
+                connection.execute("set local search_path to default")
+                connection.execute("create extension vector")
+        except psycopg.errors.InsufficientPrivilege:
+            raise MigrationError(
+                "the vector extension is not created in this database and this role may not"
+                " create it; ask an administrator to run: create extension vector"
+            ) from None
+        return
+    version = tuple(int(part) for part in installed[1].split(".")[:2])
+    if version < MINIMUM_VECTOR_VERSION:
+        raise MigrationError(
+            f"pgvector {installed[1]} is too old; pgembed needs 0.5 or newer:"
+            " alter extension vector update"
+        )
+
+
+def _require_available(connection: Connection) -> None:
+    row = connection.execute(
+        "select 1 from pg_available_extensions where name = 'vector'"
+    ).fetchone()
+    if row is None:
+        raise MigrationError(
+            "pgvector is not installed on this PostgreSQL server; install it there"
+            " (Debian: postgresql-NN-pgvector, Homebrew: pgvector) and run pgembed migrate again"
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            f"this role may not create schema pgembed ({first_line(error)});"
+            " grant create on the database, or migrate as its owner"
+        ) from None
+    except psycopg.errors.LockNotAvailable:
+        raise MigrationError(
+            "a table of schema pgembed stayed locked for 5 seconds; nothing was changed, try again"
+        ) from None

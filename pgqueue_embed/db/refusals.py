@@ -1,0 +1,64 @@
+"""Which records a table refuses: a change for many of them, narrowed down by halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import fault, is_given_back, is_of_the_table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import RecordFault
+
+# The last is a row that a user moves to another partition while we wait for it.
+WAITS_FOR_OTHERS = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+# A constraint that is deferred speaks here, where a record can still be told from the others, and
+# not at COMMIT. What follows is deferred again: a chunk is deleted before it is inserted anew.
+CHECK_DEFERRED = "set constraints all immediate; set constraints all deferred"
+
+
+def refusals(
+    connection: Connection,
+    doing: str,
+    keys: Sequence[str],
+    change: Callable[[Sequence[str]], dict[str, str]],
+) -> dict[str, str]:
+    """Make a change of a table for the records `keys`; returns the error of each that it refuses.
+
+    A refusal (a CHECK of the user's, an error of a trigger) is narrowed down by halves, each in its
+    own savepoint; `change` may report some too. `doing` says what is done, as in faults. Raises
+    PipelineFault for what the table would say to any record, and whatever is nobody's fault.
+    """
+    if not keys:
+        return {}
+    try:
+        with connection.transaction():
+            refused = change(keys)
+            connection.execute(CHECK_DEFERRED)
+            return refused
+    except RecordFault as error:
+        reason = str(error)
+    except psycopg.Error as error:
+        reason = _reason(connection, doing, error)
+    if len(keys) == 1:
+        return {keys[0]: f"the target table refused it: {reason}"}
+    middle = len(keys) // 2
+    first, second = (
+        refusals(connection, doing, half, change) for half in (keys[:middle], keys[middle:])
+    )
+    return first | second
+
+
+def _reason(connection: Connection, doing: str, error: psycopg.Error) -> str:
+    """Return what the table says of its records; raises if it is not about them."""
+    if connection.closed or isinstance(error, WAITS_FOR_OTHERS) or is_given_back(error):
+        raise error
+    if is_of_the_table(error):
+        raise fault(connection, error, doing) from None
+    return first_line(error)

@@ -1,0 +1,124 @@
+"""Vectors on their way into PostgreSQL: one numpy cast for a whole claim, no per-row Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg.abc import DumperKey
+from psycopg.adapt import Dumper, PyFormat
+from psycopg.pq import Format
+
+from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import SetupError
+
+# Element types of pgvector's binary formats, big-endian (pgvector src/vector.c vector_send and
+# src/halfvec.c halfvec_send: int16 dimensions, int16 unused, then the elements).
+ELEMENT: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
+
+
+@dataclass(frozen=True)
+class PackedVectors:
+    """Vectors in PostgreSQL's binary array format, a parameter of type `array_oid`."""
+
+    payload: bytes
+    array_oid: int
+
+
+class PackedVectorsDumper(Dumper):
+    """Sends PackedVectors as they are, declared with their own array type."""
+
+    format = Format.BINARY
+
+    def get_key(self, obj: PackedVectors, format: PyFormat) -> DumperKey:  # noqa: A002 (psycopg's name)
+        return (self.cls, obj.array_oid)  # type: ignore[return-value]
+
+    def upgrade(self, obj: PackedVectors, format: PyFormat) -> PackedVectorsDumper:  # noqa: A002
+        dumper = PackedVectorsDumper(self.cls)
+        dumper.oid = obj.array_oid
+        return dumper
+
+    def dump(self, obj: PackedVectors) -> bytes:
+        return obj.payload
+
+
+def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) -> bytes:
+    """Return `vectors`, shape (rows, dimensions), as one binary array of `vector_type`.
+
+    The format is that of array_send (PostgreSQL src/backend/utils/adt/arrayfuncs.c): number of
+    array dimensions, null flag, element type, length, lower bound, then each element with its
+    byte length before it. An empty array has zero dimensions.
+    """
+    rows, dimensions = vectors.shape
+    header = np.array([1 if rows else 0, 0, element_oid], dtype=">i4").tobytes()
+    if not rows:
+        return header
+    element = ELEMENT[vector_type]
+    layout = np.dtype(
+        [("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", element, (dimensions,))]
+    )
+    packed = np.zeros(rows, dtype=layout)
+    packed["bytes"] = 4 + dimensions * element.itemsize
+    packed["dim"] = dimensions
+    packed["values"] = vectors
+    return header + np.array([rows, 1], dtype=">i4").tobytes() + packed.tobytes()
+
+
+def unpack(payloads: Sequence[bytes], *, vector_type: str, dimensions: int) -> NDArray[np.float32]:
+    """Return vectors that the server sent in binary, shape (rows, dimensions).
+
+    Behind the four bytes of the header, as in `pack`. One of other dimensions comes back as NaN.
+    """
+    element = ELEMENT[vector_type]
+    vectors = np.full((len(payloads), dimensions), np.nan, np.float32)
+    for row, payload in enumerate(payloads):
+        values = np.frombuffer(payload, element, offset=4)
+        if len(values) == dimensions:
+            vectors[row] = values
+    return vectors
+
+
+class VectorCodec:
+    """What one database calls its vector types; the extension may live in any schema.
+
+    Made per connection, which it teaches to send packed vectors.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Look the types up; raises SetupError when the vector extension is absent."""
+        installed = vector_extension(connection)
+        if installed is None:
+            raise SetupError("the vector extension is not created here; run: pgembed migrate")
+        self.schema, self.version = installed
+        rows = connection.execute(
+            """
+            select typname, pg_type.oid, typarray
+            from pg_type
+            join pg_namespace on pg_namespace.oid = typnamespace
+            where nspname = %s and typname in ('vector', 'halfvec')
+            """,
+            (self.schema,),
+        ).fetchall()
+        connection.adapters.register_dumper(PackedVectors, PackedVectorsDumper)
+        self._oids = {name: (oid, array_oid) for name, oid, array_oid in rows}
+
+    def supports(self, vector_type: str) -> bool:
+        """Return whether this pgvector knows `vector_type` (halfvec came with 0.7)."""
+        return vector_type in self._oids
+
+    def type_name(self, connection: Connection, vector_type: str, dimensions: int) -> str:
+        """Return what this session calls the type of a column, such as ``public.vector(384)``."""
+        oid, _ = self._oids[vector_type]
+        (name,) = connection.execute(
+            "select format_type(%s::oid, %s)", (oid, dimensions)
+        ).fetchone() or ("",)
+        return str(name)
+
+    def pack(self, vectors: NDArray[np.float32], vector_type: str) -> PackedVectors:
+        """Return `vectors`, shape (rows, dimensions), ready to be a statement's parameter."""
+        oid, array_oid = self._oids[vector_type]
+        return PackedVectors(pack(vectors, vector_type=vector_type, element_oid=oid), array_oid)

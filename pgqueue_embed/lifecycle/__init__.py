@@ -1,0 +1,1 @@
+"""A pipeline from its creation to its removal."""

@@ -1,0 +1,170 @@
+"""Making a pipeline: tables and model are checked before anything is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from tokenizers import Tokenizer
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.locks import in_short_waits
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.vectors import VectorCodec
+from pgqueue_embed.embedding import (
+    EmbeddingModel,
+    missing_prompts,
+)
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline, pipeline_names
+from pgqueue_embed.pipeline.model import fit_model
+from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.row import Records, to_row
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue import capture
+from pgqueue_embed.source.check import check_source
+from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
+from pgqueue_embed.target import new_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """A new pipeline, and what to know about its model: its grasp of the text, its prompts."""
+
+    pipeline: Pipeline
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A pipeline that can be made: its tables are checked, and its model is on this machine."""
+
+    spec: PipelineSpec
+    records: Records
+    model: ModelIdentity
+    tokenizer: Tokenizer | None
+    notes: tuple[str, ...]
+
+
+def create(
+    connection: Connection, spec: PipelineSpec, model_reference: str, *, sync: bool = False
+) -> Created:
+    """Check tables and model, and make the pipeline and its target table, both or neither.
+
+    With `sync`, the triggers that capture changes of the source are made along. Raises UsageError
+    for what is wrong with the tables or the chunk size, ModelError for a model that is not to be
+    had.
+    """
+    check_schema(connection)
+    return make(connection, prepare(connection, spec, model_reference), sync=sync)
+
+
+def make(connection: Connection, prepared: Prepared, *, sync: bool = False) -> Created:
+    """Make the pipeline and its target table, both or neither; raises as `create_pipeline` does.
+
+    With `sync`, the triggers too: see `capture.install`.
+    """
+    with connection.transaction():
+        pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+        if sync:
+            capture.install(connection, pipeline)
+    unknown = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
+    warnings = (*prepared.notes, *([unknown] if unknown else []))
+    return Created(pipeline=pipeline, warnings=warnings)
+
+
+def prepare(
+    connection: Connection, spec: PipelineSpec, model_reference: str, revision: str | None = None
+) -> Prepared:
+    """Check tables and model; raises as `create` does, and makes nothing."""
+    records = check_tables(connection, spec)
+    fitted = fit_model(spec, model_reference, revision)
+    return Prepared(
+        spec=fitted.spec,
+        records=records,
+        model=fitted.identity,
+        tokenizer=fitted.model.tokenizer,
+        notes=_notes(fitted.model),
+    )
+
+
+def _notes(model: EmbeddingModel) -> tuple[str, ...]:
+    prompts = missing_prompts(model.facts)
+    return (*model.notes, *([prompts] if prompts else []))
+
+
+# Somebody has the name of the pipeline, or its target.
+TAKEN = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateColumn,
+    psycopg.errors.UniqueViolation,
+)
+
+# Why a target cannot be made: a missing right, or more dimensions than a vector can have.
+REFUSALS = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.InvalidForeignKey,
+    psycopg.errors.InvalidTableDefinition,
+    psycopg.DataError,
+)
+
+
+def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
+    """Return key and document of the source, once all about the tables is checked.
+
+    Raises UsageError for whatever `create_pipeline` would trip over later, PipelineFault for a
+    source that cannot be read.
+    """
+    with on_users_tables(connection, f"reading {spec.source}"):
+        records = check_source(connection, spec)
+    _check_name_is_free(connection, spec)
+    new_target(spec, records.key, records.document).check(connection)
+    codec = VectorCodec(connection)
+    if not codec.supports(spec.vector_type):
+        raise UsageError(
+            f"pgvector {codec.version} on this server has no {spec.vector_type}"
+            " (it came with 0.7); use --vector-type vector or upgrade the extension"
+        )
+    return records
+
+
+def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
+    if spec.name in pipeline_names(connection):
+        raise UsageError(
+            f"pipeline '{spec.name}' exists already; use --if-not-exists to keep it,"
+            f" or remove it: pgembed drop {spec.name}"
+        )
+
+
+def create_pipeline(
+    connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
+) -> Pipeline:
+    """Make the pipeline and its target, both or neither, and return the pipeline.
+
+    Raises UsageError when the role may not create the target, another pipeline has it, or another
+    create was faster.
+    """
+    target = new_target(spec, records.key, records.document)
+    dimensions = kept_dimensions(spec, model)
+
+    def make() -> None:
+        codec = VectorCodec(connection)
+        is_made = target.create(connection, codec, dimensions=dimensions, pipeline_name=spec.name)
+        insert_pipeline(connection, {**to_row(spec, records, model), "target_is_made": is_made})
+
+    try:
+        # A foreign key locks the source for a moment.
+        used = spec.source if spec.foreign_key else spec.target
+        in_short_waits(connection, make, table=used)
+    except TAKEN:
+        raise UsageError(
+            f"pipeline '{spec.name}' or {target} was created by somebody else just now, or another"
+            f" pipeline writes to {target}"
+        ) from None
+    except REFUSALS as error:
+        raise UsageError(f"cannot create {target}: {first_line(error)}") from None
+    return load_pipeline(connection, spec.name)

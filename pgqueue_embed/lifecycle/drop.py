@@ -1,0 +1,73 @@
+"""Removing a pipeline with its queue, ledger and history."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.db.errors import dependents
+from pgqueue_embed.db.locks import in_short_waits
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.catalog import load_pipelines, pause_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue import capture
+from pgqueue_embed.target import target_of
+
+
+def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
+    """Remove the pipeline with its queue, ledger and history, and its target if asked.
+
+    Waits for the claims that workers hold. A next generation of it goes too, vectors and all. A
+    target that was there before the pipeline is emptied, not dropped.
+    """
+    for each in load_pipelines(connection):
+        if each.successor_of == pipeline.id:
+            drop_pipeline(connection, each, delete_vectors=True)
+    pause_pipeline(connection, pipeline, "it is being dropped")
+    # Before anything is waited for: users write to the source meanwhile.
+    capture.remove(connection, pipeline)
+    with connection.transaction():
+        connection.execute("set transaction isolation level read committed")
+        # The cursors first: without them nothing is queued any more by a scan.
+        _delete_rows(connection, "scans", pipeline)
+        _delete_rows(connection, "adoptions", pipeline)
+        _delete_work(connection, pipeline)
+        # Behind the queue, as a switch locks it. Waits for everybody else who has queued something
+        # and is not committed, and makes whoever comes later find no pipeline.
+        connection.execute("select from pgembed.pipelines where id = %s for update", (pipeline.id,))
+        _delete_rows(connection, "scans", pipeline)
+        _delete_work(connection, pipeline)
+        _delete_rows(connection, "records", pipeline)
+        # Dead letters that were put back meanwhile have been waited for with their records.
+        _delete_work(connection, pipeline)
+        _delete_rows(connection, "batches", pipeline)
+        connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
+        if delete_vectors:
+            _drop_target(connection, pipeline)
+
+
+def _drop_target(connection: Connection, pipeline: Pipeline) -> None:
+    target = target_of(pipeline)
+    try:
+        in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(f"{target} is used: {dependents(error)}; drop that first") from None
+
+
+def _delete_work(connection: Connection, pipeline: Pipeline) -> None:
+    # The commit of a claim that this waits for may have put records back.
+    while _has_work(connection, pipeline):
+        _delete_rows(connection, "work", pipeline)
+
+
+def _has_work(connection: Connection, pipeline: Pipeline) -> bool:
+    (found,) = connection.execute(
+        "select exists (select 1 from pgembed.work where pipeline_id = %s)", (pipeline.id,)
+    ).fetchone() or (False,)
+    return bool(found)
+
+
+def _delete_rows(connection: Connection, table: str, pipeline: Pipeline) -> None:
+    query = sql.SQL("delete from {} where pipeline_id = %s")
+    connection.execute(query.format(sql.Identifier("pgembed", table)), (pipeline.id,))

@@ -1,0 +1,37 @@
+"""What the next generation takes over from the one whose place it takes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.replace_column import ColumnTakeover
+from pgqueue_embed.lifecycle.replace_table import TableTakeover
+from pgqueue_embed.pipeline.pipeline import Pipeline
+
+
+class Takeover(Protocol):
+    """How the target of one generation takes the place of another's."""
+
+    def copy_rights(self, connection: Connection) -> None:
+        """Let everybody do with the new target what they may do with the old one."""
+        ...
+
+    def check(self, connection: Connection) -> None:
+        """Raise UsageError for what a person has added to the old target and would be lost."""
+        ...
+
+    def copy_indexes(self, connection: Connection) -> None:
+        """Build what indexes the new target lacks, while both are used."""
+        ...
+
+    def exchange(self, connection: Connection) -> None:
+        """Drop the old target and give its name to the new one, in a transaction that has both."""
+        ...
+
+
+def takeover_of(pipeline: Pipeline, successor: Pipeline) -> Takeover:
+    """Return how `successor` takes the place of `pipeline`."""
+    if pipeline.into_column is None:
+        return TableTakeover(pipeline, successor)
+    return ColumnTakeover(pipeline, successor)

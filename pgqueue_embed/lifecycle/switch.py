@@ -1,0 +1,385 @@
+"""Switching to the next generation: one transaction in which names, queue and vectors change hands.
+
+It happens once: both generations' rows are locked, so that neither settles anything, and looked at
+anew. The next one takes the place of the old one only if it has settled whatever that has; what
+still waits for the old one, waits for it then. Until its commit nothing has happened, and after it
+nothing but cleaning up is left to do, which `finish` does as often as it takes. Readers of the
+target table wait for the moment of the switch, and a claim of the old generation that writes later
+finds its pipeline gone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.db.errors import dependents, first_line
+from pgqueue_embed.db.locks import LOCK_SECONDS, in_short_waits, set_lock_timeout
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.lifecycle.alter import catch_up
+from pgqueue_embed.lifecycle.cleanup import finish
+from pgqueue_embed.lifecycle.replace import takeover_of
+from pgqueue_embed.pipeline.catalog import MEND_AND_RESUME, is_current, load_pipeline
+from pgqueue_embed.pipeline.generations import successor_of
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue import capture
+from pgqueue_embed.source.read import source_names
+from pgqueue_embed.target import target_of
+
+# A claim of the old generation is waited for as long as one may take on a slow machine, and longer
+# than a lease: meanwhile workers have all their time for the next one.
+CLAIM_SECONDS = 300.0
+
+# Workers need so long for what was queued last; longer is for whoever asks for it.
+SETTLE_SECONDS = 20.0
+
+# What the last claims of the old generation have handed on is waited for while it gets less;
+# between two commits of the next generation lies a claim of a slow machine.
+STALL_SECONDS = 120.0
+POLL_SECONDS = 0.2
+
+# While the old generation settles records, the next one has some to embed at almost any moment.
+# With so few left, the old one is kept from claiming until they are done.
+LAST_RECORDS = 10_000
+
+
+class NotComplete(UsageError):
+    """The next generation has records to embed yet; switch again later."""
+
+
+class NotCovered(NotComplete):
+    """It lacks records that the old one has, and that nobody has queued for it."""
+
+
+def switch(
+    connection: Connection,
+    pipeline: Pipeline,
+    *,
+    force: bool = False,
+    patience_seconds: float = 0.0,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Pipeline:
+    """Put the next generation in the place of `pipeline`, and return it under its new name.
+
+    Raises NotComplete if records wait after `patience_seconds` still, UsageError when there is no
+    next generation, when more of its records failed than of the old one's (not with `force`), or
+    when something of the old table cannot be taken over.
+    """
+    successor = successor_of(connection, pipeline)
+    if successor is None:
+        raise UsageError(f"{pipeline.name} has no next generation to switch to")
+    try:
+        _wait_until_complete(connection, successor, patience_seconds, on_step, all_but=LAST_RECORDS)
+        on_step("looking for what has changed meanwhile")
+        if catch_up(connection, pipeline, successor):
+            # A record that is being claimed is queued once more, however often one looks.
+            patience_seconds = max(patience_seconds, SETTLE_SECONDS)
+        _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
+        _exchange_when_complete(connection, pipeline, successor, patience_seconds, on_step)
+    except GONE:
+        if is_current(connection, successor):
+            raise
+        raise UsageError(_TOO_LATE.format(pipeline.name)) from None
+    switched = load_pipeline(connection, pipeline.name)
+    finish(connection, switched)
+    return switched
+
+
+# What the server says of a target that another switch takes away while it is looked at; its
+# functions that describe an index say "could not open relation".
+GONE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InternalError_,
+)
+
+_TOO_LATE = "somebody else has just switched {}, or given that up"
+
+
+def _make_ready(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    *,
+    force: bool,
+    on_step: Callable[[str], None],
+) -> None:
+    """Do everything that can be done while both generations are in use."""
+    if not force:
+        _check_failures(connection, pipeline, successor)
+    takeover = takeover_of(pipeline, successor)
+    takeover.check(connection)
+    on_step("building the indexes that the old vectors have")
+    takeover.copy_indexes(connection)
+
+
+# Changes that came just now wait for both generations. Bulk loading, retries, and what the old one
+# has settled (see hand_on.hand_on) must be over.
+PENDING = """
+select coalesce(sum(records), 0)
+from pgembed.work
+where pipeline_id = %s and priority > 0
+"""
+
+
+def pending_records(connection: Connection, successor: Pipeline) -> int:
+    """Return how many records the next generation has to embed before it is complete."""
+    (pending,) = connection.execute(PENDING, (successor.id,)).fetchone() or (0,)
+    return int(pending)
+
+
+def _check_complete(connection: Connection, successor: Pipeline) -> None:
+    pending = pending_records(connection, successor)
+    if pending:
+        raise NotComplete(
+            f"{successor.name} has {pending:,} records to embed yet; see how far it is with"
+            " pgembed status, and switch when it is complete, or with --wait as soon as it is"
+        )
+
+
+# Those that the old generation has settled and the next one has not, though its source has them.
+MISSING = """
+with missing as materialized (
+    select known.key
+    from pgembed.records as known
+    where known.pipeline_id = %(pipeline_id)s
+        and known.state is not null
+        and not exists (
+            select
+            from pgembed.records as covered
+            where covered.pipeline_id = %(successor_id)s
+                and covered.key = known.key
+                and covered.state is not null
+        )
+)
+select count(*)
+from missing as listed
+where exists (select from {source} as source where {source_key} = {listed_key})
+"""
+
+
+def _check_covered(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Raise NotCovered unless the ledger of `successor` has whatever that of `pipeline` has.
+
+    It may lack what a claim settled that had looked for a successor before that was made, and what
+    waits as a change without having been embedded before.
+    """
+    ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
+    query = sql.SQL(MISSING).format(**source_names(successor))
+    (missing,) = connection.execute(query, ids).fetchone() or (0,)
+    if missing:
+        raise NotCovered(
+            f"{successor.name} lacks {missing:,} records that {pipeline.name} has; they are queued"
+            " for it now: switch when it is complete, or with --wait as soon as it is"
+        )
+
+
+def _wait_until_complete(
+    connection: Connection,
+    successor: Pipeline,
+    patience_seconds: float,
+    on_step: Callable[[str], None],
+    *,
+    all_but: int = 0,
+) -> None:
+    """Wait until at most `all_but` records are left; raises NotComplete if some are in the end."""
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        pending = pending_records(connection, successor)
+        if pending <= all_but:
+            return
+        on_step(f"{pending:,} records to embed yet")
+        time.sleep(POLL_SECONDS)
+    _check_complete(connection, successor)
+
+
+def _wait_for_handed_on(
+    connection: Connection, successor: Pipeline, on_step: Callable[[str], None]
+) -> None:
+    """Wait until nothing is left; raises NotComplete if what is left has stopped getting less."""
+    least, deadline = math.inf, 0.0
+    while pending := pending_records(connection, successor):
+        if pending < least:
+            least, deadline = pending, time.monotonic() + STALL_SECONDS
+        if time.monotonic() >= deadline:
+            break
+        on_step(f"{pending:,} records to embed yet")
+        time.sleep(POLL_SECONDS)
+    _check_complete(connection, successor)
+
+
+def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    dead = "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null"
+    (before,) = connection.execute(dead, (pipeline.id,)).fetchone() or (0,)
+    (after,) = connection.execute(dead, (successor.id,)).fetchone() or (0,)
+    if after > before:
+        raise UsageError(
+            f"{after:,} records failed in {successor.name}, {before:,} in {pipeline.name}; see"
+            f" pgembed failures '{successor.name}', or switch in spite of them with --force"
+        )
+
+
+def _exchange_when_complete(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    patience_seconds: float,
+    on_step: Callable[[str], None],
+) -> None:
+    """Try to exchange the generations until the next one is complete, or patience has run out."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        left_seconds = deadline - time.monotonic()
+        _wait_until_complete(connection, successor, left_seconds, on_step, all_but=LAST_RECORDS)
+        on_step("switching")
+        began = time.monotonic()
+        try:
+            return _try_to_exchange(connection, pipeline, successor, on_step)
+        except NotComplete as error:
+            if isinstance(error, NotCovered):
+                catch_up(connection, pipeline, successor)
+            now = time.monotonic()
+            if now > deadline:
+                raise
+            # As long as the old generation was kept from its queue, so that it has its turn.
+            time.sleep(min(now - began, deadline - now))
+
+
+def _try_to_exchange(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    on_step: Callable[[str], None],
+) -> None:
+    target = target_of(pipeline)
+    try:
+        in_short_waits(
+            connection,
+            lambda: _exchange(connection, pipeline, successor, on_step),
+            table=f"{pipeline.target} or {pipeline.source}",
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"this role may not switch ({first_line(error)}); do it as the owner of"
+            f" {pipeline.target} and of schema pgembed"
+        ) from None
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(
+            f"{target} cannot be replaced: {dependents(error)};"
+            " drop it, and make it again after the switch"
+        ) from None
+
+
+def _exchange(
+    connection: Connection,
+    pipeline: Pipeline,
+    successor: Pipeline,
+    on_step: Callable[[str], None],
+) -> None:
+    connection.execute("set transaction isolation level read committed")
+    set_lock_timeout(connection, CLAIM_SECONDS)
+    connection.execute(LOCK_CURSOR, (pipeline.id,))
+    connection.execute(LOCK_FREE, (pipeline.id,))
+    connection.execute(LOCK_QUEUE, (pipeline.id,))
+    _wait_for_handed_on(connection, successor, on_step)
+    set_lock_timeout(connection, LOCK_SECONDS)
+    _lock(connection, pipeline, successor)
+    _check_complete(connection, successor)
+    _check_covered(connection, pipeline, successor)
+    _lock_targets(connection, pipeline, successor)
+    # Waits for those who write to the source: what they have queued can be taken over then.
+    capture.drop_functions(connection, pipeline)
+    takeover_of(pipeline, successor).exchange(connection)
+    _exchange_rows(connection, pipeline, successor)
+
+
+# An enqueue has its turn first and the source second; so have we, whose target may be the source.
+LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
+
+# Locked, nothing of it is claimed any more, and workers have their time for the next generation.
+# What is free is locked first: waiting for one claim in hand, workers would claim the rest.
+LOCK_FREE = """
+select count(*)
+from (select from pgembed.work where pipeline_id = %s for update skip locked) as locked
+"""
+
+# A claim in hand is waited for.
+LOCK_QUEUE = """
+select count(*)
+from (select from pgembed.work where pipeline_id = %s for update) as locked
+"""
+
+# What waited for the old generation waits for the new one, which skips what it has done already.
+# An item that was queued, and claimed, just now is left to `finish`.
+TAKE_OVER_QUEUE = """
+update pgembed.work
+set pipeline_id = %(successor_id)s,
+    -- How far the old ledger has been looked through says nothing of this one.
+    sweep_after = case when sweep_after is not null then '' end,
+    compare_after = case when compare_after is not null then '' end
+where id in (
+    select id from pgembed.work where pipeline_id = %(pipeline_id)s for update skip locked
+)
+"""
+
+
+LOCK_ROWS = """
+select id, successor_of
+from pgembed.pipelines
+where id = any(%s)
+order by id
+for update
+"""
+
+
+def _lock(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Lock both generations, so that neither settles anything, and see that they are there."""
+    rows = connection.execute(LOCK_ROWS, ([pipeline.id, successor.id],)).fetchall()
+    if (successor.id, pipeline.id) not in rows or len(rows) != 2:
+        raise UsageError(_TOO_LATE.format(pipeline.name))
+
+
+def _lock_targets(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Keep readers off for the moment that is left."""
+    tables = sql.SQL(", ").join(each.target.identifier for each in (pipeline, successor))
+    connection.execute(sql.SQL("lock table {} in access exclusive mode").format(tables))
+
+
+# Deleted and updated in one, so that the name is free when it is taken. A fault of the old tables
+# is not one of the new ones; what a person has paused stays so.
+TAKE_PLACE = """
+with replaced as (
+    delete from pgembed.pipelines
+    where id = %(pipeline_id)s
+    returning *, position(%(mend)s in state_reason) > 0 as is_at_fault
+)
+update pgembed.pipelines as successor
+set name = replaced.name,
+    target_table = replaced.target_table,
+    into_column = replaced.into_column,
+    target_is_made = replaced.target_is_made,
+    target_columns = successor.target_columns || jsonb_build_object(
+        'embedding', replaced.target_columns -> 'embedding'
+    ),
+    state = case when replaced.is_at_fault then successor.state else replaced.state end,
+    state_reason = case
+        when replaced.is_at_fault then successor.state_reason else replaced.state_reason
+    end,
+    view = replaced.view,
+    priority = replaced.priority,
+    max_attempts = replaced.max_attempts
+from replaced
+where successor.id = %(successor_id)s
+"""
+
+
+def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
+    connection.execute("delete from pgembed.scans where pipeline_id = %(pipeline_id)s", ids)
+    connection.execute(TAKE_PLACE, {**ids, "mend": MEND_AND_RESUME})
+    connection.execute(TAKE_OVER_QUEUE, ids)

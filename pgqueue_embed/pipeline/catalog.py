@@ -1,0 +1,114 @@
+"""The pipelines of a database: loaded by name, paused and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from psycopg import sql
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.row import COLUMNS, columns_json, from_row
+from pgqueue_embed.untrusted.foreign_text import MOST_STORED_CHARACTERS, printable
+
+
+def insert_pipeline(connection: Connection, values: Mapping[str, object]) -> None:
+    """Insert the row of a pipeline, in the transaction that has its target."""
+    query = sql.SQL("insert into pgembed.pipelines ({}) values ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)),
+        sql.SQL(", ").join(map(sql.Placeholder, values)),
+    )
+    connection.execute(query, values)
+
+
+def pipeline_names(connection: Connection) -> list[str]:
+    """Return the names of all pipelines, in order."""
+    return [name for (name,) in connection.execute("select name from pgembed.pipelines order by 1")]
+
+
+def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pipeline]:
+    """Return the pipelines called `names`, or all; raises UsageError for an unknown name."""
+    query = sql.SQL("select {} from pgembed.pipelines order by id")
+    rows = connection.execute(query.format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS))))
+    pipelines = {pipeline.name: pipeline for pipeline in map(from_row, rows)}
+    for name in names:
+        if name not in pipelines:
+            known = ", ".join(pipelines) or "none yet; make one: pgembed create"
+            raise UsageError(f"there is no pipeline '{name}'; there is {known}")
+    return [pipeline for pipeline in pipelines.values() if not names or pipeline.name in names]
+
+
+def load_pipeline(connection: Connection, name: str) -> Pipeline:
+    """Return the pipeline called `name`; raises UsageError when there is none."""
+    return load_pipelines(connection, [name])[0]
+
+
+STILL_THE_SAME = """
+select exists (
+    select
+    from pgembed.pipelines
+    where id = %s
+        and target_schema = %s
+        and target_table = %s
+        and target_columns ->> 'embedding' = %s
+        and key_columns = %s
+)
+"""
+
+
+def is_current(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether `pipeline` is there, and has target and key as when it was loaded.
+
+    The target is another one once generations have been switched, and the key may follow that of
+    the source.
+    """
+    target = pipeline.target
+    place = (target.schema, target.name, pipeline.columns.embedding)
+    values = (pipeline.id, *place, columns_json(pipeline.key.columns))
+    (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
+    return bool(same)
+
+
+# How the reason of a pause ends that a fault caused, and no person.
+MEND_AND_RESUME = "; mend it and run: pgembed resume "
+
+
+def pause_at_fault(connection: Connection, pipeline: Pipeline, reason: str) -> None:
+    """Pause a pipeline for a fault of its tables, and say how to go on."""
+    pause_pipeline(connection, pipeline, f"{reason}{MEND_AND_RESUME}{pipeline.name}")
+
+
+def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:
+    """Stop workers from claiming; what is claimed already is finished."""
+    # By its id: a name may have been changed since the pipeline was loaded.
+    connection.execute(
+        "select pgembed.pause(name, %s) from pgembed.pipelines where id = %s",
+        (printable(reason, MOST_STORED_CHARACTERS), pipeline.id),
+    )
+
+
+def is_paused(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether workers claim nothing of a pipeline."""
+    query = "select state = 'paused' from pgembed.pipelines where id = %s"
+    (paused,) = connection.execute(query, (pipeline.id,)).fetchone() or (False,)
+    return bool(paused)
+
+
+def resume_pipeline(connection: Connection, pipeline: Pipeline) -> None:
+    """Let workers claim again."""
+    connection.execute(
+        "select pgembed.resume(name) from pgembed.pipelines where id = %s", (pipeline.id,)
+    )
+
+
+def keep_pipeline(connection: Connection, pipeline: Pipeline) -> None:
+    """Keep the pipeline from being dropped until the transaction ends, which queues something.
+
+    Raises PipelineReplaced if it is gone.
+    """
+    keep = "select from pgembed.pipelines where id = %s for key share"
+    if connection.execute(keep, (pipeline.id,)).rowcount == 0:
+        raise PipelineReplaced(
+            f"{pipeline.name} was replaced by its next generation, or dropped, just now"
+        )

@@ -1,0 +1,33 @@
+"""What a pipeline remembers of its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.spec import PipelineSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """What a pipeline remembers of its model."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    files: dict[str, str]
+    dimensions: int
+
+
+def kept_dimensions(spec: PipelineSpec, model: ModelIdentity) -> int:
+    """Return how many dimensions the vectors of such a pipeline have.
+
+    Raises UsageError if it were to keep more than the model gives.
+    """
+    wanted = spec.truncate_dim or model.dimensions
+    if wanted > model.dimensions:
+        raise UsageError(
+            f"--truncate-dim {wanted}: the vectors of {model.name} have {model.dimensions:,}"
+            " dimensions; give fewer, or leave it out"
+        )
+    return wanted

@@ -1,0 +1,48 @@
+"""A pipeline as it was made: what was asked for, and what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pgqueue_embed.pipeline.columns import Column
+from pgqueue_embed.pipeline.document import Document
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.spec import PipelineSpec
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(PipelineSpec):
+    """One row of pgembed.pipelines: what was asked for, and what was found when it was made.
+
+    `key` and `document` know the types of the source's columns. `target_is_made` tells that the
+    target was made with the pipeline, and may be dropped with it. `successor_of` is the id of the
+    pipeline that this one is, or was, the next generation of.
+    """
+
+    id: int
+    state: str
+    key: Key
+    document: Document
+    dimensions: int
+    model: str
+    model_revision: str | None
+    model_fingerprint: str
+    model_files: dict[str, str] = field(repr=False)
+    generation: int
+    target_is_made: bool
+    successor_of: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take the row as it is: it was checked when it was made."""
+
+    @property
+    def source_columns(self) -> tuple[Column, ...]:
+        """All columns of the source that are read, each once; `where` may use any others."""
+        columns = (*self.key.columns, *self.document.columns, *self.document.copied)
+        return tuple({column.name: column for column in columns}.values())
+
+
+# The panel of the help of `work`.
+WORKER = "Worker"

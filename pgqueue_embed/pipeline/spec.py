@@ -1,0 +1,348 @@
+"""What a person asks for when creating a pipeline, checked as far as no database is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pgqueue_embed.db.names import Table, check_identifier
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.document import Recipe
+from pgqueue_embed.pipeline.option import Option, check_options
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+
+# The panels of the help of `create`, and of what `show` prints.
+TABLES = "Tables and columns"
+MODEL = "Model and chunks"
+
+
+def _check_columns(option: Option, names: tuple[str, ...]) -> None:
+    for name in names:
+        check_identifier(name)
+        if names.count(name) > 1:
+            raise UsageError(f"{option.flag} names '{name}' twice")
+
+
+def _check_text(option: Option, text: str) -> None:
+    if not text.strip():
+        raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSpec:
+    """A pipeline to make.
+
+    `target` is a table to make; with `into_column`, the vectors go into that column of the source
+    instead, which is the target then. `id_fields` are the columns of the source's key. The
+    document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
+    for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
+    a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
+    vector are kept, or all. Of a target table alone: `copy_columns` of the source stand beside each
+    chunk, with `foreign_key` it refers to the source, whose deletes it follows, and with `view`
+    there is a view of both. With `trust_owners`, code of the tables' owners may run with the rights
+    of whoever works on the pipeline.
+    """
+
+    name: str
+    source: Annotated[
+        Table,
+        Option(
+            name="source_table",
+            help="Table or view with the text: table or schema.table.",
+            panel=TABLES,
+        ),
+    ]
+    target: Annotated[
+        Table,
+        Option(
+            name="target_table",
+            help="Table to make for the vectors.",
+            usual="the source table's name + _vectors",
+            panel=TABLES,
+        ),
+    ]
+    into_column: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Write each vector into this column of the source instead, which is added if it is"
+            " not there; with --chunking none.",
+            panel=TABLES,
+            more="into-a-column.md",
+        ),
+    ] = None
+    id_fields: Annotated[
+        tuple[str, ...],
+        Option(
+            name="id_field",
+            help="Unique key of the source; of several columns: a,b, or repeated.",
+            usual="id",
+            panel=TABLES,
+            rule=_check_columns,
+        ),
+    ] = ("id",)
+    text_fields: Annotated[
+        tuple[str, ...],
+        Option(
+            name="text_field",
+            help="Column with the text; several, a,b or repeated, are joined by a blank line.",
+            usual="text",
+            panel=TABLES,
+            rule=_check_columns,
+            alter="Column with the text; repeatable.",
+        ),
+    ] = ()
+    template: Annotated[
+        str | None,
+        Option(
+            help="The text, made of any columns, e.g. '$title: $text'; ${any name}, $$ for a"
+            " dollar.",
+            panel=TABLES,
+            alter="Make the document of columns: '$title: $text'.",
+        ),
+    ] = None
+    chunk_template: Annotated[
+        str | None,
+        Option(
+            help=r"What the model reads for each chunk, e.g. '$title\\n$chunk'; all of it counts as"
+            " the chunk's tokens, and only the chunk is stored.",
+            panel=MODEL,
+            alter="What the model reads for a chunk: '$title: $chunk'; '' for the bare chunk.",
+            may_go=True,
+        ),
+    ] = None
+    where: Annotated[
+        str | None,
+        Option(
+            help="Only rows matching this SQL condition are records of the pipeline, now and"
+            " later.",
+            panel=TABLES,
+            rule=_check_text,
+            alter="Which rows are records, an SQL condition; '' for all.",
+            may_go=True,
+        ),
+    ] = None
+    columns: Annotated[
+        TargetColumns,
+        Option(
+            name="target_column",
+            type=dict,
+            metavar="MEANING=NAME",
+            help="Call a target column otherwise, e.g. embedding=vector; repeatable. fulltext_id"
+            " takes as many names as the key has columns: fulltext_id=a,b. Meanings: "
+            + ", ".join(vars(TargetColumns()))
+            + ".",
+            panel=TABLES,
+        ),
+    ] = field(default_factory=TargetColumns)
+    copy_columns: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Columns of the source to copy into each chunk's row: a,b, or repeated. A change"
+            " of one writes the record anew.",
+            panel=TABLES,
+            rule=_check_columns,
+            alter="Columns to copy, repeatable; '' for none.",
+            may_go=True,
+            more="target-table.md",
+        ),
+    ] = ()
+    foreign_key: Annotated[
+        bool,
+        Option(
+            help="Let the target table refer to the source: deleting a record deletes its vectors.",
+            panel=TABLES,
+            alter="Refer to the source, or not.",
+            more="target-table.md",
+        ),
+    ] = False
+    view: Annotated[
+        bool,
+        Option(
+            help="Make a view of source and chunks, <target>_view; PostgreSQL then refuses to drop"
+            " the source's columns.",
+            panel=TABLES,
+            alter="Make the view of source and chunks (anew).",
+            alters_vectors=False,
+            more="target-table.md",
+        ),
+    ] = False
+    trust_owners: Annotated[
+        bool,
+        Option(
+            help="Let code of the tables' owners (views, casts, triggers) run with the rights of"
+            " whoever works on the pipeline, a superuser's too.",
+            panel=TABLES,
+            alter="Let code of the tables' owners run with the rights of whoever works on it.",
+            alters_vectors=False,
+            more="security.md#whose-code-runs",
+        ),
+    ] = False
+    vector_type: Annotated[
+        str,
+        Option(
+            help="vector (32 bit) or halfvec (16 bit).",
+            panel=TABLES,
+            choices=("vector", "halfvec"),
+            alter="vector or halfvec.",
+        ),
+    ] = "vector"
+    truncate_dim: Annotated[
+        int | None,
+        Option(
+            help="Keep so many dimensions of each vector, the first ones; for models trained for"
+            " that (Matryoshka).",
+            usual="all",
+            unit="dimension",
+            minimum=1,
+            panel=MODEL,
+            alter="Dimensions to keep of a vector; 0 for all.",
+            may_go=True,
+            more="target-table.md#fewer-dimensions",
+        ),
+    ] = None
+    chunking: Annotated[
+        str,
+        Option(
+            help="tokens, or none: a document is one chunk, and refused if the model cannot read"
+            " it.",
+            panel=MODEL,
+            choices=("tokens", "none"),
+            alter="tokens or none.",
+        ),
+    ] = "tokens"
+    chunk_tokens: Annotated[
+        int,
+        Option(
+            name="chunk_size",
+            help="Most tokens of a chunk.",
+            unit="token",
+            minimum=1,
+            panel=MODEL,
+            alter="Most tokens of a chunk.",
+        ),
+    ] = 128
+    overlap_tokens: Annotated[
+        int,
+        Option(
+            help="Tokens repeated from the chunk before.",
+            unit="token",
+            panel=MODEL,
+            alter="Tokens repeated from the chunk before.",
+        ),
+    ] = 20
+    max_attempts: Annotated[
+        int,
+        Option(
+            help="Tries before a failing record is given up.",
+            minimum=1,
+            maximum=1_000_000,
+            panel=MODEL,
+            alter="Tries before a failing record is given up.",
+            alters_vectors=False,
+        ),
+    ] = 3
+    priority: Annotated[
+        int,
+        Option(
+            help="Share of the workers' time, 1 to 100: one of 20 gets twice that of one of 10.",
+            minimum=1,
+            maximum=100,
+            panel=MODEL,
+            alter="Share of the workers' time, 1 to 100.",
+            alters_vectors=False,
+        ),
+    ] = 10
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that cannot work; name the target's key columns."""
+        check_name(self.name)
+        check_options(self)
+        if not self.id_fields:
+            raise UsageError("name the key of the source: --id-field NAME")
+        self._check_document()
+        self._check_overlap()
+        object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
+        self._check_target()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a document is made."""
+        return Recipe(
+            text_fields=self.text_fields,
+            template=self.template,
+            chunk_template=self.chunk_template,
+        )
+
+    @property
+    def destination(self) -> tuple[Table, str | None]:
+        """Where the vectors go: a table, or a column of it."""
+        return self.target, self.into_column
+
+    def _check_document(self) -> None:
+        if self.text_fields and self.template is not None:
+            raise UsageError("--text-field and --template both make the document; give one of them")
+        if not self.text_fields and self.template is None:
+            raise UsageError("name the column with the text: --text-field NAME")
+        for name in self.recipe.names():
+            check_identifier(name)
+
+    def _check_target(self) -> None:
+        if self.into_column is None:
+            if self.source == self.target:
+                raise UsageError(
+                    f"{self.source} cannot be source and target at once; for vectors in a column"
+                    " of it: --chunking none --into-column NAME"
+                )
+            self._check_copied()
+            return
+        for option, given in self._of_tables():
+            if given:
+                raise UsageError(
+                    f"{option} belongs to a target table; leave it out, or --into-column"
+                )
+        if self.chunking != "none":
+            raise UsageError(
+                f"--into-column {self.into_column}: a row has room for one vector; add --chunking"
+                " none, or leave it out"
+            )
+        if self.into_column in (*self.id_fields, *self.recipe.names()):
+            raise UsageError(
+                f"--into-column {self.into_column}: the record is read from that column; name"
+                " another one"
+            )
+        if self.into_column in {*self.columns.names()} - {self.columns.embedding}:
+            raise UsageError(
+                f"--into-column {self.into_column}: a search calls something else by that name;"
+                " name another one"
+            )
+        object.__setattr__(self, "target", self.source)
+        object.__setattr__(self, "columns", replace(self.columns, embedding=self.into_column))
+
+    def _of_tables(self) -> Iterator[tuple[str, bool]]:
+        """Yield the options that go with a target table alone, and whether they are given."""
+        yield "--copy-columns", bool(self.copy_columns)
+        yield "--foreign-key", self.foreign_key
+        yield "--view", self.view
+
+    def _check_copied(self) -> None:
+        for name in self.copy_columns:
+            if name in self.columns.names():
+                raise UsageError(
+                    f"--copy-columns {name}: the target table has a column of that name; call its"
+                    " own one otherwise with --target-column"
+                )
+
+    def _check_overlap(self) -> None:
+        if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
+            raise UsageError(
+                f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
+                f" less than half of --chunk-size {self.chunk_tokens}"
+            )
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless a pipeline can be called `name`."""
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UsageError("a pipeline's name has 1 to 100 printable characters")

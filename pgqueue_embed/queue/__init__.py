@@ -1,0 +1,1 @@
+"""Work items: queued, captured, claimed, and given up on."""

@@ -1,0 +1,81 @@
+"""Which columns of the source take part in a pipeline's records: whose change is worth a look."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.source.read import condition
+
+
+def watched_columns(connection: Connection, pipeline: Pipeline) -> tuple[str, ...]:
+    """Return the columns, besides the key, whose change may change a record, in name order.
+
+    These are the columns that are read, such as those of the document, and those that `where` uses.
+    A virtual generated column, which a trigger does not see the value of, stands for the columns
+    that it is computed from.
+    """
+    names = [column.name for column in pipeline.source_columns]
+    if pipeline.where is not None:
+        names += _columns_of_condition(connection, pipeline.source, pipeline.where)
+    # A worker writes the vectors: no change of the record.
+    unwatched = (*pipeline.key.names, pipeline.into_column)
+    names = [name for name in names if name not in unwatched]
+    values = {"source": pipeline.source.quoted, "names": names}
+    return tuple(name for (name,) in connection.execute(STORED, values))
+
+
+STORED = """
+with named as (
+    select attnum, attname, attgenerated = 'v' as is_virtual
+    from pg_attribute
+    where attrelid = %(source)s::regclass and attname = any(%(names)s) and not attisdropped
+)
+select attname
+from named
+where not is_virtual
+union
+select pg_attribute.attname
+from named
+join pg_attrdef on adrelid = %(source)s::regclass and adnum = named.attnum
+join pg_depend
+    on classid = 'pg_attrdef'::regclass
+    and objid = pg_attrdef.oid
+    and refclassid = 'pg_class'::regclass
+    and refobjid = adrelid
+join pg_attribute on attrelid = adrelid and pg_attribute.attnum = refobjsubid
+where named.is_virtual and refobjsubid <> named.attnum
+order by 1
+"""
+
+# PostgreSQL notes which columns a view uses, so it need not be guessed from the text. A use of the
+# row as a whole, ``source is not null``, leaves no note: it shows in the view's rule as a variable
+# with the number 0, and then every column counts.
+USED = """
+select distinct attname
+from pg_rewrite
+join pg_depend
+    on classid = 'pg_rewrite'::regclass
+    and objid = pg_rewrite.oid
+    and refclassid = 'pg_class'::regclass
+    and refobjid = %(source)s::regclass
+join pg_attribute
+    on attrelid = refobjid
+    and attnum > 0
+    and (attnum = refobjsubid or ev_action::text like '%%:varattno 0 %%')
+where ev_class = %(view)s::regclass and not attisdropped
+"""
+
+
+def _columns_of_condition(connection: Connection, source: Table, where: str) -> list[str]:
+    """Return the columns of `source` that `where` uses, as a view that is made and taken back."""
+    view = Table(schema="pgembed", name="columns_of_condition")
+    create = sql.SQL("create view {} as select 1 as one from {} as source where {}").format(
+        view.identifier, source.identifier, condition(where)
+    )
+    values = {"source": source.quoted, "view": view.quoted}
+    with connection.transaction(force_rollback=True):
+        connection.execute(create, ())
+        return [name for (name,) in connection.execute(USED, values)]

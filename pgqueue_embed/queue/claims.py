@@ -1,0 +1,409 @@
+"""Claiming work items: the row lock of an open transaction is the lease.
+
+If the process, the machine or the network dies, the server ends the session and the items are
+free again at once. No clock is compared and nobody reaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.session import Connection, OutOfTime
+from pgqueue_embed.errors import LeaseExpired, LeaseLost
+from pgqueue_embed.queue.claim_cursor import ClaimCursor
+from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkItem:
+    """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
+
+    `died_of` says what the last death was, if no process died: the time was up. Only where
+    `allow_deletes` is set, a record that cannot be found has been deleted.
+
+    Instead of keys it may have `compare_after`, the key behind which to compare the source with the
+    ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
+    has lost.
+    """
+
+    id: int
+    keys: tuple[str, ...]
+    priority: int
+    known: bool
+    embed_again: bool
+    retrying: bool
+    allow_deletes: bool
+    alone: bool
+    deaths: int
+    unmarked_deaths: int
+    died_of: str | None = None
+    compare_after: str | None = None
+    sweep_after: str | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many records it counts for in a claim.
+
+        Items of bulk loading count as full ones: enqueue has sized them to be shared.
+        """
+        return len(self.keys) if self.priority == CHANGES else MAX_ITEM_RECORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Work items locked by the open transaction of one connection."""
+
+    pipeline_id: int
+    items: tuple[WorkItem, ...]
+    xid: str
+
+    @property
+    def priority(self) -> int:
+        """The priority of the items, which is the same for all."""
+        return self.items[0].priority
+
+    @property
+    def work_ids(self) -> list[int]:
+        """The ids of the claimed items."""
+        return [item.id for item in self.items]
+
+
+@contextmanager
+def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterator[None]:
+    """Open the transaction of a claim, which the server ends after `lease_seconds` of silence.
+
+    READ COMMITTED is said aloud: under a REPEATABLE READ default the re-check before the write
+    would see the snapshot of the claim. SET LOCAL only, so that pgbouncer in transaction mode
+    works. Raises LeaseLost when the connection is gone.
+    """
+    connection.patience_seconds = lease_seconds
+    try:
+        with connection.transaction():
+            connection.execute(_opening(lease_seconds))
+            yield
+    # The server's timeouts arrive as InternalError, a cut line as OperationalError.
+    except psycopg.Error as error:
+        if isinstance(error, OutOfTime) or not connection.closed:
+            raise
+        raise LeaseLost(f"the claim's connection was lost: {first_line(error)}") from None
+
+
+def _opening(lease_seconds: float) -> sql.Composed:
+    # The keepalives are the server's: it notices a machine that went to sleep in mid-statement.
+    return sql.SQL(
+        """
+        set transaction isolation level read committed;
+        set local idle_in_transaction_session_timeout = {lease};
+        set local statement_timeout = {lease};
+        set local tcp_keepalives_idle = 15;
+        set local tcp_keepalives_interval = 5;
+        set local tcp_keepalives_count = 3
+        """
+    ).format(lease=int(lease_seconds * 1000))
+
+
+def renew(connection: Connection) -> None:
+    """Say that the claim goes on; raises LeaseLost, LeaseExpired after a lease of silence."""
+    silent_seconds, lease_seconds = connection.silent_seconds, connection.patience_seconds or 0.0
+    try:
+        connection.execute("select 1")
+    except psycopg.Error as error:
+        lost = f"the server took the claim back: {first_line(error)}"
+        if silent_seconds < lease_seconds:
+            raise LeaseLost(lost) from None
+        raise LeaseExpired(f"{lost}; no progress in {lease_seconds:g} s (--lease)") from None
+
+
+# The locking query is materialised: inlined, the planner may run it again and lock more rows than
+# the limit. OF: a joined table would be locked too. Locked rows are another worker's. Places are
+# compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
+CLAIM = """
+with claimed as materialized (
+    select
+        id, keys, priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of,
+        compare_after, sweep_after
+    from pgembed.work
+    where pipeline_id = %(pipeline_id)s
+        and alone = %(alone)s
+        and (priority, id) > (%(priority)s, %(after_id)s)
+        and (priority, id) < (%(priority)s + 1, 0)
+        and available_at <= clock_timestamp()
+    order by priority, id
+    limit %(limit)s
+    for update of work skip locked
+)
+select claimed.*, unmarked.deaths, unmarked.reason, pg_current_xact_id()::text as xid
+from claimed
+cross join lateral (
+    select count(*) as deaths, max(reason) as reason from pgembed.attempts
+    where attempts.work_id = claimed.id and attempts.died_at is not null
+) as unmarked
+order by claimed.id
+"""
+
+# Changes of the source before bulk loading and retries.
+CHANGES = 0
+PRIORITIES = (CHANGES, 1)
+
+
+def claim_items(
+    connection: Connection,
+    pipeline_id: int,
+    *,
+    limit: int,
+    alone: bool = False,
+    cursor: ClaimCursor | None = None,
+) -> Claim | None:
+    """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
+
+    Of small items, as many as `limit` full ones have records; of those that run `alone`, one.
+    Looks behind `cursor` first, then a little before it. None does not mean that the pipeline is
+    finished: other workers hold items.
+    """
+    place = {} if cursor is None or alone else cursor.start()
+    values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
+    claim = _claim_behind(connection, values, place)
+    if claim is None and place and cursor is not None:
+        claim = _claim_behind(connection, values, cursor.nearby())
+    if claim is not None and cursor is not None and not alone:
+        cursor.advance(claim.items[0].priority, claim.work_ids)
+    return claim
+
+
+def _claim_behind(
+    connection: Connection, values: dict[str, Any], place: dict[int, int]
+) -> Claim | None:
+    for priority in PRIORITIES:
+        behind = {"priority": priority, "after_id": place.get(priority, 0)}
+        rows = connection.execute(CLAIM, {**values, **behind}).fetchall()
+        if rows:
+            items = [_item(row) for row in rows]
+            if len(items) == values["limit"] and not values["alone"]:
+                items += _claim_more(connection, {**values, **behind}, items)
+            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=rows[0][-1])
+    return None
+
+
+def _claim_more(
+    connection: Connection, values: dict[str, Any], items: Sequence[WorkItem]
+) -> list[WorkItem]:
+    """Lock the items that come next, if those locked are small; too many of them are given back."""
+    room = values["limit"] * MAX_ITEM_RECORDS - sum(item.weight for item in items)
+    limit = min(room * len(items) // max(sum(item.weight for item in items), 1), room)
+    while limit > 0:
+        with connection.transaction() as attempt:
+            next_items = {**values, "after_id": items[-1].id, "limit": limit}
+            more = [_item(row) for row in connection.execute(CLAIM, next_items)]
+            limit = _number_that_fits(more, room)
+            if limit == len(more):
+                return more
+            raise psycopg.Rollback(attempt)
+    return []
+
+
+def _number_that_fits(items: Sequence[WorkItem], room: int) -> int:
+    weights = accumulate(item.weight for item in items)
+    return sum(1 for weight in weights if weight <= room)
+
+
+def _item(row: tuple[Any, ...]) -> WorkItem:
+    id_, keys, priority, known, embed_again, retrying, deletes, alone, deaths, *rest = row
+    died_of, compare_after, sweep_after, unmarked, reason, _ = rest
+    return WorkItem(
+        id=id_,
+        keys=tuple(keys),
+        priority=priority,
+        known=known,
+        embed_again=embed_again,
+        retrying=retrying,
+        allow_deletes=deletes,
+        alone=alone,
+        deaths=deaths + unmarked,
+        unmarked_deaths=unmarked,
+        died_of=reason if unmarked else died_of,
+        compare_after=compare_after,
+        sweep_after=sweep_after,
+    )
+
+
+# Not for a claim that the server has ended already: of a killed worker, this may be executed after
+# another one has finished the item, and would be left behind as a death of nothing.
+LOG = """
+insert into pgembed.attempts (work_id, worker_id, claim_xid)
+select work_id, %(worker_id)s, %(claim_xid)s::xid8
+from unnest(%(work_ids)s::bigint[]) as claimed (work_id)
+where pg_xact_status(%(claim_xid)s::xid8) = 'in progress'
+returning id
+"""
+
+
+def log_attempts(side: Connection, claim: Claim, worker_id: int) -> list[int]:
+    """Commit one attempt for each claimed item on a second connection and return their ids.
+
+    Raises LeaseLost if the claim's transaction has ended.
+    """
+    values = {"work_ids": claim.work_ids, "worker_id": worker_id, "claim_xid": claim.xid}
+    attempt_ids = [attempt_id for (attempt_id,) in side.execute(LOG, values)]
+    if not attempt_ids:
+        raise LeaseLost("the server took the claim back before it was logged")
+    return attempt_ids
+
+
+def delete_attempts(side: Connection, attempt_ids: Sequence[int]) -> None:
+    """Delete attempts that ended without a commit and without a crash, so that none counts.
+
+    Those that a claim's transaction still has locked, its connection cut in mid-write, are left.
+    """
+    side.execute(
+        """
+        delete from pgembed.attempts
+        where id in (
+            select id from pgembed.attempts where id = any(%s) for update skip locked
+        )
+        """,
+        (list(attempt_ids),),
+    )
+
+
+def forget_lost_attempts(side: Connection, worker_id: int) -> None:
+    """Delete the attempts of a living worker whose claims the server has rolled back.
+
+    Left in place, they would pass for crashes once the worker process does crash.
+    """
+    side.execute(
+        """
+        delete from pgembed.attempts
+        where worker_id = %s
+            and died_at is null
+            and claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+            and pg_xact_status(claim_xid) is distinct from 'in progress'
+        """,
+        (worker_id,),
+    )
+
+
+def finish_items(connection: Connection, claim: Claim) -> None:
+    """Delete the claimed items and every attempt at them, in the claim's transaction."""
+    connection.execute(
+        """
+        with finished as (
+            delete from pgembed.work where id = any(%(work_ids)s)
+        )
+        delete from pgembed.attempts where work_id = any(%(work_ids)s)
+        """,
+        {"work_ids": claim.work_ids},
+    )
+
+
+def add_items(
+    connection: Connection,
+    pipeline_id: int,
+    keys: Sequence[str],
+    *,
+    priority: int = 1,
+    known: bool = False,
+    embed_again: bool = False,
+    retrying: bool = False,
+    allow_deletes: bool = False,
+    alone: bool = False,
+    deaths: int = 0,
+    died_of: str | None = None,
+    delay_seconds: float = 0.0,
+    records_per_item: int = MAX_ITEM_RECORDS,
+) -> None:
+    """Insert work items of `records_per_item` keys each, to be claimed after `delay_seconds`."""
+    wanted = (priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of)
+    for start in range(0, len(keys), records_per_item):
+        part = list(keys[start : start + records_per_item])
+        connection.execute(ADD, (pipeline_id, part, len(part), *wanted, delay_seconds))
+
+
+ADD = """
+insert into pgembed.work
+    (pipeline_id, keys, records, priority, known, embed_again, retrying, allow_deletes,
+    alone, deaths, died_of, available_at)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+    clock_timestamp() + make_interval(secs => %s))
+"""
+
+
+def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
+    """Return whether nothing is pending in the active ones of the pipelines.
+
+    Delayed retries count as pending, and so does what other workers hold.
+    """
+    (pending,) = side.execute(PENDING, (list(pipeline_ids),)).fetchone() or (True,)
+    return not pending
+
+
+# From the end of the queue: what is done and not vacuumed yet lies at its front.
+PENDING = """
+select exists (
+    select
+    from pgembed.pipelines
+    cross join (values (false), (true)) as kept (alone)
+    where pipelines.id = any(%s)
+        and pipelines.state = 'active'
+        and (
+            select work.id
+            from pgembed.work
+            where work.pipeline_id = pipelines.id and work.alone = kept.alone
+            order by work.priority desc, work.id desc
+            limit 1
+        ) is not null
+)
+"""
+
+# From the end of the queue, too, and not beyond the place where it is worth looking: all of a queue
+# may be done and not vacuumed yet.
+CLAIMABLE = """
+select distinct pipelines.id
+from unnest(%(pipeline_ids)s::bigint[], %(priorities)s::smallint[], %(after_ids)s::bigint[])
+    as place (pipeline_id, priority, after_id)
+join pgembed.pipelines on pipelines.id = place.pipeline_id
+where pipelines.state = 'active'
+    and (
+        select work.id
+        from pgembed.work
+        where work.pipeline_id = place.pipeline_id
+            and work.alone = %(alone)s
+            and (work.priority, work.id) > (place.priority, place.after_id)
+            and (work.priority, work.id) < (place.priority + 1, 0)
+            and work.available_at <= clock_timestamp()
+        order by work.priority desc, work.id desc
+        limit 1
+    ) is not null
+order by pipelines.id
+"""
+
+
+def claimable_pipelines(
+    side: Connection,
+    pipeline_ids: Sequence[int],
+    *,
+    alone: bool,
+    cursors: Mapping[int, ClaimCursor] = MappingProxyType({}),
+) -> list[int]:
+    """Return which active pipelines have an item to claim, locked ones included.
+
+    Looks a little before the place of a pipeline's cursor only, most of the time.
+    """
+    places = {each: cursors[each].poll() if each in cursors else {} for each in pipeline_ids}
+    wanted = [
+        (pipeline_id, priority, place.get(priority, 0))
+        for pipeline_id, place in places.items()
+        for priority in PRIORITIES
+    ]
+    ids, priorities, after_ids = ([row[column] for row in wanted] for column in range(3))
+    values = {"pipeline_ids": ids, "priorities": priorities, "after_ids": after_ids}
+    rows = side.execute(CLAIMABLE, {**values, "alone": alone})
+    return [pipeline_id for (pipeline_id,) in rows]

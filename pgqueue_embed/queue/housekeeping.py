@@ -1,0 +1,99 @@
+"""Rows that crashed or replaced workers and pipelines leave behind."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pgqueue_embed.db.session import Connection
+
+# Long enough for a supervisor that waits for its database to come back.
+ORPHAN_AGE = "1 hour"
+
+
+# Work that was queued for a generation in the very moment in which the next one replaced it.
+INHERIT = """
+update pgembed.work
+set pipeline_id = successor.id
+from pgembed.pipelines as successor
+where successor.successor_of = work.pipeline_id
+    and not exists (select from pgembed.pipelines where pipelines.id = work.pipeline_id)
+"""
+
+
+def inherit_work(connection: Connection) -> None:
+    """Give work of generations that are gone to those that replaced them."""
+    connection.execute(INHERIT)
+
+
+# Of a pipeline that is gone for good: what a transaction that nobody waited for has left. Its id is
+# found by a step through the index for each pipeline, not for each row.
+ABANDONED = """
+with recursive found (pipeline_id) as (
+    (select pipeline_id from {table} order by pipeline_id limit 1)
+    union all
+    select (
+        select listed.pipeline_id
+        from {table} as listed
+        where listed.pipeline_id > found.pipeline_id
+        order by listed.pipeline_id
+        limit 1
+    )
+    from found
+    where found.pipeline_id is not null
+)
+delete from {table}
+where ctid = any(array(
+    select ctid
+    from {table} as abandoned
+    where abandoned.pipeline_id in (
+        select pipeline_id
+        from found
+        where not exists (
+            select
+            from pgembed.pipelines
+            where found.pipeline_id in (pipelines.id, pipelines.successor_of)
+        )
+    )
+    limit 50000
+))
+"""
+
+# Those that a worker's role may delete from; the cursors go with their pipeline.
+QUEUE_AND_LEDGER = ("work", "records", "batches")
+
+
+def delete_abandoned(connection: Connection) -> None:
+    """Delete rows of pipelines that are gone and have no successor, a portion of each table."""
+    for table in QUEUE_AND_LEDGER:
+        connection.execute(sql.SQL(ABANDONED).format(table=sql.Identifier("pgembed", table)))
+
+
+def sweep(connection: Connection) -> int:
+    """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows.
+
+    Returns how many attempts. Work of replaced generations goes to their successors, and what is of
+    no pipeline any more goes.
+    """
+    inherit_work(connection)
+    delete_abandoned(connection)
+    orphans = connection.execute(
+        f"""
+        delete from pgembed.attempts
+        where started_at < clock_timestamp() - interval '{ORPHAN_AGE}'
+            and (died_at is null or not exists (
+                select 1 from pgembed.work where work.id = attempts.work_id
+            ))
+            and case
+                when claim_xid < pg_snapshot_xmax(pg_current_snapshot())
+                then pg_xact_status(claim_xid) is distinct from 'in progress'
+                else true
+            end
+        """  # noqa: S608 (a constant of this module)
+    ).rowcount
+    connection.execute(
+        """
+        delete from pgembed.workers
+        where coalesce(stopped_at, heartbeat_at) < clock_timestamp() - interval '7 days'
+        """
+    )
+    return orphans

@@ -1,0 +1,1 @@
+"""The source table: checked, and read."""

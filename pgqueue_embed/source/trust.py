@@ -1,0 +1,326 @@
+"""Whose code runs where a pipeline's tables are read and written, and with whose rights.
+
+PostgreSQL runs functions of views, casts of types, expressions of indexes, policies and triggers
+with the rights of whoever reads or writes. Where these belong to a role that has fewer rights, that
+role would get those of a worker, or of the person who enqueues. It is refused, then: every command
+and every worker looks before it touches a table, by this one check. A plain table whose columns
+have types of PostgreSQL's own runs no code of anybody, whoever owns it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from psycopg import sql
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UntrustedCode
+from pgqueue_embed.pipeline.columns import BASE_TYPE
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
+
+# Trusted are superusers, whoever may act as this role anyway, and whoever may write
+# pgembed.pipelines, who decides by a condition there what workers run.
+#
+# What is looked at are the tables, the partitions and children that are read along, and what lies
+# beneath views; then their parts, and by PostgreSQL's own notes of what depends on what, the
+# functions, operators and types that these use. What came with PostgreSQL has no such notes.
+# Expressions of indexes are simplified for every plan, constraints of children too, which runs what
+# is immutable in them; a trigger or a default is run by writing alone. Policies are obeyed by
+# searches alone: elsewhere PostgreSQL raises where one would apply (see connect). Of the columns,
+# only those that are read or occur in a condition count: the types beneath their domains, since
+# PostgreSQL knows no casts of domains.
+UNTRUSTED = """
+with recursive untrusted as materialized (
+    select pg_roles.oid, rolname
+    from pg_roles
+    cross join pg_class as pipelines
+    join pg_namespace on pg_namespace.oid = relnamespace
+    where nspname = 'pgembed'
+        and relname = 'pipelines'
+        and not rolsuper
+        and not pg_has_role(pg_roles.oid, current_user, 'member')
+        and not has_table_privilege(pg_roles.oid, pipelines.oid, 'insert')
+        and not has_column_privilege(pg_roles.oid, pipelines.oid, 'where_condition', 'update')
+),
+given as materialized (
+    select pg_class.oid, listed.is_source, listed.is_written
+    from (
+        values
+            (%(source_schema)s, %(source)s, true, %(writes_source)s),
+            (%(target_schema)s, %(target)s, false, %(writes_target)s)
+    ) as listed (schema, name, is_source, is_written)
+    join pg_namespace on nspname = listed.schema
+    join pg_class on relnamespace = pg_namespace.oid and relname = listed.name
+),
+reached (oid, is_written) as (
+    select oid, is_written from given
+    union
+    select coalesce(inhrelid, beneath.refobjid), is_written and beneath.refobjid is null
+    from reached
+    left join pg_inherits on inhparent = reached.oid
+    left join lateral (
+        select pg_depend.refobjid
+        from pg_class
+        join pg_rewrite on ev_class = pg_class.oid
+        join pg_depend
+            on classid = 'pg_rewrite'::regclass
+            and objid = pg_rewrite.oid
+            and refclassid = 'pg_class'::regclass
+            and refobjid <> reached.oid
+        where pg_class.oid = reached.oid and (relkind = 'v' or reached.is_written)
+    ) as beneath on inhrelid is null
+    where coalesce(inhrelid, beneath.refobjid) is not null
+),
+relations as materialized (
+    select reached.oid, bool_or(is_written) as is_written, relkind, relowner
+    from reached
+    join pg_class on pg_class.oid = reached.oid
+    group by reached.oid, relkind, relowner
+),
+parts (classid, objid) as (
+    select 'pg_class'::regclass, oid from relations
+    union all
+    select 'pg_class'::regclass, indexrelid from pg_index join relations on oid = indrelid
+    union all
+    select 'pg_constraint'::regclass, pg_constraint.oid
+    from pg_constraint
+    join relations on relations.oid = conrelid
+    where is_written or exists (select from pg_inherits where inhrelid = conrelid)
+    union all
+    select 'pg_rewrite'::regclass, pg_rewrite.oid
+    from pg_rewrite
+    join relations on relations.oid = ev_class
+    where is_written or relkind = 'v'
+    union all
+    select 'pg_policy'::regclass, pg_policy.oid
+    from pg_policy
+    join relations on relations.oid = polrelid
+    where %(obeys_policies)s and row_security_active(polrelid)
+    union all
+    select 'pg_statistic_ext'::regclass, pg_statistic_ext.oid
+    from pg_statistic_ext
+    join relations on relations.oid = stxrelid
+    union all
+    select 'pg_trigger'::regclass, pg_trigger.oid
+    from pg_trigger
+    join relations on relations.oid = tgrelid
+    where is_written and not tgisinternal
+    union all
+    select 'pg_attrdef'::regclass, pg_attrdef.oid
+    from pg_attrdef
+    join relations on relations.oid = adrelid
+    where is_written
+),
+used (classid, objid) as (
+    select refclassid::regclass, refobjid
+    from parts
+    join pg_depend on pg_depend.classid = parts.classid and pg_depend.objid = parts.objid
+    where refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        or refclassid = 'pg_type'::regclass and parts.classid = 'pg_rewrite'::regclass
+    union
+    select 'pg_type'::regclass, reltype
+    from given
+    join pg_class on pg_class.oid = given.oid
+    where is_source and %(reads_whole_rows)s and reltype <> 0
+    union
+    select 'pg_proc'::regclass, pg_proc.oid
+    from unnest(%(named_schemas)s::text[], %(named)s::text[]) as listed (schema, name)
+    join pg_namespace on nspname = schema
+    join pg_proc on pronamespace = pg_namespace.oid and proname = name
+    union
+    select 'pg_operator'::regclass, pg_operator.oid
+    from unnest(%(named_schemas)s::text[], %(named)s::text[]) as listed (schema, name)
+    join pg_namespace on nspname = schema
+    join pg_operator on oprnamespace = pg_namespace.oid and oprname = name
+    union
+    select 'pg_type'::regclass, pg_type.oid
+    from unnest(%(named_schemas)s::text[], %(named)s::text[]) as listed (schema, name)
+    join pg_namespace on nspname = schema
+    join pg_type on typnamespace = pg_namespace.oid and typname = name
+    union
+    select
+        'pg_type'::regclass,
+        case when is_written then atttypid else {base_type} end
+    from relations
+    -- OFFSET keeps the columns of all other tables from being looked at.
+    cross join lateral (
+        select atttypid, attname
+        from pg_attribute
+        where attrelid = relations.oid and attnum > 0 and not attisdropped
+        offset 0
+    ) as attribute
+    where is_written
+        or %(columns)s::text[] is null
+        or attname = any(%(columns)s::text[])
+        or exists (
+            select
+            from unnest(%(conditions)s::text[]) as given (condition)
+            where position('"' in attname) > 0
+                or position(lower(attname) in lower(condition)) > 0
+        )
+),
+owned (classid, objid, owner) as (
+    select 'pg_class'::regclass, oid, relowner from relations where relkind in ('v', 'f')
+    union all
+    select classid, objid, proowner from used join pg_proc on pg_proc.oid = objid
+    where classid = 'pg_proc'::regclass
+    union all
+    select classid, objid, oprowner from used join pg_operator on pg_operator.oid = objid
+    where classid = 'pg_operator'::regclass
+    union all
+    select classid, objid, typowner from used join pg_type on pg_type.oid = objid
+    where classid = 'pg_type'::regclass
+)
+select
+    exists (select from relations join untrusted on untrusted.oid = relowner),
+    current_user,
+    (
+        select array[pg_describe_object(classid, objid, 0), rolname]
+        from owned
+        join untrusted on untrusted.oid = owner
+        order by classid <> 'pg_class'::regclass, classid, objid
+        limit 1
+    )
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What a look at the tables of `wanted` has found: no code of a role with fewer rights.
+
+    `may_change` tells that such a role owns one of the tables, and can bring some there any time.
+    """
+
+    wanted: PipelineSpec
+    may_change: bool
+    where: str | None = None
+    searching: bool = False
+
+    @contextmanager
+    def kept(self, connection: Connection) -> Iterator[None]:
+        """Run the block only if it is so still; raises UntrustedCode.
+
+        Tables that may change are locked against it between another look and the block: all of it
+        is one transaction then.
+        """
+        if not self.may_change:
+            yield
+            return
+        with connection.transaction():
+            _lock(connection, self.wanted)
+            look(connection, self.wanted, where=self.where, searching=self.searching)
+            yield
+
+
+def look(
+    connection: Connection,
+    wanted: PipelineSpec,
+    *,
+    where: str | None = None,
+    searching: bool = False,
+) -> Trust:
+    """Return that this role may use the tables of `wanted`; `where` is a condition besides its own.
+
+    With `searching`, the target is read and nothing else. Raises UntrustedCode if code of a role
+    with fewer rights would run with those of this one.
+    """
+    if wanted.trust_owners:
+        return Trust(wanted=wanted, may_change=False)
+    query = sql.SQL(UNTRUSTED).format(base_type=sql.SQL(BASE_TYPE))
+    found = connection.execute(query, _values(wanted, where, searching)).fetchone()
+    may_change, role, untrusted = found or (True, "", None)
+    if untrusted is not None:
+        what, owner = untrusted
+        tables = wanted.target if searching else f"{wanted.source} or {wanted.target}"
+        raise UntrustedCode(
+            f"{what} is of role {owner} and would run with the rights of role {role} where {tables}"
+            f" is used; do it as a role with no more rights than {owner}, or, if the owners of the"
+            f" tables are to be trusted: --trust-owners, at create or pgembed alter {wanted.name}"
+        )
+    return Trust(wanted=wanted, may_change=may_change, where=where, searching=searching)
+
+
+# A table of a trusted owner does not become a trap without the owner, and one of another owner is
+# looked at again each time it is used.
+REMEMBERED_SECONDS = 3.0
+
+_remembered: WeakKeyDictionary[Connection, dict[int, tuple[float, Trust]]] = WeakKeyDictionary()
+
+
+def look_often(connection: Connection, pipeline: Pipeline) -> Trust:
+    """Return the same for whoever asks for every claim: what was found a moment ago, if it was."""
+    remembered = _remembered.setdefault(connection, {})
+    seen_at, trust = remembered.get(pipeline.id, (0.0, None))
+    if trust is None or trust.wanted != pipeline or time.monotonic() - seen_at > REMEMBERED_SECONDS:
+        trust = look(connection, pipeline)
+        remembered[pipeline.id] = (time.monotonic(), trust)
+    return trust
+
+
+@contextmanager
+def trusting(
+    connection: Connection,
+    wanted: PipelineSpec,
+    *,
+    where: str | None = None,
+    searching: bool = False,
+) -> Iterator[None]:
+    """Run the block only if no code of a role with fewer rights can run in it; see `look`."""
+    with look(connection, wanted, where=where, searching=searching).kept(connection):
+        yield
+
+
+def _values(wanted: PipelineSpec, where: str | None, searching: bool) -> dict[str, Any]:
+    conditions = [each for each in (wanted.where, where) if each is not None]
+    named = [pair for each in conditions for pair in named_in(each)]
+    columns = (*wanted.id_fields, *wanted.recipe.names(), *wanted.copy_columns)
+    return {
+        "source_schema": wanted.source.schema,
+        "source": None if searching else wanted.source.name,
+        "target_schema": wanted.target.schema,
+        "target": wanted.target.name,
+        "writes_source": wanted.into_column is not None and not searching,
+        "writes_target": not searching,
+        "columns": None if searching else list(columns),
+        "conditions": conditions,
+        "reads_whole_rows": any(WHOLE_ROW.search(each) for each in conditions),
+        "obeys_policies": searching,
+        "named_schemas": [schema for schema, _ in named],
+        "named": [name for _, name in named],
+    }
+
+
+# A lock needs a right on the table as a whole; a role that may read some columns goes without.
+LOCKABLE = "select has_table_privilege(to_regclass(%s), 'select')"
+
+
+def _lock(connection: Connection, wanted: PipelineSpec) -> None:
+    for table in (wanted.source, wanted.target):
+        (lockable,) = connection.execute(LOCKABLE, (table.quoted,)).fetchone() or (None,)
+        if lockable:
+            lock = sql.SQL("lock table {} in access share mode")
+            connection.execute(lock.format(table.identifier))
+
+
+NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+WHOLE_ROW = re.compile(r"\bsource\b(?!\s*\.)", re.IGNORECASE)
+QUALIFIED = re.compile(rf"({NAME})\s*\.\s*({NAME}|[-+*/<>=~!@#%^&|`?]+)")
+
+
+def named_in(condition: str) -> list[tuple[str, str]]:
+    """Return schema and name of what a condition names by both: nothing else can be a user's.
+
+    Some of it is a column of the source, or stands in a text; no function is called so, as a rule.
+    """
+    return [(_bare(schema), _bare(name)) for schema, name in QUALIFIED.findall(condition)]
+
+
+def _bare(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

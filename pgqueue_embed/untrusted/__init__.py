@@ -1,0 +1,1 @@
+"""What others have written: texts and files, never taken as they come."""

@@ -1,0 +1,1 @@
+"""Search by meaning, and the indexes that make it quick."""

@@ -1,0 +1,190 @@
+"""Vector indexes of target tables: which there are, and how a new one is to be built."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, quoted
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.index_plan import (
+    ELEMENT_BYTES,
+    MAX_DIMENSIONS,
+    IndexOptions,
+    IndexPlan,
+    ServerLimits,
+    plan_index,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorIndex:
+    """An index of cosine distance on a pipeline's embedding column."""
+
+    name: str
+    method: str
+    parameters: dict[str, str]
+    valid: bool
+
+    def __str__(self) -> str:
+        given = "".join(f", {name} {value}" for name, value in self.parameters.items())
+        return f"{self.name} ({self.method}{given})"
+
+
+# Any index of the cosine operators counts, the user's own too. An access method of another
+# extension calls its operator class by the same name.
+INDEXES = """
+select
+    pipelines.name,
+    index.relname,
+    amname,
+    coalesce(index.reloptions, '{}'),
+    indisvalid
+from pgembed.pipelines
+join pg_namespace on nspname = target_schema
+join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
+join pg_attribute on attrelid = target.oid and attname = target_columns ->> 'embedding'
+join pg_index on indrelid = target.oid and indkey[0] = attnum and indpred is null
+join pg_class as index on index.oid = indexrelid
+join pg_am on pg_am.oid = index.relam
+join pg_opclass on pg_opclass.oid = indclass[0]
+where opcname like '%%cosine%%' and (%(name)s::text is null or pipelines.name = %(name)s)
+order by indisvalid desc, index.relname
+"""
+
+
+def vector_indexes(connection: Connection, pipeline: Pipeline) -> list[VectorIndex]:
+    """Return the cosine indexes on the pipeline's vectors, valid ones first."""
+    rows = connection.execute(INDEXES, {"name": pipeline.name})
+    return [
+        VectorIndex(
+            name=name,
+            method=method,
+            parameters=dict(option.split("=", 1) for option in options),
+            valid=valid,
+        )
+        for _, name, method, options, valid in rows
+    ]
+
+
+def has_vector_index(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether a search of the pipeline's vectors can use an index."""
+    return any(index.valid for index in vector_indexes(connection, pipeline))
+
+
+def indexed_pipelines(connection: Connection) -> set[str]:
+    """Return the names of the pipelines whose vectors have a usable index."""
+    rows = connection.execute(INDEXES, {"name": None})
+    return {name for name, _, _, _, valid in rows if valid}
+
+
+def index_name(pipeline: Pipeline, method: str) -> str:
+    """Return the name of the pipeline's index of `method`, the same on every machine."""
+    stem = f"{pipeline.target.name}_{pipeline.columns.embedding}"
+    name = f"{stem}_{method}"
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
+    end = f"_{digest}_{method}"
+    room = MAX_IDENTIFIER_BYTES - len(end)
+    return stem.encode()[:room].decode(errors="ignore") + end
+
+
+def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> IndexPlan:
+    """Return how the index of `options` is to be built on this server.
+
+    Raises UsageError when the vectors have too many dimensions for an index, pgvector is too old
+    for it, or the target table is gone.
+    """
+    _check_dimensions(pipeline)
+    _check_one_piece(connection, pipeline)
+    _check_version(connection, options.method)
+    return plan_index(
+        options,
+        rows=_count_vectors(connection, pipeline),
+        vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.vector_type],
+        limits=_read_limits(connection),
+    )
+
+
+def _check_dimensions(pipeline: Pipeline) -> None:
+    most = MAX_DIMENSIONS[pipeline.vector_type]
+    if pipeline.dimensions <= most:
+        return
+    halfvec = "create the pipeline with --vector-type halfvec (up to 4,000), "
+    way_out = halfvec if pipeline.vector_type == "vector" and pipeline.dimensions <= 4000 else ""
+    raise UsageError(
+        f"{pipeline.name} has {pipeline.dimensions:,} dimensions, and pgvector indexes a"
+        f" {pipeline.vector_type} of up to {most:,}; {way_out}use a model with fewer dimensions,"
+        " or search without an index"
+    )
+
+
+def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
+    """Raise UsageError for a partitioned source that has the vectors in a column."""
+    target = pipeline.target
+    _, kind = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone() or (0, "")
+    if kind == "p":
+        raise UsageError(
+            f"{target} is partitioned, and PostgreSQL builds no index concurrently on all of it;"
+            " index each partition: create index concurrently on PARTITION using hnsw"
+            f" ({quoted(pipeline.columns.embedding)} {pipeline.vector_type}_cosine_ops)"
+        )
+
+
+def _check_version(connection: Connection, method: str) -> None:
+    installed = vector_extension(connection)
+    if installed is None:
+        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    version = tuple(int(part) for part in installed[1].split(".")[:2])
+    if method == "hnsw" and version < (0, 5):
+        raise SetupError(
+            f"pgvector {installed[1]} has no hnsw (it came with 0.5); use --method ivfflat,"
+            " or run: alter extension vector update"
+        )
+
+
+# The planner's estimate is of the last vacuum or analyze; a small table is counted.
+ESTIMATE = """
+select greatest(reltuples, 0)::bigint, relkind
+from pg_class
+join pg_namespace on pg_namespace.oid = relnamespace
+where nspname = %s and relname = %s
+"""
+
+
+def _count_vectors(connection: Connection, pipeline: Pipeline) -> int:
+    target = pipeline.target
+    estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
+    if estimate is None:
+        raise UsageError(f"the target table {target} is gone; make the pipeline again")
+    if estimate[0] > 1_000_000:
+        return int(estimate[0])
+    query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).rows)
+    (rows,) = connection.execute(query, ()).fetchone() or (0,)
+    return int(rows)
+
+
+LIMITS = """
+select
+    pg_size_bytes(current_setting('maintenance_work_mem')),
+    pg_size_bytes(current_setting('shared_buffers')),
+    current_setting('max_parallel_workers')::integer,
+    current_setting('max_parallel_maintenance_workers')::integer
+"""
+
+
+def _read_limits(connection: Connection) -> ServerLimits:
+    memory, buffers, workers, builders = connection.execute(LIMITS).fetchone() or (0, 0, 0, 0)
+    return ServerLimits(
+        maintenance_work_mem_bytes=memory,
+        shared_buffers_bytes=buffers,
+        max_parallel_workers=workers,
+        max_parallel_maintenance_workers=builders,
+    )

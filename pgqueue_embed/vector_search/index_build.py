@@ -1,0 +1,228 @@
+"""Building a vector index beside running workers: CREATE INDEX CONCURRENTLY, watched and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import PgembedError, SetupError, UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.index import index_name
+from pgqueue_embed.vector_search.index_plan import IndexPlan
+
+# Any numbers that no other program uses; plus the pipeline's id, the lock of one build.
+ADVISORY_LOCK = 7_034_213_000_000
+
+# Dropping waits, as building does, for every transaction that uses the table.
+CLEAN_UP_SECONDS = 5.0
+
+
+def _ignore(_warning: str) -> None:
+    pass
+
+
+def build_index(
+    connection: Connection,
+    pipeline: Pipeline,
+    plan: IndexPlan,
+    *,
+    on_warning: Callable[[str], None] = _ignore,
+) -> str:
+    """Build the index of `plan` while reads and writes go on, and return its name.
+
+    `on_warning` gets what a person should know, such as a graph that outgrows its memory.
+
+    An index that an interrupted build left invalid is replaced; interrupted itself, this build
+    drops what it has made. Raises UsageError when the role does not own the table, the name is
+    taken, another pgembed builds for this pipeline or a pooler is in between, SetupError when the
+    server cannot do it.
+    """
+    connection.refuse_pooler("pgembed index")
+    name = index_name(pipeline, plan.method)
+    connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
+    with _turn(connection, pipeline):
+        _set_up_session(connection, plan)
+        _drop_invalid(connection, pipeline, name)
+        try:
+            _create_with_retry(connection, pipeline, plan, name)
+        except BaseException as error:
+            _clean_up(connection, pipeline, name, on_warning)
+            if isinstance(error, psycopg.Error):
+                raise _explained(error, pipeline, name) from None
+            raise
+    return name
+
+
+@contextmanager
+def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
+    # Held by the session: CONCURRENTLY takes several transactions. It also keeps a build that
+    # has lost its client, and goes on, from being taken for a leftover.
+    key = ADVISORY_LOCK + pipeline.id
+    (mine,) = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone() or (False,)
+    if not mine:
+        raise UsageError(
+            f"an index of {pipeline.name} is being built already, here or on another machine;"
+            " view pg_stat_progress_create_index tells how far it is"
+        )
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            connection.execute("select pg_advisory_unlock(%s)", (key,))
+
+
+def _set_up_session(connection: Connection, plan: IndexPlan) -> None:
+    # The build waits for transactions that are older than it, however long they take.
+    settings = {
+        "maintenance_work_mem": f"{plan.memory_megabytes}MB",
+        "max_parallel_maintenance_workers": str(plan.parallel_workers),
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+    }
+    for name, value in settings.items():
+        connection.execute("select set_config(%s, %s, false)", (name, value))
+
+
+# Only an index of this name on this table, and only if it is of no use.
+INVALID = """
+select exists (
+    select 1
+    from pg_index
+    join pg_class as index on index.oid = indexrelid
+    join pg_class as target on target.oid = indrelid
+    join pg_namespace on pg_namespace.oid = target.relnamespace
+    where nspname = %s and target.relname = %s and index.relname = %s and not indisvalid
+)
+"""
+
+
+def _drop_invalid(connection: Connection, pipeline: Pipeline, name: str) -> None:
+    target = pipeline.target
+    (invalid,) = connection.execute(INVALID, (target.schema, target.name, name)).fetchone() or (
+        False,
+    )
+    if invalid:
+        index = sql.Identifier(target.schema, name)
+        connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
+
+
+def _sentence(notice: psycopg.errors.Diagnostic) -> str:
+    parts = (notice.message_primary, notice.message_detail, notice.message_hint)
+    return ". ".join(part.rstrip(".") for part in parts if part)
+
+
+def _clean_up(
+    connection: Connection, pipeline: Pipeline, name: str, on_warning: Callable[[str], None]
+) -> None:
+    """Drop what an interrupted build left, unless that has to wait for somebody's transaction."""
+    try:
+        connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
+        _drop_invalid(connection, pipeline, name)
+    except psycopg.Error:
+        on_warning(f"index {name} is left behind, unusable; the next build replaces it")
+
+
+def _create_with_retry(
+    connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str
+) -> None:
+    try:
+        _create(connection, pipeline, plan, name)
+    except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+        # Parallel builders share their memory through /dev/shm, which is small in a container.
+        # It is asked for before anything is built.
+        if not (error.diag.source_file or "").startswith("dsm"):
+            raise
+        _drop_invalid(connection, pipeline, name)
+        connection.execute("set max_parallel_maintenance_workers = 0")
+        _create(connection, pipeline, plan, name)
+
+
+CREATE = """
+create index concurrently {name} on {target}
+using {method} ({embedding} {operator_class}) with ({parameters})
+"""
+
+
+def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str) -> None:
+    installed = vector_extension(connection)
+    if installed is None:
+        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    parameters = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(parameter), sql.Literal(value))
+        for parameter, value in plan.parameters.items()
+    )
+    query = sql.SQL(CREATE).format(
+        name=sql.Identifier(name),
+        target=pipeline.target.identifier,
+        method=sql.Identifier(plan.method),
+        embedding=sql.Identifier(pipeline.columns.embedding),
+        operator_class=sql.Identifier(installed[0], f"{pipeline.vector_type}_cosine_ops"),
+        parameters=parameters,
+    )
+    connection.execute(query)
+
+
+def _explained(error: psycopg.Error, pipeline: Pipeline, name: str) -> PgembedError:
+    reason = first_line(error)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return UsageError(
+            f"this role may not index {pipeline.target} ({reason}); build as the table's owner"
+        )
+    if isinstance(error, psycopg.errors.DuplicateTable):
+        return UsageError(
+            f"{pipeline.target.schema}.{name} exists already and is no cosine index of these"
+            " vectors; rename or drop it"
+        )
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return UsageError(f"the target table {pipeline.target} is gone ({reason})")
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        return SetupError(f"the server refused: {reason}; give more --memory or fewer --lists")
+    return SetupError(f"the index was not built: {reason}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildProgress:
+    """How far a build is; `done` and `total` count what the phase counts, 0 where it does not."""
+
+    phase: str
+    done: int
+    total: int
+    waits_for_pid: int | None
+
+
+# Blocks are counted where the table is read, tuples where what was read is sorted or written.
+PROGRESS = """
+select
+    phase,
+    case
+        when lockers_total > lockers_done then lockers_done
+        when tuples_total > 0 then tuples_done
+        else blocks_done
+    end,
+    case
+        when lockers_total > lockers_done then lockers_total
+        when tuples_total > 0 then tuples_total
+        else blocks_total
+    end,
+    nullif(current_locker_pid, 0)
+from pg_stat_progress_create_index
+join pg_class on pg_class.oid = relid
+join pg_namespace on pg_namespace.oid = relnamespace
+where datname = current_database() and nspname = %s and relname = %s
+"""
+
+
+def read_progress(connection: Connection, pipeline: Pipeline) -> BuildProgress | None:
+    """Return how far a build on the pipeline's target table is, or None when there is none."""
+    target = pipeline.target
+    row = connection.execute(PROGRESS, (target.schema, target.name)).fetchone()
+    if row is None:
+        return None
+    return BuildProgress(phase=row[0], done=row[1], total=row[2], waits_for_pid=row[3])

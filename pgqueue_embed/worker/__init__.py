@@ -1,0 +1,1 @@
+"""The worker processes, and what they run."""

@@ -1,0 +1,85 @@
+"""What a supervisor writes down when its worker process dies, and what it concludes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.worker.registry import sign_off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """One crash of a worker process.
+
+    `keys` are the source keys of its claims, as (pipeline id, key). `known_suspects` tells
+    whether one of its items had a death before; `committed`, whether the process had committed
+    anything.
+    """
+
+    keys: frozenset[tuple[int, str]]
+    known_suspects: bool
+    committed: bool
+
+
+def record_death(connection: Connection, worker_id: int, reason: str) -> Death:
+    """Mark the attempts of a crashed worker process as died in, and return what it held."""
+    with connection.transaction():
+        connection.execute(
+            """
+            update pgembed.attempts set died_at = clock_timestamp()
+            where worker_id = %s and died_at is null
+            """,
+            (worker_id,),
+        )
+        # An item that others have finished or split before its death was known is beyond blame.
+        connection.execute(
+            """
+            delete from pgembed.attempts
+            where worker_id = %s
+                and not exists (select 1 from pgembed.work where work.id = attempts.work_id)
+            """,
+            (worker_id,),
+        )
+        sign_off(connection, worker_id, reason)
+        return _read_death(connection, worker_id)
+
+
+def _read_death(connection: Connection, worker_id: int) -> Death:
+    rows = connection.execute(
+        """
+        select
+            work.pipeline_id,
+            work.keys,
+            work.deaths > 0 or exists (
+                select 1
+                from pgembed.attempts as others
+                where others.work_id = work.id
+                    and others.worker_id <> %s
+                    and others.died_at is not null
+            )
+        from pgembed.attempts
+        join pgembed.work on work.id = attempts.work_id
+        where attempts.worker_id = %s
+        """,
+        (worker_id, worker_id),
+    ).fetchall()
+    (committed,) = connection.execute(
+        "select exists (select 1 from pgembed.batches where worker_id = %s)", (worker_id,)
+    ).fetchone() or (False,)
+    return Death(
+        keys=frozenset((pipeline_id, key) for pipeline_id, keys, _ in rows for key in keys),
+        known_suspects=any(suspect for _, _, suspect in rows),
+        committed=bool(committed),
+    )
+
+
+def machine_is_ill(previous: Death | None, latest: Death) -> bool:
+    """Return whether two deaths in a row say that the machine, and not a record, is at fault.
+
+    They do when they hit different records, none of them suspect before, and nothing was
+    committed in between.
+    """
+    if previous is None or latest.committed or latest.known_suspects:
+        return False
+    return bool(previous.keys and latest.keys) and not previous.keys & latest.keys

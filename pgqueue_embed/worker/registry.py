@@ -1,0 +1,133 @@
+"""The workers table: who works, for people to look at. No correctness depends on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.untrusted.foreign_text import MOST_STORED_CHARACTERS, printable
+from pgqueue_embed.version import VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerIdentity:
+    """What a worker process says about itself."""
+
+    device: str
+    precision: str
+    model: str
+    concurrency: int
+    pipeline_ids: Sequence[int]
+
+
+def register(connection: Connection, identity: WorkerIdentity) -> int:
+    """Insert a row for this process and return its id."""
+    (worker_id,) = connection.execute(
+        """
+        insert into pgembed.workers
+            (host, pid, device, precision, model, version, concurrency, pipeline_ids)
+        values (%s, %s, %s, %s, %s, %s, %s, %s)
+        returning id
+        """,
+        _described(identity),
+    ).fetchone() or (0,)
+    return int(worker_id)
+
+
+def register_again(connection: Connection, worker_id: int, identity: WorkerIdentity) -> None:
+    """Insert the row of a process once more, which was taken for one that ended long ago."""
+    connection.execute(
+        """
+        insert into pgembed.workers
+            (id, host, pid, device, precision, model, version, concurrency, pipeline_ids)
+        overriding system value
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict (id) do nothing
+        """,
+        (worker_id, *_described(identity)),
+    )
+
+
+def _described(identity: WorkerIdentity) -> tuple[Any, ...]:
+    return (
+        platform.node() or "unknown",
+        os.getpid(),
+        identity.device,
+        identity.precision,
+        identity.model,
+        VERSION,
+        identity.concurrency,
+        list(identity.pipeline_ids),
+    )
+
+
+def heartbeat(
+    connection: Connection,
+    worker_id: int,
+    *,
+    state: str,
+    memory_bytes: int,
+    pipeline_ids: Sequence[int],
+    unserved: Mapping[int, str],
+) -> bool:
+    """Say that the process lives, how much memory it takes, and what it cannot serve, and why.
+
+    Returns whether its row is there.
+    """
+    served = [each for each in pipeline_ids if each not in unserved]
+    updated = connection.execute(
+        """
+        update pgembed.workers
+        set heartbeat_at = clock_timestamp(),
+            state = %s,
+            memory_bytes = %s,
+            pipeline_ids = %s,
+            unserved = %s
+        where id = %s
+        """,
+        (state, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
+    )
+    return updated.rowcount > 0
+
+
+ANOTHER_ROLE_SERVES = """
+select exists (
+    select
+    from pgembed.workers
+    where id <> %(worker_id)s
+        and role <> current_user
+        and stopped_at is null
+        and heartbeat_at > clock_timestamp() - interval '45 seconds'
+        and %(pipeline_id)s = any (pipeline_ids)
+        and not unserved ? %(pipeline_id)s::text
+)
+"""
+
+
+def another_role_serves(connection: Connection, pipeline_id: int, worker_id: int) -> bool:
+    """Return whether a worker of another role than this session's is at work on a pipeline.
+
+    It may find no fault where worker `worker_id` has found one; if it does, it is asked in turn,
+    and the last role agrees.
+    """
+    values = {"pipeline_id": pipeline_id, "worker_id": worker_id}
+    (found,) = connection.execute(ANOTHER_ROLE_SERVES, values).fetchone() or (False,)
+    return bool(found)
+
+
+def sign_off(connection: Connection, worker_id: int, reason: str) -> None:
+    """Say that the process has ended, and why; the first reason given stays."""
+    connection.execute(
+        """
+        update pgembed.workers
+        set stopped_at = clock_timestamp(), stop_reason = %s, state = 'stopped'
+        where id = %s and stopped_at is null
+        """,
+        (printable(reason, MOST_STORED_CHARACTERS), worker_id),
+    )

@@ -1,0 +1,102 @@
+"""How a worker process works, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import Option, check_options
+from pgqueue_embed.pipeline.pipeline import WORKER
+
+# A day: ten leases, in milliseconds, are a timeout that PostgreSQL takes.
+MAX_LEASE_SECONDS = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How one worker process works; see `pgembed work --help`.
+
+    `last_model` is the fingerprint of the model that the process before this one worked with.
+    """
+
+    concurrency: Annotated[
+        int,
+        Option(
+            short="-c",
+            help="Claims in work at once; one computes while others read, chunk and write.",
+            minimum=1,
+            maximum=64,
+            panel=WORKER,
+        ),
+    ] = 2
+    device: Annotated[str, Option(help="auto, mps, cuda or cpu.", panel=WORKER)] = "auto"
+    precision: Annotated[
+        str,
+        Option(help="auto (the fastest that agrees with fp32), fp32, fp16 or bf16.", panel=WORKER),
+    ] = "auto"
+    model_path: Annotated[
+        str | None,
+        Option(
+            help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+            panel=WORKER,
+        ),
+    ] = None
+    lease_seconds: Annotated[
+        float,
+        Option(
+            name="lease",
+            help="Seconds without progress after which the server takes a claim back.",
+            unit="second",
+            minimum=1,
+            maximum=MAX_LEASE_SECONDS,
+            panel=WORKER,
+        ),
+    ] = 60.0
+    retry_delay_seconds: Annotated[
+        float,
+        Option(
+            name="retry_delay",
+            help="Seconds before a failed record's second attempt; doubles with each.",
+            unit="second",
+            panel=WORKER,
+        ),
+    ] = 5.0
+    memory_limit_megabytes: Annotated[
+        int | None,
+        Option(
+            name="memory_limit",
+            help="Megabytes of process and device memory after which the worker process is"
+            " replaced.",
+            unit="megabyte",
+            panel=WORKER,
+        ),
+    ] = None
+    cache_megabytes: Annotated[
+        int,
+        Option(
+            name="cache_size",
+            help="Megabytes of vectors kept for chunks that occur again; 0 for none.",
+            unit="megabyte",
+            panel=WORKER,
+        ),
+    ] = 256
+    drain: bool = False
+    pipelines: tuple[str, ...] = ()
+    max_records: int | None = None
+    claim_seconds: float = 8.0
+    last_model: str | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.max_records is not None and self.max_records < 1:
+            raise UsageError(f"--max-records {self.max_records}: give at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as values that JSON can carry."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> WorkerSettings:
+        """Return the settings that `to_json` gave."""
+        return cls(**{**values, "pipelines": tuple(values["pipelines"])})

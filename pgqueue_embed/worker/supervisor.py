@@ -1,0 +1,269 @@
+"""The parent of a worker process: starts it, starts it again after a crash, writes deaths down.
+
+The worker is spawned, never forked (a fork after Metal has started kills the child), in a process
+group of its own, so that Ctrl-C reaches it once, through us. A process that ends without having
+reported its ending has crashed, whatever its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import psycopg
+
+from pgqueue_embed.db.errors import first_line, is_away
+from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
+from pgqueue_embed.errors import MachineFault, PgembedError, SetupError
+from pgqueue_embed.log import LogSettings, get_logger
+from pgqueue_embed.worker.crashes import Death, machine_is_ill, record_death
+from pgqueue_embed.worker.delays import reconnect_delay_seconds, restart_delay_seconds
+from pgqueue_embed.worker.process import Orders
+from pgqueue_embed.worker.python_process import start_python
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
+
+TICK_SECONDS = 0.2
+
+# What a worker process runs; tests put one with a model that costs nothing in its place.
+WORKER_PROGRAM = "pgqueue_embed.worker.process"
+
+# A machine whose worker dies so often before its first claim will not get better by itself.
+MAX_STARTUP_CRASHES = 3
+
+# How a process ends that we signalled before it could listen, or at the third request.
+STOP_CODES = (-signal.SIGTERM, -signal.SIGKILL)
+
+
+@dataclass(kw_only=True)
+class _Process:
+    """One worker process and what it has reported so far."""
+
+    popen: subprocess.Popen[bytes]
+    reports: int
+    worker_id: int | None = None
+    ended: str | None = None
+    model: str | None = None
+    failed: str | None = None
+    exit_code: int = 1
+    left: dict[str, str] = field(default_factory=dict)
+    unavailable: bool = False
+    signalled: bool = False
+    unread: bytes = field(default=b"", repr=False)
+
+    def read_reports(self) -> None:
+        """Take in whatever the process has reported since the last call."""
+        while chunk := _read_available(self.reports):
+            self.unread += chunk
+        *lines, self.unread = self.unread.split(b"\n")
+        for line in lines:
+            for name, value in json.loads(line).items():
+                setattr(self, name, value)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the process is gone without having said why, or because its device hung."""
+        stopped_by_us = self.signalled and self.popen.returncode in STOP_CODES
+        silent = self.ended is None and self.failed is None and not stopped_by_us
+        return silent or self.ended == STALLED
+
+    def describe_end(self) -> str:
+        """Return how the process ended, for people."""
+        code = self.popen.returncode
+        if self.ended == STALLED:
+            return STALLED
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited with code {code}"
+
+
+def _read_available(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return b""
+
+
+class Supervisor:
+    """Keeps one worker process at work until the work, or the user's patience, ends."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        settings: WorkerSettings,
+        log: LogSettings,
+        *,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_tick` is called several times a second while the worker works."""
+        self._conninfo = conninfo
+        self._settings = settings
+        self._log = log
+        self._on_tick = on_tick
+        self._stops = 0
+        self._process: _Process | None = None
+        self._crashes_in_a_row = 0
+        self._startup_crashes = 0
+        self._last_death: Death | None = None
+        self._has_worked = False
+        self._failed_starts = 0
+
+    def run(self) -> str:
+        """Work until it ends, and return why: drained, stopped, or the record limit reached.
+
+        Raises SetupError for what the worker could not start with, MachineFault when this machine
+        kills its workers whatever they do.
+        """
+        with self._signals():
+            while True:
+                process = self._start()
+                self._wait(process)
+                if process.crashed:
+                    self._after_crash(process)
+                elif process.failed is not None:
+                    self._after_failure(process)
+                elif process.ended not in (ANOTHER_MODEL, RECYCLED):
+                    self.left = process.left
+                    return process.ended or STOPPED
+                if self._stops:
+                    return STOPPED
+                self._settings = replace(self._settings, last_model=process.model)
+
+    def stop(self) -> None:
+        """Ask for the end: after the claim in hand, at once, and the third time by force."""
+        self._stops += 1
+        self._forward()
+
+    def _start(self) -> _Process:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        popen = start_python(
+            WORKER_PROGRAM,
+            stdin=subprocess.PIPE,
+            pass_fds=(writing,),
+            start_new_session=True,
+        )
+        os.close(writing)
+        orders = Orders(
+            conninfo=self._conninfo,
+            settings=self._settings,
+            log=self._log,
+            report_descriptor=writing,
+        )
+        process = _Process(popen=popen, reports=reading)
+        self._process = process
+        _send(popen, orders.to_line())
+        return process
+
+    def _wait(self, process: _Process) -> None:
+        while process.popen.poll() is None:
+            process.read_reports()
+            self._on_tick()
+            time.sleep(TICK_SECONDS)
+        process.read_reports()
+        if process.worker_id is not None:
+            self._has_worked, self._failed_starts = True, 0
+        os.close(process.reports)
+        if process.popen.stdin:
+            process.popen.stdin.close()
+        self._process = None
+
+    def _forward(self) -> None:
+        process = self._process
+        if process is None or process.popen.poll() is not None:
+            return
+        process.signalled = True
+        if self._stops >= 3:
+            process.popen.kill()
+        else:
+            process.popen.terminate()
+
+    def _after_failure(self, process: _Process) -> None:
+        """Wait for a database that was there before; raise anything else that failed."""
+        if not (process.unavailable and self._has_worked):
+            raise _failure(process)
+        get_logger().warning("worker cannot start yet", reason=process.failed)
+        self._pause(reconnect_delay_seconds(self._failed_starts, jitter=0.5))
+        self._failed_starts += 1
+
+    def _pause(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stops:
+            self._on_tick()
+            time.sleep(min(TICK_SECONDS, seconds))
+
+    def _after_crash(self, process: _Process) -> None:
+        how = process.describe_end()
+        get_logger().error("worker process died", how=how, worker=process.worker_id)
+        death = self._record(process.worker_id, how) if process.worker_id else None
+        self._judge_machine(death, how, was_ready=process.worker_id is not None)
+        self._pause(restart_delay_seconds(self._crashes_in_a_row))
+
+    def _judge_machine(self, death: Death | None, how: str, *, was_ready: bool) -> None:
+        """Raise MachineFault when the deaths so far say that no record is to blame."""
+        # One that was ready could claim, if only there had been something to claim.
+        self._startup_crashes = 0 if was_ready else self._startup_crashes + 1
+        has_committed = death is not None and death.committed
+        self._crashes_in_a_row = 1 if has_committed else self._crashes_in_a_row + 1
+        if self._startup_crashes >= MAX_STARTUP_CRASHES:
+            raise MachineFault(
+                f"the worker process died {self._startup_crashes} times before it could claim"
+                f" anything (the last one {how}); run pgembed doctor on this machine"
+            )
+        if death is not None and machine_is_ill(self._last_death, death):
+            raise MachineFault(
+                "the worker process died twice in a row on different records with nothing committed"
+                f" in between (the last one {how}): this machine is at fault, not the records; look"
+                " at its memory and its GPU driver"
+            )
+        self._last_death = death or self._last_death
+
+    def _record(self, worker_id: int, how: str) -> Death | None:
+        """Write the death down, however long the database is away, unless told to stop."""
+        failures = 0
+        while True:
+            try:
+                with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+                    return record_death(connection, worker_id, f"crashed: {how}")
+            except (PgembedError, psycopg.Error) as error:
+                if not is_away(error):
+                    raise
+                reason = first_line(error)
+                get_logger().warning("cannot write the death down yet", reason=reason)
+            if self._stops:
+                return None
+            time.sleep(reconnect_delay_seconds(failures, jitter=0.5))
+            failures += 1
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        # A closed terminal is a request to leave, too.
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _send(popen: subprocess.Popen[bytes], line: bytes) -> None:
+    """Give the orders and leave the pipe open: its end tells the worker that we are gone."""
+    try:
+        if popen.stdin:
+            popen.stdin.write(line)
+            popen.stdin.flush()
+    except BrokenPipeError:
+        pass  # it died at once, which _wait is about to see
+
+
+def _failure(process: _Process) -> SetupError:
+    error = SetupError(process.failed or "the worker failed")
+    error.exit_code = process.exit_code
+    return error

@@ -1,0 +1,165 @@
+"""One worker process: a model on its device thread, loops that feed it, and a heartbeat."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
+from pgqueue_embed.errors import PgembedError, SetupError
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.worker import registry
+from pgqueue_embed.worker.heartbeat import Heartbeat
+from pgqueue_embed.worker.loop import Shared, run_loop
+from pgqueue_embed.worker.models import Serviceable, choose_model
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.stop_reasons import DRAINED, FAILED, STOPPED
+
+# How soon loops that must leave at once are woken from what they wait for.
+JOIN_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why a worker process ended, and the fingerprint of the model that it worked with.
+
+    `left` has the reason, by name, of each pipeline whose work a drained worker has left undone.
+    """
+
+    reason: str
+    model: str
+    left: Mapping[str, str]
+
+
+class Worker:
+    """Claims, embeds and commits until it is stopped or has nothing left to do."""
+
+    def __init__(self, conninfo: str, settings: WorkerSettings) -> None:
+        self._conninfo = conninfo
+        self._settings = settings
+        self._stop = threading.Event()
+        self._abandon = threading.Event()
+
+    def stop(self) -> None:
+        """Finish the claim in hand and leave; called again: roll it back and leave at once."""
+        if self._stop.is_set():
+            self._abandon.set()
+        self._stop.set()
+
+    def run(
+        self,
+        *,
+        on_start: Callable[[int], None] = lambda _: None,
+        on_stall: Callable[[], None] = lambda: None,
+    ) -> Ending:
+        """Work, and return why it ended.
+
+        Calls `on_start` with the worker's id once it is known, and `on_stall` from another thread
+        when the device hangs, in which case nothing but the end of the process helps.
+
+        Raises SetupError when the database, the model or the machine is not ready for work.
+        """
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+            check_schema(connection)
+            chosen = choose_model(connection, self._settings)
+        cache_bytes = self._settings.cache_megabytes << 20
+        with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
+            serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
+            identity = self._identity(device, serviceable)
+            shared = self._register(device, serviceable, identity)
+            shared.on_stall = on_stall
+            on_start(shared.worker_id)
+            try:
+                self._run_loops(shared, serviceable, identity)
+            finally:
+                self._sign_off(shared)
+        if shared.failure is not None:
+            raise shared.failure
+        reason = shared.ending or STOPPED
+        left = serviceable.left_undone() if reason == DRAINED else {}
+        for name, why in left.items():
+            get_logger().warning("work left undone", pipeline=name, reason=why)
+        return Ending(reason=reason, model=chosen.fingerprint, left=left)
+
+    def _identity(
+        self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable
+    ) -> registry.WorkerIdentity:
+        return registry.WorkerIdentity(
+            device=device.model.device,
+            precision=device.model.precision,
+            model=device.model.name,
+            concurrency=self._settings.concurrency,
+            pipeline_ids=[pipeline.id for pipeline in serviceable.pipelines()],
+        )
+
+    def _register(
+        self,
+        device: DeviceThread[EmbeddingModel],
+        serviceable: Serviceable,
+        identity: registry.WorkerIdentity,
+    ) -> Shared:
+        with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+            worker_id = registry.register(connection, identity)
+        get_logger().info(
+            "worker started",
+            worker=worker_id,
+            device=identity.device,
+            precision=identity.precision,
+            model=identity.model,
+            concurrency=identity.concurrency,
+            batch_tokens=device.model.limits.max_tokens_per_batch,
+        )
+        return Shared(
+            conninfo=self._conninfo,
+            settings=self._settings,
+            worker_id=worker_id,
+            device=device,
+            device_name=device.model.device,
+            serviceable=serviceable.pipelines,
+            chunker=serviceable.chunker,
+            other_model_waits=serviceable.other_model_waits,
+            unserved=serviceable.unserved,
+            stop=self._stop,
+            abandon=self._abandon,
+        )
+
+    def _run_loops(
+        self, shared: Shared, serviceable: Serviceable, identity: registry.WorkerIdentity
+    ) -> None:
+        loops = [
+            threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
+            for number in range(self._settings.concurrency)
+        ]
+        with Heartbeat(shared, serviceable, identity):
+            for loop in loops:
+                loop.start()
+            while any(loop.is_alive() for loop in loops):
+                for loop in loops:
+                    loop.join(JOIN_SECONDS)
+                if self._abandon.is_set():
+                    shared.interrupt()
+
+    def _sign_off(self, shared: Shared) -> None:
+        reason = str(shared.failure) if shared.failure else shared.ending or STOPPED
+        get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
+        try:
+            with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+                registry.sign_off(connection, shared.worker_id, reason)
+        except (PgembedError, psycopg.Error) as error:
+            get_logger().warning("could not sign off", reason=first_line(error))
+
+
+def _guarded(shared: Shared) -> None:
+    """Run one loop; a fault of the program ends the whole process, not only its thread."""
+    try:
+        run_loop(shared)
+    except Exception as error:  # noqa: BLE001 (the process must end, whatever it was)
+        get_logger().error("loop failed", error=repr(error), exc_info=True)
+        shared.finish(FAILED, SetupError(f"a fault of pgembed itself: {error!r}"))
