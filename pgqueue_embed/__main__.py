@@ -1,11 +1,15 @@
 """The command `pgembed`: runs the command line and turns errors into one line and an exit code."""
 
-import errno
 import os
-import signal
 import sys
 
 from pgqueue_embed.search_path import leave_out_working_folder
+
+# Python has more to load than what has been loaded: `signal`, for one.
+leave_out_working_folder()
+
+import errno  # noqa: E402
+import signal  # noqa: E402
 
 # Of a stream: an error of a file has its name.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
@@ -15,7 +19,6 @@ INTERRUPTED = "interrupted; what was committed stays, everything else is still q
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 for wrong usage."""
-    leave_out_working_folder()
     _open_what_is_closed()
     with _LeavingAtOnce():
         from pgqueue_embed.cli.app import app

@@ -309,7 +309,8 @@ def _lock(connection: Connection, wanted: PipelineSpec) -> None:
             connection.execute(lock.format(table.identifier))
 
 
-NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+# Looked for at the beginning of a word alone, in time that grows with the length.
+NAME = r'(?:"(?:[^"]|"")+"|(?<![\w$])[^\W\d][\w$]*)'
 WHOLE_ROW = re.compile(r"\bsource\b(?!\s*\.)", re.IGNORECASE)
 QUALIFIED = re.compile(rf"({NAME})\s*\.\s*({NAME}|[-+*/<>=~!@#%^&|`?]+)")
 

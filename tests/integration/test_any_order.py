@@ -188,6 +188,7 @@ def test_promise_is_kept_in_any_order_of_steps(
     monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda pipeline: None)
     # Nobody works while a step waits.
     monkeypatch.setattr("pgqueue_embed.lifecycle.switch.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.switch.STALL_SECONDS", 0)
     run_state_machine_as_test(
         lambda: Pipelines(kind, make_database),
         settings=settings(

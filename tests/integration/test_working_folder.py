@@ -139,4 +139,4 @@ def test_python_is_started_in_one_place() -> None:
         for path in PACKAGE.rglob("*.py")
         if "sys.executable" in path.read_text(encoding="utf-8")
     }
-    assert starting == {"python_process.py"}
+    assert starting == {"worker/python_process.py"}
