@@ -14,6 +14,7 @@ import signal  # noqa: E402
 # Of a stream: an error of a file has its name.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
 
+INTERRUPTED_CODE = 130
 INTERRUPTED = "interrupted; what was committed stays, everything else is still queued"
 
 
@@ -22,19 +23,20 @@ def main() -> None:
     _open_what_is_closed()
     with _LeavingAtOnce():
         from pgqueue_embed.cli.app import app
-        from pgqueue_embed.cli.group import Interrupted
         from pgqueue_embed.errors import PgembedError
 
     try:
         _refuse_other_encodings()
         app()
-    except SystemExit:
+    except SystemExit as end:
         _flush()
+        if end.code == INTERRUPTED_CODE:  # Typer leaves without a word
+            _complain(INTERRUPTED, INTERRUPTED_CODE)
         raise
     except PgembedError as error:
         _complain(str(error), error.exit_code)
-    except (KeyboardInterrupt, Interrupted):
-        _complain(INTERRUPTED, 130)
+    except KeyboardInterrupt:
+        _complain(INTERRUPTED, INTERRUPTED_CODE)
     except UnicodeError as error:
         _complain(f"something that was given is not UTF-8: {error.reason}", 2)  # type: ignore[attr-defined]
     except OSError as error:
@@ -65,7 +67,7 @@ class _LeavingAtOnce:
     @staticmethod
     def _leave(*_: object) -> None:
         os.write(2, f"error: {INTERRUPTED}\n".encode())
-        os._exit(130)
+        os._exit(INTERRUPTED_CODE)
 
 
 def _open_what_is_closed() -> None:

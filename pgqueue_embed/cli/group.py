@@ -11,10 +11,6 @@ from typer.core import TyperGroup
 from pgqueue_embed.untrusted.foreign_text import MOST_CHARACTERS, printable
 
 
-class Interrupted(Exception):
-    """A person pressed Ctrl-C."""
-
-
 class PrintableGroup(TyperGroup):
     """A group of commands like any other, but for the texts of its errors."""
 
@@ -26,11 +22,7 @@ class PrintableGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Read the arguments of the command, and run it."""
         with _printable_errors():
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt:
-                # Typer would leave without a word.
-                raise Interrupted from None
+            return super().invoke(ctx)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_enqueue_takes_the_keys_of_a_claim_that_was_rolled_back_for_pending(
     def crash(_connection: Connection, _ids: list[int]) -> None:
         raise Crash
 
-    monkeypatch.setattr(process, "_delete_quietly", crash)
+    monkeypatch.setattr(process, "delete_attempts", crash)
     monkeypatch.setattr(process, "finish_items", crash)
     with open_session(conninfo) as session:
         with pytest.raises(Crash):

@@ -32,7 +32,7 @@ DSN_VARIABLE = "PGEMBED_TEST_DSN"
 AFTER: dict[str, tuple[ModuleType | type, str]] = {
     "after_claim": (process, "claim_items"),
     "after_attempt": (process, "log_attempts"),
-    "after_read": (process, "read_records"),
+    "after_read": (process, "read_in_time"),
     "after_mutex": (records, "lock_records"),
     "after_recheck": (records, "read_current"),
     "after_delete": (ChunkTable, "clear"),
