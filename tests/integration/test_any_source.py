@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target.column_check import check_column
@@ -120,7 +119,7 @@ def test_foreign_table_is_asked_for_its_rows_and_has_no_column_to_write_to(
     connection.execute("create foreign data wrapper nothing")
     connection.execute("create server nowhere foreign data wrapper nothing")
     connection.execute("create foreign table reports (id bigint, body text) server nowhere")
-    with pytest.raises(psycopg.Error, match="foreign-data wrapper"):
+    with pytest.raises(PipelineFault, match="foreign-data wrapper"):
         make_pipeline(connection, REPORTS)
     with pytest.raises(UsageError, match="no ordinary table"):
         check_column(connection, REPORTS, "embedding", "vector")
