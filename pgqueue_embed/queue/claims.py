@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import Connection, OutOfTime
-from pgqueue_embed.errors import LeaseExpired, LeaseLost
+from pgqueue_embed.errors import DatabaseUnavailable, LeaseExpired, LeaseLost
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 
@@ -91,7 +91,7 @@ def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterat
             connection.execute(_opening(lease_seconds))
             yield
     # The server's timeouts arrive as InternalError, a cut line as OperationalError.
-    except psycopg.Error as error:
+    except (psycopg.Error, DatabaseUnavailable) as error:
         if isinstance(error, OutOfTime) or not connection.closed:
             raise
         raise LeaseLost(f"the claim's connection was lost: {first_line(error)}") from None

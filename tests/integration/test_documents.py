@@ -241,7 +241,7 @@ class TestWhere:
         pipeline = make_pipeline(connection, where="10 / length(body) >= 0")
         enqueue(connection, pipeline, Selection())
         connection.execute("update reports set body = '' where id = 2")
-        with pytest.raises(UsageError, match="division by zero"):
+        with pytest.raises(PipelineFault, match="division by zero"):
             enqueue(connection, pipeline, Selection())
         with pytest.raises(PipelineFault, match="division by zero"):
             wait_until(lambda: work_once(session, pipeline) is None, "the queue is empty")
