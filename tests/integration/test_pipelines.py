@@ -95,7 +95,7 @@ def test_target_is_indexed_by_record_and_described(connection: Connection) -> No
     make_pipeline(connection)
     indexed = connection.execute(
         "select 1 from pg_indexes where tablename = 'reports_chunks'"
-        " and indexdef like '%(fulltext_id)%'"
+        " and indexdef like '%(fulltext_id, chunk_index)%'"
     )
     assert indexed.fetchone() is not None
     comment = "select obj_description('public.reports_chunks'::regclass, 'pg_class')"

@@ -166,7 +166,7 @@ def test_view_is_taken_unless_it_has_duplicates(connection: Connection, kind: st
         f"create {kind} public.doubled as"
         " select id, body from public.base union all select id, body from public.base"
     )
-    with pytest.raises(UsageError, match=r"public\.doubled has no unique key on id"):
+    with pytest.raises(UsageError, match=r"public\.doubled has several rows with the same id"):
         check(connection, doubled)
 
 
