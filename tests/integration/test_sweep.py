@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import psycopg
 import pytest
@@ -45,7 +44,7 @@ def pipeline(conninfo: str, connection: Connection) -> Pipeline:
 
 @pytest.fixture
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "sweep_slice", partial(sweep_slice, slice_records=7))
+    monkeypatch.setattr(process, "SWEPT_RECORDS", 7)
 
 
 @pytest.mark.on_both_servers
