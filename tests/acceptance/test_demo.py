@@ -37,6 +37,11 @@ QUESTIONS = (
 )
 
 
+# Models are loaded and calibrated, one after the other, which a busy machine takes minutes for.
+PATIENCE_SECONDS = 400
+pytestmark = pytest.mark.timeout(PATIENCE_SECONDS + 60)
+
+
 @dataclass(frozen=True)
 class Demonstration:
     output: str
@@ -54,7 +59,7 @@ def demonstration(server: EmbeddedServer) -> Iterator[Demonstration]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=170,
+            timeout=PATIENCE_SECONDS,
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
         with connect(conninfo) as connection:

@@ -10,11 +10,18 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from pgqueue_embed.db.session import Connection
 from tests.support.oracle import assert_converged
 
 REPOSITORY = Path(__file__).parents[2]
 REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
+
+
+# Models are loaded and calibrated, one after the other, which a busy machine takes minutes for.
+PATIENCE_SECONDS = 400
+pytestmark = pytest.mark.timeout(PATIENCE_SECONDS + 60)
 
 
 def load_reports(connection: Connection, limit: int) -> None:
@@ -52,7 +59,7 @@ def test_quickstart_of_the_readme_runs_as_it_stands(conninfo: str, connection: C
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=PATIENCE_SECONDS,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_converged(connection, "reports")
