@@ -15,6 +15,7 @@ from pgqueue_embed.errors import PipelineReplaced
 from pgqueue_embed.lifecycle import drop
 from pgqueue_embed.lifecycle.alter import Changes, abort, catch_up
 from pgqueue_embed.lifecycle.alter import alter as begin
+from pgqueue_embed.lifecycle.follow_source import follow_source
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
 from pgqueue_embed.pipeline import catalog
@@ -179,6 +180,19 @@ class Pipeline:
                 return None
             catch_up(connection, settings, successor)
             return Pipeline(self._conninfo, successor.name)
+
+    def follow_source(self) -> list[str]:
+        """Note the types that the source's columns have now, and return what changed, in words.
+
+        Workers compare all of the source with what is embedded then. Raises UsageError for a change
+        of types that no pipeline can follow.
+
+        Example::
+
+            reports.follow_source()
+        """
+        with self._opened() as (connection, settings):
+            return [str(change) for change in follow_source(connection, settings)]
 
     def switch(self, *, force: bool = False, patience_seconds: float = 0.0) -> None:
         """Put the next generation in place of this one, in one transaction.

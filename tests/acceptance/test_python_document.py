@@ -15,8 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.embedding import resolve_model
-from pgqueue_embed.lifecycle import create
-from pgqueue_embed.worker import models
+from pgqueue_embed.pipeline import model
 from tests.acceptance.test_docs import marked_block
 from tests.acceptance.test_quickstart import load_reports
 from tests.support.models import make_tiny_model
@@ -39,8 +38,7 @@ def _small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = make_tiny_model(tmp_path_factory.mktemp("model") / "tiny", dimensions=384)
     small = resolve_model(str(folder))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (create, models):
-            patch.setattr(module, "resolve_model", lambda *_, **__: small)
+        patch.setattr(model, "resolve_model", lambda *_, **__: small)
         yield
 
 

@@ -109,8 +109,9 @@ def test_everything_public_explains_itself_with_an_example(name: str, documented
 # What the arguments of the methods are called, where the option of the command has another name.
 RENAMED = {"rename": "name", "target_column": "target_columns"}
 
-# Of the command line alone: where the database is, how it logs, and which schema is meant.
-NO_ARGUMENT = {"db_schema", "switch", "wait", "force", "abort", "help"}
+# Of the command line alone: where the database is, how it logs, and which schema is meant. What
+# goes by itself has a method of its own.
+NO_ARGUMENT = {"db_schema", "switch", "wait", "force", "abort", "follow_source", "help"}
 
 
 @pytest.mark.parametrize(
