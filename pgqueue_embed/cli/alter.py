@@ -186,12 +186,12 @@ def _follow(connection: Connection, pipeline: Pipeline) -> None:
 
     changes = follow_source(connection, pipeline)
     if not changes:
-        typer.echo(f"the columns of {pipeline.source} have the types that {pipeline.name} knows")
+        say(f"the columns of {pipeline.source} have the types that {pipeline.name} knows")
         return
-    typer.echo(f"{pipeline.name} follows {pipeline.source}: {', '.join(map(str, changes))}")
-    typer.echo("workers compare all of it with what is embedded")
+    say(f"{pipeline.name} follows {pipeline.source}: {', '.join(map(str, changes))}")
+    say("workers compare all of it with what is embedded")
     if pipeline.state == "paused":
-        typer.echo(f"it is paused; let it go on: {command('resume', pipeline.name)}")
+        say(f"it is paused; let it go on: {command('resume', pipeline.name)}")
 
 
 def _abort(connection: Connection, pipeline: Pipeline) -> None:

@@ -16,6 +16,9 @@ from tests.support.working import drain, open_session
 
 LEDGER = "update pgembed.records set"
 TARGET = "update public.reports_chunks set"
+NOT_UNIQUE = (
+    "alter table public.reports_chunks drop constraint reports_chunks_fulltext_id_chunk_index_key"
+)
 ONE_CHUNK = "where fulltext_id = 2 and chunk_index = 1"
 
 
@@ -45,8 +48,8 @@ def converged(connection: Connection, conninfo: str) -> Connection:
         (f"{LEDGER} chunks = 0 where key = '2'", "has no chunks"),
         (f"delete from public.reports_chunks {ONE_CHUNK}", "count different chunks"),
         (f"{TARGET} fulltext_id = 7 {ONE_CHUNK}", "belongs to no embedded record"),
-        (f"{TARGET} chunk_index = 9 {ONE_CHUNK}", "are not 0, 1, 2"),
-        (f"{TARGET} chunk_index = 0 {ONE_CHUNK}", "are not 0, 1, 2"),
+        (f"{TARGET} chunk_index = 99 {ONE_CHUNK}", "are not 0, 1, 2"),
+        (f"{NOT_UNIQUE}; {TARGET} chunk_index = 0 {ONE_CHUNK}", "are not 0, 1, 2"),
         (f"{TARGET} start_char = start_char + 1 {ONE_CHUNK}", "is not the slice"),
         (f"{TARGET} text_chunk = 'other' {ONE_CHUNK}", "is not the slice"),
         (f"{TARGET} chunk_id = 'other' {ONE_CHUNK}", "an id that is not its own"),
