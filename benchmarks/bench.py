@@ -14,7 +14,7 @@ from benchmarks.database import PRODUCTION_SETTINGS
 from benchmarks.figures import Measured
 from benchmarks.options import Options
 from benchmarks.packages import Missing
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from tests.servers import temporary_server
 
 
@@ -41,7 +41,7 @@ class Bench:
         self._stack.close()
 
     @cached_property
-    def server(self) -> EmbeddedServer:
+    def server(self) -> LocalServer:
         """PostgreSQL 18 on the cores of this machine, durable as in production."""
         self.say("starting PostgreSQL")
         return self._stack.enter_context(temporary_server(18, PRODUCTION_SETTINGS))

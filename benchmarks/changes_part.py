@@ -20,7 +20,7 @@ from pgqueue_embed.queue.claims import (
     claimable_pipelines,
     finish_items,
 )
-from pgqueue_embed.queue.deleted import enqueue_gone
+from pgqueue_embed.queue.deleted import enqueue_deleted
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session
@@ -142,7 +142,7 @@ def _look(bench: Bench, records: int) -> Measured:
         seconds = []
         for _ in range(bench.rounds):
             started = time.perf_counter()
-            queued = enqueue_gone(connection, pipeline, slice_records=LOOK_SLICE_RECORDS)
+            queued = enqueue_deleted(connection, pipeline, slice_records=LOOK_SLICE_RECORDS)
             assert queued == 0, "it waits already"
             seconds.append(time.perf_counter() - started)
     drop_database(bench.server, conninfo)

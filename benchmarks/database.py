@@ -13,7 +13,7 @@ from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.create import check_tables, create, create_pipeline
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -48,7 +48,7 @@ def fake_identity(dimensions: int) -> ModelIdentity:
     )
 
 
-def new_database(server: EmbeddedServer) -> str:
+def new_database(server: LocalServer) -> str:
     """Create a migrated database and return its connection string."""
     name = _create(server, sql.SQL(""))
     conninfo = make_conninfo(server.conninfo(), dbname=name)
@@ -57,7 +57,7 @@ def new_database(server: EmbeddedServer) -> str:
 
 
 def queued_database(
-    server: EmbeddedServer, documents: Sequence[str], model: str | ModelIdentity
+    server: LocalServer, documents: Sequence[str], model: str | ModelIdentity
 ) -> str:
     """Create a database with `documents` as its source, queued for a pipeline with `model`.
 
@@ -80,7 +80,7 @@ def make_pipeline(connection: Connection, model: str | ModelIdentity) -> Pipelin
 
 
 @contextmanager
-def cloned(server: EmbeddedServer, conninfo: str) -> Iterator[str]:
+def cloned(server: LocalServer, conninfo: str) -> Iterator[str]:
     """A copy of a database to which nobody is connected, dropped at the end."""
     clause = sql.SQL("template {} strategy file_copy").format(sql.Identifier(_name(conninfo)))
     name = _create(server, clause)
@@ -91,7 +91,7 @@ def cloned(server: EmbeddedServer, conninfo: str) -> Iterator[str]:
         drop_database(server, copy)
 
 
-def drop_database(server: EmbeddedServer, conninfo: str) -> None:
+def drop_database(server: LocalServer, conninfo: str) -> None:
     """Drop a database, whoever is connected to it."""
     drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(_name(conninfo)))
     with connect(server.conninfo()) as connection:
@@ -102,7 +102,7 @@ def _name(conninfo: str) -> str:
     return str(conninfo_to_dict(conninfo)["dbname"])
 
 
-def _create(server: EmbeddedServer, clause: sql.Composable) -> str:
+def _create(server: LocalServer, clause: sql.Composable) -> str:
     name = f"bench_{next(_numbers)}"
     query = sql.SQL("create database {} {}").format(sql.Identifier(name), clause)
     with connect(server.conninfo()) as connection:

@@ -122,7 +122,7 @@ def main() -> None:
         worker_id=worker_id,
         device=SleepingDevice(rate),
         device_name="sleep",
-        serviceable=lambda: pipelines,
+        served=lambda: pipelines,
         chunker=lambda pipeline: chunker,
     )
     signal.signal(signal.SIGTERM, lambda *_: shared.stop.set())

@@ -126,6 +126,6 @@ def _shared(conninfo: str, concurrency: int, chunker: Chunker, device: Device) -
         worker_id=1,
         device=device,
         device_name="stub",
-        serviceable=lambda: pipelines,
+        served=lambda: pipelines,
         chunker=lambda pipeline: chunker,
     )

@@ -7,7 +7,7 @@ PgembedError                   one line for a person: what, why and the way out
 │   ├── MigrationError         schema pgembed is absent, older or newer than this program
 │   ├── ModelError             the model cannot be found, loaded or used
 │   │   └── ModelMismatch      the local model is not the pipeline's model
-│   ├── EmbeddedServerError    the private PostgreSQL cannot be installed, started or stopped
+│   ├── LocalServerError    the private PostgreSQL cannot be installed, started or stopped
 │   └── MachineFault           this machine kills its worker processes
 ├── PipelineFault              a table of a pipeline refuses a statement: the pipeline is paused
 │   └── RoleFault              it refuses this role alone: this worker leaves the pipeline out
@@ -61,7 +61,7 @@ class ModelMismatch(ModelError):
     """The local model is not the one that the pipeline was created with."""
 
 
-class EmbeddedServerError(SetupError):
+class LocalServerError(SetupError):
     """The private PostgreSQL cannot be installed, started or stopped."""
 
 

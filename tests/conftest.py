@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from tests.servers import temporary_server
 from tests.support.programs import left_out
 
@@ -72,12 +72,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[int], EmbeddedServer]]:
+def servers() -> Iterator[Callable[[int], LocalServer]]:
     """A function from major version to a running server of this test run, started when asked."""
     with ExitStack() as stack:
 
         @cache
-        def running(major_version: int) -> EmbeddedServer:
+        def running(major_version: int) -> LocalServer:
             with _temporary_files_in_memory():
                 return stack.enter_context(temporary_server(major_version))
 
@@ -86,14 +86,14 @@ def servers() -> Iterator[Callable[[int], EmbeddedServer]]:
 
 @pytest.fixture(scope="session")
 def administrators(
-    servers: Callable[[int], EmbeddedServer],
-) -> Iterator[Callable[[EmbeddedServer], Administrator]]:
+    servers: Callable[[int], LocalServer],
+) -> Iterator[Callable[[LocalServer], Administrator]]:
     """A function from one of the `servers` to a session in it that makes and drops databases."""
     del servers  # to be there for longer than the sessions
     with ExitStack() as stack:
 
         @cache
-        def connected(server: EmbeddedServer) -> Administrator:
+        def connected(server: LocalServer) -> Administrator:
             session = psycopg.connect(server.conninfo(), autocommit=True)
             return stack.enter_context(session)
 
@@ -102,12 +102,12 @@ def administrators(
 
 @pytest.fixture(scope="session")
 def templates(
-    administrators: Callable[[EmbeddedServer], Administrator],
-) -> Callable[[EmbeddedServer], str]:
+    administrators: Callable[[LocalServer], Administrator],
+) -> Callable[[LocalServer], str]:
     """A function from server to the name of its migrated, otherwise empty database."""
 
     @cache
-    def migrated(server: EmbeddedServer) -> str:
+    def migrated(server: LocalServer) -> str:
         name = "migrated_template"
         _execute(administrators(server), "create database {}", name)
         migrate(database_conninfo(server, name))
@@ -117,29 +117,27 @@ def templates(
 
 
 @pytest.fixture(scope="session")
-def server(
-    request: pytest.FixtureRequest, servers: Callable[[int], EmbeddedServer]
-) -> EmbeddedServer:
+def server(request: pytest.FixtureRequest, servers: Callable[[int], LocalServer]) -> LocalServer:
     """A running server: PostgreSQL 18, and 16 too for tests marked ``on_both_servers``."""
     return servers(getattr(request, "param", DEFAULT_VERSION))
 
 
 @pytest.fixture(scope="session")
 def administrator(
-    server: EmbeddedServer, administrators: Callable[[EmbeddedServer], Administrator]
+    server: LocalServer, administrators: Callable[[LocalServer], Administrator]
 ) -> Administrator:
     """The session in which databases of the server are made and dropped."""
     return administrators(server)
 
 
 @pytest.fixture(scope="session")
-def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str]) -> str:
+def template(server: LocalServer, templates: Callable[[LocalServer], str]) -> str:
     """The name of a migrated database to clone; nobody may be connected to it."""
     return templates(server)
 
 
 @pytest.fixture
-def conninfo(server: EmbeddedServer, administrator: Administrator, template: str) -> Iterator[str]:
+def conninfo(server: LocalServer, administrator: Administrator, template: str) -> Iterator[str]:
     """A migrated database of the test's own; the role is a superuser."""
     with _temporary_database(administrator, CLONE, template) as name:
         yield database_conninfo(server, name)
@@ -147,7 +145,7 @@ def conninfo(server: EmbeddedServer, administrator: Administrator, template: str
 
 @pytest.fixture
 def make_database(
-    server: EmbeddedServer, administrator: Administrator, template: str
+    server: LocalServer, administrator: Administrator, template: str
 ) -> Callable[[], Iterator[str]]:
     """A generator function of migrated databases, for tests that need several after each other."""
 
@@ -159,7 +157,7 @@ def make_database(
 
 
 @pytest.fixture
-def empty_conninfo(server: EmbeddedServer, administrator: Administrator) -> Iterator[str]:
+def empty_conninfo(server: LocalServer, administrator: Administrator) -> Iterator[str]:
     """A database of the test's own without schema pgembed and without the vector extension."""
     with _temporary_database(administrator, CLONE, "template0") as name:
         yield database_conninfo(server, name)
@@ -185,7 +183,7 @@ def _temporary_files_in_memory() -> Iterator[None]:
         tempfile.tempdir = usual
 
 
-def database_conninfo(server: EmbeddedServer, name: str) -> str:
+def database_conninfo(server: LocalServer, name: str) -> str:
     """Return the connection string of another database of `server`."""
     return make_conninfo(server.conninfo(), dbname=name)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.local_server.account import server_account
 
 # Nobody keeps a test's data: a power cut may take it. A killed server may not, since tests do
@@ -40,11 +40,11 @@ def make_server_folder() -> Path:
 @contextmanager
 def temporary_server(
     major_version: int = 18, extra_settings: Mapping[str, str] | None = None
-) -> Iterator[EmbeddedServer]:
+) -> Iterator[LocalServer]:
     """Run a server of its own, without durability, and delete it at the end."""
     folder = make_server_folder()
     settings = {**FAST_SETTINGS, **(extra_settings or {})}
-    server = EmbeddedServer(
+    server = LocalServer(
         folder / "postgresql", major_version=major_version, extra_settings=settings
     )
     try:
@@ -56,7 +56,7 @@ def temporary_server(
         shutil.rmtree(folder)
 
 
-def _make_passwords_quick(server: EmbeddedServer) -> None:
+def _make_passwords_quick(server: LocalServer) -> None:
     """Spare every connection the 4,096 rounds of hashing that slow down who guesses a password.
 
     They take longer than all else that a client does to connect, and tests connect very often.

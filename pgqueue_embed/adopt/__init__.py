@@ -1,11 +1,11 @@
 """Adopting: a table of vectors that is there becomes the target of a pipeline.
 
 The story: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
-`take_over` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
+`attach` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
 through the source: what is right is settled, everything else queued. `survey` only looks.
 """
 
-from pgqueue_embed.adopt.attach import ensure_key_index, take_over
+from pgqueue_embed.adopt.attach import attach, ensure_key_index
 from pgqueue_embed.adopt.candidate import (
     Candidate,
     local_model,
@@ -21,7 +21,7 @@ from pgqueue_embed.adopt.sample import (
     Agreement,
     check_agreement,
     compare,
-    describe,
+    describe_agreement,
 )
 from pgqueue_embed.adopt.scan import adopt_records
 
@@ -33,14 +33,14 @@ __all__ = [
     "Survey",
     "adopt",
     "adopt_records",
+    "attach",
     "check_agreement",
     "compare",
-    "describe",
+    "describe_agreement",
     "ensure_key_index",
     "local_model",
     "make_judge",
     "prepare",
     "resumable",
     "survey",
-    "take_over",
 ]

@@ -28,7 +28,7 @@ from pgqueue_embed.target import ChunkRows, target_of
 REHEARSAL_INDEX = 2**31 - 1
 
 
-def take_over(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
+def attach(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
     """Make the pipeline, and the columns that its target lacks; both or neither.
 
     Raises UsageError when the role does not own the table, the table is in use, or it refuses what

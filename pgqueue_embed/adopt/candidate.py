@@ -22,7 +22,7 @@ from pgqueue_embed.pipeline.generations import spec_of
 from pgqueue_embed.pipeline.model import check_local_model, fit_model
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.row import Records
+from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.source.check import check_source
@@ -45,7 +45,7 @@ class Candidate:
     """A table to adopt, and the pipeline that it would be the target of."""
 
     spec: PipelineSpec
-    records: Records
+    records: SourceShape
     table: StoredTable
     identity: ModelIdentity
     model: Model
@@ -94,7 +94,7 @@ def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     )
 
 
-def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[Records, StoredTable]:
+def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[SourceShape, StoredTable]:
     """Return what source and target hold; raises UsageError unless the one can be adopted."""
     _check_options(spec)
     records = check_source(connection, spec)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pgqueue_embed.adopt.attach import has_key_index
 from pgqueue_embed.adopt.candidate import Candidate
-from pgqueue_embed.adopt.scan import count_worths, table_keys
+from pgqueue_embed.adopt.scan import count_assessments, table_keys
 from pgqueue_embed.adopt.slices import next_slice
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.queue.adoptions import Counts
@@ -37,7 +37,9 @@ def survey(connection: Connection, candidate: Candidate) -> Survey:
     counts, records, last_key = Counts(), 0, None
     while True:
         judged = next_slice(connection, candidate.pipeline, judge, last_key=last_key)
-        counts += count_worths(judged, {key: each.worth for key, each in judged.judgements.items()})
+        counts += count_assessments(
+            judged, {key: each.worth for key, each in judged.judgements.items()}
+        )
         records += len(judged.records)
         last_key = judged.last_key
         if last_key is None or records >= most_records:

@@ -9,14 +9,14 @@ from enum import Enum
 import numpy as np
 from tokenizers import Tokenizer
 
-from pgqueue_embed.adopt.locate import Place, locate, without_marks
+from pgqueue_embed.adopt.locate import Span, locate, without_marks
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Chunker
 from pgqueue_embed.errors import RecordFault
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord
 
 
-class Worth(Enum):
+class Assessment(Enum):
     """What is found about a record; the values are columns of pgembed.adoptions."""
 
     ADOPTED = "adopted"
@@ -29,7 +29,7 @@ class Worth(Enum):
 
 
 # Those that are right as they are; all others are queued.
-RIGHT = (Worth.ADOPTED, Worth.EMPTY)
+RIGHT = (Assessment.ADOPTED, Assessment.EMPTY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Placed:
 class Judgement:
     """What a record's stored chunks are worth, and the place of each where they are right."""
 
-    worth: Worth
+    worth: Assessment
     placed: tuple[Placed, ...] = ()
 
 
@@ -105,13 +105,13 @@ class Judge:
         self, document: str, chunked: ChunkedDocument | None, stored: Sequence[StoredChunk]
     ) -> Judgement:
         if chunked is not None and not chunked.chunks:
-            return Judgement(worth=Worth.TEXT_DIFFERS if stored else Worth.EMPTY)
+            return Judgement(worth=Assessment.TEXT_DIFFERS if stored else Assessment.EMPTY)
         if not stored:
-            return Judgement(worth=Worth.MISSING)
+            return Judgement(worth=Assessment.MISSING)
         if not all(each.usable for each in stored):
-            return Judgement(worth=Worth.WRONG_VECTORS)
+            return Judgement(worth=Assessment.WRONG_VECTORS)
         if chunked is not None and (placed := _paired(stored, chunked.chunks)):
-            return Judgement(worth=Worth.ADOPTED, placed=placed)
+            return Judgement(worth=Assessment.ADOPTED, placed=placed)
         return self._judge_cuts(document, stored) if self._keeps_cuts else DIFFERS
 
     def _judge_cuts(self, document: str, stored: Sequence[StoredChunk]) -> Judgement:
@@ -123,7 +123,7 @@ class Judge:
             slices = [self._read(document[each.start : each.end]) for each in places]
             read = [self._read(without_marks(texts[each.row])) for each in places]
         except RecordFault:
-            return Judgement(worth=Worth.CUT_OFF)
+            return Judgement(worth=Assessment.CUT_OFF)
         if not all(map(_same_ids, slices, read)):
             return DIFFERS
         placed = tuple(
@@ -131,7 +131,7 @@ class Judge:
             for index, (place, chunk) in enumerate(zip(places, slices, strict=True))
             if chunk is not None
         )
-        return Judgement(worth=Worth.ADOPTED, placed=placed)
+        return Judgement(worth=Assessment.ADOPTED, placed=placed)
 
     def _read(self, text: str) -> Chunk | None:
         """Return `text` as the model reads it; raises RecordFault if that is not all of it."""
@@ -139,7 +139,7 @@ class Judge:
         return chunked.chunks[0] if chunked.chunks else None
 
 
-DIFFERS = Judgement(worth=Worth.TEXT_DIFFERS)
+DIFFERS = Judgement(worth=Assessment.TEXT_DIFFERS)
 
 
 def _paired(stored: Sequence[StoredChunk], chunks: Sequence[Chunk]) -> tuple[Placed, ...]:
@@ -159,7 +159,7 @@ def _same_ids(left: Chunk | None, right: Chunk | None) -> bool:
     )
 
 
-def _at(index: int, place: Place, document: str, read: Chunk) -> Chunk:
+def _at(index: int, place: Span, document: str, read: Chunk) -> Chunk:
     """Return the slice of the document at `place`, with the ids that were read in it."""
     return Chunk(
         index=index,

@@ -21,7 +21,7 @@ ENDINGS = ("[SEP]", "</s>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Span:
     """A stored text's place, ``document[start:end]``; `row` is its position among the texts."""
 
     row: int
@@ -29,7 +29,7 @@ class Place:
     end: int
 
 
-def locate(document: str, texts: Sequence[str]) -> list[Place] | None:
+def locate(document: str, texts: Sequence[str]) -> list[Span] | None:
     """Return the places of `texts` in the order of the document.
 
     None unless each has one, and together they cover every character but white space. A text is
@@ -105,18 +105,18 @@ def _letters_of(character: str) -> str:
     return "".join(letter for letter in plain if category(letter) not in _NO_LETTERS)
 
 
-def _place(document: str, whole: _Squeezed, text: str, row: int, first: int, letters: int) -> Place:
+def _place(document: str, whole: _Squeezed, text: str, row: int, first: int, letters: int) -> Span:
     start = whole.positions[first]
     end = whole.positions[first + letters - 1] + 1
     # An accent that is a character of its own belongs to its letter.
     while end < len(document) and not _letters_of(document[end]) and not document[end].isspace():
         end += 1
     # A verbatim text keeps the white space that it has at its ends.
-    wider = Place(
+    wider = Span(
         row=row,
         start=start - (len(text) - len(text.lstrip())),
         end=end + len(text) - len(text.rstrip()),
     )
     if wider.start >= 0 and document[wider.start : wider.end] == text:
         return wider
-    return Place(row=row, start=start, end=end)
+    return Span(row=row, start=start, end=end)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.adopt.candidate import Candidate, Model
-from pgqueue_embed.adopt.judge import Judgement, Worth
+from pgqueue_embed.adopt.judge import Assessment, Judgement
 from pgqueue_embed.adopt.slices import judge_keys
 from pgqueue_embed.adopt.stored_chunks import table_names
 from pgqueue_embed.chunking import Chunk
@@ -43,7 +43,7 @@ class Agreement:
     keys of records with a vector below the least cosine.
     """
 
-    worths: Counter[Worth]
+    worths: Counter[Assessment]
     cosines: NDArray[np.float64]
     min_cosine: float
     doubtful: tuple[str, ...]
@@ -127,7 +127,7 @@ def _agreement(
     judgements: Mapping[str, Judgement],
     min_cosine: float,
 ) -> Agreement:
-    gone = Judgement(worth=Worth.GONE)
+    gone = Judgement(worth=Assessment.GONE)
     found = [(each, judgements.get(each.key, gone)) for each in drawn]
     compared = [
         (each, placed.chunk)
@@ -170,8 +170,8 @@ def check_agreement(candidate: Candidate, agreement: Agreement) -> None:
     if not len(cosines):
         raise UsageError(
             f"none of {sum(agreement.worths.values()):,} chunks drawn from {table} stands for the"
-            f" present text of its record ({describe(agreement.worths)}), so that nothing would be"
-            f" adopted; {ANEW}"
+            f" present text of its record ({describe_agreement(agreement.worths)}), so that nothing"
+            f" would be adopted; {ANEW}"
         )
     if agreement.share >= LOWEST_SHARE:
         return
@@ -197,14 +197,14 @@ ANEW = "embed anew, into another table: pgembed create"
 NEARLY = 0.9
 
 WORDS = {
-    Worth.EMPTY: "without text",
-    Worth.WRONG_VECTORS: "with unusable vectors",
-    Worth.TEXT_DIFFERS: "with another text",
-    Worth.CUT_OFF: "longer than the model reads",
-    Worth.GONE: "of records that are gone",
+    Assessment.EMPTY: "without text",
+    Assessment.WRONG_VECTORS: "with unusable vectors",
+    Assessment.TEXT_DIFFERS: "with another text",
+    Assessment.CUT_OFF: "longer than the model reads",
+    Assessment.GONE: "of records that are gone",
 }
 
 
-def describe(worths: Mapping[Worth, int]) -> str:
+def describe_agreement(worths: Mapping[Assessment, int]) -> str:
     """Return what is wrong with chunks, as a list: ``3 with another text, 1 of …``."""
     return ", ".join(f"{worths[each]:,} {words}" for each, words in WORDS.items() if worths[each])

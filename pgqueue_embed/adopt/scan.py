@@ -13,7 +13,7 @@ from dataclasses import replace
 from psycopg import sql
 
 from pgqueue_embed.adopt.fill import fill, versions_of
-from pgqueue_embed.adopt.judge import RIGHT, Judge, Judgement, Placed, Worth
+from pgqueue_embed.adopt.judge import RIGHT, Assessment, Judge, Judgement, Placed
 from pgqueue_embed.adopt.slices import JudgedSlice, next_slice
 from pgqueue_embed.adopt.stored_chunks import table_names
 from pgqueue_embed.db.faults import on_users_tables
@@ -22,7 +22,7 @@ from pgqueue_embed.db.refusals import refusals
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseLost, UsageError
 from pgqueue_embed.ledger import records
-from pgqueue_embed.ledger.commits import Batch, record_batch
+from pgqueue_embed.ledger.commits import Commit, record_commit
 from pgqueue_embed.ledger.verdicts import Current, Finding, Found
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -82,7 +82,7 @@ def _walk_source(
 def _doubting(judged: JudgedSlice, adoption: Adoption) -> JudgedSlice:
     """Return the slice with records that the sample has found out judged by that."""
     wrong = {
-        key: Judgement(worth=Worth.WRONG_VECTORS)
+        key: Judgement(worth=Assessment.WRONG_VECTORS)
         for key in adoption.doubtful
         if key in judged.judgements
     }
@@ -102,26 +102,26 @@ def _settle_slice(
     keys = [record.key for record in judged.records]
     records.lock_records(connection, pipeline, keys)
     current = records.read_current(connection, pipeline, keys)
-    worths = _worths(connection, pipeline, judged, current)
+    worths = _assessments(connection, pipeline, judged, current)
     placed = {
         key: judged.judgements[key].placed
         for key, worth in worths.items()
-        if worth is Worth.ADOPTED
+        if worth is Assessment.ADOPTED
     }
-    worths |= dict.fromkeys(_fill(connection, pipeline, placed), Worth.TEXT_DIFFERS)
+    worths |= dict.fromkeys(_fill(connection, pipeline, placed), Assessment.TEXT_DIFFERS)
     _settle(connection, pipeline, judged, worths)
-    counts = replace(count_worths(judged, worths), settled=len(keys) - len(worths))
+    counts = replace(count_assessments(judged, worths), settled=len(keys) - len(worths))
     walking = "source" if judged.last_key is not None else "target"
     advance(connection, pipeline, walking=walking, last_key=judged.last_key, counts=counts)
     return counts
 
 
-def _worths(
+def _assessments(
     connection: Connection,
     pipeline: Pipeline,
     judged: JudgedSlice,
     current: dict[str, Current],
-) -> dict[str, Worth]:
+) -> dict[str, Assessment]:
     """Return what each record is worth that no worker has settled, by key.
 
     What has changed since it was read is left to a worker, with whatever it finds then.
@@ -134,7 +134,7 @@ def _worths(
         same = current[key].present and current[key].document_hash == hashes[key]
         stored = {each.version for each in judged.stored.get(key, ())}
         unchanged = same and versions.get(key, set()) == stored
-        worths[key] = judged.judgements[key].worth if unchanged else Worth.TEXT_DIFFERS
+        worths[key] = judged.judgements[key].worth if unchanged else Assessment.TEXT_DIFFERS
     return worths
 
 
@@ -154,10 +154,10 @@ def _fill(
 
 
 def _settle(
-    connection: Connection, pipeline: Pipeline, judged: JudgedSlice, worths: dict[str, Worth]
+    connection: Connection, pipeline: Pipeline, judged: JudgedSlice, worths: dict[str, Assessment]
 ) -> None:
-    adopted = [key for key, worth in worths.items() if worth is Worth.ADOPTED]
-    empty = [key for key, worth in worths.items() if worth is Worth.EMPTY]
+    adopted = [key for key, worth in worths.items() if worth is Assessment.ADOPTED]
+    empty = [key for key, worth in worths.items() if worth is Assessment.EMPTY]
     hashes = {each.key: each.document_hash for each in judged.records}
     for keys, state, found in (
         (adopted, "embedded", Found.EMBEDDED),
@@ -176,16 +176,16 @@ def _settle(
     others = [key for key, worth in worths.items() if worth not in RIGHT]
     add_items(connection, pipeline.id, others)
     # No records and chunks: they were not embedded now, and would pass for the workers' rate.
-    record_batch(connection, pipeline.id, None, Batch(embedded=len(adopted), empty=len(empty)))
+    record_commit(connection, pipeline.id, None, Commit(embedded=len(adopted), empty=len(empty)))
 
 
-def count_worths(judged: JudgedSlice, worths: dict[str, Worth]) -> Counts:
+def count_assessments(judged: JudgedSlice, worths: dict[str, Assessment]) -> Counts:
     """Return how many records are worth what, and the chunks of those that are right."""
     number = Counter(worth.value for worth in worths.values())
     chunks = sum(
         len(judged.judgements[key].placed)
         for key, worth in worths.items()
-        if worth is Worth.ADOPTED
+        if worth is Assessment.ADOPTED
     )
     return Counts(**number, chunks=chunks)
 

@@ -18,7 +18,7 @@ from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class StoredColumn:
     """A column of a table of vectors; `limit` is what stands in parentheses after its type, or -1.
 
     `is_filled` says that a row gets a value there without one being given.
@@ -152,13 +152,13 @@ order by attnum
 """
 
 
-def _columns(connection: Connection, table: Table) -> dict[str, Column]:
+def _columns(connection: Connection, table: Table) -> dict[str, StoredColumn]:
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(COLUMNS, (table.quoted,)).fetchall()
-    return {row["name"]: Column(**row) for row in rows}
+    return {row["name"]: StoredColumn(**row) for row in rows}
 
 
-def _check_key(spec: PipelineSpec, key: Key, columns: Mapping[str, Column]) -> None:
+def _check_key(spec: PipelineSpec, key: Key, columns: Mapping[str, StoredColumn]) -> None:
     for name, source in zip(spec.columns.fulltext_id, key.columns, strict=True):
         column = columns[name]
         fits = column.type in WIDER.get(source.type, (source.type,))
@@ -171,7 +171,7 @@ def _check_key(spec: PipelineSpec, key: Key, columns: Mapping[str, Column]) -> N
         )
 
 
-def _check_text(table: Table, column: Column) -> None:
+def _check_text(table: Table, column: StoredColumn) -> None:
     if column.type not in TEXTS or column.limit != -1:
         raise UsageError(
             f"{table}.{column.name} is of type {column.type}"
@@ -180,7 +180,7 @@ def _check_text(table: Table, column: Column) -> None:
         )
 
 
-def _check_vector(connection: Connection, spec: PipelineSpec, column: Column) -> Column:
+def _check_vector(connection: Connection, spec: PipelineSpec, column: StoredColumn) -> StoredColumn:
     if column.type not in ELEMENT:
         hint = "name the column of vectors: --target-column embedding=NAME"
         if column.type in ARRAYS:
@@ -201,7 +201,7 @@ def check_dimensions(spec: PipelineSpec, table: StoredTable, dimensions: int) ->
         )
 
 
-def _check_kept(spec: PipelineSpec, columns: Mapping[str, Column]) -> None:
+def _check_kept(spec: PipelineSpec, columns: Mapping[str, StoredColumn]) -> None:
     """Check the columns that pgembed fills besides, where they are there."""
     for meaning, types in TYPES.items():
         column = columns.get(vars(spec.columns)[meaning])
@@ -217,7 +217,7 @@ def _check_kept(spec: PipelineSpec, columns: Mapping[str, Column]) -> None:
         )
 
 
-def _check_others(spec: PipelineSpec, columns: Mapping[str, Column]) -> None:
+def _check_others(spec: PipelineSpec, columns: Mapping[str, StoredColumn]) -> None:
     ours = set(_written(spec.columns))
     for column in columns.values():
         if column.name in ours and column.is_generated:
@@ -274,7 +274,7 @@ def _check_references(connection: Connection, table: Table) -> None:
 
 
 def _check_keys_are_there(
-    connection: Connection, spec: PipelineSpec, columns: Mapping[str, Column]
+    connection: Connection, spec: PipelineSpec, columns: Mapping[str, StoredColumn]
 ) -> None:
     nullable = [name for name in spec.columns.fulltext_id if not columns[name].not_null]
     if not nullable:

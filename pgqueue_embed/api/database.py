@@ -10,7 +10,7 @@ from pgqueue_embed.api.arguments import given_options
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 from pgqueue_embed.db import migrate
-from pgqueue_embed.db.dsn import describe
+from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.lifecycle.create import create
 from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines, pipeline_names
@@ -40,7 +40,7 @@ class Database:
         self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))
 
     def __repr__(self) -> str:
-        return f"Database({describe(self.conninfo)})"
+        return f"Database({describe_dsn(self.conninfo)})"
 
     def migrate(self) -> list[str]:
         """Create or upgrade schema pgembed; returns what was applied, nothing if up to date.

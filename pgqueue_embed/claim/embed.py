@@ -70,7 +70,7 @@ class DocumentChunker(Protocol):
 
 
 @dataclass(kw_only=True)
-class Embedding:
+class EmbeddingResult:
     """The work of one claim as it comes together: findings, chunks, vectors, and what it took."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -100,13 +100,13 @@ def embed_records(
     chunker: DocumentChunker,
     device: Device,
     on_progress: Progress,
-) -> Embedding:
+) -> EmbeddingResult:
     """Chunk and embed `records` (each with whether to embed it again); every one gets a finding.
 
     Raises PgembedError for what is not a record's fault: a device that fails its self-test, a
     lost lease. Then nothing is charged.
     """
-    embedding = Embedding()
+    embedding = EmbeddingResult()
     started = time.monotonic()
     prepared = _chunk(embedding, records, chunker, on_progress)
     embedding.chunk_seconds = time.monotonic() - started
@@ -123,7 +123,7 @@ def embed_records(
 
 
 def _chunk(
-    embedding: Embedding,
+    embedding: EmbeddingResult,
     records: Sequence[tuple[SourceRecord, bool]],
     chunker: DocumentChunker,
     on_progress: Progress,
@@ -157,12 +157,12 @@ def _contexts(records: Sequence[tuple[SourceRecord, bool]]) -> list[Context] | N
 
 def _unfit(record: SourceRecord, embed_again: bool, error: Exception) -> Finding:
     """Return the finding on a record that cannot be chunked; what it has too much of, stays."""
-    finding = _finding(record, embed_again, Found.FAILED, error=describe(error))
+    finding = _finding(record, embed_again, Found.FAILED, error=describe_error(error))
     return replace(finding, hopeless=isinstance(error, RecordFault))
 
 
 def _embed(
-    embedding: Embedding, prepared: Sequence[_Prepared], device: Device, on_progress: Progress
+    embedding: EmbeddingResult, prepared: Sequence[_Prepared], device: Device, on_progress: Progress
 ) -> None:
     """Embed `prepared` as one, or after a failure by halves down to the record that fails."""
     if not prepared:
@@ -179,7 +179,9 @@ def _embed(
             # A device that fails its self-test is at fault itself, and raises here.
             device.verify()
             record, again = prepared[0].record, prepared[0].embed_again
-            embedding.findings.append(_finding(record, again, Found.FAILED, error=describe(error)))
+            embedding.findings.append(
+                _finding(record, again, Found.FAILED, error=describe_error(error))
+            )
             return
     else:
         _accept(embedding, prepared)
@@ -191,7 +193,7 @@ def _embed(
 
 
 def _embed_chunks(
-    embedding: Embedding,
+    embedding: EmbeddingResult,
     device: Device,
     chunks: Sequence[Chunk],
     on_progress: Progress,
@@ -227,7 +229,7 @@ def _may_be_the_records(error: Exception) -> bool:
 
 
 def _accept(
-    embedding: Embedding,
+    embedding: EmbeddingResult,
     prepared: Sequence[_Prepared],
 ) -> None:
     first = len(embedding.chunks)
@@ -261,7 +263,7 @@ def _finding(
     )
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error as one line of the ledger: its kind and the beginning of its text."""
     text = printable(str(error), MOST_CHARACTERS)
     return f"{type(error).__name__}: {text}".rstrip(": ")

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import psycopg
 
-from pgqueue_embed.claim.embed import Device, DocumentChunker, Embedding, embed_records
+from pgqueue_embed.claim.embed import Device, DocumentChunker, EmbeddingResult, embed_records
 from pgqueue_embed.claim.hand_on import hand_on
 from pgqueue_embed.claim.lateness import charge_late, is_hash_readable, is_late, read_in_time
 from pgqueue_embed.claim.reuse import ReusingDevice, reusable_keys
 from pgqueue_embed.claim.size import ClaimSize, Rate
-from pgqueue_embed.claim.suspects import death_sentence, set_apart, suspects
+from pgqueue_embed.claim.suspects import give_up_reason, isolate, suspects
 from pgqueue_embed.claim.sweep import SLICE_RECORDS as SWEPT_RECORDS
 from pgqueue_embed.claim.sweep import sweep_slice, sweeps
 from pgqueue_embed.claim.truncate import device_for
@@ -28,7 +28,7 @@ from pgqueue_embed.claim.write import Findings, Written, write
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
-from pgqueue_embed.ledger.commits import Batch, record_batch
+from pgqueue_embed.ledger.commits import Commit, record_commit
 from pgqueue_embed.ledger.verdicts import PUT_BACK, UNREAD, Finding, Found, Verdict
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
@@ -71,13 +71,13 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class ClaimOutcome:
     """One finished claim: what its commit did and what it took.
 
     `event` is what it did instead of embedding; there is no `rate` then.
     """
 
-    batch: Batch
+    batch: Commit
     rate: Rate | None
     event: str | None = None
 
@@ -108,7 +108,7 @@ def process_claim(
     size: ClaimSize,
     alone: bool = False,
     cursor: ClaimCursor | None = None,
-) -> Done | None:
+) -> ClaimOutcome | None:
     """Claim work of `pipeline`, embed it and commit it; returns None when there is none to have.
 
     Raises LeaseLost when the server took the claim back, PipelineFault when a table or column is
@@ -127,22 +127,28 @@ def process_claim(
         if claim is None:
             return None
         if suspects(claim):
-            set_apart(session.connection, claim)
-            return Done(batch=Batch(), rate=None, event="suspect set apart")
+            isolate(session.connection, claim)
+            return ClaimOutcome(batch=Commit(), rate=None, event="suspect set apart")
         if comparisons(claim):
             most = max(int(COMPARED_RECORDS * size.share), 1)
             compare_slice(session.connection, session.side, pipeline, claim, slice_records=most)
-            return Done(batch=Batch(), rate=None, event="compared the source with the ledger")
+            return ClaimOutcome(
+                batch=Commit(), rate=None, event="compared the source with the ledger"
+            )
         if sweeps(claim):
             most = max(int(SWEPT_RECORDS * size.share), 1)
             sweep_slice(session.connection, session.side, pipeline, claim, slice_records=most)
-            return Done(batch=Batch(), rate=None, event="looked for what a truncate removed")
+            return ClaimOutcome(
+                batch=Commit(), rate=None, event="looked for what a truncate removed"
+            )
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size)
         embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
         with look_often(session.side, pipeline).kept(session.connection):
             batch = _write(session, pipeline, claim, reading, embedding)
-    return Done(batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started))
+    return ClaimOutcome(
+        batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started)
+    )
 
 
 @contextmanager
@@ -182,10 +188,10 @@ def _owners(claim: Claim) -> dict[str, WorkItem]:
 def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -> _Reading:
     started = time.monotonic()
     owner = _owners(claim)
-    condemned = {
-        item.keys[0]: sentence for item in claim.items if (sentence := death_sentence(item))
+    give_up_reasons = {
+        item.keys[0]: reason for item in claim.items if (reason := give_up_reason(item))
     }
-    findings = _unreadable(session, pipeline, owner, condemned)
+    findings = _unreadable(session, pipeline, owner, give_up_reasons)
     for finding in findings:
         del owner[finding.key]
     keys = list(owner)[: size.records]
@@ -203,10 +209,10 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -
             findings.append(ambiguous[key])
         elif record is not None and record.beyond_limit:
             left_over.setdefault(item, []).append(key)
-        elif record is not None and not record.unchanged and key not in condemned:
+        elif record is not None and not record.unchanged and key not in give_up_reasons:
             to_embed.append((record, item.embed_again))
         else:
-            findings.append(_finding_unread(key, item, record, condemned.get(key)))
+            findings.append(_finding_unread(key, item, record, give_up_reasons.get(key)))
     _progress(session)
     return _Reading(
         to_embed=to_embed,
@@ -238,7 +244,7 @@ def _unreadable(
     session: Session,
     pipeline: Pipeline,
     owner: Mapping[str, WorkItem],
-    condemned: Mapping[str, str],
+    give_up_reasons: Mapping[str, str],
 ) -> list[Finding]:
     """Return the findings on condemned records that took too long and cannot tell their hash."""
     return [
@@ -247,27 +253,27 @@ def _unreadable(
             found=Found.FAILED,
             embed_again=owner[key].embed_again,
             document_hash=UNREAD,
-            error=sentence,
+            error=reason,
             hopeless=True,
         )
-        for key, sentence in condemned.items()
+        for key, reason in give_up_reasons.items()
         if owner[key].died_of is not None
         and not is_hash_readable(session.side, pipeline, key, lease_seconds=session.lease_seconds)
     ]
 
 
 def _finding_unread(
-    key: str, item: WorkItem, record: SourceRecord | None, sentence: str | None
+    key: str, item: WorkItem, record: SourceRecord | None, reason: str | None
 ) -> Finding:
     if record is None:
-        return Finding(key=key, found=Found.GONE, embed_again=item.embed_again)
+        return Finding(key=key, found=Found.DELETED, embed_again=item.embed_again)
     return Finding(
         key=key,
-        found=Found.FAILED if sentence else Found.UNCHANGED,
+        found=Found.FAILED if reason else Found.UNCHANGED,
         embed_again=item.embed_again,
         document_hash=record.document_hash,
-        error=sentence,
-        hopeless=sentence is not None,
+        error=reason,
+        hopeless=reason is not None,
     )
 
 
@@ -277,7 +283,7 @@ def _embed(
     reading: _Reading,
     chunker: DocumentChunker,
     device: Device,
-) -> Embedding:
+) -> EmbeddingResult:
     keys = reusable_keys(pipeline, reading.to_embed)
     reusing = ReusingDevice(device, session.side, pipeline, keys)
     embedding = embed_records(
@@ -291,8 +297,12 @@ def _embed(
 
 
 def _write(
-    session: Session, pipeline: Pipeline, claim: Claim, reading: _Reading, embedding: Embedding
-) -> Batch:
+    session: Session,
+    pipeline: Pipeline,
+    claim: Claim,
+    reading: _Reading,
+    embedding: EmbeddingResult,
+) -> Commit:
     """Write the findings and everything that belongs into the same commit."""
     started = time.monotonic()
     findings = Findings(
@@ -314,7 +324,7 @@ def _write(
     hand_on(session.connection, pipeline, written.settled)
     _put_back(session.connection, pipeline, reading.left_over)
     batch = _batch(written, reading, embedding, time.monotonic() - started)
-    record_batch(session.connection, pipeline.id, session.worker_id, batch)
+    record_commit(session.connection, pipeline.id, session.worker_id, batch)
     return batch
 
 
@@ -324,7 +334,7 @@ def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
     return [replace(finding, allow_deletes=finding.key in told) for finding in findings]
 
 
-def _stacked(embedding: Embedding, dimensions: int) -> np.ndarray:
+def _stacked(embedding: EmbeddingResult, dimensions: int) -> np.ndarray:
     if not embedding.vectors:
         return np.empty((0, dimensions), dtype=np.float32)
     if len(embedding.vectors) == 1:
@@ -341,10 +351,10 @@ def _put_back(
 
 
 def _batch(
-    written: Written, reading: _Reading, embedding: Embedding, write_seconds: float
-) -> Batch:
+    written: Written, reading: _Reading, embedding: EmbeddingResult, write_seconds: float
+) -> Commit:
     verdicts = written.verdicts
-    return Batch(
+    return Commit(
         records=sum(count for verdict, count in verdicts.items() if verdict not in PUT_BACK),
         embedded=written.states["embedded"],
         empty=written.states["empty"],
@@ -363,7 +373,7 @@ def _batch(
     )
 
 
-def _rate(claim: Claim, reading: _Reading, embedding: Embedding, seconds: float) -> Rate:
+def _rate(claim: Claim, reading: _Reading, embedding: EmbeddingResult, seconds: float) -> Rate:
     left_over = sum(item.weight for item in reading.left_over)
     weight = sum(item.weight for item in claim.items) - left_over
     waited_seconds = max(0.0, embedding.embed_seconds - embedding.device_seconds)

@@ -20,7 +20,7 @@ def suspects(claim: Claim) -> list[WorkItem]:
     return [item for item in claim.items if item.unmarked_deaths]
 
 
-def set_apart(connection: Connection, claim: Claim) -> None:
+def isolate(connection: Connection, claim: Claim) -> None:
     """Mark or split the suspects of `claim`; to be committed with nothing else done."""
     marked = suspects(claim)
     for item in marked:
@@ -57,7 +57,7 @@ def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> No
     connection.execute(MARK, (min(item.deaths, FATAL_DEATHS - 1), item.died_of, item.id))
 
 
-def death_sentence(item: WorkItem) -> str | None:
+def give_up_reason(item: WorkItem) -> str | None:
     """Return why the one record of `item` is given up on unread, or None if it is not."""
     if not (item.alone and len(item.keys) == 1 and item.deaths >= FATAL_DEATHS):
         return None

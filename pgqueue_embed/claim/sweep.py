@@ -11,7 +11,7 @@ from __future__ import annotations
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import Claim, WorkItem, renew
-from pgqueue_embed.queue.deleted import check_doubt, find_gone, look_through, queue_gone
+from pgqueue_embed.queue.deleted import check_doubt, find_deleted, look_through, queue_deleted
 from pgqueue_embed.queue.told import Told
 
 SLICE_RECORDS = 50_000
@@ -49,8 +49,8 @@ def sweep_slice(
             on_slice=lambda: renew(connection),
         )
         check_doubt(side, pipeline, look)
-    found = find_gone(side, pipeline, first.sweep_after or "", slice_records=slice_records)
-    queue_gone(connection, pipeline, found.keys)
+    found = find_deleted(side, pipeline, first.sweep_after or "", slice_records=slice_records)
+    queue_deleted(connection, pipeline, found.keys)
     done = others if found.last_key is not None else [first, *others]
     connection.execute("delete from pgembed.work where id = any(%s)", ([each.id for each in done],))
     connection.execute(

@@ -285,10 +285,12 @@ def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None
     ledger.settle(connection, pipeline, judged.having(Verdict.MARK_EMPTY), "empty")
     # A text that failed may have been changed back to the one that is embedded.
     kept = judged.keys(Verdict.KEEP)
-    ledger.absolve(connection, pipeline, [key for key in kept if judged.current[key].attempts])
+    ledger.clear_failures(
+        connection, pipeline, [key for key in kept if judged.current[key].attempts]
+    )
     failed = judged.having(Verdict.RETRY, Verdict.GIVE_UP)
     ledger.charge(connection, pipeline, failed, judged.current)
-    ledger.bury(connection, pipeline, judged.keys(Verdict.GIVE_UP))
+    ledger.mark_dead(connection, pipeline, judged.keys(Verdict.GIVE_UP))
 
 
 def _queue_again(

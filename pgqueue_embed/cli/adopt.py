@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.queue.adoptions import Counts
 
 
-class Comparison(OptionGroup):
+class SampleComparison(OptionGroup):
     """The options that say what vectors must be like to be adopted."""
 
     options = options_of(SampleOptions)
@@ -36,7 +36,7 @@ def adopt(
     conninfo: str,
     name: options.PipelineName,
     wanted: options.WantedPipeline,
-    comparison: Comparison,
+    comparison: SampleComparison,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be adopted; change nothing.")
     ] = False,
@@ -71,14 +71,16 @@ def adopt(
             if dry_run:
                 _survey(connection, candidate)
                 return
-            pipeline = _take_over(connection, candidate, agreement, ask=not yes)
+            pipeline = _attach(connection, candidate, agreement, ask=not yes)
             judge = candidate.judge()
         _adopt(connection, pipeline, judge)
 
 
-def _compare(connection: Connection, candidate: Candidate, comparison: Comparison) -> Agreement:
+def _compare(
+    connection: Connection, candidate: Candidate, comparison: SampleComparison
+) -> Agreement:
     """Compare, say what was seen, and raise UsageError if that is not enough."""
-    from pgqueue_embed.adopt import check_agreement, compare, describe
+    from pgqueue_embed.adopt import check_agreement, compare, describe_agreement
 
     agreement = compare(
         connection,
@@ -87,7 +89,7 @@ def _compare(connection: Connection, candidate: Candidate, comparison: Compariso
         min_cosine=comparison.given["min_cosine"],
     )
     drawn, compared = sum(agreement.worths.values()), len(agreement.cosines)
-    others = describe(agreement.worths)
+    others = describe_agreement(agreement.worths)
     say(
         f"drew {count(drawn, 'chunk')} of {candidate.spec.target}: {compared:,} of the present text"
         f" of their records{f', {others}' if others else ''}"
@@ -112,10 +114,10 @@ def _survey(connection: Connection, candidate: Candidate) -> None:
     say(f"would adopt {_sentence(found.counts, 'would queue')}{where}")
 
 
-def _take_over(
+def _attach(
     connection: Connection, candidate: Candidate, agreement: Agreement, *, ask: bool
 ) -> Pipeline:
-    from pgqueue_embed.adopt import take_over
+    from pgqueue_embed.adopt import attach
 
     lacking = ", ".join(candidate.table.lacking.values())
     if ask:
@@ -124,7 +126,7 @@ def _take_over(
             f"{f', with new columns {lacking}' if lacking else ''}? Workers replace what is wrong"
             " in it, and delete chunks of records that the source does not have."
         )
-    pipeline = take_over(connection, candidate, agreement.doubtful)
+    pipeline = attach(connection, candidate, agreement.doubtful)
     say(
         f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
         f" {pipeline.target}{f', which got {lacking}' if lacking else ''}"

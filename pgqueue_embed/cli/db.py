@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.local_server import EmbeddedServer, ServerStatus, default_server
+from pgqueue_embed.local_server import LocalServer, ServerStatus, default_server
 
 app = typer.Typer(
     help="The private PostgreSQL that pgembed uses when no database is named.",
@@ -69,7 +69,7 @@ def url(
 
     Example: psql "$(pgembed db url --show-password)"
     """
-    server: EmbeddedServer = default_server()
+    server: LocalServer = default_server()
     say(server.url(mask_password=not show_password))
 
 

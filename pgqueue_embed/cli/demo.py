@@ -29,12 +29,12 @@ def demo(conninfo: str) -> None:
 
     Example: pgembed demo
     """
-    from pgqueue_embed.db.dsn import describe
+    from pgqueue_embed.db.dsn import describe_dsn
     from pgqueue_embed.db.migrate import migrate
     from pgqueue_embed.db.session import connect
 
     log_settings(quiet=True).apply()
-    say(f"database: {describe(conninfo)}")
+    say(f"database: {describe_dsn(conninfo)}")
     migrate(conninfo)
     with connect(conninfo) as connection:
         _prepare(connection)
@@ -98,10 +98,10 @@ def _ask(connection: Connection) -> None:
 
 
 def _show_way_on(conninfo: str) -> None:
-    from pgqueue_embed.db.dsn import describe
+    from pgqueue_embed.db.dsn import describe_dsn
     from pgqueue_embed.demo import PIPELINE
 
-    say(f"\nThe vectors stay in {describe(conninfo)}. From here:")
+    say(f"\nThe vectors stay in {describe_dsn(conninfo)}. From here:")
     steps = {
         f"pgembed index {PIPELINE}": "build the vector index",
         "pgembed db status": "where the private PostgreSQL keeps its data",

@@ -12,7 +12,7 @@ from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pgqueue_embed.configuration.plan import Comparison, Difference, Plan
+    from pgqueue_embed.configuration.plan import Difference, Plan, PlannedPipeline
 
 # A setting, what becomes of it, and when.
 Row = tuple[str, str, str]
@@ -53,11 +53,11 @@ def _print_rows(out: Console, rows: list[Row]) -> None:
     out.print(table)
 
 
-def _sign(comparison: Comparison) -> str:
+def _sign(comparison: PlannedPipeline) -> str:
     return "=" if comparison.is_settled else "~" if comparison.pipeline else "+"
 
 
-def _state(comparison: Comparison) -> str:
+def _state(comparison: PlannedPipeline) -> str:
     if comparison.pipeline is None:
         return "new"
     if comparison.successor is not None:
@@ -66,7 +66,7 @@ def _state(comparison: Comparison) -> str:
     return "unchanged" if comparison.is_settled else "to be altered"
 
 
-def _rows(comparison: Comparison) -> Iterator[Row]:
+def _rows(comparison: PlannedPipeline) -> Iterator[Row]:
     if comparison.pipeline is not None:
         yield from map(_change, comparison.differences)
         return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pgqueue_embed.configuration.plan import Comparison, Plan
+from pgqueue_embed.configuration.plan import Plan, PlannedPipeline
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import Alteration, carry_out, prepare_alteration
 from pgqueue_embed.lifecycle.cleanup import finish
@@ -33,7 +33,7 @@ def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -
 
 # A comparison with what was prepared for it: a new pipeline, an altered one, or neither where
 # nothing but capture is turned on or off.
-Step = tuple[Comparison, Prepared | Alteration | None]
+Step = tuple[PlannedPipeline, Prepared | Alteration | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Applied:
     is not queued either: see `sync.queue_missed`.
     """
 
-    comparison: Comparison
+    comparison: PlannedPipeline
     created: Created | None = None
     successor: Pipeline | None = None
 
@@ -72,7 +72,7 @@ def check(connection: Connection, plan: Plan) -> list[Step]:
     return [_checked(connection, each) for each in plan.comparisons if not each.is_settled]
 
 
-def _checked(connection: Connection, comparison: Comparison) -> Step:
+def _checked(connection: Connection, comparison: PlannedPipeline) -> Step:
     declared = comparison.declared
     with declared.place.explaining():
         if comparison.pipeline is None:
@@ -83,7 +83,7 @@ def _checked(connection: Connection, comparison: Comparison) -> Step:
 
 
 def _carried_out(
-    connection: Connection, comparison: Comparison, step: Prepared | Alteration | None
+    connection: Connection, comparison: PlannedPipeline, step: Prepared | Alteration | None
 ) -> Applied:
     declared, pipeline = comparison.declared, comparison.pipeline
     with declared.place.explaining():

@@ -61,7 +61,7 @@ def resolve_conninfo(
     which is read only if nothing before it says where, the embedded server, which is started if
     need be, and made where it `may_make` one. Raises UsageError for a string that is empty or
     cannot be read, two at once, or none at all, ConfigurationError for what is wrong in the file,
-    and EmbeddedServerError if the embedded server cannot run.
+    and LocalServerError if the embedded server cannot run.
     """
     _refuse_empty(options, environment)
     parts = options.parts()

@@ -32,7 +32,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PlannedPipeline:
     """A declared pipeline beside that of the database, which is None for a new one.
 
     `successor` is its next generation, which has all that the file wants of vectors.
@@ -71,7 +71,7 @@ def _asked(option: Option, value: Any) -> Any:
 class Plan:
     """All declared pipelines as they compare, and those that only the database has."""
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PlannedPipeline, ...]
     undeclared: tuple[Pipeline, ...]
 
     @property
@@ -99,11 +99,11 @@ def compare(connection: Connection, declared: Sequence[Declared]) -> Plan:
 
 def _comparison(
     connection: Connection, declared: Declared, present: Sequence[Pipeline]
-) -> Comparison:
+) -> PlannedPipeline:
     pipeline = _first(present, name=declared.spec.name)
     if pipeline is None:
         _check_is_not_renamed(declared, present)
-        return Comparison(declared=declared)
+        return PlannedPipeline(declared=declared)
     former = _first(present, id=pipeline.successor_of)
     if former is not None:
         raise declared.place.error(
@@ -115,7 +115,7 @@ def _comparison(
     if successor is not None:
         _check_successor(declared, settings_of(connection, pipeline, successor))
         differences = tuple(each for each in differences if each.at_once)
-    return Comparison(
+    return PlannedPipeline(
         declared=declared, pipeline=pipeline, successor=successor, differences=differences
     )
 

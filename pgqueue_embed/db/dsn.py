@@ -35,7 +35,7 @@ def normalise(dsn: str, origin: str) -> str:
         ) from None
 
 
-def describe(conninfo: str) -> str:
+def describe_dsn(conninfo: str) -> str:
     """Return where `conninfo` leads, without any secret: ``app@db.lan:5432/reports``."""
     values = {**_libpq_defaults(), **conninfo_to_dict(conninfo)}
     if values.get("service"):

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
 
-from pgqueue_embed.db.dsn import describe
+from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
@@ -263,5 +263,5 @@ def connect(
         return connection
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
-            f"cannot connect to {describe(conninfo)}: {first_line(error)}"
+            f"cannot connect to {describe_dsn(conninfo)}: {first_line(error)}"
         ) from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue_embed.db.dsn import describe
+from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import vector_extension
 from pgqueue_embed.db.migrate import (
@@ -34,7 +34,7 @@ CLOCK_SECONDS = 60.0
 def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
     """Say where the database is, as whom it is used and how far away it is."""
     (role,) = connection.execute("select current_user").fetchone() or ("",)
-    place = describe(conninfo)
+    place = describe_dsn(conninfo)
     where = place if place.startswith(f"{role}@") else f"{place}, as {role}"
     milliseconds = statistics.median(_round_trip(connection) for _ in range(5)) * 1000
     away = f"{milliseconds:.1f} ms a round trip"

@@ -10,7 +10,7 @@ from pgqueue_embed.db.session import Connection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class Commit:
     """What one commit did.
 
     `embedded`, `empty` and `dead` are signed changes of the number of records in that state.
@@ -33,11 +33,11 @@ class Batch:
     write_seconds: float = 0.0
 
 
-def record_batch(
-    connection: Connection, pipeline_id: int, worker_id: int | None, batch: Batch
+def record_commit(
+    connection: Connection, pipeline_id: int, worker_id: int | None, commit: Commit
 ) -> None:
     """Insert one row of pgembed.batches, in the transaction that did what it says."""
-    values = {"pipeline_id": pipeline_id, "worker_id": worker_id, **asdict(batch)}
+    values = {"pipeline_id": pipeline_id, "worker_id": worker_id, **asdict(commit)}
     query = sql.SQL("insert into pgembed.batches ({}) values ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, values)),
         sql.SQL(", ").join(map(sql.Placeholder, values)),

@@ -193,7 +193,7 @@ from unnest(%(keys)s::text[], %(attempts)s::integer[], %(hashes)s::bytea[], %(er
 where records.pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(charged.key)
 """
 
-BURY = """
+MARK_DEAD = """
 update pgembed.records
 set state = 'dead',
     generation = %(generation)s,
@@ -225,7 +225,7 @@ def charge(
     connection.execute(CHARGE, values)
 
 
-def bury(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+def mark_dead(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Give up on the records `keys`, whose last failure is charged already."""
     if keys:
         values = {
@@ -233,10 +233,10 @@ def bury(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> Non
             "generation": pipeline.generation,
             "keys": list(keys),
         }
-        connection.execute(BURY, values)
+        connection.execute(MARK_DEAD, values)
 
 
-def absolve(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
+def clear_failures(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Drop the failed attempts at another text of the records `keys`, which are settled."""
     if keys:
         connection.execute(

@@ -13,7 +13,7 @@ from enum import Enum
 class Found(Enum):
     """What the claim found out about a record before the mutex was held."""
 
-    GONE = "gone"
+    DELETED = "gone"
     UNCHANGED = "unchanged"
     EMPTY = "empty"
     EMBEDDED = "embedded"
@@ -107,7 +107,7 @@ def decide(finding: Finding, current: Current, *, generation: int, max_attempts:
         # replica that lags: that a row cannot be found does not say that it was deleted.
         evident = finding.allow_deletes or current.excluded or not current.has_chunks
         return Verdict.FORGET if evident else Verdict.LEAVE
-    if finding.found is Found.GONE or finding.document_hash != current.document_hash:
+    if finding.found is Found.DELETED or finding.document_hash != current.document_hash:
         return Verdict.REQUEUE
     if current.is_settled(generation) and not finding.embed_again:
         return Verdict.KEEP

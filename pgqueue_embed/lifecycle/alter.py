@@ -20,7 +20,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.cleanup import finish
 from pgqueue_embed.lifecycle.create import Prepared, create_pipeline, prepare
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.lifecycle.replace import takeover_of
+from pgqueue_embed.lifecycle.replace import replacement_of
 from pgqueue_embed.lifecycle.replace_table import renew_own_view
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.generations import is_next, spec_of, successor_of
@@ -30,13 +30,13 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec, check_name
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.adoptions import check_adopted
-from pgqueue_embed.queue.deleted import enqueue_gone
+from pgqueue_embed.queue.deleted import enqueue_deleted
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.target import target_of, view_of
 
 NEXT_NAME = " (next)"
 
-GONE_SLICE_RECORDS = 50_000
+DELETED_SLICE_RECORDS = 50_000
 
 # By the field that holds them.
 ALTERED = {option.field: option for option in ALTERABLE.values()}
@@ -216,7 +216,7 @@ def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepar
     if not made.target_is_made:
         raise UsageError(f"{new} is there already, and not pgembed's; rename or drop it")
     try:
-        takeover_of(pipeline, made).copy_rights(connection)
+        replacement_of(pipeline, made).copy_rights(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
             f"cannot give {new} the rights of {old}: {first_line(error)};"
@@ -258,7 +258,7 @@ def catch_up(
         known = sql.SQL(KNOWN).format(pipeline_id=pipeline.id, key=pipeline.key.text("source"))
         selection = Selection(where=known.as_string(connection))
     queued = enqueue(connection, successor, selection, on_slice=on_slice)
-    return queued + enqueue_gone(connection, successor, slice_records=GONE_SLICE_RECORDS)
+    return queued + enqueue_deleted(connection, successor, slice_records=DELETED_SLICE_RECORDS)
 
 
 def abort(connection: Connection, pipeline: Pipeline) -> Pipeline:

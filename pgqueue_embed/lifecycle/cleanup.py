@@ -6,7 +6,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.housekeeping import inherit_work
+from pgqueue_embed.queue.housekeeping import move_work_to_successors
 
 # In portions, so that no transaction is long.
 FORGET = """
@@ -25,7 +25,7 @@ def finish(connection: Connection, pipeline: Pipeline) -> None:
     old_id = pipeline.successor_of
     if old_id is None or _is_there(connection, old_id):
         return
-    inherit_work(connection)
+    move_work_to_successors(connection)
     for table in ("scans", "batches", "adoptions"):
         query = sql.SQL("delete from {} where pipeline_id = %s")
         connection.execute(query.format(sql.Identifier("pgembed", table)), (old_id,))

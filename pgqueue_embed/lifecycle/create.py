@@ -22,7 +22,7 @@ from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline, pipel
 from pgqueue_embed.pipeline.model import fit_model
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.row import Records, to_row
+from pgqueue_embed.pipeline.row import SourceShape, to_row
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source
@@ -43,7 +43,7 @@ class Prepared:
     """A pipeline that can be made: its tables are checked, and its model is on this machine."""
 
     spec: PipelineSpec
-    records: Records
+    records: SourceShape
     model: ModelIdentity
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]
@@ -104,7 +104,7 @@ TAKEN = (
 )
 
 # Why a target cannot be made: a missing right, or more dimensions than a vector can have.
-REFUSALS = (
+CANNOT_CREATE = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.InvalidForeignKey,
@@ -113,7 +113,7 @@ REFUSALS = (
 )
 
 
-def check_tables(connection: Connection, spec: PipelineSpec) -> Records:
+def check_tables(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """Return key and document of the source, once all about the tables is checked.
 
     Raises UsageError for whatever `create_pipeline` would trip over later, PipelineFault for a
@@ -141,7 +141,7 @@ def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
 
 
 def create_pipeline(
-    connection: Connection, spec: PipelineSpec, records: Records, model: ModelIdentity
+    connection: Connection, spec: PipelineSpec, records: SourceShape, model: ModelIdentity
 ) -> Pipeline:
     """Make the pipeline and its target, both or neither, and return the pipeline.
 
@@ -165,6 +165,6 @@ def create_pipeline(
             f"pipeline '{spec.name}' or {target} was created by somebody else just now, or another"
             f" pipeline writes to {target}"
         ) from None
-    except REFUSALS as error:
+    except CANNOT_CREATE as error:
         raise UsageError(f"cannot create {target}: {first_line(error)}") from None
     return load_pipeline(connection, spec.name)

@@ -21,7 +21,7 @@ from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.generations import spec_of, with_successors
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.row import Records, columns_json
+from pgqueue_embed.pipeline.row import SourceShape, columns_json
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source, types_of
 from pgqueue_embed.target import view_of
@@ -68,7 +68,7 @@ def changed_types(connection: Connection, pipeline: Pipeline) -> list[Change]:
     return changes_of(pipeline, types_of(connection, spec_of(pipeline)))
 
 
-def changes_of(noted: Pipeline, present: Records) -> list[Change]:
+def changes_of(noted: Pipeline, present: SourceShape) -> list[Change]:
     """Return which columns are of another type, and matter: a key that became narrower does not."""
     pairs = [
         *zip(noted.key.columns, wide_enough(noted.key, present.key).columns, strict=True),
@@ -191,7 +191,7 @@ KEPT = (
 )
 
 
-def _alter_target(connection: Connection, pipeline: Pipeline, present: Records) -> None:
+def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceShape) -> None:
     """Give the target's columns the new types: PostgreSQL writes the table and its indexes anew."""
     alterations = [
         sql.SQL("alter column {name} type {type} using {name}::{type}").format(
@@ -217,7 +217,7 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: Records) 
         view.create(connection)
 
 
-def _altered(pipeline: Pipeline, present: Records) -> Iterator[tuple[str, str]]:
+def _altered(pipeline: Pipeline, present: SourceShape) -> Iterator[tuple[str, str]]:
     """Yield the columns of the target that are to be of another type, with that type."""
     keys = zip(pipeline.columns.fulltext_id, pipeline.key.columns, present.key.columns, strict=True)
     for name, old, new in keys:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.lifecycle.replace_column import ColumnTakeover
-from pgqueue_embed.lifecycle.replace_table import TableTakeover
+from pgqueue_embed.lifecycle.replace_column import ColumnReplacement
+from pgqueue_embed.lifecycle.replace_table import TableReplacement
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 
-class Takeover(Protocol):
+class Replacement(Protocol):
     """How the target of one generation takes the place of another's."""
 
     def copy_rights(self, connection: Connection) -> None:
@@ -30,8 +30,8 @@ class Takeover(Protocol):
         ...
 
 
-def takeover_of(pipeline: Pipeline, successor: Pipeline) -> Takeover:
+def replacement_of(pipeline: Pipeline, successor: Pipeline) -> Replacement:
     """Return how `successor` takes the place of `pipeline`."""
     if pipeline.into_column is None:
-        return TableTakeover(pipeline, successor)
-    return ColumnTakeover(pipeline, successor)
+        return TableReplacement(pipeline, successor)
+    return ColumnReplacement(pipeline, successor)

@@ -98,7 +98,7 @@ class _Index:
 
 
 @dataclass(frozen=True)
-class ColumnTakeover:
+class ColumnReplacement:
     """The column of `successor` takes the place of that of `pipeline`; see Takeover."""
 
     pipeline: Pipeline

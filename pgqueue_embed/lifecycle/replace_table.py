@@ -19,7 +19,7 @@ from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
 
 
 @dataclass(frozen=True)
-class TableTakeover:
+class TableReplacement:
     """The table of chunks of `successor` takes the place of that of `pipeline`; see Takeover."""
 
     pipeline: Pipeline
@@ -29,7 +29,7 @@ class TableTakeover:
         copy_rights(connection, self.pipeline.target, self.successor.target)
 
     def check(self, connection: Connection) -> None:
-        check_takeover(connection, self.pipeline, self.successor.target)
+        check_replaceable(connection, self.pipeline, self.successor.target)
 
     def copy_indexes(self, connection: Connection) -> None:
         copy_indexes(connection, self.pipeline, self.successor)
@@ -156,7 +156,7 @@ where prrelid = %(table)s::regclass
 """
 
 
-def check_takeover(connection: Connection, pipeline: Pipeline, new: Table) -> None:
+def check_replaceable(connection: Connection, pipeline: Pipeline, new: Table) -> None:
     """Raise UsageError for what a person has added to the table of `pipeline` and `new` has not."""
     old = pipeline.target
     copied = {f"column {name}" for name in pipeline.copy_columns}

@@ -23,7 +23,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import catch_up
 from pgqueue_embed.lifecycle.cleanup import finish
-from pgqueue_embed.lifecycle.replace import takeover_of
+from pgqueue_embed.lifecycle.replace import replacement_of
 from pgqueue_embed.pipeline.catalog import MEND_AND_RESUME, is_current, load_pipeline
 from pgqueue_embed.pipeline.generations import successor_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -81,7 +81,7 @@ def switch(
             patience_seconds = max(patience_seconds, SETTLE_SECONDS)
         _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
         _exchange_when_complete(connection, pipeline, successor, patience_seconds, on_step)
-    except GONE:
+    except TARGET_REPLACED:
         if is_current(connection, successor):
             raise
         raise UsageError(_TOO_LATE.format(pipeline.name)) from None
@@ -92,7 +92,7 @@ def switch(
 
 # What the server says of a target that another switch takes away while it is looked at; its
 # functions that describe an index say "could not open relation".
-GONE = (
+TARGET_REPLACED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InternalError_,
@@ -112,10 +112,10 @@ def _make_ready(
     """Do everything that can be done while both generations are in use."""
     if not force:
         _check_failures(connection, pipeline, successor)
-    takeover = takeover_of(pipeline, successor)
-    takeover.check(connection)
+    replacement = replacement_of(pipeline, successor)
+    replacement.check(connection)
     on_step("building the indexes that the old vectors have")
-    takeover.copy_indexes(connection)
+    replacement.copy_indexes(connection)
 
 
 # Changes that came just now wait for both generations. Bulk loading, retries, and what the old one
@@ -294,7 +294,7 @@ def _exchange(
     _lock_targets(connection, pipeline, successor)
     # Waits for those who write to the source: what they have queued can be taken over then.
     capture.drop_functions(connection, pipeline)
-    takeover_of(pipeline, successor).exchange(connection)
+    replacement_of(pipeline, successor).exchange(connection)
     _exchange_rows(connection, pipeline, successor)
 
 
@@ -316,7 +316,7 @@ from (select from pgembed.work where pipeline_id = %s for update) as locked
 
 # What waited for the old generation waits for the new one, which skips what it has done already.
 # An item that was queued, and claimed, just now is left to `finish`.
-TAKE_OVER_QUEUE = """
+MOVE_QUEUE = """
 update pgembed.work
 set pipeline_id = %(successor_id)s,
     -- How far the old ledger has been looked through says nothing of this one.
@@ -352,7 +352,7 @@ def _lock_targets(connection: Connection, pipeline: Pipeline, successor: Pipelin
 
 # Deleted and updated in one, so that the name is free when it is taken. A fault of the old tables
 # is not one of the new ones; what a person has paused stays so.
-TAKE_PLACE = """
+REPLACE_ROW = """
 with replaced as (
     delete from pgembed.pipelines
     where id = %(pipeline_id)s
@@ -381,5 +381,5 @@ where successor.id = %(successor_id)s
 def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
     connection.execute("delete from pgembed.scans where pipeline_id = %(pipeline_id)s", ids)
-    connection.execute(TAKE_PLACE, {**ids, "mend": MEND_AND_RESUME})
-    connection.execute(TAKE_OVER_QUEUE, ids)
+    connection.execute(REPLACE_ROW, {**ids, "mend": MEND_AND_RESUME})
+    connection.execute(MOVE_QUEUE, ids)

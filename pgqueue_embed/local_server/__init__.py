@@ -7,7 +7,7 @@ listens on the loopback interface only, asks for a password, and keeps running u
 from __future__ import annotations
 
 from pgqueue_embed.local_server.default import default_server, ensure_running
-from pgqueue_embed.local_server.server import EmbeddedServer
+from pgqueue_embed.local_server.server import LocalServer
 from pgqueue_embed.local_server.status import ServerStatus
 
-__all__ = ["EmbeddedServer", "ServerStatus", "default_server", "ensure_running"]
+__all__ = ["LocalServer", "ServerStatus", "default_server", "ensure_running"]

@@ -7,7 +7,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 
 # An account of its own where there is one; nobody is shared by whatever wants no rights.
 OWN_USER = "pgembed"
@@ -57,7 +57,7 @@ def server_account(data_folder: Path) -> Account | None:
     try:
         entry = pwd.getpwuid(owner) if owner else _unprivileged()
     except KeyError:
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"root may not run PostgreSQL and this machine has no user {owner or 'nobody'} to run "
             "it; start pgembed as a plain user, or give --dsn"
         ) from None
@@ -81,7 +81,7 @@ def require_reachable(account: Account | None, data_folder: Path) -> None:
     """Raise unless ``account`` can get at the data folder."""
     if account is None or account.can_reach(data_folder):
         return
-    raise EmbeddedServerError(
+    raise LocalServerError(
         f"root may not run PostgreSQL, and user {account.name}, who runs it instead, cannot reach "
         f"{data_folder}; set PGEMBED_HOME to a folder below which everybody may pass"
     )

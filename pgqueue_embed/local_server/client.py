@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server.ports import HOST
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def answering_version(conninfo: str, data_folder: Path) -> str:
     """Return the version of the server that answers; raise NoAnswer otherwise.
 
     Another server is no answer, not even one that was started on a copy of the folder. A refused
-    password is an EmbeddedServerError: waiting does not mend it.
+    password is an LocalServerError: waiting does not mend it.
     """
     import psycopg
 
@@ -76,7 +76,7 @@ def create_database(conninfo: str) -> None:
                 connection.execute(f'create database "{DATABASE}"')
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"cannot create database {DATABASE} in the embedded server: {reason}; "
             "mend that, or set PGEMBED_HOME to a new folder"
         ) from error
@@ -88,8 +88,8 @@ def _connect(conninfo: str) -> psycopg.Connection[Any]:
     return psycopg.connect(conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS)
 
 
-def _password_error(data_folder: Path) -> EmbeddedServerError:
-    return EmbeddedServerError(
+def _password_error(data_folder: Path) -> LocalServerError:
+    return LocalServerError(
         f"the server on the port of {data_folder} refuses the password kept there; stop that "
         "server, put the password back with ALTER ROLE, or set PGEMBED_HOME to another folder"
     )

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server.client import USER
 from pgqueue_embed.local_server.config import config_text
 from pgqueue_embed.local_server.folders import (
@@ -33,12 +33,12 @@ def require_version(layout: Layout, major_version: int) -> None:
     """Raise when the data folder is of another major version, or not PostgreSQL's at all."""
     made_by = data_version(layout)
     if made_by is None and layout.data.exists() and any(layout.data.iterdir()):
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"{layout.data} is not empty and holds no PostgreSQL data; "
             "set PGEMBED_HOME to another folder"
         )
     if made_by is not None and made_by != str(major_version):
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"the data in {layout.data} was made by PostgreSQL {made_by} and this is PostgreSQL "
             f"{major_version}; set PGEMBED_HOME to another folder, or move the old data away"
         )
@@ -79,7 +79,7 @@ def _initdb(
         timeout_seconds=INITDB_SECONDS,
     )
     if done.returncode != 0:
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"cannot make the embedded server's data folder {data.parent}: initdb says "
             f"'{last_line(done.stderr)}'; mend that, or set PGEMBED_HOME to another folder"
         )

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.local_server.account import running_as_root, server_account
-from pgqueue_embed.local_server.server import EmbeddedServer
+from pgqueue_embed.local_server.server import LocalServer
 
 HOME_VARIABLE = "PGEMBED_HOME"
 ROOT_HOME = Path("/var/lib/pgembed")
 DATA_NAME = "postgresql"
 
 
-def default_server() -> EmbeddedServer:
+def default_server() -> LocalServer:
     """Return the server in folder ``postgresql`` of pgembed's home.
 
     Home is PGEMBED_HOME, or else the user's data folder: ``~/.local/share/pgembed`` on Linux,
@@ -22,7 +22,7 @@ def default_server() -> EmbeddedServer:
     hands the server to ``nobody``, who cannot pass through ``/root``: there home is
     ``/var/lib/pgembed``.
     """
-    return EmbeddedServer(default_home() / DATA_NAME)
+    return LocalServer(default_home() / DATA_NAME)
 
 
 def default_home() -> Path:

@@ -7,7 +7,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server.account import Account
 from pgqueue_embed.local_server.faults import NOT_INSTALLED
 
@@ -26,7 +26,7 @@ def program_folder(major_version: int, account: Account | None, data_folder: Pat
     package = _package_folder()
     folder = package / _folder_name(major_version)
     if not folder.is_dir():
-        raise EmbeddedServerError(NOT_INSTALLED)
+        raise LocalServerError(NOT_INSTALLED)
     if account is not None and not account.can_reach(folder / "bin" / "postgres"):
         folder = _reachable_copy(package, folder.name, data_folder.parent)
     return folder / "bin"
@@ -36,7 +36,7 @@ def _package_folder() -> Path:
     # find_spec, not import: the package's import warns, and makes folders of its own.
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise EmbeddedServerError(NOT_INSTALLED)
+        raise LocalServerError(NOT_INSTALLED)
     return Path(spec.origin).resolve().parent
 
 
@@ -44,7 +44,7 @@ def _folder_name(major_version: int) -> str:
     try:
         return FOLDERS[major_version]
     except KeyError:
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"there is no embedded PostgreSQL {major_version}; "
             f"choose one of {', '.join(map(str, FOLDERS))}"
         ) from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 
 NOT_INSTALLED = (
     "no database was named and the embedded server is not installed; give --dsn or set "
@@ -17,20 +17,20 @@ NOT_INSTALLED = (
 
 @contextmanager
 def faults_of(action: str, data_folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors into an EmbeddedServerError.
+    """Turn the operating system's errors into an LocalServerError.
 
     ``action`` completes "cannot …", such as "start".
     """
     try:
         yield
     except PermissionError as error:
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"cannot {action} the embedded server in {data_folder}: no permission for "
             f"{error.filename}; set PGEMBED_HOME to a folder of your own"
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(error).replace("\n", " ")
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"cannot {action} the embedded server in {data_folder}: {reason}; "
             "mend that, or set PGEMBED_HOME to another folder"
         ) from error

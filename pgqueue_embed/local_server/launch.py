@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server import serverlog
 from pgqueue_embed.local_server.config import config_text
 from pgqueue_embed.local_server.folders import write_private_file
@@ -57,7 +57,7 @@ def bring_down(layout: Layout, programs: Programs) -> None:
         timeout_seconds=STOP_SECONDS + 30,
     )
     if done.returncode != 0 and live_pid(layout) is not None:
-        raise EmbeddedServerError(
+        raise LocalServerError(
             f"the embedded server in {layout.data} does not stop: {last_line(done.stderr)}; "
             f"see {layout.log_file} and try again"
         )
@@ -100,8 +100,8 @@ def _log_since(layout: Layout, position: int) -> str:
         return file.read(MOST_LOG_BYTES).decode("utf-8", errors="replace")
 
 
-def _start_error(layout: Layout, reason: str) -> EmbeddedServerError:
-    return EmbeddedServerError(
+def _start_error(layout: Layout, reason: str) -> LocalServerError:
+    return LocalServerError(
         f"the embedded server in {layout.data} does not start: {reason}; "
         f"see {layout.log_file}, or set PGEMBED_HOME to a new folder"
     )

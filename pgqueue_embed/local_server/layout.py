@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server.config import configured_port
 from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded
 
@@ -57,11 +57,11 @@ class Layout:
         return self.data.with_name(self.data.name + ".new")
 
     def read(self, file: Path) -> str:
-        """Return what one of these files says; raises EmbeddedServerError if it is none of ours."""
+        """Return what one of these files says; raises LocalServerError if it is none of ours."""
         try:
             return read_bounded(file, MOST_BYTES).strip()
         except UnreadableFile as error:
-            raise EmbeddedServerError(
+            raise LocalServerError(
                 f"{error}; put it back, or set PGEMBED_HOME to a new folder"
             ) from None
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
     """Hold ``path`` locked; the kernel lets go of it when this process dies.
 
-    Raises EmbeddedServerError when another process holds it for ``wait_seconds``.
+    Raises LocalServerError when another process holds it for ``wait_seconds``.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -33,7 +33,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise EmbeddedServerError(
+                raise LocalServerError(
                     f"another process has been starting or stopping the embedded server for "
                     f"{wait_seconds:.0f} s (it holds {path}); wait for it or end it"
                 ) from None

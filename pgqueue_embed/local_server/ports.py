@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 
 HOST = "127.0.0.1"
 # Below the ephemeral ranges of Linux (from 32768) and macOS (from 49152): no outgoing connection
@@ -32,7 +32,7 @@ def pick_port() -> int:
         port = PORTS[secrets.randbelow(len(PORTS))]
         if is_free(port):
             return port
-    raise EmbeddedServerError(
+    raise LocalServerError(
         f"no free port on {HOST} between {PORTS.start} and {PORTS.stop}; "
         "close the programs that hold them, or give --dsn"
     )

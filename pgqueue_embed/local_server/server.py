@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue_embed.errors import EmbeddedServerError
+from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server.account import require_reachable, server_account, shared_account
 from pgqueue_embed.local_server.client import (
     DATABASE,
@@ -30,11 +30,11 @@ from pgqueue_embed.local_server.programs import Programs
 from pgqueue_embed.local_server.status import ServerStatus
 
 
-class EmbeddedServer:
+class LocalServer:
     """A PostgreSQL with pgvector that belongs to one data folder.
 
     ``extra_settings`` are PostgreSQL settings that win over pgembed's; they are read at the next
-    start. The user ``pgembed`` is the superuser. Every method raises EmbeddedServerError alone.
+    start. The user ``pgembed`` is the superuser. Every method raises LocalServerError alone.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EmbeddedServer:
         self._extra_settings = dict(extra_settings or {})
 
     def __repr__(self) -> str:
-        return f"EmbeddedServer({str(self.data_folder)!r}, major_version={self._major_version})"
+        return f"LocalServer({str(self.data_folder)!r}, major_version={self._major_version})"
 
     @property
     def data_folder(self) -> Path:
@@ -180,7 +180,7 @@ class EmbeddedServer:
     def _credentials(self) -> tuple[int, str]:
         port = self._port()
         if port is None or not self._layout.password_file.exists():
-            raise EmbeddedServerError(
+            raise LocalServerError(
                 f"there is no embedded server in {self.data_folder} yet; "
                 "make it with: pgembed db start"
             )

@@ -34,14 +34,14 @@ COLUMNS = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Records:
+class SourceShape:
     """What a source was found to hold: the key of its records, and their document."""
 
     key: Key
     document: Document
 
 
-def to_row(spec: PipelineSpec, records: Records, model: ModelIdentity) -> dict[str, Any]:
+def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> dict[str, Any]:
     """Return the row of a new pipeline, by column; what it leaves out has a default."""
     plain = {
         each.name: _stored(getattr(spec, each.name))

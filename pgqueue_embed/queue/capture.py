@@ -17,7 +17,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.captured_columns import watched_columns
+from pgqueue_embed.queue.captured_columns import captured_columns
 from pgqueue_embed.queue.triggers import EVENTS, create_function, create_trigger, enable_trigger
 from pgqueue_embed.source.trust import look
 
@@ -160,12 +160,12 @@ ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('pgembed capture'), %s::i
 def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     connection.execute(ONE_AT_A_TIME, (pipeline.id % 2**31,))
     incomplete = _incomplete(connection, pipeline)
-    watched = watched_columns(connection, pipeline)
+    captured = captured_columns(connection, pipeline)
     version = connection.info.server_version
     partitioned = _is_partitioned(connection, pipeline)
     for event in EVENTS:
         make = create_function(
-            pipeline, event, watched, server_version=version, partitioned=partitioned
+            pipeline, event, captured, server_version=version, partitioned=partitioned
         )
         connection.execute(make)
         function = sql.Identifier("pgembed", event.function(pipeline))

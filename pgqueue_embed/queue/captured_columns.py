@@ -10,7 +10,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import condition
 
 
-def watched_columns(connection: Connection, pipeline: Pipeline) -> tuple[str, ...]:
+def captured_columns(connection: Connection, pipeline: Pipeline) -> tuple[str, ...]:
     """Return the columns, besides the key, whose change may change a record, in name order.
 
     These are the columns that are read, such as those of the document, and those that `where` uses.

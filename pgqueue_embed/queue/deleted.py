@@ -32,7 +32,7 @@ UNASKED_SHARE = 0.1
 # In the reason of a pipeline that is paused for it, by which it is resumed.
 UNTOLD = "and no TRUNCATE was seen"
 
-FIND_GONE = """
+FIND_DELETED = """
 with slice as materialized (
     select key as ledger_key, coalesce(long_key, key) as key
     from pgembed.records
@@ -72,7 +72,7 @@ _LOOKING = "looking for what is gone from {}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoneSlice:
+class DeletedSlice:
     """What a slice of the ledger holds that the source does not.
 
     `last_key` is where the next slice begins, None if this was the last one.
@@ -105,14 +105,14 @@ def is_doubtful(gone: int, records: int) -> bool:
     return gone > max(UNASKED_RECORDS, UNASKED_SHARE * records)
 
 
-def find_gone(
+def find_deleted(
     connection: Connection, pipeline: Pipeline, after_key: str, *, slice_records: int
-) -> GoneSlice:
+) -> DeletedSlice:
     """Return what is gone of the `slice_records` records of the ledger behind `after_key`.
 
     Raises PipelineFault when the source cannot be read.
     """
-    query = sql.SQL(FIND_GONE).format(**source_names(pipeline))
+    query = sql.SQL(FIND_DELETED).format(**source_names(pipeline))
     values = {
         "pipeline_id": pipeline.id,
         "slice_records": slice_records,
@@ -123,15 +123,15 @@ def find_gone(
         row = connection.execute(query, values).fetchone()
     keys, records, last_key = row or ([], 0, None)
     is_full = records == slice_records
-    return GoneSlice(keys=keys, records=records, last_key=last_key if is_full else None)
+    return DeletedSlice(keys=keys, records=records, last_key=last_key if is_full else None)
 
 
-def queue_gone(connection: Connection, pipeline: Pipeline, keys: list[str]) -> None:
+def queue_deleted(connection: Connection, pipeline: Pipeline, keys: list[str]) -> None:
     """Queue records of the ledger that the source has lost, to be forgotten."""
     add_items(connection, pipeline.id, keys, priority=0, known=True, allow_deletes=True)
 
 
-def enqueue_gone(
+def enqueue_deleted(
     connection: Connection, pipeline: Pipeline, *, slice_records: int, allow_deletes: bool = False
 ) -> int:
     """Queue the records of the ledger that the source has lost; returns how many were.
@@ -150,7 +150,7 @@ def enqueue_gone(
         check_doubt(connection, pipeline, look)
     with connection.transaction():
         keep_pipeline(connection, pipeline)
-        queue_gone(connection, pipeline, in_flight)
+        queue_deleted(connection, pipeline, in_flight)
     return sum(
         _queue_slice(connection, pipeline, told, place, slice_records) for place in look.places
     )
@@ -168,7 +168,7 @@ def look_through(
     look = Look()
     after_key: str | None = ""
     while after_key is not None:
-        found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
+        found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
         look.records += found.records
         keys = told.without_waiting(connection, found.keys) if found.keys else []
         if keys:
@@ -240,9 +240,9 @@ def _gone_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
 def _queue_slice(
     connection: Connection, pipeline: Pipeline, told: Told, after_key: str, slice_records: int
 ) -> int:
-    found = find_gone(connection, pipeline, after_key, slice_records=slice_records)
+    found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
     keys = told.without_waiting(connection, found.keys)
     with connection.transaction():
         keep_pipeline(connection, pipeline)
-        queue_gone(connection, pipeline, keys)
+        queue_deleted(connection, pipeline, keys)
     return len(keys)

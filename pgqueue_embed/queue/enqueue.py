@@ -19,11 +19,11 @@ from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UntrustedCode,
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
-from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_gone
+from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
 from pgqueue_embed.queue.item_size import records_per_item
 from pgqueue_embed.source.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.source.check import check_condition
-from pgqueue_embed.source.read import and_chunk_is_of, records, source_names
+from pgqueue_embed.source.read import and_chunk_is_of, relation, source_names
 from pgqueue_embed.source.trust import look, trusting
 
 SLICE_RECORDS = 50_000
@@ -101,7 +101,7 @@ def enqueue(
         if not resumed or selection.limit is not None:
             break
     if selection.is_whole:
-        queued += enqueue_gone(
+        queued += enqueue_deleted(
             connection, pipeline, slice_records=slice_records, allow_deletes=allow_deletes
         )
     if allow_deletes:
@@ -379,7 +379,7 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
     after = sql.SQL("and {} > {}").format(key.of("source"), key.value(reached))
     names = {
         **source_names(pipeline),
-        "source": records(pipeline, selection.where),
+        "source": relation(pipeline, selection.where),
         "source_key_columns": key.numbered([column.of("source") for column in key.columns]),
         "source_order": key.listed("source"),
         "after": after if resumes else sql.SQL(""),

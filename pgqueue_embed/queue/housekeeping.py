@@ -11,7 +11,7 @@ ORPHAN_AGE = "1 hour"
 
 
 # Work that was queued for a generation in the very moment in which the next one replaced it.
-INHERIT = """
+MOVE_TO_SUCCESSORS = """
 update pgembed.work
 set pipeline_id = successor.id
 from pgembed.pipelines as successor
@@ -20,9 +20,9 @@ where successor.successor_of = work.pipeline_id
 """
 
 
-def inherit_work(connection: Connection) -> None:
+def move_work_to_successors(connection: Connection) -> None:
     """Give work of generations that are gone to those that replaced them."""
-    connection.execute(INHERIT)
+    connection.execute(MOVE_TO_SUCCESSORS)
 
 
 # Of a pipeline that is gone for good: what a transaction that nobody waited for has left. Its id is
@@ -68,13 +68,13 @@ def delete_abandoned(connection: Connection) -> None:
         connection.execute(sql.SQL(ABANDONED).format(table=sql.Identifier("pgembed", table)))
 
 
-def sweep(connection: Connection) -> int:
+def clean_up(connection: Connection) -> int:
     """Delete attempts whose claim ended long ago without commit or crash, and old workers' rows.
 
     Returns how many attempts. Work of replaced generations goes to their successors, and what is of
     no pipeline any more goes.
     """
-    inherit_work(connection)
+    move_work_to_successors(connection)
     delete_abandoned(connection)
     orphans = connection.execute(
         f"""

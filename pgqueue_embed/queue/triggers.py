@@ -134,7 +134,7 @@ UPDATED = """
         from (select {columns} from before as changed where {present}) as before
         full join (select {columns} from after as changed where {present}) as after
             on {key_before} = {key_after}
-        where {watched_differ}
+        where {captured_differ}
             or ({present_before}) <> ({present_after})
     ) as numbered
     group by known, deleted, item
@@ -159,9 +159,9 @@ UPDATED_BLINDLY = """
 # names it is not looked at before it is executed.
 COMPARING = """
     if (
-        select count(*) = {watched_count}
+        select count(*) = {captured_count}
         from pg_attribute
-        where attrelid = tg_relid and attname = any({watched_names}) and not attisdropped
+        where attrelid = tg_relid and attname = any({captured_names}) and not attisdropped
     )
     then {compared};
     else {blindly};
@@ -271,17 +271,17 @@ ENABLE = {"O": "enable trigger", "A": "enable always trigger", "R": "enable repl
 def create_function(
     pipeline: Pipeline,
     event: Event,
-    watched: Sequence[str],
+    captured: Sequence[str],
     *,
     server_version: int,
     partitioned: bool,
 ) -> sql.Composed:
     """Return the statement that makes the function of a trigger.
 
-    `watched` are the columns that count, besides the key. It knows what the server of that version
+    `captured` are the columns that count, besides the key. It knows what the server of that version
     does, and of a `partitioned` table what there is to know besides.
     """
-    names = _names(pipeline, watched, DIFFER if server_version >= TOAST_VERSION else DIFFER_ALL)
+    names = _names(pipeline, captured, DIFFER if server_version >= TOAST_VERSION else DIFFER_ALL)
     afterwards = MOVED_BY_MERGE if event.name == "update" and partitioned else ""
     body = sql.SQL(event.body).format(
         afterwards=sql.SQL(afterwards).format(pipeline_id=names["pipeline_id"]),
@@ -357,20 +357,20 @@ def _differ(comparison: str, before: str, after: str, names: Sequence[str]) -> s
 
 
 def _names(
-    pipeline: Pipeline, watched: Sequence[str], comparison: str
+    pipeline: Pipeline, captured: Sequence[str], comparison: str
 ) -> dict[str, sql.Composable]:
     key = pipeline.key
-    everything = list(dict.fromkeys((*key.names, *watched)))
+    everything = list(dict.fromkeys((*key.names, *captured)))
     names: dict[str, sql.Composable] = {
         "pipeline_id": sql.Literal(pipeline.id),
         "item_records": sql.Literal(MAX_ITEM_RECORDS),
         "key_text": key.plain_text("changed"),
         "present": key.present("changed"),
         "columns": _listed("changed", everything),
-        "watched_differ": _differ(comparison, "before", "after", watched),
+        "captured_differ": _differ(comparison, "before", "after", captured),
         "everything_differs": _differ(comparison, "old", "new", everything),
-        "watched_names": sql.Literal(list(watched)),
-        "watched_count": sql.Literal(len(watched)),
+        "captured_names": sql.Literal(list(captured)),
+        "captured_count": sql.Literal(len(captured)),
     }
     for alias in ("before", "after", "old", "new"):
         names[f"present_{alias}"] = key.present(alias)

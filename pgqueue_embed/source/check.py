@@ -15,7 +15,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import BASE_TYPE, Column
 from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import KEY_TYPES, Key
-from pgqueue_embed.pipeline.row import Records
+from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.source.read import condition
 from pgqueue_embed.source.trust import look
@@ -28,13 +28,13 @@ UNSETTLED_TYPES = ("money",)
 
 
 @dataclass(frozen=True)
-class _Column:
+class _SourceColumn:
     type: str
     category: str
     deterministic: bool
 
 
-def check_source(connection: Connection, spec: PipelineSpec) -> Records:
+def check_source(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """Return key and document of the source with the types of their columns.
 
     Raises UsageError, naming the way out, when the table or a column is absent, may not be read,
@@ -53,7 +53,7 @@ def check_source(connection: Connection, spec: PipelineSpec) -> Records:
     return found
 
 
-def types_of(connection: Connection, spec: PipelineSpec) -> Records:
+def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """Return the same by the catalogue alone; raises UsageError for a column that cannot be."""
     table, recipe = spec.source, spec.recipe
     columns = _columns(connection, table)
@@ -71,7 +71,7 @@ def types_of(connection: Connection, spec: PipelineSpec) -> Records:
         tuple(Column(name=name, type=columns[name].type) for name in names)
         for names in (recipe.names(), spec.copy_columns)
     )
-    return Records(key=key, document=Document(recipe=recipe, columns=texts, copied=copied))
+    return SourceShape(key=key, document=Document(recipe=recipe, columns=texts, copied=copied))
 
 
 UNKNOWN = (
@@ -95,7 +95,7 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
         raise UsageError(f"--where is not a condition over {table}: {reason}") from None
 
 
-def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
+def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:
     query = sql.SQL(
         """
         select
@@ -119,7 +119,7 @@ def _columns(connection: Connection, table: Table) -> dict[str, _Column]:
     rows = connection.execute(query, (table.schema, table.name)).fetchall()
     if not rows:
         raise UsageError(f"there is no table or view {table}{_similar(connection, table)}")
-    return {name: _Column(type_, category, ok) for name, type_, category, ok in rows}
+    return {name: _SourceColumn(type_, category, ok) for name, type_, category, ok in rows}
 
 
 def _similar(connection: Connection, table: Table) -> str:
@@ -157,7 +157,7 @@ def _check_readable(connection: Connection, table: Table, columns: Sequence[str]
         ) from None
 
 
-def _check_text(table: Table, name: str, column: _Column, *, alone: bool) -> None:
+def _check_text(table: Table, name: str, column: _SourceColumn, *, alone: bool) -> None:
     if alone and column.category != "S":
         raise UsageError(
             f"{table}.{name} is of type {column.type}; the text column must hold text"
@@ -171,7 +171,7 @@ def _check_text(table: Table, name: str, column: _Column, *, alone: bool) -> Non
         )
 
 
-def _key_type(table: Table, name: str, column: _Column) -> str:
+def _key_type(table: Table, name: str, column: _SourceColumn) -> str:
     if column.type not in KEY_TYPES or not column.deterministic:
         what = column.type if column.deterministic else "text with a nondeterministic collation"
         raise UsageError(

@@ -51,7 +51,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     key = pipeline.key
     target_key = pipeline.columns.fulltext_id
     return {
-        "source": records(pipeline),
+        "source": relation(pipeline),
         "target": target_of(pipeline).rows,
         "source_key": key.of("source"),
         "source_key_text": key.text("source"),
@@ -95,7 +95,7 @@ def and_chunk_is_of(pipeline: Pipeline, key_text: sql.Composable) -> sql.Composa
     )
 
 
-def records(pipeline: Pipeline, where: str | None = None) -> sql.Composable:
+def relation(pipeline: Pipeline, where: str | None = None) -> sql.Composable:
     """Return what to select from: the source, or its rows that match the pipeline's and `where`.
 
     The conditions stand apart, where no name but the source's can be meant by them.

@@ -9,7 +9,7 @@ from pgqueue_embed.worker.registry import sign_off
 
 
 @dataclass(frozen=True, kw_only=True)
-class Death:
+class Crash:
     """One crash of a worker process.
 
     `keys` are the source keys of its claims, as (pipeline id, key). `known_suspects` tells
@@ -22,7 +22,7 @@ class Death:
     committed: bool
 
 
-def record_death(connection: Connection, worker_id: int, reason: str) -> Death:
+def record_crash(connection: Connection, worker_id: int, reason: str) -> Crash:
     """Mark the attempts of a crashed worker process as died in, and return what it held."""
     with connection.transaction():
         connection.execute(
@@ -42,10 +42,10 @@ def record_death(connection: Connection, worker_id: int, reason: str) -> Death:
             (worker_id,),
         )
         sign_off(connection, worker_id, reason)
-        return _read_death(connection, worker_id)
+        return _read_crash(connection, worker_id)
 
 
-def _read_death(connection: Connection, worker_id: int) -> Death:
+def _read_crash(connection: Connection, worker_id: int) -> Crash:
     rows = connection.execute(
         """
         select
@@ -67,14 +67,14 @@ def _read_death(connection: Connection, worker_id: int) -> Death:
     (committed,) = connection.execute(
         "select exists (select 1 from pgembed.batches where worker_id = %s)", (worker_id,)
     ).fetchone() or (False,)
-    return Death(
+    return Crash(
         keys=frozenset((pipeline_id, key) for pipeline_id, keys, _ in rows for key in keys),
         known_suspects=any(suspect for _, _, suspect in rows),
         committed=bool(committed),
     )
 
 
-def machine_is_ill(previous: Death | None, latest: Death) -> bool:
+def is_machine_at_fault(previous: Crash | None, latest: Crash) -> bool:
     """Return whether two deaths in a row say that the machine, and not a record, is at fault.
 
     They do when they hit different records, none of them suspect before, and nothing was

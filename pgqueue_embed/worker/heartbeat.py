@@ -43,11 +43,11 @@ class Heartbeat:
     """A background thread with its own connection; no correctness depends on it."""
 
     def __init__(
-        self, shared: Shared, serviceable: PipelineList, identity: registry.WorkerIdentity
+        self, shared: Shared, served: PipelineList, identity: registry.WorkerIdentity
     ) -> None:
         self._shared = shared
         self._identity = identity
-        self._serviceable = serviceable
+        self._serviceable = served
         self._done = threading.Event()
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -99,7 +99,7 @@ class Heartbeat:
             self._end_if_stalled(connection)
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
-                housekeeping.sweep(connection)
+                housekeeping.clean_up(connection)
                 for pipeline in pipelines:
                     roll_up(connection, pipeline.id)
             if self._done.wait(HEARTBEAT_SECONDS):

@@ -13,7 +13,7 @@ import psycopg
 
 from pgqueue_embed.claim.embed import Device, DocumentChunker
 from pgqueue_embed.claim.lateness import READ_SHARE
-from pgqueue_embed.claim.process import Done, Session, process_claim
+from pgqueue_embed.claim.process import ClaimOutcome, Session, process_claim
 from pgqueue_embed.claim.size import (
     FIRST_CLAIM,
     ClaimSize,
@@ -75,7 +75,7 @@ class Shared:
     worker_id: int
     device: Device
     device_name: str
-    serviceable: Callable[[], list[Pipeline]]
+    served: Callable[[], list[Pipeline]]
     chunker: Callable[[Pipeline], DocumentChunker]
     other_model_waits: Callable[[bool], bool] = lambda idle: False
     stop: threading.Event = field(default_factory=threading.Event)
@@ -101,7 +101,7 @@ class Shared:
                 self.ending, self.failure = ending, failure
         self.stop.set()
 
-    def account(self, pipeline: Pipeline, done: Done, size: ClaimSize | None) -> None:
+    def account(self, pipeline: Pipeline, done: ClaimOutcome, size: ClaimSize | None) -> None:
         """Learn from a finished claim of `size` how large the next one should be.
 
         None for one that ran alone, which tells nothing of others.
@@ -120,7 +120,7 @@ class Shared:
             with self.lock:
                 self.sizes[pipeline.id] = smaller_claim(size)
 
-    def _next_size(self, size: ClaimSize, done: Done) -> ClaimSize:
+    def _next_size(self, size: ClaimSize, done: ClaimOutcome) -> ClaimSize:
         if done.rate is None or not done.batch.chunks:
             return recovered_claim(size)
         target_seconds = min(self.settings.claim_seconds, self.settings.lease_seconds / 2)
@@ -229,7 +229,7 @@ def _work(shared: Shared, session: Session) -> None:
     while not shared.stop.is_set():
         pipelines = {
             pipeline.id: pipeline
-            for pipeline in shared.serviceable()
+            for pipeline in shared.served()
             if not shared.unserved.holds(pipeline.id)
         }
         idle = idle_polls > 0
@@ -367,7 +367,7 @@ def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:
     get_logger().error("pipeline paused", pipeline=pipeline.name, reason=str(error))
 
 
-def _log_claim(pipeline: Pipeline, done: Done) -> None:
+def _log_claim(pipeline: Pipeline, done: ClaimOutcome) -> None:
     if done.rate is None:
         get_logger().warning(done.event or "", pipeline=pipeline.name)
         return

@@ -108,7 +108,7 @@ def first_waiting(connection: Connection, pipelines: Sequence[Pipeline]) -> dict
     return dict(rows.fetchall())
 
 
-class Serviceable:
+class ServedPipelines:
     """The pipelines of the loaded model, looked up anew every few seconds, and their chunkers.
 
     `unserved` are those that this process leaves to others: for its model, or for its role.

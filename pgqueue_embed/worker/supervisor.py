@@ -22,7 +22,7 @@ from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
 from pgqueue_embed.errors import MachineFault, PgembedError, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
-from pgqueue_embed.worker.crashes import Death, machine_is_ill, record_death
+from pgqueue_embed.worker.crashes import Crash, is_machine_at_fault, record_crash
 from pgqueue_embed.worker.delays import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.worker.process import Orders
 from pgqueue_embed.worker.python_process import start_python
@@ -110,7 +110,7 @@ class Supervisor:
         self._process: _Process | None = None
         self._crashes_in_a_row = 0
         self._startup_crashes = 0
-        self._last_death: Death | None = None
+        self._last_death: Crash | None = None
         self._has_worked = False
         self._failed_starts = 0
 
@@ -205,7 +205,7 @@ class Supervisor:
         self._judge_machine(death, how, was_ready=process.worker_id is not None)
         self._pause(restart_delay_seconds(self._crashes_in_a_row))
 
-    def _judge_machine(self, death: Death | None, how: str, *, was_ready: bool) -> None:
+    def _judge_machine(self, death: Crash | None, how: str, *, was_ready: bool) -> None:
         """Raise MachineFault when the deaths so far say that no record is to blame."""
         # One that was ready could claim, if only there had been something to claim.
         self._startup_crashes = 0 if was_ready else self._startup_crashes + 1
@@ -216,7 +216,7 @@ class Supervisor:
                 f"the worker process died {self._startup_crashes} times before it could claim"
                 f" anything (the last one {how}); run pgembed doctor on this machine"
             )
-        if death is not None and machine_is_ill(self._last_death, death):
+        if death is not None and is_machine_at_fault(self._last_death, death):
             raise MachineFault(
                 "the worker process died twice in a row on different records with nothing committed"
                 f" in between (the last one {how}): this machine is at fault, not the records; look"
@@ -224,13 +224,13 @@ class Supervisor:
             )
         self._last_death = death or self._last_death
 
-    def _record(self, worker_id: int, how: str) -> Death | None:
+    def _record(self, worker_id: int, how: str) -> Crash | None:
         """Write the death down, however long the database is away, unless told to stop."""
         failures = 0
         while True:
             try:
                 with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
-                    return record_death(connection, worker_id, f"crashed: {how}")
+                    return record_crash(connection, worker_id, f"crashed: {how}")
             except (PgembedError, psycopg.Error) as error:
                 if not is_away(error):
                     raise

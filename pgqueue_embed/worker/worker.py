@@ -18,7 +18,7 @@ from pgqueue_embed.log import get_logger
 from pgqueue_embed.worker import registry
 from pgqueue_embed.worker.heartbeat import Heartbeat
 from pgqueue_embed.worker.loop import Shared, run_loop
-from pgqueue_embed.worker.models import Serviceable, choose_model
+from pgqueue_embed.worker.models import ServedPipelines, choose_model
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import DRAINED, FAILED, STOPPED
 
@@ -27,7 +27,7 @@ JOIN_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class WorkerExit:
     """Why a worker process ended, and the fingerprint of the model that it worked with.
 
     `left` has the reason, by name, of each pipeline whose work a drained worker has left undone.
@@ -58,7 +58,7 @@ class Worker:
         *,
         on_start: Callable[[int], None] = lambda _: None,
         on_stall: Callable[[], None] = lambda: None,
-    ) -> Ending:
+    ) -> WorkerExit:
         """Work, and return why it ended.
 
         Calls `on_start` with the worker's id once it is known, and `on_stall` from another thread
@@ -71,38 +71,38 @@ class Worker:
             chosen = choose_model(connection, self._settings)
         cache_bytes = self._settings.cache_megabytes << 20
         with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
-            serviceable = Serviceable(self._conninfo, self._settings, chosen, device.model)
-            identity = self._identity(device, serviceable)
-            shared = self._register(device, serviceable, identity)
+            served = ServedPipelines(self._conninfo, self._settings, chosen, device.model)
+            identity = self._identity(device, served)
+            shared = self._register(device, served, identity)
             shared.on_stall = on_stall
             on_start(shared.worker_id)
             try:
-                self._run_loops(shared, serviceable, identity)
+                self._run_loops(shared, served, identity)
             finally:
                 self._sign_off(shared)
         if shared.failure is not None:
             raise shared.failure
         reason = shared.ending or STOPPED
-        left = serviceable.left_undone() if reason == DRAINED else {}
+        left = served.left_undone() if reason == DRAINED else {}
         for name, why in left.items():
             get_logger().warning("work left undone", pipeline=name, reason=why)
-        return Ending(reason=reason, model=chosen.fingerprint, left=left)
+        return WorkerExit(reason=reason, model=chosen.fingerprint, left=left)
 
     def _identity(
-        self, device: DeviceThread[EmbeddingModel], serviceable: Serviceable
+        self, device: DeviceThread[EmbeddingModel], served: ServedPipelines
     ) -> registry.WorkerIdentity:
         return registry.WorkerIdentity(
             device=device.model.device,
             precision=device.model.precision,
             model=device.model.name,
             concurrency=self._settings.concurrency,
-            pipeline_ids=[pipeline.id for pipeline in serviceable.pipelines()],
+            pipeline_ids=[pipeline.id for pipeline in served.pipelines()],
         )
 
     def _register(
         self,
         device: DeviceThread[EmbeddingModel],
-        serviceable: Serviceable,
+        served: ServedPipelines,
         identity: registry.WorkerIdentity,
     ) -> Shared:
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
@@ -122,22 +122,22 @@ class Worker:
             worker_id=worker_id,
             device=device,
             device_name=device.model.device,
-            serviceable=serviceable.pipelines,
-            chunker=serviceable.chunker,
-            other_model_waits=serviceable.other_model_waits,
-            unserved=serviceable.unserved,
+            served=served.pipelines,
+            chunker=served.chunker,
+            other_model_waits=served.other_model_waits,
+            unserved=served.unserved,
             stop=self._stop,
             abandon=self._abandon,
         )
 
     def _run_loops(
-        self, shared: Shared, serviceable: Serviceable, identity: registry.WorkerIdentity
+        self, shared: Shared, served: ServedPipelines, identity: registry.WorkerIdentity
     ) -> None:
         loops = [
             threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
             for number in range(self._settings.concurrency)
         ]
-        with Heartbeat(shared, serviceable, identity):
+        with Heartbeat(shared, served, identity):
             for loop in loops:
                 loop.start()
             while any(loop.is_alive() for loop in loops):

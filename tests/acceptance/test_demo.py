@@ -21,7 +21,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.demo import load_source
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.query_vector import QueryEncoder
@@ -49,7 +49,7 @@ class Demonstration:
 
 
 @pytest.fixture(scope="module")
-def demonstration(server: EmbeddedServer) -> Iterator[Demonstration]:
+def demonstration(server: LocalServer) -> Iterator[Demonstration]:
     with psycopg.connect(server.conninfo(), autocommit=True) as administrator:
         administrator.execute("create database demonstration")
         conninfo = database_conninfo(server, "demonstration")

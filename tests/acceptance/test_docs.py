@@ -23,14 +23,14 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.ledger.commits import ROLL_UP
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.local_server.distribution import program_folder
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline, resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.queue.housekeeping import sweep
-from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.queue.housekeeping import clean_up
+from pgqueue_embed.worker.crashes import record_crash
 from pgqueue_embed.worker.registry import WorkerIdentity, heartbeat, register, sign_off
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
@@ -390,7 +390,7 @@ def test_every_query_of_the_operations_page_runs(connection: Connection) -> None
 
 @pytest.fixture
 def embedder(
-    server: EmbeddedServer, conninfo: str, connection: Connection
+    server: LocalServer, conninfo: str, connection: Connection
 ) -> Iterator[Callable[[Pipeline], str]]:
     """A function that grants what the operations page says and gives that role's conninfo."""
     connection.execute("create role embedder login password 'embedder'")
@@ -440,9 +440,9 @@ def test_documented_grants_are_enough_to_work(
         worker_id = register(role, identity)
         alive = {"state": "working", "memory_bytes": 1, "pipeline_ids": [], "unserved": {}}
         assert heartbeat(role, worker_id, **alive)
-        record_death(role, worker_id, "crashed")
+        record_crash(role, worker_id, "crashed")
         sign_off(role, worker_id, "stopped")
-        sweep(role)
+        clean_up(role)
         role.execute(ROLL_UP, {"pipeline_id": pipeline.id})
         role.execute("select pgembed.enqueue('reports', array[1, 2, 4711])")
         pause_pipeline(role, pipeline, "paused by a person")
@@ -474,7 +474,7 @@ def test_documented_grants_let_nobody_change_the_source(
 
 
 def test_maude_files_are_loaded_as_documented(
-    server: EmbeddedServer, conninfo: str, connection: Connection, tmp_path: Path
+    server: LocalServer, conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
     columns = (
         "MDR_REPORT_KEY MDR_TEXT_KEY TEXT_TYPE_CODE PATIENT_SEQUENCE_NUMBER DATE_REPORT FOI_TEXT"

@@ -28,7 +28,7 @@ from pgqueue_embed.lifecycle import alter as altering
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.generations import successor_of
 from pgqueue_embed.queue.dead_letters import retry
@@ -55,7 +55,7 @@ class Soak:
     With `sync`, changes are captured, and nothing is enqueued after the start.
     """
 
-    server: EmbeddedServer
+    server: LocalServer
     sync: bool
     workers: list[Supervised]
     records: int

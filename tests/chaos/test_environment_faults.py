@@ -14,7 +14,7 @@ import pytest
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.local_server.account import server_account
 from pgqueue_embed.pipeline.catalog import resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -120,7 +120,7 @@ def test_worker_tries_less_and_less_often_while_every_write_fails(
         worker_id=0,
         device=FakeDevice(),
         device_name="cpu",
-        serviceable=lambda: [pipeline],
+        served=lambda: [pipeline],
         chunker=lambda _pipeline: fake_chunker(),
     )
     run_loop(shared)
@@ -199,7 +199,7 @@ def test_server_without_free_connections_is_waited_for(tmp_path: Path) -> None:
         _work_while_connections_run_out(server, tmp_path)
 
 
-def _work_while_connections_run_out(server: EmbeddedServer, folder: Path) -> None:
+def _work_while_connections_run_out(server: LocalServer, folder: Path) -> None:
     conninfo = server.conninfo()
     migrate(conninfo)
     with connect(conninfo) as connection:

@@ -51,7 +51,7 @@ def test_worker_killed_at_any_step_loses_nothing_and_doubles_nothing(
     fault = Fault(point, "kill", tmp_path / "struck")
     with light_process(conninfo, tmp_path, fault=fault, lease_seconds=30) as worker:
         assert worker.wait() == -9, worker.log()
-        worker.record_death()
+        worker.record_crash()
     before = embedded_so_far(connection)
     assert (before > 0) == (point == "after_commit")
     with open_session(conninfo, worker_id=0) as session:

@@ -19,16 +19,16 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.ledger.commits import ROLL_UP
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline, resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import read_failures, retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.status import read_status
 from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.query import search
-from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.worker.crashes import record_crash
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, unit_vector
 from tests.support.light import light_process
@@ -167,9 +167,9 @@ ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
         pause_pipeline(session, pipeline, "a test"),
         resume_pipeline(session, pipeline),
     ),
-    "sweep": lambda session, _: sweep(session),
+    "sweep": lambda session, _: clean_up(session),
     "roll up": lambda session, pipeline: session.execute(ROLL_UP, {"pipeline_id": pipeline.id}),
-    "diagnose a death": lambda session, _: record_death(session, 1, "a test"),
+    "diagnose a death": lambda session, _: record_crash(session, 1, "a test"),
     "drop": lambda session, pipeline: drop_pipeline(session, pipeline, delete_vectors=True),
 }
 
@@ -250,7 +250,7 @@ def test_names_in_a_condition_of_the_user_have_their_schema(
 
 
 @pytest.fixture(scope="module")
-def template(server: EmbeddedServer, templates: Callable[[EmbeddedServer], str]) -> str:
+def template(server: LocalServer, templates: Callable[[LocalServer], str]) -> str:
     """The migrated database with the hostile schema in it, which nobody looks into yet."""
     name = "hostile_template"
     with psycopg.connect(server.conninfo(), autocommit=True) as session:
@@ -294,7 +294,7 @@ def test_worker_role_does_the_whole_job_beside_hostile_objects_on_the_search_pat
         retry(role, pipeline)
         with open_session(worker_conninfo) as session:
             drain(session, pipeline)
-        sweep(role)
+        clean_up(role)
         role.execute(ROLL_UP, {"pipeline_id": pipeline.id})
         for forbidden in FORBIDDEN:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -11,7 +11,7 @@ import pytest
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.servers import temporary_server
@@ -25,7 +25,7 @@ RECORDS = 1500
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedServer]:
+def own_server() -> Iterator[LocalServer]:
     """A server that a test may stop; its database is migrated."""
     with temporary_server() as server:
         migrate(server.conninfo())
@@ -67,7 +67,7 @@ def wait_for_progress(conninfo: str, beyond: int) -> int:
         return embedded(observer)
 
 
-def stop_server(server: EmbeddedServer, number: signal.Signals) -> None:
+def stop_server(server: LocalServer, number: signal.Signals) -> None:
     """Shut a server down as pg_ctl does: SIGINT is fast, SIGQUIT immediate (as a crash)."""
     pid_file = server.data_folder / "postmaster.pid"
     os.kill(int(pid_file.read_text().splitlines()[0]), number)
@@ -76,7 +76,7 @@ def stop_server(server: EmbeddedServer, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
 def test_workers_outlive_a_stop_of_the_server_and_finish(
-    own_server: EmbeddedServer, tmp_path: Path, how: signal.Signals
+    own_server: LocalServer, tmp_path: Path, how: signal.Signals
 ) -> None:
     conninfo = own_server.conninfo()
     with connect(conninfo) as connection:

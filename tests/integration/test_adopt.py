@@ -20,7 +20,6 @@ from pgqueue_embed.adopt import (
     scan,
     slices,
     survey,
-    take_over,
 )
 from pgqueue_embed.adopt.judge import Judge
 from pgqueue_embed.cli.search import show_hits
@@ -230,7 +229,7 @@ def test_two_that_adopt_at_once_count_every_record_once(
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
     candidate = candidate_of(connection, source)
-    pipeline = take_over(connection, candidate, ())
+    pipeline = attach(connection, candidate, ())
 
     def go_through() -> Counts:
         with connect(conninfo) as own:
@@ -635,7 +634,7 @@ def test_search_shows_what_is_not_adopted_yet_without_its_place(
 ) -> None:
     source = make_source(connection, texts(2))
     make_vectors(connection, own_rows(texts(2)))
-    pipeline = take_over(connection, candidate_of(connection, source), ())
+    pipeline = attach(connection, candidate_of(connection, source), ())
     hits = search(connection, pipeline, unit_vector(texts(2)[0]), limit=1, threshold=-1.0)
     assert [(hit.start_char, hit.chunk_index) for hit in hits] == [(None, None)]
     show_hits(hits)

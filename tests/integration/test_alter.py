@@ -20,7 +20,7 @@ from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.lifecycle.cleanup import finish
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.lifecycle.replace_table import TableTakeover
+from pgqueue_embed.lifecycle.replace_table import TableReplacement
 from pgqueue_embed.lifecycle.switch import NotComplete, switch
 from pgqueue_embed.pipeline.catalog import (
     is_current,
@@ -32,7 +32,7 @@ from pgqueue_embed.pipeline.catalog import (
 from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.vector_search.query import search
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
@@ -472,7 +472,7 @@ def test_claim_of_the_old_generation_writes_nothing_after_the_switch(
     with pytest.raises(LeaseLost, match="replaced or dropped"):
         work_once(session, reports, FakeDevice(during=queue_and_switch))
     # Its item is there still; any worker's housekeeping gives it to the new generation.
-    sweep(connection)
+    clean_up(connection)
     switched = load_pipeline(connection, "reports")
     embed(session, switched)
     finish(connection, switched)
@@ -531,7 +531,7 @@ def test_claim_in_hand_of_the_old_generation_is_waited_for(
 @pytest.mark.on_both_servers
 @pytest.mark.parametrize(
     ("place", "step"),
-    [(switching, "_lock"), (TableTakeover, "exchange"), (switching, "_exchange_rows")],
+    [(switching, "_lock"), (TableReplacement, "exchange"), (switching, "_exchange_rows")],
     ids=["lock", "exchange", "rows"],
 )
 def test_crash_in_the_middle_of_a_switch_changes_nothing(

@@ -17,7 +17,7 @@ from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, Usa
 from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.lifecycle.replace_column import ColumnTakeover
+from pgqueue_embed.lifecycle.replace_column import ColumnReplacement
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
 from pgqueue_embed.pipeline.catalog import is_current, load_pipeline, load_pipelines
@@ -301,17 +301,17 @@ class TestBusy:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         embed(session, begin(connection, reports))
-        before, usual = shape(connection), ColumnTakeover.exchange
+        before, usual = shape(connection), ColumnReplacement.exchange
 
-        def crash(takeover: ColumnTakeover, own: Connection) -> None:
-            usual(takeover, own)
+        def crash(replacement: ColumnReplacement, own: Connection) -> None:
+            usual(replacement, own)
             terminate(connection, own.info.backend_pid)
 
-        monkeypatch.setattr(ColumnTakeover, "exchange", crash)
+        monkeypatch.setattr(ColumnReplacement, "exchange", crash)
         with connect(conninfo) as own, pytest.raises(psycopg.OperationalError):
             switch(own, reports)
         assert shape(connection) == before
-        monkeypatch.setattr(ColumnTakeover, "exchange", usual)
+        monkeypatch.setattr(ColumnReplacement, "exchange", usual)
         assert_column_converged_in(connection, switch(connection, reports))
 
     def test_reader_sees_old_vectors_or_new_ones_while_workers_are_busy(

@@ -16,7 +16,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.queue.dead_letters import retry
-from pgqueue_embed.queue.deleted import enqueue_gone
+from pgqueue_embed.queue.deleted import enqueue_deleted
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker.settings import WorkerSettings
 from tests.support.commands import Ran, pgembed
@@ -154,7 +154,7 @@ def test_long_keys_are_embedded_retried_queued_once_and_forgotten(
         assert_converged(connection, "reports")
         assert enqueue(connection, pipeline, Selection()) == 0
         connection.execute("delete from public.reports where slug <> 'short'")
-        assert enqueue_gone(connection, pipeline, slice_records=1) == len(long_keys()) - 1
+        assert enqueue_deleted(connection, pipeline, slice_records=1) == len(long_keys()) - 1
         drain(session, pipeline)
     assert_converged(connection, "reports")
     assert connection.execute("select count(*) from pgembed.records").fetchone() == (1,)

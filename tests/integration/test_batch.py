@@ -17,13 +17,13 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, ModelError, PipelineFault, RecordFault
 from pgqueue_embed.ledger.records import lock_records
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.claims import add_items
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.worker.crashes import record_crash
 from tests.support.conditions import (
     is_blocked,
     terminate,
@@ -43,7 +43,7 @@ KILLER = "KILLER"
 
 
 @pytest.fixture
-def isolation(server: EmbeddedServer, connection: Connection) -> str:
+def isolation(server: LocalServer, connection: Connection) -> str:
     """The default isolation of sessions opened from now on, the odd one on the older server."""
     isolation = "read committed" if server.major_version == 18 else "repeatable read"
     name = connection.info.dbname
@@ -1084,7 +1084,7 @@ def crashes(
     except Crash:
         session.side.execute("rollback")
         assert count(connection, "pgembed.attempts") > 0
-        record_death(connection, session.worker_id, "killed")
+        record_crash(connection, session.worker_id, "killed")
         return True
     return False
 

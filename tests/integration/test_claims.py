@@ -26,7 +26,7 @@ from pgqueue_embed.queue.claims import (
     log_attempts,
     renew,
 )
-from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.queue.housekeeping import clean_up
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
@@ -401,9 +401,9 @@ def test_sweep_deletes_old_orphans_and_nothing_else(
             " (%(waiting)s, 14, '9223372036854775807', null)",
             {"waiting": waiting},
         )
-        assert sweep(connection) == 0
+        assert clean_up(connection) == 0
         connection.execute("update pgembed.attempts set started_at = now() - interval '2 hours'")
-        assert sweep(connection) == 3
+        assert clean_up(connection) == 3
         rows = connection.execute("select worker_id from pgembed.attempts order by 1").fetchall()
         assert rows == [(1,), (11,)]
 

@@ -20,8 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pgqueue_embed.cli.db import app
-from pgqueue_embed.errors import EmbeddedServerError
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.errors import LocalServerError
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.local_server.ports import HOST
 from tests.servers import FAST_SETTINGS, make_server_folder, temporary_server
 
@@ -41,25 +41,25 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def shared_server() -> Iterator[EmbeddedServer]:
+def shared_server() -> Iterator[LocalServer]:
     with temporary_server() as server:
         yield server
 
 
 @pytest.fixture
-def server(shared_server: EmbeddedServer) -> EmbeddedServer:
+def server(shared_server: LocalServer) -> LocalServer:
     """A running server; tests may stop and kill it, since the next one starts it again."""
     shared_server.start()
     return shared_server
 
 
-def fast_server(folder: Path, major_version: int = 18) -> EmbeddedServer:
-    return EmbeddedServer(
+def fast_server(folder: Path, major_version: int = 18) -> LocalServer:
+    return LocalServer(
         folder / "postgresql", major_version=major_version, extra_settings=FAST_SETTINGS
     )
 
 
-def run_sql(server: EmbeddedServer, sql: str) -> list[tuple[object, ...]]:
+def run_sql(server: LocalServer, sql: str) -> list[tuple[object, ...]]:
     with psycopg.connect(server.conninfo(), autocommit=True) as connection:
         cursor = connection.execute(sql)
         return cursor.fetchall() if cursor.description else []
@@ -72,7 +72,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def running_pid(server: EmbeddedServer) -> int:
+def running_pid(server: LocalServer) -> int:
     pid = server.status().pid
     assert pid is not None
     return pid
@@ -97,8 +97,8 @@ def test_data_and_vectors_survive_a_stop_and_a_start(folder: Path, major_version
 def test_processes_that_start_at_once_get_one_server_that_outlives_them(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.servers import FAST_SETTINGS; "
-        "from pgqueue_embed.local_server import EmbeddedServer; "
-        "s = EmbeddedServer(Path(sys.argv[1]), extra_settings=FAST_SETTINGS); "
+        "from pgqueue_embed.local_server import LocalServer; "
+        "s = LocalServer(Path(sys.argv[1]), extra_settings=FAST_SETTINGS); "
         "s.start(); sys.stdout.write(str(s.status().pid))"
     )
     command = [sys.executable, "-c", code, str(folder / "postgresql")]
@@ -111,7 +111,7 @@ def test_processes_that_start_at_once_get_one_server_that_outlives_them(folder: 
     assert printed == {str(running_pid(fast_server(folder))).encode()}
 
 
-def test_another_port_is_picked_when_the_remembered_one_is_taken(server: EmbeddedServer) -> None:
+def test_another_port_is_picked_when_the_remembered_one_is_taken(server: LocalServer) -> None:
     first = server.status().port
     server.stop()
     server.start()
@@ -124,7 +124,7 @@ def test_another_port_is_picked_when_the_remembered_one_is_taken(server: Embedde
 
 
 def test_killed_server_with_a_busy_orphan_starts_again_and_keeps_commits(
-    server: EmbeddedServer,
+    server: LocalServer,
 ) -> None:
     run_sql(server, "create table kept as select 1 as a")
     with psycopg.connect(server.conninfo(), autocommit=True) as orphaned:
@@ -144,7 +144,7 @@ def test_killed_server_with_a_busy_orphan_starts_again_and_keeps_commits(
     assert run_sql(server, "select a from kept") == [(1,)]
 
 
-def test_start_waits_for_a_server_that_another_one_is_bringing_up(server: EmbeddedServer) -> None:
+def test_start_waits_for_a_server_that_another_one_is_bringing_up(server: LocalServer) -> None:
     process = psutil.Process(running_pid(server))
     process.suspend()
     try:
@@ -156,7 +156,7 @@ def test_start_waits_for_a_server_that_another_one_is_bringing_up(server: Embedd
     assert running_pid(server) == process.pid
 
 
-def test_empty_pid_file_does_not_keep_the_server_down(server: EmbeddedServer) -> None:
+def test_empty_pid_file_does_not_keep_the_server_down(server: LocalServer) -> None:
     server.stop()
     pid_file = server.data_folder / "postmaster.pid"
     pid_file.touch()
@@ -165,7 +165,7 @@ def test_empty_pid_file_does_not_keep_the_server_down(server: EmbeddedServer) ->
     assert server.status().running
 
 
-def test_process_that_got_the_servers_old_id_is_never_signalled(server: EmbeddedServer) -> None:
+def test_process_that_got_the_servers_old_id_is_never_signalled(server: LocalServer) -> None:
     pid_file = server.data_folder / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
     server.stop()
@@ -190,9 +190,7 @@ def identity_of(path: Path) -> dict[str, int]:
 def test_folder_of_another_major_version_is_refused_and_left_alone(folder: Path) -> None:
     fast_server(folder, 16).start()
     fast_server(folder, 16).stop()
-    with pytest.raises(
-        EmbeddedServerError, match="made by PostgreSQL 16 and this is PostgreSQL 18"
-    ):
+    with pytest.raises(LocalServerError, match="made by PostgreSQL 16 and this is PostgreSQL 18"):
         fast_server(folder, 18).start()
     assert fast_server(folder, 16).status().version == "16"
 
@@ -202,13 +200,13 @@ def test_folder_with_other_things_in_it_is_refused_and_never_deleted(folder: Pat
     photo.parent.mkdir()
     photo.touch()
     for method in (fast_server(folder).start, fast_server(folder).destroy):
-        with pytest.raises(EmbeddedServerError, match="holds no PostgreSQL data"):
+        with pytest.raises(LocalServerError, match="holds no PostgreSQL data"):
             method()
     assert photo.exists()
 
 
 def test_copy_of_a_running_servers_folder_is_a_server_of_its_own(
-    server: EmbeddedServer, folder: Path
+    server: LocalServer, folder: Path
 ) -> None:
     run_sql(server, "checkpoint")
     shutil.copytree(server.data_folder, folder / "postgresql")
@@ -231,7 +229,7 @@ def test_interrupted_first_start_leaves_nothing_in_the_way(folder: Path) -> None
     assert not leftover.parent.exists()
 
 
-def test_password_is_in_no_place_but_its_private_file(server: EmbeddedServer) -> None:
+def test_password_is_in_no_place_but_its_private_file(server: LocalServer) -> None:
     password = psycopg.conninfo.conninfo_to_dict(server.conninfo())["password"]
     assert password in server.url(mask_password=False)
     shown = [server.url(), repr(server), str(server), repr(server.status())]
@@ -246,7 +244,7 @@ def test_password_is_in_no_place_but_its_private_file(server: EmbeddedServer) ->
     assert server.data_folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_nobody_gets_in_without_the_password(server: EmbeddedServer) -> None:
+def test_nobody_gets_in_without_the_password(server: LocalServer) -> None:
     assert run_sql(server, "show listen_addresses") == [(HOST,)]
     conninfo = psycopg.conninfo.make_conninfo(server.conninfo(), password="wrong")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -260,7 +258,7 @@ def test_lost_password_is_an_error_at_once_and_is_not_printed(folder: Path) -> N
     server.start()
     password_file = server.data_folder / "pgembed.password"
     password_file.write_text("not-the-password")
-    with pytest.raises(EmbeddedServerError, match="refuses the password") as caught:
+    with pytest.raises(LocalServerError, match="refuses the password") as caught:
         server.start()
     assert "not-the-password" not in str(caught.value)
 
@@ -277,8 +275,8 @@ def test_settings_of_the_caller_do_not_reach_the_server(
 
 def test_failed_start_is_one_line_with_the_servers_reason(folder: Path) -> None:
     settings = {**FAST_SETTINGS, "shared_preload_libraries": "no_such_library"}
-    server = EmbeddedServer(folder / "postgresql", extra_settings=settings)
-    with pytest.raises(EmbeddedServerError) as caught:
+    server = LocalServer(folder / "postgresql", extra_settings=settings)
+    with pytest.raises(LocalServerError) as caught:
         server.start()
     text = str(caught.value)
     assert "no_such_library" in text
@@ -309,7 +307,7 @@ def test_commands_start_show_and_stop_the_server(
 
 
 @as_root
-def test_roots_server_runs_as_an_unprivileged_user(server: EmbeddedServer) -> None:
+def test_roots_server_runs_as_an_unprivileged_user(server: LocalServer) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
     assert psutil.Process(running_pid(server)).uids().real == nobody
     assert server.data_folder.stat().st_uid == nobody
@@ -318,7 +316,7 @@ def test_roots_server_runs_as_an_unprivileged_user(server: EmbeddedServer) -> No
 @as_root
 def test_folder_that_the_servers_user_cannot_reach_is_a_clear_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    with pytest.raises(EmbeddedServerError, match="user nobody, who runs it instead, cannot reach"):
+    with pytest.raises(LocalServerError, match="user nobody, who runs it instead, cannot reach"):
         fast_server(tmp_path).start()
     assert list(tmp_path.iterdir()) == []
 
@@ -347,7 +345,7 @@ def test_plain_user_runs_a_server_of_his_own(folder: Path) -> None:
     code = """
 import os, sys, psutil, psycopg
 from pathlib import Path
-from pgqueue_embed.local_server import EmbeddedServer
+from pgqueue_embed.local_server import LocalServer
 from tests.servers import FAST_SETTINGS
 try:
     psycopg.connect("host=127.0.0.1 port=1 password=x")
@@ -355,7 +353,7 @@ except psycopg.OperationalError:
     psutil.Process().cmdline()
 sys.path.insert(0, sys.argv[1])
 os.setgroups([]); os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[3]))
-server = EmbeddedServer(Path(sys.argv[2]) / "deeper" / "data", extra_settings=FAST_SETTINGS)
+server = LocalServer(Path(sys.argv[2]) / "deeper" / "data", extra_settings=FAST_SETTINGS)
 server.start(); server.start()
 with psycopg.connect(server.conninfo()) as connection:
     connection.execute("create extension vector")

@@ -145,7 +145,7 @@ def working(conninfo: str, pipelines: list[Pipeline], **settings: object) -> Ite
         worker_id=1,
         device=FakeDevice(),
         device_name="cpu",
-        serviceable=lambda: pipelines,
+        served=lambda: pipelines,
         chunker=lambda _pipeline: fake_chunker(),
     )
     thread = threading.Thread(target=run_loop, args=(shared,), daemon=True)
@@ -380,12 +380,12 @@ SECOND = Table(schema="public", name="second")
 
 
 def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
-    from pgqueue_embed.queue.deleted import enqueue_gone
+    from pgqueue_embed.queue.deleted import enqueue_deleted
 
     return {
         "enqueue": lambda each: enqueue(each, pipeline, Selection(everything=True)),
         "enqueue of some": lambda each: enqueue(each, pipeline, Selection(where="id < 5")),
-        "gone": lambda each: enqueue_gone(each, pipeline, slice_records=100),
+        "gone": lambda each: enqueue_deleted(each, pipeline, slice_records=100),
         "create": lambda each: make_pipeline(each, name="second", target=SECOND),
     }
 

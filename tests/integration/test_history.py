@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.ledger.commits import Batch, record_batch, roll_up
+from pgqueue_embed.ledger.commits import Commit, record_commit, roll_up
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
 
@@ -38,8 +38,8 @@ def rows_of(connection: Connection, pipeline_id: int = 1) -> int:
 
 
 def test_batch_is_recorded_with_every_field(connection: Connection) -> None:
-    fields = {name: number for number, name in enumerate(vars(Batch()), start=1)}
-    record_batch(connection, 1, 7, Batch(**fields))
+    fields = {name: number for number, name in enumerate(vars(Commit()), start=1)}
+    record_commit(connection, 1, 7, Commit(**fields))
     columns = ", ".join(fields)
     row = connection.execute(f"select worker_id, {columns} from pgembed.batches").fetchone()
     assert row == (7, *fields.values())

@@ -26,13 +26,13 @@ from pgqueue_embed.pipeline.catalog import (
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.document import Document, Recipe
 from pgqueue_embed.pipeline.key import Key
-from pgqueue_embed.pipeline.row import Records
+from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.claims import claimable_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.queue.housekeeping import sweep
+from pgqueue_embed.queue.housekeeping import clean_up
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice
@@ -41,7 +41,7 @@ from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.working import drain, open_session, work_once
 
 TARGET = Table(schema="public", name="reports_chunks")
-RECORDS = Records(
+RECORDS = SourceShape(
     key=Key((Column(name="id", type="bigint"),)),
     document=Document(
         recipe=Recipe(text_fields=("body",)), columns=(Column(name="body", type="text"),)
@@ -306,7 +306,7 @@ def test_housekeeping_removes_what_is_of_no_pipeline(connection: Connection) -> 
             "insert into pgembed.records (pipeline_id, key) values (%s, '1')", (gone,)
         )
         connection.execute("insert into pgembed.batches (pipeline_id) values (%s)", (gone,))
-    sweep(connection)
+    clean_up(connection)
     assert [traces(connection, each) for each in (-5, kept.id + 7)] == [{}, {}]
     assert traces(connection, kept.id) == before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgqueue_embed.claim.size import ClaimSize
-from pgqueue_embed.claim.suspects import set_apart
+from pgqueue_embed.claim.suspects import isolate
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
@@ -150,7 +150,7 @@ def test_suspects_of_a_single_record_are_set_apart_as_few_items(
             log_attempts(session.side, _claim(session.connection, pipeline), 1)
         connection.execute("update pgembed.attempts set died_at = now()")
         with session.connection.transaction():
-            set_apart(session.connection, _claim(session.connection, pipeline))
+            isolate(session.connection, _claim(session.connection, pipeline))
         rows = "select records, alone, deaths from pgembed.work order by id"
         assert connection.execute(rows).fetchall() == [
             (256, True, 1),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from tokenizers import Tokenizer
 
-from pgqueue_embed.adopt import adopt_records, ensure_key_index, take_over
+from pgqueue_embed.adopt import adopt_records, attach, ensure_key_index
 from pgqueue_embed.adopt.candidate import Candidate, check_tables
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.db.names import Table
@@ -100,6 +100,6 @@ def adopt(
 ) -> tuple[Pipeline, Counts]:
     """Adopt `VECTORS` without a comparison."""
     candidate = candidate_of(connection, source, **fields)
-    pipeline = take_over(connection, candidate, doubtful)
+    pipeline = attach(connection, candidate, doubtful)
     ensure_key_index(connection, pipeline)
     return pipeline, adopt_records(connection, pipeline, candidate.judge(), on_slice=on_slice)

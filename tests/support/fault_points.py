@@ -38,7 +38,7 @@ AFTER: dict[str, tuple[ModuleType | type, str]] = {
     "after_delete": (ChunkTable, "clear"),
     "after_insert": (ChunkTable, "insert"),
     "after_ledger": (records, "settle"),
-    "before_commit": (process, "record_batch"),
+    "before_commit": (process, "record_commit"),
     "after_commit": (process, "_rate"),
 }
 

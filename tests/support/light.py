@@ -18,7 +18,7 @@ from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.worker import supervisor
-from pgqueue_embed.worker.crashes import record_death
+from pgqueue_embed.worker.crashes import record_crash
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.supervisor import Supervisor
 from tests.support import light_worker
@@ -94,13 +94,13 @@ class LightProcess:
         """Let a frozen process go on."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def record_death(self) -> None:
+    def record_crash(self) -> None:
         """Do what a supervisor does when its worker process has crashed."""
         with connect(self.conninfo) as connection:
             (worker_id,) = connection.execute(
                 "select id from pgembed.workers where pid = %s", (self.pid,)
             ).fetchone() or (0,)
-            record_death(connection, worker_id, "crashed")
+            record_crash(connection, worker_id, "crashed")
 
 
 def _run(conninfo: str, settings: WorkerSettings, log_file: str, variables: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pgqueue_embed.claim.embed import Device, DocumentChunker
-from pgqueue_embed.claim.process import Done, Session, process_claim
+from pgqueue_embed.claim.process import ClaimOutcome, Session, process_claim
 from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.db.vectors import VectorCodec
@@ -55,7 +55,7 @@ def work_once(
     size: ClaimSize = SIZE,
     alone: bool = False,
     chunker: DocumentChunker | None = None,
-) -> Done | None:
+) -> ClaimOutcome | None:
     """Process one claim with a fake device and a small chunker."""
     return process_claim(
         session,
@@ -74,9 +74,9 @@ def drain(
     *,
     size: ClaimSize = SIZE,
     chunker: DocumentChunker | None = None,
-) -> list[Done]:
+) -> list[ClaimOutcome]:
     """Process claims until nothing of the pipeline is pending, items set apart included."""
-    done: list[Done] = []
+    done: list[ClaimOutcome] = []
 
     def is_finished() -> bool:
         for alone in (False, True):

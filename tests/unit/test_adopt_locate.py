@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqueue_embed.adopt.locate import Place, locate
+from pgqueue_embed.adopt.locate import Span, locate
 
 
 def slices(document: str, texts: list[str]) -> list[str] | None:
@@ -60,8 +60,8 @@ def test_texts_that_leave_something_out_or_are_of_another_document_are_not(
 
 def test_place_tells_which_text_it_is_of() -> None:
     assert locate("One. Two.", ["Two.", "One."]) == [
-        Place(row=1, start=0, end=4),
-        Place(row=0, start=5, end=9),
+        Span(row=1, start=0, end=4),
+        Span(row=0, start=5, end=9),
     ]
 
 

@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue_embed import local_server
 from pgqueue_embed.configuration import ConfigurationError
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
-from pgqueue_embed.db.dsn import describe, normalise
+from pgqueue_embed.db.dsn import describe_dsn, normalise
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
@@ -192,13 +192,13 @@ def test_escaped_password_is_understood() -> None:
     ],
 )
 def test_description_shows_where_and_no_password(conninfo: str, shown: str) -> None:
-    assert describe(conninfo) == shown
+    assert describe_dsn(conninfo) == shown
 
 
 def test_description_knows_libpq_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "env-host")
     monkeypatch.setenv("PGDATABASE", "env-db")
-    assert describe("user=me") == "me@env-host:5432/env-db"
+    assert describe_dsn("user=me") == "me@env-host:5432/env-db"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pgqueue_embed.worker.crashes import Death, machine_is_ill
+from pgqueue_embed.worker.crashes import Crash, is_machine_at_fault
 
 
-def death(*keys: str, known_suspects: bool = False, committed: bool = False) -> Death:
+def death(*keys: str, known_suspects: bool = False, committed: bool = False) -> Crash:
     held = frozenset((1, key) for key in keys)
-    return Death(keys=held, known_suspects=known_suspects, committed=committed)
+    return Crash(keys=held, known_suspects=known_suspects, committed=committed)
 
 
 def test_machine_is_ill_after_two_deaths_on_different_records_with_nothing_committed() -> None:
-    assert machine_is_ill(death("1", "2"), death("3"))
+    assert is_machine_at_fault(death("1", "2"), death("3"))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,6 @@ def test_machine_is_ill_after_two_deaths_on_different_records_with_nothing_commi
     ids=["first", "same record", "committed", "suspects", "held nothing", "holds nothing"],
 )
 def test_any_other_death_may_be_the_fault_of_a_record(
-    previous: Death | None, latest: Death
+    previous: Crash | None, latest: Crash
 ) -> None:
-    assert not machine_is_ill(previous, latest)
+    assert not is_machine_at_fault(previous, latest)

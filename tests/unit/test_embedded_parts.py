@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.errors import EmbeddedServerError
-from pgqueue_embed.local_server import EmbeddedServer, config, default_server, distribution
+from pgqueue_embed.errors import LocalServerError
+from pgqueue_embed.local_server import LocalServer, config, default_server, distribution
 from pgqueue_embed.local_server.account import Account
 from pgqueue_embed.local_server.config import config_text, configured_port
 from pgqueue_embed.local_server.folders import write_private_file
@@ -115,7 +115,7 @@ def test_a_lock_held_too_long_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "server.lock"
     with (
         exclusive_lock(path, wait_seconds=1),
-        pytest.raises(EmbeddedServerError, match=r"server\.lock"),
+        pytest.raises(LocalServerError, match=r"server\.lock"),
         exclusive_lock(path, wait_seconds=0.1),
     ):
         pass
@@ -130,7 +130,7 @@ def test_a_closed_folder_above_stops_another_user(tmp_path: Path) -> None:
 
 def test_missing_wheel_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(distribution, "PACKAGE", "no_such_package_anywhere")
-    with pytest.raises(EmbeddedServerError) as caught:
+    with pytest.raises(LocalServerError) as caught:
         distribution.program_folder(18, None, tmp_path)
     assert str(caught.value) == (
         "no database was named and the embedded server is not installed; give --dsn or set "
@@ -139,7 +139,7 @@ def test_missing_wheel_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_unknown_major_version_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmbeddedServerError, match="choose one of 16, 18"):
+    with pytest.raises(LocalServerError, match="choose one of 16, 18"):
         distribution.program_folder(17, None, tmp_path)
 
 
@@ -160,12 +160,12 @@ def test_root_gets_a_home_that_nobody_can_reach(
 
 
 def test_a_server_that_was_never_started_is_reported_and_not_made(tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / "absent" / "data")
+    server = LocalServer(tmp_path / "absent" / "data")
     assert server.stop() is False
     server.destroy()
     found = server.status()
     assert (found.running, found.version, found.port, found.size_bytes) == (False, None, None, 0)
-    with pytest.raises(EmbeddedServerError, match="pgembed db start"):
+    with pytest.raises(LocalServerError, match="pgembed db start"):
         server.conninfo()
     assert not (tmp_path / "absent").exists()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import pgqueue_embed
 from pgqueue_embed.adopt import locate
 from pgqueue_embed.chunking import encoding
-from pgqueue_embed.claim.embed import describe
+from pgqueue_embed.claim.embed import describe_error
 from pgqueue_embed.configuration import database, keys
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import split_columns
@@ -75,7 +75,7 @@ def test_what_is_long_is_cut_and_says_how_long_it_is() -> None:
     assert capped("abc", 3) == "abc"
     assert capped("abcd", 3) == "abc… (4 characters)"
     assert len(first_line(ValueError("x" * 10**6))) < MOST_CHARACTERS + 100
-    assert len(describe(ValueError("x" * 10**6))) < MOST_CHARACTERS + 100
+    assert len(describe_error(ValueError("x" * 10**6))) < MOST_CHARACTERS + 100
     assert len(mask("x" * 10**6)) < 30_000
 
 
@@ -109,7 +109,7 @@ def _refused(call: Callable[[str], object]) -> Callable[[str], None]:
 READERS: dict[str, Callable[[str], object]] = {
     "log.mask": mask,
     "connect.first_line": lambda text: first_line(ValueError(text)),
-    "embed.describe": lambda text: describe(ValueError(text)),
+    "embed.describe": lambda text: describe_error(ValueError(text)),
     "foreign_text.printable": printable,
     "foreign_text.printable_lines": printable_lines,
     "foreign_text.escaped": escaped,

@@ -15,7 +15,7 @@ MAX_ATTEMPTS = 3
 
 
 def finding(found: Found, **fields: object) -> Finding:
-    hash_ = None if found is Found.GONE else READ
+    hash_ = None if found is Found.DELETED else READ
     return Finding(**{"key": "1", "found": found, "document_hash": hash_, **fields})  # type: ignore[arg-type]
 
 
@@ -77,7 +77,7 @@ def test_record_that_changed_since_it_was_read_is_queued_again(
 
 @pytest.mark.parametrize("state", [*UNSETTLED.values(), *SETTLED.values()], ids=str)
 def test_record_that_came_back_is_queued_again(state: Current) -> None:
-    assert verdict(finding(Found.GONE), state) is Verdict.REQUEUE
+    assert verdict(finding(Found.DELETED), state) is Verdict.REQUEUE
 
 
 @pytest.mark.parametrize("found", [Found.UNCHANGED, Found.EMPTY, Found.EMBEDDED, Found.FAILED])
