@@ -169,7 +169,7 @@ comment on column pgembed.work.known is 'The records have a ledger state already
 comment on column pgembed.work.embed_again is 'Embed the records even if nothing about them changed.';
 comment on column pgembed.work.retrying is 'The one record of this item failed before.';
 comment on column pgembed.work.allow_deletes is
-    'Whoever queued this says that what the source does not have has been deleted: its vectors go. Without that, a row that is not there is no evidence, and its vectors stay until somebody says so.';
+    'Whoever queued this says that what the source does not have has been deleted: its vectors go. Without that, a row that is not there is no evidence, and its vectors stay until that is said.';
 comment on column pgembed.work.alone is
     'A worker process died while it held this item: no other claim may run beside it in one process.';
 comment on column pgembed.work.deaths is 'Worker processes that died while they held this item or the one it was split from.';

@@ -4,8 +4,8 @@
 --
 -- They run with the rights of their caller, all but the enqueue of a list of texts: that one checks
 -- what it is given, may be granted to a role that has no right on any table of this schema, and is
--- granted to nobody. It therefore uses no SQL that is made at run time and no type, cast or
--- function that somebody else can have made.
+-- granted to no role. It therefore uses no SQL that is made at run time and no type, cast or
+-- function that another role can have made.
 --
 -- Rows that a policy hides would pass for such as are not there: with row_security off, PostgreSQL
 -- raises an error instead.

@@ -1,6 +1,6 @@
 """Logging: one event per change of state, lower case, with its values as fields.
 
-A process of ours writes lines as `configure` was told. In somebody else's process, where nobody
+A process of ours writes lines as `configure` was told. In another program's process, where nothing
 calls it, events go to the logger "pgqueue_embed" of the standard library, and structlog's own
 settings, which are theirs, are neither used nor changed.
 """

@@ -1,4 +1,4 @@
-"""Where Python looks for modules: never in the working folder, unless PYTHONPATH names it.
+"""Keeps the working folder off the module search path, unless PYTHONPATH names it.
 
 `python -m` and `python -c` look there before everywhere else, and so does an empty element of
 PYTHONPATH, which ``PYTHONPATH=$PYTHONPATH:/opt/lib`` leaves. Whoever could put a `psutil.py` to

@@ -1,4 +1,4 @@
-"""What `pgembed status` tells: the progress view, the workers and what a person may do next."""
+"""The data of `pgembed status`: progress, workers and the next steps for a person."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from pgqueue_embed.queue.adoptions import begin_adoption
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.target import ChunkRows, target_of
 
-# No record has so many chunks: a row with this index is in nobody's way.
+# No record has so many chunks: a row with this index is in no record's way.
 REHEARSAL_INDEX = 2**31 - 1
 
 
@@ -41,7 +41,7 @@ def attach(connection: Connection, candidate: Candidate, doubtful: Sequence[str]
         )
     except psycopg.errors.UniqueViolation:
         raise UsageError(
-            f"pipeline '{candidate.spec.name}' or one with target {table} was made by somebody else"
+            f"pipeline '{candidate.spec.name}' or one with target {table} was made elsewhere"
             " just now"
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:

@@ -1,4 +1,4 @@
-"""What an adoption would find, without changing anything."""
+"""The dry run of an adoption: its findings counted, nothing changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record's stored chunks are worth: whether they stand for its text as it is now."""
+"""Assesses a record's stored chunks: do they stand for its text as it is now?"""
 
 from __future__ import annotations
 

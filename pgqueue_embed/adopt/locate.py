@@ -1,4 +1,4 @@
-"""Where in a document the texts of stored chunks stand, verbatim or as a tokenizer spells them.
+"""Finds the texts of stored chunks in their document, verbatim or as a tokenizer spells them.
 
 Tokenizers that decode their tokens give lower case, no accents, and spaces around punctuation. So
 both sides are compared squeezed: small letters without accents and without white space.

@@ -94,7 +94,7 @@ def _settle_slice(
 ) -> Counts | None:
     """Write what was judged, compared with what is current under the mutex of each record.
 
-    None if somebody else has done the slice.
+    None if another session has done the slice.
     """
     connection.execute(OPENING)
     if not take_turn(connection, pipeline, adoption):
@@ -249,7 +249,7 @@ def _walk_table(
         keys = table_keys(connection, pipeline, adoption.last_key, KEYS_PER_SLICE)
         gone = [key for key, is_gone in keys if is_gone]
         counts = Counts(gone=len(gone))
-        # Else their chunks stay, until somebody says so: pgembed enqueue asks.
+        # Else their chunks stay until `pgembed enqueue` is told otherwise: it asks.
         so_far = adoption.counts + counts
         allowed = not is_doubtful(so_far.gone, so_far.records)
         add_items(connection, pipeline.id, gone, allow_deletes=allowed)

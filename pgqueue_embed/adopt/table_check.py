@@ -1,4 +1,4 @@
-"""What a table of vectors must be to be adopted, and what it lacks of a target table."""
+"""Checks that a table of vectors can be adopted, and lists the columns and indexes it lacks."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _check_keys_are_there(
     )
     if connection.execute(query).fetchone() == (True,):
         raise UsageError(
-            f"rows of {spec.target} have no {' or '.join(nullable)}, so that nobody can tell of"
+            f"rows of {spec.target} have no {' or '.join(nullable)}, so that it is unknown of"
             f" which record they are; delete them: {condition.as_string(connection)}"
         )
 

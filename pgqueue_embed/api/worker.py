@@ -1,4 +1,4 @@
-"""A worker in somebody's own process: started, stopped and waited for as they please."""
+"""A worker inside a Python program's own process: start, stop, wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to cut: pure policy over one byte per token, numbers in and numbers out.
+"""Chooses the cuts: pure policy over one byte per token, numbers in and numbers out.
 
 Byte ``i`` of ``classes`` rates the cut in front of token ``i``. The best class wins, and within
 a class the latest cut. So that chunks do not become tiny, a class counts only in the later part

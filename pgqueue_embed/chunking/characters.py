@@ -1,4 +1,4 @@
-"""What the characters around a position say about cutting there: text in, classes out."""
+"""Classifies the characters around a position for cutting there: text in, classes out."""
 
 from __future__ import annotations
 

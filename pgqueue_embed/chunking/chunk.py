@@ -1,4 +1,4 @@
-"""What a document is cut into."""
+"""The `Chunk`, a slice of a document with its token ids, and the `Chunks` of one document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model reads around every chunk of a document and nobody stores: a heading, say."""
+"""Text that the model reads around every chunk and that is not stored: a heading, say."""
 
 from __future__ import annotations
 

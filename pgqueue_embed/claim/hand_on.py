@@ -1,4 +1,4 @@
-"""What a claim settled of a generation, handed on to the next one."""
+"""Queues for the next generation what a claim settled of the present one."""
 
 from __future__ import annotations
 

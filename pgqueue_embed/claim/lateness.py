@@ -2,7 +2,7 @@
 
 An item whose claim ran out of time twice in one process is charged as if the process had died over
 it: it is set apart, split, and the one record that is never done in time becomes a dead letter. A
-network that is silent, or a database that is away, is nobody's fault and charged to nobody.
+network that is silent, or a database that is away, is no record's fault and charged to none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgqueue_embed.source.read import SourceRecord, read_records
 # server has taken the claim back.
 READ_SHARE = 0.8
 
-# Who cannot tell in this share of the lease what its text is, is buried without.
+# A record whose hash cannot be read within this share of the lease is given up without one.
 HASH_SHARE = 0.25
 
 # No byte of a text: only its hash.

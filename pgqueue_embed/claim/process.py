@@ -1,4 +1,4 @@
-"""The story of one claim: claim, log the attempt, read, chunk, embed, write, commit.
+"""One claim: claim, log the attempt, read, chunk, embed, write, commit.
 
 The claim's transaction is open from the first step to the last and its row lock is the lease.
 While the model runs it touches nothing of the user's: the source is read on a second connection.
@@ -119,7 +119,7 @@ def process_claim(
         _attempts(session) as attempt_ids,
         claim_transaction(session.connection, lease_seconds=session.lease_seconds),
     ):
-        # One suspect at a time: of two, nobody could tell which one killed the process.
+        # One suspect at a time: of two, which one killed the process would be unknown.
         limit = 1 if alone else size.items
         claim = claim_items(
             session.connection, pipeline.id, limit=limit, alone=alone, cursor=cursor
@@ -223,7 +223,7 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -
 
 
 def _ambiguous(pipeline: Pipeline, records: Sequence[SourceRecord]) -> dict[str, Finding]:
-    """Return what is found of keys that have several rows: nobody can tell which one is meant."""
+    """Return what is found of keys that have several rows: which one is meant is unknown."""
     hashes: dict[str, list[bytes]] = {}
     for record in records:
         hashes.setdefault(record.key, []).append(record.document_hash)

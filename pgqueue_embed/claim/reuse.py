@@ -118,7 +118,7 @@ class ReusingDevice:
         return {
             digest: vector
             for (digest, _), vector, length in zip(rows, vectors, lengths, strict=True)
-            # Not so for a length that is no number.
+            # Not so for NaN.
             if abs(length - 1.0) <= LENGTH_TOLERANCE
         }
 

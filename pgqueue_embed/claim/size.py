@@ -1,4 +1,4 @@
-"""How much a claim takes: sized in seconds by what the one before it did."""
+"""Sizes the next claim in seconds, by what the one before it did."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _write_once(
 def _read_current(
     connection: Connection, pipeline: Pipeline, findings: Sequence[Finding]
 ) -> dict[str, Current]:
-    """Return how each record stands now; nobody waits again for one that could not be read."""
+    """Return how each record stands now; one that could not be read is not waited for again."""
     unread = [finding.key for finding in findings if finding.document_hash == UNREAD]
     if not unread:
         return ledger.read_current(connection, pipeline, [each.key for each in findings])

@@ -76,7 +76,7 @@ def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
 
 
 def _ask(conninfo: str, connection: Connection, declared: Sequence[Declared]) -> None:
-    """Show what is to be done, and do it once a person says so; nobody else waits for that."""
+    """Show what is to be done, and do it once a person says so, holding no lock meanwhile."""
     from pgqueue_embed.configuration.plan import compare
 
     plan = compare(connection, declared)
@@ -99,7 +99,7 @@ def _apply(
         if agreed is None:
             show_plan(plan)
         elif plan != agreed:
-            raise UsageError("somebody altered pipelines meanwhile; nothing was done, look again")
+            raise UsageError("pipelines were altered meanwhile; nothing was done, look again")
         applied = carry_out(connection, plan)
     for each in applied:
         _finish(connection, each)

@@ -1,4 +1,4 @@
-"""How commands show things to a person, and to a program."""
+"""Output for people (numbers, times, tables) and for programs (JSON)."""
 
 from __future__ import annotations
 

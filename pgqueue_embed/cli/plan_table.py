@@ -1,4 +1,4 @@
-"""How a file and a database differ, written for people."""
+"""Prints the differences between a configuration file and the database."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _search(
 
 
 def _waiting(what: str) -> AbstractContextManager[object]:
-    """Show that something happens while a model is loaded, where somebody looks."""
+    """Show that something happens while a model is loaded, on a terminal."""
     from pgqueue_embed.cli.display import progress_console
 
     return progress_console().status(what)

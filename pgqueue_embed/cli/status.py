@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # From here on there is room for the columns that most people can do without.
 WIDE = 110
 
-# Reasons of a stop that nobody needs to look into.
+# Reasons of a stop that need no attention.
 ORDINARY_ENDINGS = (STOPPED, DRAINED, MAX_RECORDS, RECYCLED, ANOTHER_MODEL)
 
 STATE_STYLES = {

@@ -20,7 +20,7 @@ ADVISORY_LOCK = 7_034_212_891
 
 @contextmanager
 def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let nobody else apply a file to this database meanwhile; calls `on_wait` if somebody does."""
+    """Keep others from applying a file to this database; calls `on_wait` while one does."""
     with connect(conninfo, application_name="pgembed apply") as lock, lock.transaction():
         (free,) = lock.execute(
             "select pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,)

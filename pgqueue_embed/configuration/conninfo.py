@@ -1,4 +1,4 @@
-"""Which database is meant: by options, the environment, a file, or as the private one."""
+"""Chooses the database: by options, the environment, a file, or the private server."""
 
 from __future__ import annotations
 

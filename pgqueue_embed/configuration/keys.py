@@ -77,7 +77,7 @@ class Place:
 
     def of_type(self, key: str, value: Any, *types: type) -> Any:
         """Return `value`; raises ConfigurationError unless it is of one of `types`."""
-        # A bool is an int for Python, and for nobody else.
+        # A bool is an int only for Python.
         if type(value) not in types:
             wanted = " or ".join(_TYPES[each] for each in types)
             raise self.error(f"{key} is {type_name(value)}; give {wanted}")
@@ -99,6 +99,6 @@ def type_name(value: Any) -> str:
 
 
 def is_password(key: str) -> bool:
-    """Return whether a key that nobody knows is, or is meant to be, that of a password."""
+    """Return whether an unknown key is, or is meant to be, that of a password."""
     likely = get_close_matches(key.lower(), _PASSWORDS, 1, _LIKENESS)
     return bool(_PASSWORD.search(key) or likely)

@@ -1,4 +1,4 @@
-"""What differs between the pipelines that a file declares and those of the database."""
+"""Compares the pipelines that a file declares with those of the database."""
 
 from __future__ import annotations
 

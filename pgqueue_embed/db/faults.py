@@ -1,9 +1,9 @@
-"""What an error of PostgreSQL means, by where it came from and whether the session still lives.
+"""Classifies errors of PostgreSQL by their origin and by whether the session still lives.
 
 A statement of ours on our own tables fails because the database is away, or by a fault of this
 program. Whatever touches a user's object (source, view, function, target, trigger) is executed
 `on_users_tables`: what it says is the pipeline's fault, whatever its SQLSTATE, short of a few that
-are nobody's.
+are no pipeline's fault.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
     """Say what PostgreSQL means by an error inside the block, which is `doing` something.
 
     Raises PipelineFault, or RoleFault where it is about the role of `connection`, and
-    DatabaseUnavailable for a session that is lost. What is nobody's fault stays as it is: see
+    DatabaseUnavailable for a session that is lost. What is no pipeline's fault stays as it is: see
     `is_given_back`.
     """
     try:
@@ -75,7 +75,7 @@ def is_of_the_table(error: psycopg.Error) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return whether somebody was in the way, or the time was up, as PostgreSQL itself says."""
+    """Return whether, as PostgreSQL says, another session was in the way or the time was up."""
     if not isinstance(error, psycopg.Error):
         return False
     is_raised = (error.diag.source_file or "").startswith(PROCEDURAL)
@@ -83,7 +83,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_given_back(error: BaseException) -> bool:
-    """Return whether a claim that failed with `error` is somebody's again, at nobody's charge."""
+    """Return whether a claim that failed with `error` is given back without a charge."""
     return isinstance(error, LeaseLost) or is_away(error) or is_passing(error)
 
 

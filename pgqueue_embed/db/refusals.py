@@ -1,4 +1,4 @@
-"""Which records a table refuses: a change for many of them, narrowed down by halves."""
+"""Finds the records that a table refuses, by halving a change of many down to them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refusals(
 
     A refusal (a CHECK of the user's, an error of a trigger) is narrowed down by halves, each in its
     own savepoint; `change` may report some too. `doing` says what is done, as in faults. Raises
-    PipelineFault for what the table would say to any record, and whatever is nobody's fault.
+    PipelineFault for what the table would say to any record, and whatever is no record's fault.
     """
     if not keys:
         return {}

@@ -22,10 +22,10 @@ from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 Answer = TypeVar("Answer")
 
 # What it has to say unasked is that a lost connection could not be rolled back: log.configure
-# takes it in, and without a log nobody wants to know.
+# takes it in, and without a log it is not wanted.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-# A function or operator that somebody created in a schema on our path could fit our arguments
+# A function or operator that another role created in a schema on our path could fit our arguments
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
 # come first otherwise. Rows that a policy hides would pass for deleted ones: with row_security off,
 # PostgreSQL raises an error instead. The isolation is for a single statement, without a BEGIN.
@@ -148,7 +148,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             yield transaction
 
     def refuse_pooler(self, what: str) -> None:
-        """Raise UsageError if `what`, which lives in its session, would lose it to somebody."""
+        """Raise UsageError if `what`, which lives in its session, would lose it behind a pooler."""
         if self.pooled:
             raise UsageError(
                 f"{what} needs a session of its own, and a pooler such as pgbouncer lends it to"

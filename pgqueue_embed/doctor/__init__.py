@@ -1,4 +1,4 @@
-"""What keeps work from running, and how to put it right: one check after the other."""
+"""Checks, one after the other, for whatever keeps work from running, each with its remedy."""
 
 from pgqueue_embed.doctor.check import Check, Mark
 from pgqueue_embed.doctor.examination import examine

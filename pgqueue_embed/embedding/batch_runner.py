@@ -1,4 +1,4 @@
-"""What the device thread does with batches: check a shape, launch, read, halve it if need be."""
+"""Runs batches on the device thread: checks a shape, launches, reads back, halves on failure."""
 
 from __future__ import annotations
 

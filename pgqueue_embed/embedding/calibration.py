@@ -1,4 +1,4 @@
-"""Which batch size a device computes fastest: tried once per host, device, model and precision.
+"""Measures the fastest batch size, once per host, device, model and precision.
 
 The best size depends on caches, on launch costs and on the width of the model, and no table knows
 the next machine. What was found is kept in the user's cache folder, unless the times say that other
@@ -48,7 +48,7 @@ AS_GOOD = 0.97
 
 # Passes of one size on a quiet machine differ by a few hundredths.
 STEADY = 1.15
-FEWEST_TURNS = 3  # by fewer nobody can tell
+FEWEST_TURNS = 3  # fewer decide nothing
 
 Forward = Callable[[int], None]
 Turns = Mapping[int, Sequence[float]]

@@ -237,7 +237,7 @@ class DeviceThread(Generic[LoadedModel]):
                         _check(job, model)
                     else:
                         self._work(runner, job)
-        except Exception as error:  # noqa: BLE001 - callers get it; this thread has nobody to tell
+        except Exception as error:  # noqa: BLE001 - callers get it; this thread has no caller
             self._stop(error)
 
     def _next(self, group_batches: int) -> Group | Future[None] | None:

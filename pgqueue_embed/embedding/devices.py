@@ -1,4 +1,4 @@
-"""Which device computes, and how to treat it: the differences between mps, cuda and cpu."""
+"""The devices (mps, cuda, cpu) and the differences in how they are treated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was learnt of a model when it was opened, for people and for who decides to use it."""
+"""`ModelFacts`: properties of an opened model, for people and for decisions about its use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model this is, by content: the same on every machine that computes the same vectors."""
+"""Identifies a model by its content: equal wherever the same vectors are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model folder must and must not hold before it is loaded. Pure: names and JSON only."""
+"""Checks a model folder before it is loaded. Pure: names and JSON only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which number format a device computes in, fastest first."""
+"""Chooses the number format that a device computes in, fastest first."""
 
 from __future__ import annotations
 

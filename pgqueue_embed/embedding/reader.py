@@ -1,4 +1,4 @@
-"""How a model reads the texts of one task, documents or queries: asked of the model itself.
+"""Reads the texts of one task, documents or queries, as the model itself does.
 
 A reader feeds ids that it makes from the private copy of the tokenizer, for which control tokens in
 a text are text. That they are what the library feeds is tried out on texts of all kinds whenever a

@@ -15,7 +15,7 @@ BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PROBE_SECONDS = 4.0
 
 # What begins like this is a folder, and nothing else is: which model a name means must not depend
-# on what lies in the folder in which somebody starts a worker.
+# on what lies in the folder in which a worker is started.
 FOLDER_PREFIXES = ("/", "./", "../", "~")
 
 

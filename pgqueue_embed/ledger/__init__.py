@@ -1,1 +1,1 @@
-"""What became of each record, and of each commit."""
+"""The state of each record, and the row of each commit."""

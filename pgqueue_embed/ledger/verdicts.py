@@ -1,4 +1,4 @@
-"""What becomes of a record at the write: pure decisions over what was found and what is current.
+"""Decides what becomes of a record at the write: pure, from what was found and what is current.
 
 Everything read before the mutex is a hint. `decide` compares it with what the database says under
 the mutex, and is the only place where the fate of a record is chosen.
@@ -33,7 +33,7 @@ class Verdict(Enum):
     GIVE_UP = "give up"
 
 
-# The hash of a text that nobody could read in time: that of no text.
+# The hash of a text that could not be read in time: that of no text.
 UNREAD = b""
 
 

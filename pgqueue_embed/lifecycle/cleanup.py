@@ -1,4 +1,4 @@
-"""What a switch of generations leaves of the old one: removed after its commit, or later."""
+"""Removes the remains of the old generation after a switch, or later."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _notes(model: EmbeddingModel) -> tuple[str, ...]:
     return (*model.notes, *([prompts] if prompts else []))
 
 
-# Somebody has the name of the pipeline, or its target.
+# The name of the pipeline or its target is taken.
 TAKEN = (
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateColumn,
@@ -162,8 +162,8 @@ def create_pipeline(
         in_short_waits(connection, make, table=used)
     except TAKEN:
         raise UsageError(
-            f"pipeline '{spec.name}' or {target} was created by somebody else just now, or another"
-            f" pipeline writes to {target}"
+            f"pipeline '{spec.name}' or {target} was created by another session just now,"
+            f" or another pipeline writes to {target}"
         ) from None
     except CANNOT_CREATE as error:
         raise UsageError(f"cannot create {target}: {first_line(error)}") from None

@@ -47,7 +47,7 @@ def follow_source(connection: Connection, pipeline: Pipeline) -> list[Change]:
 
     Of the next generation too, if there is one. All of the source is compared with the ledger then,
     by workers. Raises UsageError where a key would be spelled otherwise than it is in queue and
-    ledger, where values that were copied cannot be of the new type, where a view of somebody's
+    ledger, where values that were copied cannot be of the new type, where a user's view
     stands on the target's column, and as `check_source` does.
     """
 

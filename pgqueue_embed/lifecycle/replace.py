@@ -1,4 +1,4 @@
-"""What the next generation takes over from the one whose place it takes."""
+"""Moves rights, indexes, views and names from a generation to the one that replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new column of the source takes over from the one it replaces."""
+"""Replaces a column of vectors in the source, with its rights and indexes."""
 
 from __future__ import annotations
 

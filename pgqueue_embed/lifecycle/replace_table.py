@@ -1,4 +1,4 @@
-"""What a new target table takes over from the one it replaces: rights, indexes, views and names."""
+"""Replaces a target table, with its rights, indexes, views and names."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class NotComplete(UsageError):
 
 
 class NotCovered(NotComplete):
-    """It lacks records that the old one has, and that nobody has queued for it."""
+    """It lacks records that the old one has, and that are not queued for it."""
 
 
 def switch(
@@ -98,7 +98,7 @@ TARGET_REPLACED = (
     psycopg.errors.InternalError_,
 )
 
-_TOO_LATE = "somebody else has just switched {}, or given that up"
+_TOO_LATE = "{} has just been switched, or that was given up, by another session"
 
 
 def _make_ready(

@@ -1,4 +1,4 @@
-"""Who runs the server: PostgreSQL refuses to run as root."""
+"""Chooses the account that runs the server: PostgreSQL refuses to run as root."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgqueue_embed.errors import LocalServerError
 
-# An account of its own where there is one; nobody is shared by whatever wants no rights.
+# An account of its own where there is one; `nobody` is shared by all that want no rights.
 OWN_USER = "pgembed"
 SHARED_USER = "nobody"
 
@@ -41,7 +41,7 @@ class Account:
 
 
 def running_as_root() -> bool:
-    """Whether this process has to hand the server to somebody else."""
+    """Whether this process has to hand the server to another account."""
     return os.geteuid() == 0
 
 

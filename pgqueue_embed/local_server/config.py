@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, str] = {
     "maintenance_work_mem": "512MB",
     "random_page_cost": "1.1",
     "jit": "off",
-    # Nobody replicates from a private server; this spares the log of bulk loading.
+    # A private server has no replicas; this spares the log of bulk loading.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "wal_compression": "on",

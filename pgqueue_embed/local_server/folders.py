@@ -1,4 +1,4 @@
-"""Folders and files of the server, made so that nobody else can read or swap them."""
+"""Folders and files of the local server, which only their owner can read or replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the parts of one embedded server lie."""
+"""Paths of the parts of one local server."""
 
 from __future__ import annotations
 

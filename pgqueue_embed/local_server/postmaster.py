@@ -31,7 +31,7 @@ def remove_stale_pid_file(layout: Layout) -> None:
     """Remove a pid file that would keep PostgreSQL from starting for ever.
 
     Only under the lock. An empty file is left by a full disk or a power cut. A file whose process
-    is somebody else's now (ids are reused after a reboot) looks alive to PostgreSQL. A file whose
+    is another process's now (ids are reused after a reboot) looks alive to PostgreSQL. A file whose
     process is dead is left to PostgreSQL: it holds the key of memory that orphans may still use.
     """
     pid = recorded_pid(layout.pid_file)

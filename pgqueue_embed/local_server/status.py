@@ -1,4 +1,4 @@
-"""What a server is doing, for a person."""
+"""The state of a local server, in words for a person."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a pipeline is: its settings, its key, its document and its row."""
+"""A pipeline: its settings, its key, its document and its row."""

@@ -1,4 +1,4 @@
-"""What a pipeline remembers of its model."""
+"""The identity of a model as a pipeline stores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person asks for when creating a pipeline, checked as far as no database is needed."""
+"""The settings asked for at `create`, checked as far as no database is needed."""
 
 from __future__ import annotations
 

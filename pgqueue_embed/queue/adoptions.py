@@ -1,7 +1,7 @@
 """Adoptions: how far the taking over of an existing table is, and what was found in it.
 
-While one is unfinished, nobody else may look for records to queue: they would queue what is about
-to be adopted.
+While one is unfinished, no other session may look for records to queue: it would queue what
+is about to be adopted.
 """
 
 from __future__ import annotations

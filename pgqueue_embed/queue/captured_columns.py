@@ -1,4 +1,4 @@
-"""Which columns of the source take part in a pipeline's records: whose change is worth a look."""
+"""The columns of the source that a pipeline reads, whose changes capture looks at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the work items that are worth looking at begin: a hint that keeps claims quick.
+"""A hint where the claimable work items begin, which keeps claims quick.
 
 While any session of the database holds an old snapshot, deleted items stay in the index, and a
 claim that starts at the front reads all of them. Items are claimed in order, so a worker starts

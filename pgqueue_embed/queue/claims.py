@@ -1,7 +1,7 @@
 """Claiming work items: the row lock of an open transaction is the lease.
 
 If the process, the machine or the network dies, the server ends the session and the items are
-free again at once. No clock is compared and nobody reaps.
+free again at once. No clock is compared and nothing reaps.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class DeletedSlice:
 
 @dataclass(kw_only=True)
 class Look:
-    """What a look through the whole ledger has found: records, those gone of which nobody has told.
+    """What a look through the whole ledger has found: records, the unannounced deletions.
 
     `places` are the keys behind which slices begin that have something to be queued.
     """
@@ -144,7 +144,7 @@ def enqueue_deleted(
     told = Told(pipeline)
     look = look_through(connection, pipeline, told, slice_records=slice_records)
     if look.is_doubtful and not allow_deletes:
-        # Of what was deleted meanwhile, by somebody who told, nothing was known before.
+        # Announcements made meanwhile were not known before.
         told = Told(pipeline)
         look = look_through(connection, pipeline, told, slice_records=slice_records)
         check_doubt(connection, pipeline, look)

@@ -25,7 +25,7 @@ def move_work_to_successors(connection: Connection) -> None:
     connection.execute(MOVE_TO_SUCCESSORS)
 
 
-# Of a pipeline that is gone for good: what a transaction that nobody waited for has left. Its id is
+# Of a pipeline that is gone for good: what a transaction left that was still open. Its id is
 # found by a step through the index for each pipeline, not for each row.
 ABANDONED = """
 with recursive found (pipeline_id) as (

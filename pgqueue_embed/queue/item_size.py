@@ -1,4 +1,4 @@
-"""How many records a work item holds."""
+"""Number of records in a work item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a record that failed waits for its next try."""
+"""Delay before the next try of a record that failed."""
 
 from __future__ import annotations
 

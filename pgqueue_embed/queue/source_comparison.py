@@ -71,7 +71,7 @@ set available_at = clock_timestamp() + make_interval(secs => %s)
 where id = any(%s)
 """
 
-# Behind its end, what the source has lost is to be looked for, which nobody has told to be deleted.
+# Behind its end, what the source has lost is to be looked for, without an announcement.
 ADVANCE = """
 update pgembed.work
 set compare_after = %s,

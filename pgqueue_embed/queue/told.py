@@ -1,4 +1,4 @@
-"""Which records somebody has told to be deleted already: triggers, programs, earlier looks.
+"""Records whose deletion was announced already: by triggers, programs or earlier looks.
 
 Their keys wait in the queue, in no order that a slice of the ledger could be compared with. They
 are read once a look, when the first record is found to be gone, and kept as hashes of eight bytes:
@@ -37,7 +37,7 @@ class Told:
         self._in_flight: Hashes | None = None
 
     def count_untold(self, connection: Connection, keys: Sequence[str]) -> int:
-        """Return of how many of `keys` nobody has told."""
+        """Return of how many of `keys` has not been announced."""
         waiting, in_flight = self._read(connection)
         hashes = _hashes([keys])
         return int(np.count_nonzero(~(_among(hashes, waiting) | _among(hashes, in_flight))))

@@ -3,8 +3,8 @@
 They only ever insert into pgembed.work. Neither the condition of a pipeline nor its document is
 evaluated in a user's transaction, where an error of theirs would be the user's; a worker looks.
 
-They act with the rights of whoever made them, so that writers need none, and the table may be
-somebody else's, who can give a column any type at any time. So they evaluate nothing that a type
+They act with the rights of whoever made them, so that writers need none, and the table may belong
+to another role, which can give a column any type at any time. So they evaluate nothing that a type
 may bring code for. Columns are compared byte by byte. Keys are turned into text and compared with
 `=`, which for a type that a user has made may call a cast or operator of that user: each firing
 looks first, and queues a comparison of everything if a column of the key is of none of PostgreSQL's
@@ -60,7 +60,7 @@ end
 """
 
 # PostgreSQL shows the triggers of a partitioned table no row that a MERGE moves to another
-# partition, neither as updated nor as deleted and inserted. Which rows they were nobody can say;
+# partition, neither as updated nor as deleted and inserted. Which rows they were is unknown;
 # that some were, by the deletions that it counts for the partitions in this transaction (and in
 # others of the session in the second before). The statement of a function is told by where it was
 # called from, and that of one in SQL not at all.

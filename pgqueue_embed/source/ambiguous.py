@@ -1,6 +1,6 @@
 """Keys that have several rows: of a view whose join became 1:n, or with tables that inherit.
 
-Nobody can tell which row is meant. Such a record becomes a dead letter, and is embedded once its
+Which row is meant is unknown. Such a record becomes a dead letter, and is embedded once its
 key has one row again: all rows take part in its hash.
 """
 

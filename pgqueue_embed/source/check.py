@@ -1,4 +1,4 @@
-"""What a source must be: a table or view with a unique key and text that this role may read."""
+"""Checks a source: a table or view with a unique key, and text that this role may read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the records of the user's source table are read.
+"""Relations that yield the records of the source: key, text, hash.
 
 The document of a record and its hash come from one SQL expression, evaluated by the server, so
 that text and hash cannot disagree and unchanged text never leaves the server.

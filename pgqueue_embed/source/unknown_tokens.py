@@ -1,4 +1,4 @@
-"""How much of a source's text a model cannot read: MiniLM turns most of Chinese into [UNK]."""
+"""Measures the share of a source's text that a model reads as [UNK]: of Chinese, MiniLM most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the vectors of a pipeline go: a table of chunks of their own, or a column of the source.
+"""The target of a pipeline: a table of chunks of its own, or a column of the source.
 
 No other module knows which of the two it is. To read a target, it is a relation in the shape of a
 table of chunks; to write it, a target replaces and clears the chunks of records.

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 ROW_BYTES = 4_080
 
 # A chunk's id is made of its key, and a key that a foreign key changes leaves it behind until the
-# record is written anew: somebody may have the old key by then, so that it is not unique by itself.
+# record is written anew: another record may have the old key by then, so that it is not unique by
+# itself.
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity primary key,

@@ -1,4 +1,4 @@
-"""What a target is to the rest of the program, and the chunks that are written to one."""
+"""The interface of a target to the rest of the program, and the chunks written to one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What others have written: texts and files, never taken as they come."""
+"""Foreign texts and files, checked and bounded before they are used or shown."""

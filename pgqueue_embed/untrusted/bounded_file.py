@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have written: never more than they can sensibly hold."""
+"""Reads files of any origin, up to a size limit."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def capped(text: str, most: int = MOST_CHARACTERS) -> str:
 def printable(text: str | None, most: int | None = None) -> str:
     """Return `text` on one line that does nothing but be read; of `most` characters, if given.
 
-    White space is collapsed, and a run of what nobody can see is one replacement character.
+    White space is collapsed, and a run of invisible characters is one replacement character.
     """
     shown = text or ""
     if most is not None:
@@ -53,7 +53,7 @@ def printable_lines(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Return JSON or TOML that means the same, with ``\u202e`` for what nobody can see."""
+    r"""Return JSON or TOML that means the same, with ``\u202e`` for invisible characters."""
     return _BUT_LAYOUT.sub(_escape, text)
 
 

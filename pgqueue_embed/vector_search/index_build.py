@@ -121,7 +121,7 @@ def _sentence(notice: psycopg.errors.Diagnostic) -> str:
 def _clean_up(
     connection: Connection, pipeline: Pipeline, name: str, on_warning: Callable[[str], None]
 ) -> None:
-    """Drop what an interrupted build left, unless that has to wait for somebody's transaction."""
+    """Drop what an interrupted build left, unless that has to wait for an open transaction."""
     try:
         connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
         _drop_invalid(connection, pipeline, name)

@@ -1,4 +1,4 @@
-"""How a vector index is to be built: pure numbers, from rows and the server's limits."""
+"""Plans the build of a vector index: pure numbers, from rows and the server's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a supervisor writes down when its worker process dies, and what it concludes."""
+"""Records the crash of a worker process, and decides whether the machine is at fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a worker waits: idle, without its database, and after a crash."""
+"""Delays of a worker: idle, without its database, and after a crash."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Gate:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Enter together with others, once nobody holds or waits for exclusivity."""
+        """Enter together with others, once no thread holds or waits for exclusivity."""
         with self._condition:
             self._condition.wait_for(lambda: not self._exclusive and not self._waiting)
             self._inside += 1

@@ -1,4 +1,4 @@
-"""The thread that tells the database that a worker process lives, and keeps house."""
+"""The heartbeat thread: reports that a worker process is alive, and cleans up in between."""
 
 from __future__ import annotations
 

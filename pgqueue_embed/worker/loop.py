@@ -186,7 +186,7 @@ def _as_failure(error: Exception) -> PgembedError:
 
 @contextmanager
 def _explained(session: Session) -> Iterator[None]:
-    """Raise MigrationError instead, if a statement of ours fails because somebody has migrated."""
+    """Raise MigrationError instead, if a statement fails because the schema was migrated."""
     try:
         yield
     except psycopg.ProgrammingError:

@@ -1,4 +1,4 @@
-"""Which model this process loads, and the pipelines that it may then work on."""
+"""The model that a worker process loads, and the pipelines that it can serve with it."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class ServedPipelines:
         self._chunkers: dict[tuple[int, int, bool], Chunker] = {}
 
     def pipelines(self) -> list[Pipeline]:
-        """Return the pipelines to work on now; raises MigrationError once somebody has migrated."""
+        """Return the pipelines to work on now; MigrationError once the schema was migrated."""
         with self._lock:
             if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:
                 self._refresh()

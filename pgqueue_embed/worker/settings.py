@@ -1,4 +1,4 @@
-"""How a worker process works, as plain values."""
+"""Settings of a worker process, as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a worker process ended, where its supervisor acts on the reason."""
+"""Reasons of a stop that the supervisor acts on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker process cannot serve, though others may: pipelines, with the reason.
+"""Pipelines that a worker process cannot serve, though others may, with the reason.
 
 A right that its role lacks, a model that its machine lacks. Such pipelines are left out for a
 while, and looked at again.

@@ -422,7 +422,7 @@ def test_what_was_agreed_to_must_still_be_what_is_to_be_done(
     monkeypatch.setattr("typer.confirm", confirm)
     ran = pgembed(conninfo, "apply", str(file))
     assert ran.error is not None
-    assert "somebody altered pipelines meanwhile; nothing was done" in ran.error
+    assert "pipelines were altered meanwhile; nothing was done" in ran.error
     assert load_pipeline(connection, "reports").priority == 20
 
 

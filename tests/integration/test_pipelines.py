@@ -117,7 +117,7 @@ def test_name_that_is_taken_is_refused(connection: Connection) -> None:
     other = Table(schema="public", name="other")
     with pytest.raises(UsageError, match=r"'reports' exists already; .*pgembed drop reports"):
         check_tables(connection, spec(target=other))
-    with pytest.raises(UsageError, match="somebody else just now"):
+    with pytest.raises(UsageError, match="another session just now"):
         create_pipeline(connection, spec(target=other), RECORDS, FAKE_MODEL)
     assert not exists(connection, other)
 
@@ -126,7 +126,7 @@ def test_table_that_is_there_is_never_used_as_a_target(connection: Connection) -
     connection.execute("create table public.reports_chunks (precious text)")
     with pytest.raises(UsageError, match=r"table public\.reports_chunks exists already"):
         check_tables(connection, spec())
-    with pytest.raises(UsageError, match="somebody else just now"):
+    with pytest.raises(UsageError, match="another session just now"):
         create_pipeline(connection, spec(), RECORDS, FAKE_MODEL)
     assert pipeline_names(connection) == []
 
@@ -180,7 +180,7 @@ def test_of_two_that_create_at_once_one_is_told(connection: Connection, conninfo
     with ThreadPoolExecutor(2) as pool:
         first, second = sorted(pool.map(create, range(2)))
     assert first == "created"
-    assert "somebody else just now" in second
+    assert "another session just now" in second
     assert pipeline_names(connection) == ["reports"]
 
 
