@@ -85,7 +85,7 @@ class Pipeline:
         """Capture changes of the source by triggers from now on, or no longer.
 
         Returns how many records were queued that had changed while nothing captured it. Takes the
-        owner of the source; see docs/living-tables.md.
+        owner of the source; see docs/keeping-in-sync.md.
 
         Example::
 

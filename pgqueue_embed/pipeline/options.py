@@ -36,7 +36,7 @@ class Beside:
             help="Capture changes of the source by triggers, as pgembed sync --on does.",
             panel=TABLES,
             behind="priority",
-            more="living-tables.md",
+            more="keeping-in-sync.md",
         ),
     ] = False
 

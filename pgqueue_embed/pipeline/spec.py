@@ -69,7 +69,7 @@ class PipelineSpec:
             help="Write each vector into this column of the source instead, which is added if it is"
             " not there; with --chunking none.",
             panel=TABLES,
-            more="into-a-column.md",
+            more="targets.md#a-column-of-your-table",
         ),
     ] = None
     id_fields: Annotated[
@@ -145,7 +145,7 @@ class PipelineSpec:
             rule=_check_columns,
             alter="Columns to copy, repeatable; '' for none.",
             may_go=True,
-            more="target-table.md",
+            more="targets.md",
         ),
     ] = ()
     foreign_key: Annotated[
@@ -154,7 +154,7 @@ class PipelineSpec:
             help="Let the target table refer to the source: deleting a record deletes its vectors.",
             panel=TABLES,
             alter="Refer to the source, or not.",
-            more="target-table.md",
+            more="targets.md",
         ),
     ] = False
     view: Annotated[
@@ -165,7 +165,7 @@ class PipelineSpec:
             panel=TABLES,
             alter="Make the view of source and chunks (anew).",
             alters_vectors=False,
-            more="target-table.md",
+            more="targets.md",
         ),
     ] = False
     trust_owners: Annotated[
@@ -199,7 +199,7 @@ class PipelineSpec:
             panel=MODEL,
             alter="Dimensions to keep of a vector; 0 for all.",
             may_go=True,
-            more="target-table.md#fewer-dimensions",
+            more="targets.md#fewer-dimensions",
         ),
     ] = None
     chunking: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from functools import cache
 from pathlib import Path
@@ -120,8 +121,10 @@ def test_chunks_are_verbatim_complete_and_within_the_budget(
 def test_a_budget_below_the_length_of_a_word_is_held(
     document: str, budget: tuple[int, int]
 ) -> None:
-    (result,) = chunker("wordpiece", *budget).chunk([document.replace("한국어", "")])
-    assert_sound(document.replace("한국어", ""), result.chunks, max_tokens=budget[0])
+    # A syllable of Hangul is read as up to three letters, so that no budget of one can hold it.
+    document = re.sub("[\uac00-\ud7a3]", "", document)
+    (result,) = chunker("wordpiece", *budget).chunk([document])
+    assert_sound(document, result.chunks, max_tokens=budget[0])
 
 
 @settings(max_examples=200, deadline=None)
