@@ -33,6 +33,7 @@ from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.worker.crashes import record_crash
 from pgqueue_embed.worker.registry import WorkerIdentity, heartbeat, register, sign_off
 from tests.support.corpus import make_source, texts
+from tests.support.documents import marked_block, text_of
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
@@ -59,11 +60,6 @@ on_every_document = pytest.mark.parametrize(
 # Reading documents
 
 
-@cache
-def text_of(document: Path) -> str:
-    return document.read_text(encoding="utf-8")
-
-
 def prose(document: Path) -> str:
     """Return a document without its code blocks."""
     return FENCE.sub("", text_of(document))
@@ -73,14 +69,6 @@ def blocks(document: Path, language: str | None = None) -> list[str]:
     """Return the code blocks of a document, or those of one language."""
     found = FENCE.findall(text_of(document))
     return [block for name, block in found if language is None or name == language]
-
-
-def marked_block(document: Path, mark: str, language: str) -> str:
-    """Return the block that follows the comment ``<!-- mark -->``."""
-    pattern = rf"<!-- {re.escape(mark)} -->\n```{language}\n(.*?)^```"
-    found = re.search(pattern, text_of(document), re.DOTALL | re.MULTILINE)
-    assert found, f"{document.name} has no {language} block marked '{mark}'"
-    return found[1]
 
 
 def tables(document: Path) -> Iterator[list[list[str]]]:

@@ -16,8 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.embedding import resolve_model
 from pgqueue_embed.pipeline import model
-from tests.acceptance.test_docs import marked_block
 from tests.acceptance.test_quickstart import load_reports
+from tests.support.documents import marked_block
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 

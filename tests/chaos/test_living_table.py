@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import psycopg
 import pytest
 
@@ -20,10 +18,10 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import unit_vector
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.vectors import assert_vectors_are_of_their_texts
 
 SECONDS = 60
 RECORDS = 2_000
@@ -140,14 +138,6 @@ def test_vectors_are_those_of_the_table_after_a_minute_of_writing(
     assert_converged(connection, "reports")
     assert_vectors_are_of_their_texts(connection)
     assert happened["committed"] > SECONDS, happened
-
-
-def assert_vectors_are_of_their_texts(connection: Connection) -> None:
-    """Fail if a vector is not the one that the light model gives its text."""
-    rows = connection.execute("select text_chunk, embedding::text from reports_chunks").fetchall()
-    for text, vector in rows:
-        difference = np.array(json.loads(vector)) - unit_vector(text)
-        assert np.abs(difference).max() < 1e-5, text
 
 
 def _storm(conninfo: str, seed: str, happened: Counter[str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pgqueue_embed.worker import supervisor
-from tests.chaos.soak import soak
+from tests.chaos.soak.plan import Plan
+from tests.chaos.soak.run import soak
 
 SECONDS = 10
 RECORDS = 1000
@@ -18,7 +19,7 @@ RECORDS = 1000
 def test_promise_is_kept_under_random_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seed = random.SystemRandom().randint(1, 10**6)
+    plan = Plan(random.SystemRandom().randint(1, 10**6))
     monkeypatch.setattr(supervisor, "restart_delay_seconds", lambda _crashes: 0.2)
-    happened = soak(seconds=SECONDS, records=RECORDS, seed=seed, folder=tmp_path)
-    assert happened["records checked"] > RECORDS // 2, f"seed {seed}: {happened}"
+    happened = soak(plan, seconds=SECONDS, records=RECORDS, folder=tmp_path)
+    assert happened["records checked"] > RECORDS // 2, f"seed {plan.seed}: {happened}"
