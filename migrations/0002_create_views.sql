@@ -211,6 +211,7 @@ counted as (
         coalesce(reached.embedded + reached.empty + reached.dead, 0) + coalesce(queued.unseen, 0) as total,
         coalesce(reached.embedded + reached.empty, 0) as done,
         coalesce(queued.pending, 0) as pending,
+        coalesce(queued.unseen, 0) as pending_new,
         coalesce(queued.retrying, 0) as retrying,
         coalesce(reached.dead, 0) as dead,
         coalesce(flying.in_flight, 0) as in_flight,
@@ -218,13 +219,46 @@ counted as (
         coalesce(recent.chunks_per_second, 0)::numeric as chunks_per_second,
         coalesce(recent.tokens_per_second, 0)::numeric as tokens_per_second,
         reached.last_commit_at,
-        queued.oldest_pending_at
+        queued.oldest_pending_at,
+        source.estimated_rows
     from pgembed.pipelines
     left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of
     left join reached on reached.pipeline_id = pipelines.id
     left join recent on recent.pipeline_id = pipelines.id
     left join queued on queued.pipeline_id = pipelines.id
     left join flying on flying.pipeline = pipelines.name
+    left join lateral (
+        with recursive family (oid) as (
+            -- By name: to_regclass raises an error without the right to use the schema.
+            select pg_class.oid
+            from pg_class
+            join pg_namespace on pg_namespace.oid = relnamespace
+            where nspname = pipelines.source_schema
+                and relname = pipelines.source_table
+                and pipelines.where_condition is null
+            union
+            select inhrelid from family join pg_inherits on inhparent = family.oid
+        )
+        -- The server counts rows as they come and go, and begins anew when it has crashed: until
+        -- it has looked at the table again, what it noted down at the last look is as good.
+        select sum(nullif(
+            case
+                when coalesce(
+                    pg_stat_get_last_vacuum_time(pg_class.oid),
+                    pg_stat_get_last_autovacuum_time(pg_class.oid),
+                    pg_stat_get_last_analyze_time(pg_class.oid),
+                    pg_stat_get_last_autoanalyze_time(pg_class.oid)
+                ) is null
+                then greatest(pg_stat_get_live_tuples(pg_class.oid), reltuples::bigint)
+                else pg_stat_get_live_tuples(pg_class.oid)
+            end,
+            0
+        )) as estimated_rows
+        from family
+        join pg_class on pg_class.oid = family.oid
+        -- Nothing is counted of a view, and of a foreign table not in time.
+        having bool_and(relkind in ('r', 'p', 'm'))
+    ) as source on true
 )
 select
     name as pipeline,
@@ -238,7 +272,7 @@ select
     case
         when total = 0 then 0
         -- Not rounded: 100 is said of what is done, and of nothing else.
-        else trunc(100.0 * greatest(total - pending, 0) / total, 1)
+        else trunc(100.0 * greatest(done - (pending - pending_new), 0) / total, 1)
     end as percent,
     round(records_per_second, 1) as records_per_second,
     round(chunks_per_second, 1) as chunks_per_second,
@@ -257,7 +291,17 @@ select
     last_commit_at,
     oldest_pending_at,
     state_reason,
-    next_of
+    next_of,
+    pending_new::bigint,
+    (pending - pending_new)::bigint as pending_changed,
+    -- Statistics are never exact: half a percent says nothing.
+    (
+        case
+            when estimated_rows is null then null
+            when estimated_rows - total > estimated_rows / 200 then estimated_rows - total
+            else 0
+        end
+    )::bigint as never_queued
 from counted;
 
 comment on view pgembed.progress is
@@ -274,7 +318,8 @@ comment on column pgembed.progress.in_flight is
     'Pending records that a worker holds at this moment.';
 comment on column pgembed.progress.retrying is 'Pending records that failed before.';
 comment on column pgembed.progress.dead is 'Records given up on; see pgembed.dead_letters.';
-comment on column pgembed.progress.percent is 'Of total, what is not pending.';
+comment on column pgembed.progress.percent is
+    'Of total, what is done and not pending again. A dead letter is not done.';
 comment on column pgembed.progress.records_per_second is
     'Records that were settled over the last minute: written, found unchanged, forgotten or given up on.';
 comment on column pgembed.progress.chunks_per_second is
@@ -292,3 +337,9 @@ comment on column pgembed.progress.oldest_pending_at is
 comment on column pgembed.progress.state_reason is 'Why it is paused.';
 comment on column pgembed.progress.next_of is
     'The pipeline that this one is the next generation of, until it takes its place.';
+comment on column pgembed.progress.pending_new is
+    'Pending records that have no ledger state yet. Total is done, dead and these.';
+comment on column pgembed.progress.pending_changed is
+    'Pending records that have one: they wait again, and are counted as done or dead, too.';
+comment on column pgembed.progress.never_queued is
+    'About how many rows the source has besides total, as PostgreSQL''s statistics have it: an estimate, with 0 for a difference of half a percent. Null where they do not tell: of a view, of a foreign table, of a pipeline with --where.';

@@ -20,8 +20,8 @@ Row = dict[str, Any]
 class Status:
     """Rows of pgembed.progress and pgembed.worker_status by column name.
 
-    `unindexed` names the pipelines that are complete and have no vector index; `now` is the
-    database's clock.
+    `unindexed` names the pipelines that have vectors, nothing pending and no vector index; `now`
+    is the database's clock.
     """
 
     now: datetime
@@ -33,25 +33,26 @@ class Status:
 def read_status(connection: Connection, name: str | None = None) -> Status:
     """Return how the pipeline `name`, or every pipeline, stands, with its workers.
 
-    Raises UsageError for an unknown name.
+    With a pipeline comes its next generation. Raises UsageError for an unknown name.
     """
-    pipelines = _rows(connection, PROGRESS, {"name": None})
+    pipelines = _rows(connection, PROGRESS, {})
     if name is not None:
         known = [row["pipeline"] for row in pipelines]
         _check_known(name, known)
-        pipelines = [row for row in pipelines if row["pipeline"] == name]
+        pipelines = [row for row in pipelines if name in (row["pipeline"], row["next_of"])]
+    shown = [row["pipeline"] for row in pipelines]
     # A switch builds the indexes of a next generation.
-    complete = [
+    settled = [
         row["pipeline"]
         for row in pipelines
-        if row["total"] and not row["pending"] and not row["next_of"]
+        if row["done"] and not row["pending"] and not row["next_of"]
     ]
-    indexed = indexed_pipelines(connection) if complete else set()
+    indexed = indexed_pipelines(connection) if settled else set()
     return Status(
         now=_rows(connection, "select clock_timestamp() as now", {})[0]["now"],
         pipelines=pipelines,
-        workers=_rows(connection, WORKERS, {"name": name}),
-        unindexed=[each for each in complete if each not in indexed],
+        workers=_rows(connection, WORKERS, {"names": name and shown}),
+        unindexed=[each for each in settled if each not in indexed],
     )
 
 
@@ -67,11 +68,11 @@ where coalesce(
         workers.heartbeat_at > clock_timestamp() - interval '1 day'
     )
     and (
-        %(name)s::text is null
+        %(names)s::text[] is null
         or exists (
             select
             from pgembed.pipelines
-            where name = %(name)s
+            where name = any (%(names)s)
                 and (id = any (workers.pipeline_ids) or workers.unserved ? id::text)
         )
     )
@@ -90,12 +91,24 @@ def _check_known(name: str, known: list[str]) -> None:
         raise UsageError(f"there is no pipeline '{name}'; there is {names}")
 
 
+def is_complete(row: Row) -> bool:
+    """Return whether a row of pgembed.progress says that all of the source is done.
+
+    An empty queue alone does not: records were given up on, rows have never been queued.
+    """
+    settled = row["total"] and not row["pending"] and not row["dead"]
+    return bool(settled) and row["never_queued"] == 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """One row of the view pgembed.progress; counts are records, rates are of the last minute.
 
     `state` is active or paused, `state_reason` why it is paused. `done` are embedded or empty,
-    `dead` were given up on, `pending` wait or are in flight; `eta` is None while nothing moves.
+    `dead` were given up on, `pending` wait or are in flight: of these, `pending_new` are in none of
+    the others yet, and `pending_changed` wait again. `percent` of all is done and waits for
+    nothing. `never_queued` estimates how many rows the source has besides, None where the server's
+    statistics do not tell. `eta` is None while nothing moves.
 
     Example::
 
@@ -120,6 +133,14 @@ class Progress:
     live_workers: int
     last_commit_at: datetime | None
     oldest_pending_at: datetime | None
+    pending_new: int
+    pending_changed: int
+    never_queued: int | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the source is done, as far as anybody can tell without reading it."""
+        return is_complete(vars(self))
 
 
 _RATES = ("percent", "records_per_second", "chunks_per_second", "tokens_per_second")

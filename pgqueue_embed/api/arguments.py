@@ -26,5 +26,14 @@ def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def unusual(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `given` that are not their default: the others may not be meant."""
+    return {
+        name: value
+        for name, value in given.items()
+        if value != () and value != PIPELINE_OPTIONS[name].default
+    }
+
+
 def _columns(names: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from warnings import warn
 
 from pgqueue_embed import adopt as adopting
-from pgqueue_embed.api.arguments import given_options
+from pgqueue_embed.api.arguments import given_options, unusual
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
+from pgqueue_embed.configuration.existing import make_or_keep
 from pgqueue_embed.db import migrate
 from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.session import connect
-from pgqueue_embed.lifecycle.create import create
-from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines, pipeline_names
+from pgqueue_embed.lifecycle.create import Created, create
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
 from pgqueue_embed.pipeline.options import spec_of_options
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -87,20 +88,28 @@ class Database:
         The arguments are the options of ``pgembed create``; `target_columns` maps meanings to
         names, and without `text_field` and `template` the text is in column ``text``. With `sync`,
         triggers capture changes of the source. With `if_not_exists`, a pipeline of this name is
-        returned as it is. Warns when the model does not know much of the text. Raises UsageError
-        for what is wrong with the tables or the arguments, ModelError for a model that is not to be
-        had.
+        returned as it is, if it has the arguments that are not the default. Warns when the model
+        does not know much of the text. Raises UsageError for what is wrong with the tables or the
+        arguments, ModelError for a model that is not to be had.
 
         Example::
 
             reports = database.create("reports", source_table="event_text", text_field="foi_text")
         """
-        spec = spec_of_options(name, given_options(locals()))
+        given = given_options(locals())
+        spec = spec_of_options(name, given)
         with connect(self.conninfo) as connection:
             migrate.check_schema(connection)
-            if not (if_not_exists and name in pipeline_names(connection)):
-                for warning in create(connection, spec, model, sync=sync).warnings:
-                    warn(warning, stacklevel=2)
+
+            def make() -> Created:
+                return create(connection, spec, model, sync=sync)
+
+            if if_not_exists:
+                created = make_or_keep(connection, name, unusual(given), make)
+            else:
+                created = make()
+            for warning in created.warnings if created else ():
+                warn(warning, stacklevel=2)
         return Pipeline(self.conninfo, name)
 
     def adopt(

@@ -21,7 +21,10 @@ def create(
     name: options.PipelineName,
     wanted: options.WantedPipeline,
     if_not_exists: Annotated[
-        bool, typer.Option("--if-not-exists", help="Keep a pipeline that is there already.")
+        bool,
+        typer.Option(
+            "--if-not-exists", help="Keep a pipeline of this name that has the options given."
+        ),
     ] = False,
 ) -> None:
     """Make a pipeline: its settings, and its target table or a column of the source.
@@ -30,14 +33,27 @@ def create(
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
-    from pgqueue_embed.pipeline.catalog import pipeline_names
 
     with connect(conninfo) as connection:
         check_schema(connection)
-        if if_not_exists and name in pipeline_names(connection):
+        if not if_not_exists:
+            make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
+        elif make_or_keep(connection, name, wanted) is None:
             say(f"pipeline {name} exists already and was left as it is")
-            return
-        make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
+
+
+def make_or_keep(
+    connection: Connection, name: str, wanted: options.WantedPipeline
+) -> Pipeline | None:
+    """Make the pipeline, or return None if one of this name is there and is as it is wanted."""
+    from pgqueue_embed.configuration.existing import make_or_keep as make_or
+
+    return make_or(
+        connection,
+        name,
+        wanted.asked,
+        lambda: make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync),
+    )
 
 
 def make_pipeline(

@@ -89,11 +89,15 @@ LOG_OPTIONS = ("log_level", "log_file", "log_format")
 
 
 class OptionGroup:
-    """Options of a table as one argument of a command; `given` has their values by name."""
+    """Options of a table as one argument of a command; `given` has their values by name.
+
+    `named` are those that a person gave, which may be the default, too.
+    """
 
     options: ClassVar[tuple[Option, ...]]
 
     def __init__(self, **given: Any) -> None:
+        self.named = frozenset(given)
         self.given = {**{each.name: each.default for each in self.options}, **given}
 
     @classmethod
@@ -154,9 +158,8 @@ def connected(
         given = {name: values.pop(name) for name in SHARED_OPTIONS}
         _configure_log({name: given.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
         for name, group in groups.items():
-            values[name] = group(
-                **{each.name: values.pop(each.name) for each in _options_of(group)}
-            )
+            of_group = {each.name: values.pop(each.name) for each in _options_of(group)}
+            values[name] = group(**_named(ctx, of_group))
         conninfo = _conninfo(given, values.get("file"), may_make_server=may_make_server)
         command(conninfo, **values)
 
@@ -164,6 +167,15 @@ def connected(
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapper
+
+
+def _named(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that were given; for the others, a group has the same defaults."""
+    return {
+        name: value
+        for name, value in values.items()
+        if getattr(ctx.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT"
+    }
 
 
 def _is_group(hint: Any) -> bool:

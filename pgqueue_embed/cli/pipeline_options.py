@@ -60,6 +60,11 @@ class WantedPipeline(OptionGroup):
         """Whether a source is named."""
         return self.given["source_table"] is not None
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options that were named, by their names, as `spec_of_options` takes them."""
+        return {each.name: self._read(each) for each in self.options if each.name in self.named}
+
     def spec(self, name: str) -> PipelineSpec:
         """Return the pipeline wanted; raises UsageError when the options do not fit together."""
         return spec_of_options(name, {each.name: self._read(each) for each in self.options})

@@ -34,6 +34,7 @@ ORDINARY_ENDINGS = (STOPPED, DRAINED, MAX_RECORDS, RECYCLED, ANOTHER_MODEL)
 
 STATE_STYLES = {
     "complete": "green",
+    "queue empty": "yellow",
     "paused": "yellow",
     "no worker": "yellow",
     "silent": "yellow",
@@ -63,7 +64,9 @@ def status(
 ) -> None:
     """Show how far each pipeline is, how fast, and who works on it.
 
-    The same as SELECT * FROM pgembed.progress. Rates are over the last minute.
+    The same as SELECT * FROM pgembed.progress. Rates are over the last minute. What is pending is
+    New, or Changed: that is done or dead already, and waits again. Percent is what is done and does
+    not wait.
 
     Example: pgembed status reports
     """
@@ -96,18 +99,21 @@ def show(found: Status, *, notes: bool = True) -> None:
 
 def _pipeline_table(rows: list[Row], *, wide: bool) -> Table:
     extra = ["In flight", "Retrying", "Chunks/s", "Tokens/s"] if wide else []
-    columns = ["Done", "Pending", "Dead", *extra[:2], "Percent", "Records/s", *extra[2:]]
+    columns = ["Done", "New", "Changed", "Dead", *extra[:2], "Percent", "Records/s", *extra[2:]]
     table = plain_table(["Pipeline"], columns)
     table.add_column("Time left")
     for row in rows:
-        numbers = [row["done"], row["pending"], row["dead"]]
+        numbers = [row["done"], row["pending_new"], row["pending_changed"]]
         rates = [row["records_per_second"]]
+        more = []
         if wide:
-            numbers += [row["in_flight"], row["retrying"]]
+            more = [row["in_flight"], row["retrying"]]
             rates += [row["chunks_per_second"], row["tokens_per_second"]]
         table.add_row(
             row["pipeline"],
             *(f"{number:,}" for number in numbers),
+            _styled(f"{row['dead']:,}", style="yellow" if row["dead"] else ""),
+            *(f"{number:,}" for number in more),
             f"{row['percent']:.1f} %",
             *(_rate(rate) for rate in rates),
             _styled(_time_left(row)),
@@ -120,21 +126,23 @@ def _rate(value: Any) -> str:
 
 
 def _time_left(row: Row) -> str:
+    from pgqueue_embed.status import is_complete
+
     if row["state"] == "paused":
         return "paused"
     if not row["total"]:
         return "nothing yet"
     if not row["pending"]:
-        return "complete"
+        return "complete" if is_complete(row) else "queue empty"
     if not row["live_workers"]:
         return "no worker"
     return duration(row["eta"].total_seconds()) if row["eta"] is not None else "…"
 
 
-def _styled(state: str, more: str = "") -> Any:
+def _styled(state: str, more: str = "", *, style: str | None = None) -> Any:
     from rich.text import Text
 
-    return Text(state + more, style=STATE_STYLES.get(state, ""))
+    return Text(state + more, style=STATE_STYLES.get(state, "") if style is None else style)
 
 
 def _worker_table(found: Status, *, wide: bool) -> Table:
@@ -186,7 +194,7 @@ def _print_notes(out: Console, found: Status) -> None:
         if row["unserved"] and row["state"] != "stopped"
     ]
     notes += [
-        f"{name} is complete and has no vector index; build one: {command('index', name)}"
+        f"{name} has no vector index; build one: {command('index', name)}"
         for name in found.unindexed
     ]
     if notes:
@@ -195,18 +203,31 @@ def _print_notes(out: Console, found: Status) -> None:
         out.print(f"• {note}", soft_wrap=True)
 
 
+def never_queued(row: Row) -> str:
+    """Return what an empty queue leaves out, and the way to have it."""
+    name = row["pipeline"]
+    rows = count(row["never_queued"], "source row")
+    were = "was" if row["never_queued"] == 1 else "were"
+    return (
+        f"{name}: queue empty; about {rows} {were} never queued (an estimate, by PostgreSQL's"
+        f" statistics); queue them: {command('enqueue', name)}"
+    )
+
+
 def _notes(row: Row) -> list[str]:
     name = row["pipeline"]
     notes = []
     if row["dead"]:
         letters = count(row["dead"], "dead letter")
         notes.append(f"{name} has {letters}; read: {command('failures', name)}")
+    if not (row["pending"] or row["next_of"]) and row["never_queued"]:
+        notes.append(never_queued(row))
     if row["state"] == "paused":
         reason = f": {row['state_reason']}" if row["state_reason"] else ""
         notes.append(f"{name} is paused{reason}; go on: {command('resume', name)}")
     elif row["next_of"] and row["total"] and not row["pending"]:
         switch = command("alter", row["next_of"], "--switch")
-        notes.append(f"{name} is complete; let searches use it: {switch}")
+        notes.append(f"nothing of {name} is pending; let searches use it: {switch}")
     elif row["pending"] and not row["live_workers"]:
         notes.append(f"{name} waits for a worker; on any machine: pgembed work")
     return notes

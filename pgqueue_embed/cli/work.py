@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.create import make_pipeline
-from pgqueue_embed.cli.display import say
+from pgqueue_embed.cli.create import make_or_keep
+from pgqueue_embed.cli.display import command, count, say
 from pgqueue_embed.cli.enqueue import queue_records
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.worker_options import WorkerOptions
-from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.errors import SetupError
 from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import DRAINED
@@ -97,6 +97,7 @@ def run(
 ) -> None:
     """Make the pipeline if it is missing, queue its records, embed them all, and leave.
 
+    One of this name that is there already must have the options that are given.
     Start pgembed work on other machines meanwhile, and they share the records.
 
     Example: pgembed run reports --source-table event_text --text-field foi_text
@@ -104,7 +105,7 @@ def run(
     from pgqueue_embed.db.migrate import migrate
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.lifecycle.sync import start_capture
-    from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
+    from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.queue.claims import is_drained
     from pgqueue_embed.worker.models import left_undone
 
@@ -112,15 +113,8 @@ def run(
     settings = worker.settings(drain=True, pipelines=(name,))
     migrate(conninfo)
     with connect(conninfo) as connection:
-        if name not in pipeline_names(connection):
-            make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
+        make_or_keep(connection, name, wanted)
         pipeline = load_pipeline(connection, name)
-        where = wanted.given["where"]
-        if where is not None and where != pipeline.where:
-            raise UsageError(
-                f"pipeline '{name}' is there already, with another --where or none; to queue some"
-                f" of its records: pgembed enqueue {name} --where …"
-            )
         if wanted.sync:
             start_capture(connection, pipeline)
         queue_records(connection, pipeline, selection)
@@ -163,24 +157,23 @@ def suggest_index(
 
 
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:
+    from pgqueue_embed.cli.status import never_queued
+    from pgqueue_embed.status import is_complete, read_status
     from pgqueue_embed.vector_search.index import has_vector_index
 
-    row = connection.execute(
-        "select pending, dead, state_reason from pgembed.progress where pipeline = %s",
-        (pipeline.name,),
-    ).fetchone()
-    pending, dead, reason = row or (0, 0, None)
-    if reason:
-        say(f"{pipeline.name} is paused: {reason}", fg="yellow", err=True)
-    if dead:
-        say(
-            f"{dead:,} records were given up on; see why: pgembed failures {pipeline.name}",
-            fg="yellow",
-            err=True,
-        )
-    if pending:
+    (row, *_) = read_status(connection, pipeline.name).pipelines
+    name = pipeline.name
+    if row["state_reason"]:
+        say(f"{name} is paused: {row['state_reason']}", fg="yellow", err=True)
+    if row["dead"]:
+        letters = count(row["dead"], "dead letter")
+        say(f"{name} has {letters}; see why: {command('failures', name)}", fg="yellow", err=True)
+    if row["pending"]:
         return
+    if row["never_queued"]:
+        say(never_queued(row), fg="yellow", err=True)
     if has_vector_index(connection, pipeline):
-        say(f'search it: pgembed search {pipeline.name} "…"')
-    else:
-        say(f"{pipeline.name} is complete; build its vector index: pgembed index {pipeline.name}")
+        say(f'search it: {command("search", name)} "…"')
+    elif row["done"]:
+        state = f"{name} is complete" if is_complete(row) else f"nothing of {name} is pending"
+        say(f"{state}; build its vector index: {command('index', name)}")

@@ -10,17 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import vector_extension
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import MigrationError
+from pgqueue_embed.log import get_logger
 
 # Any number that no other program uses; shared by every pgembed that migrates.
 ADVISORY_LOCK = 7_034_212_890
 
 MINIMUM_SERVER_VERSION = 130_000
 MINIMUM_VECTOR_VERSION = (0, 5)
+
+WHERE_PGVECTOR_IS = (
+    "Debian 13 and apt.postgresql.org: postgresql-NN-pgvector; Homebrew: pgvector; Postgres.app,"
+    " RDS and most hosted servers have it"
+)
 
 
 def migrations_folder() -> Path:
@@ -35,20 +42,27 @@ def migrate(conninfo: str) -> list[str]:
 
     Safe from any number of machines at once: they take turns on an advisory lock. Raises
     MigrationError when the server is too old, the vector extension is absent, the role lacks a
-    right, or the schema is newer than this program.
+    right, or the schema is newer than this program. A right that a restored dump gave to everybody
+    is taken back, where the role may.
     """
     with connect(conninfo) as lock, lock.transaction():
         lock.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
         with connect(conninfo) as connection:
             _check_server(connection)
             with _explained():
-                if applied_migrations(connection) == available_migrations():
-                    return []  # a role that may not create anything comes this far
-                connection.refuse_pooler("pgembed migrate")
-                _create_extension(connection)
-                connection.execute("create schema if not exists pgembed")
-                _refuse_newer(connection)
-                return _apply(conninfo)
+                applied = _applied(conninfo, connection)
+                revoke_from_public(connection)
+                return applied
+
+
+def _applied(conninfo: str, connection: Connection) -> list[str]:
+    if applied_migrations(connection) == available_migrations():
+        return []  # a role that may not create anything comes this far
+    connection.refuse_pooler("pgembed migrate")
+    _create_extension(connection)
+    connection.execute("create schema if not exists pgembed")
+    _refuse_newer(connection)
+    return _apply(conninfo)
 
 
 PRESENT = """
@@ -125,6 +139,41 @@ def _apply(conninfo: str) -> list[str]:
         return [migration.id for migration in pending]
 
 
+# What runs with its owner's rights is for nobody, unless he grants it. A dump without privileges
+# forgets that, and a function is everybody's then.
+OPEN_FUNCTIONS = """
+select
+    format('%I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(pg_proc.oid)),
+    pg_has_role(proowner, 'usage')
+from pg_proc
+join pg_namespace on pg_namespace.oid = pronamespace
+where nspname = 'pgembed'
+    and prosecdef
+    and exists (
+        select
+        from aclexplode(coalesce(proacl, acldefault('f', proowner)))
+        where grantee = 0
+    )
+order by 1
+"""
+
+
+def open_functions(connection: Connection) -> list[tuple[str, bool]]:
+    """Return the functions with their owner's rights that anybody may call; whether we own them."""
+    return [(name, ours) for name, ours in connection.execute(OPEN_FUNCTIONS)]
+
+
+def revoke_from_public(connection: Connection) -> list[str]:
+    """Take those functions back from everybody, as far as this role owns them; returns them."""
+    revoked = [name for name, ours in open_functions(connection) if ours]
+    for name in revoked:
+        # The name is quoted by the server.
+        revoke = f"revoke all on function {name} from public"
+        connection.execute(sql.SQL(revoke))
+        get_logger().warning("right taken back from everybody", function=name)
+    return revoked
+
+
 def _refuse_newer(connection: Connection) -> None:
     if set(applied_migrations(connection)) - set(available_migrations()):
         check_schema(connection)
@@ -168,7 +217,7 @@ def _require_available(connection: Connection) -> None:
     if row is None:
         raise MigrationError(
             "pgvector is not installed on this PostgreSQL server; install it there"
-            " (Debian: postgresql-NN-pgvector, Homebrew: pgvector) and run pgembed migrate again"
+            f" ({WHERE_PGVECTOR_IS}) and run pgembed migrate again"
         )
 
 

@@ -15,8 +15,10 @@ from pgqueue_embed.db.extension import vector_extension
 from pgqueue_embed.db.migrate import (
     MINIMUM_SERVER_VERSION,
     MINIMUM_VECTOR_VERSION,
+    WHERE_PGVECTOR_IS,
     available_migrations,
     check_schema,
+    open_functions,
 )
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
@@ -73,13 +75,21 @@ def _round_trip(connection: Connection) -> float:
 
 def check_server(connection: Connection) -> Iterator[Check]:
     """Check the version of PostgreSQL, and that it can be written to."""
-    version, standby = connection.execute(
-        "select current_setting('server_version'), pg_is_in_recovery()"
-    ).fetchone() or ("", False)
+    version, standby, read_only = connection.execute(
+        "select current_setting('server_version'), pg_is_in_recovery(),"
+        " current_setting('default_transaction_read_only') = 'on'"
+    ).fetchone() or ("", False, False)
     if connection.info.server_version < MINIMUM_SERVER_VERSION:
         yield failed("PostgreSQL", f"{version} is too old", "upgrade to PostgreSQL 13 or newer")
     elif standby:
         yield failed("PostgreSQL", f"{version}, a read-only standby", "connect to the primary")
+    elif read_only:
+        yield failed(
+            "PostgreSQL",
+            f"{version}, and nothing may be written: default_transaction_read_only is on for this"
+            " server, database or role",
+            "whoever set it: alter database …, or role …, reset default_transaction_read_only",
+        )
     else:
         yield ok("PostgreSQL", version)
 
@@ -108,7 +118,7 @@ def _absent_extension(connection: Connection) -> Check:
         return failed(
             "pgvector",
             "not installed on the server",
-            "install it there (Debian: postgresql-NN-pgvector, Homebrew: pgvector)",
+            f"install it there ({WHERE_PGVECTOR_IS})",
         )
     return failed(
         "pgvector",
@@ -162,6 +172,19 @@ def _absent_schema(connection: Connection) -> Check:
     )
 
 
+def _open_functions(connection: Connection) -> Iterator[Check]:
+    found = open_functions(connection)
+    if found:
+        names = ", ".join(name for name, _ in found)
+        who = "run" if all(ours for _, ours in found) else "their owner"
+        yield failed(
+            "rights",
+            f"anybody who may use schema pgembed may call {names} with the rights of its owner;"
+            " a dump without privileges forgets who may not",
+            f"{who}: pgembed migrate",
+        )
+
+
 # What enqueue and work do to each table; of pipelines they update state and state_reason alone.
 MISSING_RIGHTS = """
 select relname, string_agg(privilege, ', ' order by privilege)
@@ -187,7 +210,8 @@ order by relname
 
 
 def check_rights(connection: Connection) -> Iterator[Check]:
-    """Check that the role may read and write what a worker reads and writes in schema pgembed."""
+    """Check that the role may read and write what a worker reads and writes, and others may not."""
+    yield from _open_functions(connection)
     missing = connection.execute(MISSING_RIGHTS).fetchall()
     if not missing:
         yield ok("rights", "this role may read and write schema pgembed")

@@ -17,7 +17,7 @@ from pgqueue_embed.embedding import (
     EmbeddingModel,
     missing_prompts,
 )
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.model import fit_model
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
@@ -71,9 +71,25 @@ def make(connection: Connection, prepared: Prepared, *, sync: bool = False) -> C
         pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
         if sync:
             capture.install(connection, pipeline)
-    unknown = describe_unknown_tokens(connection, pipeline, prepared.tokenizer)
+    unknown = _unknown_tokens(connection, pipeline, prepared.tokenizer)
     warnings = (*prepared.notes, *([unknown] if unknown else []))
     return Created(pipeline=pipeline, warnings=warnings)
+
+
+def _unknown_tokens(
+    connection: Connection, pipeline: Pipeline, tokenizer: Tokenizer | None
+) -> str | None:
+    """Return what to know about the model's grasp of the text; a courtesy that fails nothing.
+
+    A pipeline that is made is made, whatever a record of its source is like.
+    """
+    try:
+        with connection.transaction():
+            connection.execute("set local statement_timeout = '30s'")
+            return describe_unknown_tokens(connection, pipeline, tokenizer)
+    except (PgembedError, psycopg.Error) as error:
+        why = first_line(error)
+        return f"how much of the text {pipeline.model} knows could not be measured: {why}"
 
 
 def prepare(

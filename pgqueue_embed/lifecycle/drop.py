@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
 import psycopg
 from psycopg import sql
 
@@ -9,42 +13,73 @@ from pgqueue_embed.db.errors import dependents
 from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.catalog import load_pipelines, pause_pipeline
+from pgqueue_embed.pipeline.catalog import (
+    is_paused,
+    load_pipelines,
+    pause_pipeline,
+    resume_pipeline,
+)
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
 from pgqueue_embed.target import target_of
 
 
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
-    """Remove the pipeline with its queue, ledger and history, and its target if asked.
+    """Remove the pipeline with its queue, ledger and history, and its target if asked, or nothing.
 
     Waits for the claims that workers hold. A next generation of it goes too, vectors and all. A
     target that was there before the pipeline is emptied, not dropped.
+
+    Raises UsageError for what the role may not remove, or others use.
     """
-    for each in load_pipelines(connection):
-        if each.successor_of == pipeline.id:
-            drop_pipeline(connection, each, delete_vectors=True)
-    pause_pipeline(connection, pipeline, "it is being dropped")
-    # Before anything is waited for: users write to the source meanwhile.
-    capture.remove(connection, pipeline)
-    with connection.transaction():
+    successors = [each for each in load_pipelines(connection) if each.successor_of == pipeline.id]
+    with _paused(connection, [*successors, pipeline]), connection.transaction():
         connection.execute("set transaction isolation level read committed")
-        # The cursors first: without them nothing is queued any more by a scan.
-        _delete_rows(connection, "scans", pipeline)
-        _delete_rows(connection, "adoptions", pipeline)
-        _delete_work(connection, pipeline)
-        # Behind the queue, as a switch locks it. Waits for everybody else who has queued something
-        # and is not committed, and makes whoever comes later find no pipeline.
-        connection.execute("select from pgembed.pipelines where id = %s for update", (pipeline.id,))
-        _delete_rows(connection, "scans", pipeline)
-        _delete_work(connection, pipeline)
-        _delete_rows(connection, "records", pipeline)
-        # Dead letters that were put back meanwhile have been waited for with their records.
-        _delete_work(connection, pipeline)
-        _delete_rows(connection, "batches", pipeline)
-        connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
-        if delete_vectors:
-            _drop_target(connection, pipeline)
+        for each in (*successors, pipeline):
+            _remove(connection, each)
+        # From here on users' writes wait, and what they had queued before is there.
+        for each in (*successors, pipeline):
+            capture.remove(connection, each)
+            _delete_work(connection, each)
+            if delete_vectors or each is not pipeline:
+                _drop_target(connection, each)
+
+
+@contextmanager
+def _paused(connection: Connection, pipelines: Sequence[Pipeline]) -> Iterator[None]:
+    """Keep workers from claiming more of `pipelines`; those that stay after all go on as before."""
+    active = [each for each in pipelines if not is_paused(connection, each)]
+    for each in active:
+        pause_pipeline(
+            connection,
+            each,
+            f"it is being dropped; if that was cut short, drop it again, or go on:"
+            f" {shlex.join(['pgembed', 'resume', each.name])}",
+        )
+    try:
+        yield
+    except BaseException:
+        with suppress(psycopg.Error):
+            for each in active:
+                resume_pipeline(connection, each)
+        raise
+
+
+def _remove(connection: Connection, pipeline: Pipeline) -> None:
+    # The cursors first: without them nothing is queued any more by a scan.
+    _delete_rows(connection, "scans", pipeline)
+    _delete_rows(connection, "adoptions", pipeline)
+    _delete_work(connection, pipeline)
+    # Behind the queue, as a switch locks it. Waits for everybody else who has queued something
+    # and is not committed, and makes whoever comes later find no pipeline.
+    connection.execute("select from pgembed.pipelines where id = %s for update", (pipeline.id,))
+    _delete_rows(connection, "scans", pipeline)
+    _delete_work(connection, pipeline)
+    _delete_rows(connection, "records", pipeline)
+    # Dead letters that were put back meanwhile have been waited for with their records.
+    _delete_work(connection, pipeline)
+    _delete_rows(connection, "batches", pipeline)
+    connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
 
 
 def _drop_target(connection: Connection, pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pgqueue_embed.db.names import Table, parse_table
+from pgqueue_embed.db.names import Table, parse_table, with_suffix
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option, options_of
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
@@ -91,7 +91,7 @@ def spec_of_options(name: str, given: Mapping[str, Any]) -> PipelineSpec:
         )
     schema = given.get("db_schema") or Beside.db_schema
     source = parse_table(values["source"], schema)
-    target = Table(schema=source.schema, name=f"{source.name}_vectors")
+    target = Table(schema=source.schema, name=with_suffix(source.name, "_vectors"))
     values["source"] = source
     values["target"] = parse_table(values["target"], schema) if values.get("target") else target
     values["columns"] = TargetColumns().renamed(dict(values.get("columns") or {}))

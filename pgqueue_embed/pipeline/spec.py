@@ -105,7 +105,7 @@ class PipelineSpec:
     chunk_template: Annotated[
         str | None,
         Option(
-            help=r"What the model reads for each chunk, e.g. '$title\\n$chunk'; all of it counts as"
+            help=r"What the model reads for each chunk, e.g. '$title\n$chunk'; all of it counts as"
             " the chunk's tokens, and only the chunk is stored.",
             panel=MODEL,
             alter="What the model reads for a chunk: '$title: $chunk'; '' for the bare chunk.",

@@ -745,7 +745,8 @@ def test_command_alters_shows_switches_and_gives_up(
     embed(session, load_pipeline(connection, "reports (next)"))
     shown = pgembed(conninfo, "status").stdout
     assert (
-        "reports (next) is complete; let searches use it: pgembed alter reports --switch" in shown
+        "nothing of reports (next) is pending; let searches use it: pgembed alter reports --switch"
+        in shown
     )
     switched = pgembed(conninfo, "alter", "reports", "--switch", "--wait")
     assert switched.stdout.startswith("reports uses its new vectors, in public.reports_chunks;")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.db.names import Table
@@ -258,3 +259,17 @@ def test_a_distant_database_and_a_wrong_clock_are_warnings(
         (Mark.WARNING, "connection"),
         (Mark.WARNING, "clock"),
     ]
+
+
+def test_database_that_may_not_be_written_is_not_ready(
+    conninfo: str, connection: Connection
+) -> None:
+    name = sql.Identifier(connection.info.dbname)
+    alter = sql.SQL("alter database {} set default_transaction_read_only = on")
+    connection.execute(alter.format(name))
+    with connect(conninfo) as session:
+        (found,) = database_checks.check_server(session)
+    assert found.mark is Mark.FAILED
+    assert "default_transaction_read_only" in found.finding
+    assert found.fix is not None
+    assert "reset default_transaction_read_only" in found.fix

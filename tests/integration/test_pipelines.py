@@ -10,11 +10,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from tokenizers import Tokenizer, models
 
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineReplaced, UsageError
-from pgqueue_embed.lifecycle.create import check_tables, create_pipeline
+from pgqueue_embed.lifecycle.create import check_tables, create_pipeline, make
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.pipeline.catalog import (
     load_pipeline,
@@ -26,6 +27,8 @@ from pgqueue_embed.pipeline.catalog import (
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.document import Document, Recipe
 from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.options import spec_of_options
+from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.target_columns import TargetColumns
@@ -37,10 +40,11 @@ from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session, work_once
 
 TARGET = Table(schema="public", name="reports_chunks")
+REPORTS_B = Table(schema="public", name="reports_b")
 RECORDS = SourceShape(
     key=Key((Column(name="id", type="bigint"),)),
     document=Document(
@@ -129,6 +133,40 @@ def test_table_that_is_there_is_never_used_as_a_target(connection: Connection) -
     with pytest.raises(UsageError, match="another session just now"):
         create_pipeline(connection, spec(), RECORDS, FAKE_MODEL)
     assert pipeline_names(connection) == []
+
+
+@pytest.mark.parametrize("length", [55, 56, 63])
+def test_source_with_a_long_name_has_a_target_whose_name_fits(
+    connection: Connection, length: int
+) -> None:
+    source = make_source(connection, texts(2), table="t" * length)
+    made = spec_of_options("reports", {"source_table": source.name, "text_field": ("body",)})
+    assert made.target.name == f"{'t' * min(length, 55)}_vectors"
+    pipeline = make_pipeline(connection, source, target=made.target, view=True, foreign_key=True)
+    assert exists(connection, pipeline.target)
+    named = {"source_table": source.name, "text_field": ("body",), "target_table": "short"}
+    assert spec_of_options("reports", named).target.name == "short"
+
+
+def test_pipeline_that_is_made_is_made_whatever_its_texts_are_like(
+    connection: Connection,
+) -> None:
+    connection.execute("create table raw (id bigint primary key, bytes bytea)")
+    connection.execute("insert into raw values (1, 'fine'), (2, '\\xff')")
+    connection.execute(
+        "create view decoded as select id, convert_from(bytes, 'UTF8') as body from raw"
+    )
+    decoded = Table(schema="public", name="decoded")
+    prepared = prepare_with_fake_model(connection, spec(source=decoded), FAKE_MODEL.name)
+    tokenizer = Tokenizer(models.WordLevel(vocab={"[UNK]": 0}, unk_token="[UNK]"))
+    created = make(connection, replace(prepared, tokenizer=tokenizer))
+    assert created.pipeline == load_pipeline(connection, "reports")
+    assert any("could not be measured" in each for each in created.warnings)
+    # All or nothing with others, as a configuration file wants it.
+    with connection.transaction():
+        other = replace(prepared, spec=spec(source=decoded, name="b", target=REPORTS_B))
+        make(connection, replace(other, tokenizer=tokenizer))
+    assert pipeline_names(connection) == ["b", "reports"]
 
 
 def test_target_in_a_schema_that_is_absent_is_refused_with_the_way_out(
@@ -292,6 +330,64 @@ def test_enqueue_beside_a_drop_queues_nothing(connection: Connection, conninfo: 
         with pytest.raises(PipelineReplaced):
             enqueue(user, pipeline, Selection())
     assert traces(connection, pipeline.id) == {}
+
+
+@pytest.mark.parametrize("in_the_way", ["a writer of the source", "a view on the vectors"])
+@pytest.mark.parametrize("paused", [True, False])
+def test_drop_that_fails_has_changed_nothing(
+    connection: Connection,
+    conninfo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    in_the_way: str,
+    paused: bool,
+) -> None:
+    monkeypatch.setattr("pgqueue_embed.db.locks.TRIES", 1)
+    pipeline = make_pipeline(connection)
+    capture.install(connection, pipeline)
+    enqueue(connection, pipeline, Selection())
+    if paused:
+        pause_pipeline(connection, pipeline, "paused by a person")
+    connection.execute("create view mine as select * from reports_chunks")
+    before = (everything_of(connection, pipeline), exists(connection))
+    with connect(conninfo) as writer, writer.transaction(force_rollback=True):
+        if in_the_way == "a writer of the source":
+            writer.execute("insert into public.reports (id, body) values (99, 'One more.')")
+        with pytest.raises(UsageError, match=r"is used"):
+            drop_pipeline(connection, pipeline, delete_vectors=True)
+    assert (everything_of(connection, pipeline), exists(connection)) == before
+    connection.execute("drop view mine")
+    drop_pipeline(connection, pipeline, delete_vectors=True)
+    assert traces(connection, pipeline.id) == {}
+
+
+def everything_of(connection: Connection, pipeline: Pipeline) -> object:
+    """Return the row of a pipeline, the rows that it has elsewhere, and its triggers."""
+    row = connection.execute("select * from pgembed.pipelines where id = %s", (pipeline.id,))
+    triggers = "select tgname, tgenabled from pg_trigger where tgname ^@ 'pgembed_' order by 1"
+    found = connection.execute(triggers).fetchall()
+    assert found
+    return row.fetchone(), traces(connection, pipeline.id), found
+
+
+def test_drop_that_is_interrupted_while_it_waits_has_changed_nothing(
+    connection: Connection, conninfo: str
+) -> None:
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    with (
+        connect(conninfo) as holder,
+        connect(conninfo) as dropping,
+        ThreadPoolExecutor(1) as pool,
+        holder.transaction(),
+    ):
+        holder.execute("select from pgembed.work for update")
+        dropped = pool.submit(drop_pipeline, dropping, pipeline, delete_vectors=False)
+        wait_until_blocked(connection, dropping.info.backend_pid)
+        connection.execute("select pg_cancel_backend(%s)", (dropping.info.backend_pid,))
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            dropped.result(30)
+    assert load_pipeline(connection, "reports") == pipeline
+    assert claimable_pipelines(connection, [pipeline.id], alone=False) == [pipeline.id]
 
 
 def test_housekeeping_removes_what_is_of_no_pipeline(connection: Connection) -> None:

@@ -7,16 +7,18 @@ from decimal import Decimal
 
 import pytest
 
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.alter import Changes, alter
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.status import read_status
+from pgqueue_embed.status import read_progress, read_status
 from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON
-from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session
 
 
@@ -80,13 +82,15 @@ def test_waiting_work_without_a_worker_asks_for_one(conninfo: str, reports: Pipe
     assert "reports waits for a worker; on any machine: pgembed work" in shown
 
 
-def test_a_complete_pipeline_shows_its_dead_letters_and_asks_for_an_index(
+def test_an_empty_queue_with_dead_letters_is_not_complete_and_asks_for_an_index(
     conninfo: str, reports: Pipeline
 ) -> None:
     with open_session(conninfo) as session:
         drain(session, reports)
     shown = pgembed(conninfo, "status").stdout
-    assert "complete" in shown
+    assert "complete" not in shown
+    assert "83.3 %" in shown
+    assert "queue empty" in shown
     assert "reports has 1 dead letter; read: pgembed failures reports" in shown
     assert "no vector index; build one: pgembed index reports" in shown
     pgembed(conninfo, "index", "reports")
@@ -101,7 +105,86 @@ def test_a_dead_record_that_is_queued_again_is_not_missing_among_the_done(
     set_text(connection, REPORTS, 6, "Harmless now.")
     assert enqueue(connection, reports, Selection()) == 1
     progress = "select total, done, dead, pending, percent from pgembed.progress"
-    assert connection.execute(progress).fetchone() == (6, 5, 1, 1, Decimal("83.3"))
+    assert connection.execute(progress).fetchone() == (6, 5, 1, 1, Decimal("66.6"))
+
+
+def counts_are_known(connection: Connection) -> None:
+    """Have the server write down at once what it counts of this session, and look again."""
+    connection.execute("select pg_stat_force_next_flush()")
+    connection.execute("select")
+
+
+def test_rows_that_were_never_queued_are_no_part_of_what_is_complete(
+    conninfo: str, connection: Connection
+) -> None:
+    source = make_source(connection, texts(150))
+    pipeline = make_pipeline(connection, source)
+    counts_are_known(connection)
+    enqueue(connection, pipeline, Selection(limit=100))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        shown = pgembed(conninfo, "status").stdout
+        assert "complete" not in shown
+        assert "queue empty; about 50 source rows were never queued (an estimate" in shown
+        assert "queue them: pgembed enqueue reports" in shown
+        enqueue(connection, pipeline, Selection())
+        drain(session, pipeline)
+    shown = pgembed(conninfo, "status").stdout
+    assert "never queued" not in shown
+    assert "complete" in shown
+
+
+@pytest.mark.parametrize("where", ["id < 100", None])
+def test_nothing_is_called_complete_of_which_no_statistics_tell(
+    conninfo: str, connection: Connection, where: str | None
+) -> None:
+    source = make_source(connection, texts(9))
+    if where is None:
+        connection.execute("create view reports_now as select * from reports")
+        source = Table(schema="public", name="reports_now")
+    pipeline = make_pipeline(connection, source, where=where)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    never = "select never_queued from pgembed.progress"
+    assert connection.execute(never).fetchone() == (None,)
+    shown = pgembed(conninfo, "status").stdout
+    assert "queue empty" in shown
+    assert "never queued" not in shown
+
+
+def test_what_is_queued_again_is_counted_once_and_said_apart(
+    conninfo: str, connection: Connection
+) -> None:
+    source = make_source(connection, texts(40))
+    pipeline = make_pipeline(connection, source)
+    enqueue(connection, pipeline, Selection(limit=25))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    for key in (1, 2, 3):
+        set_text(connection, REPORTS, key, "Another text now.")
+    enqueue(connection, pipeline, Selection())
+    now = read_progress(connection, "reports")
+    assert (now.done, now.pending, now.pending_new, now.pending_changed) == (25, 18, 15, 3)
+    assert now.total == now.done + now.dead + now.pending_new == 40
+    assert now.percent == 55.0
+    assert not now.is_complete
+    shown = pgembed(conninfo, "status").stdout
+    header, _, numbers = (line.split() for line in shown.splitlines()[:3])
+    assert header[:5] == ["Pipeline", "Done", "New", "Changed", "Dead"]
+    assert numbers[:5] == ["reports", "25", "15", "3", "0"]
+
+
+def test_a_next_generation_is_shown_with_its_pipeline(
+    conninfo: str,
+    connection: Connection,
+    reports: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _: None)
+    alter(connection, reports, Changes(overlap_tokens=2))
+    assert "reports (next)" in pgembed(conninfo, "status", "reports").stdout
 
 
 def test_a_paused_pipeline_tells_why(

@@ -6,6 +6,7 @@ It says in SQL of its own what the design promises, and shares no query with the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from psycopg import sql
@@ -217,7 +218,7 @@ def _progress_breaches(connection: Connection, names: Names) -> Iterator[str]:
         "pending": 0,
         "in_flight": 0,
         "retrying": 0,
-        "percent": 100 if records else 0,
+        "percent": Decimal(1000 * (records - dead) // max(records, 1)) / 10,
     }
     for column, value in expected.items():
         if progress[column] != value:
