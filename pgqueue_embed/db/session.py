@@ -142,10 +142,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     ) -> Iterator[psycopg.Transaction]:
         """Open a transaction, or a savepoint within one."""
         must_pin = self.is_pooled_and_idle
-        with super().transaction(savepoint_name, force_rollback) as transaction:
-            if must_pin:
-                self.execute(self._pin_transaction())
-            yield transaction
+        try:
+            with super().transaction(savepoint_name, force_rollback) as transaction:
+                if must_pin:
+                    self.execute(self._pin_transaction())
+                yield transaction
+        except psycopg.Rollback:
+            # psycopg keeps to itself what went wrong with a rollback, and lets its sign out.
+            if not self.closed:
+                raise
+            raise psycopg.OperationalError("the connection was lost in a rollback") from None
 
     def refuse_pooler(self, what: str) -> None:
         """Raise UsageError if `what`, which lives in its session, would lose it behind a pooler."""

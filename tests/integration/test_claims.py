@@ -184,6 +184,18 @@ def test_lost_lease_is_noticed_at_the_commit_too(connection: Connection, other: 
     assert count(connection, "work") == 1
 
 
+def test_connection_that_is_lost_while_items_are_given_back_is_a_lost_lease(
+    connection: Connection, other: Connection
+) -> None:
+    def give_back_late() -> None:
+        with claim_transaction(other, lease_seconds=30), other.transaction() as attempt:
+            terminate(connection, other.info.backend_pid)
+            raise psycopg.Rollback(attempt)
+
+    with pytest.raises(LeaseLost, match="connection was lost"):
+        give_back_late()
+
+
 def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
     server_now = "select clock_timestamp()"
