@@ -18,7 +18,7 @@ def main() -> None:
     """Run as told on the command line, and print what happened."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="how long faults happen")
-    parser.add_argument("--records", type=int, default=20_000, help="how many there are at first")
+    parser.add_argument("--records", type=int, default=5_000, help="how many there are at first")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(1, 10**6))
     parser.add_argument("--logs", type=Path, help="a new folder for what the workers say")
     options = parser.parse_args()
