@@ -15,7 +15,7 @@ from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.generations import successor_of
 from tests.chaos.soak.promises import UNTOUCHED_RECORDS
-from tests.chaos.soak.state import PATIENCE_SECONDS, Soak
+from tests.chaos.soak.state import CALM_SECONDS, Soak
 from tests.support.pipelines import prepare_with_fake_model
 
 # Inserted at once before a new generation is made: most of them wait for the old one still.
@@ -27,7 +27,7 @@ def renew(run: Soak) -> None:
     chance = run.plan.chance("generations")
     altering.prepare = prepare_with_fake_model
     altering.check_local_model = lambda _pipeline: None
-    while not run.over.wait(chance.uniform(1.0, 10.0)):
+    while not run.over.wait(chance.uniform(1.0, 5.0)):
         with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as owner:
             _make_generation(run, owner, chance)
             switch(owner, load_pipeline(owner, "reports"), patience_seconds=20.0)
@@ -38,7 +38,7 @@ def finish(run: Soak, connection: Connection) -> None:
     """Switch to the next generation, if there is one."""
     pipeline = load_pipeline(connection, "reports")
     if successor_of(connection, pipeline) is not None:
-        switch(connection, pipeline, patience_seconds=PATIENCE_SECONDS)
+        switch(connection, pipeline, patience_seconds=CALM_SECONDS)
         run.happened["generations switched, in the calm"] += 1
 
 

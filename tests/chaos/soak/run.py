@@ -27,7 +27,7 @@ from tests.chaos.soak.promises import (
 )
 from tests.chaos.soak.rights import administer
 from tests.chaos.soak.roles import EMBEDDER, GUEST, as_role, make_role
-from tests.chaos.soak.state import PATIENCE_SECONDS, Part, Soak
+from tests.chaos.soak.state import CALM_SECONDS, Part, Soak
 from tests.chaos.soak.users import use
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
@@ -91,7 +91,7 @@ def _storm(run: Soak, seconds: float) -> None:
         parts = [threads.submit(part, run) for part in PARTS]
         try:
             while time.monotonic() < deadline and not any(part.done() for part in parts):
-                time.sleep(chance.uniform(0.1, 1.0))
+                time.sleep(chance.uniform(0.1, 2.0))
                 strike(run, chance)
                 run.replace_ended()
                 check_always(run)
@@ -122,4 +122,4 @@ def _wait_until_done(run: Soak, connection: Connection) -> None:
         run.replace_ended()
         return connection.execute("select count(*) from pgembed.work").fetchone() == (0,)
 
-    wait_until(is_done, "everything is embedded", seconds=PATIENCE_SECONDS)
+    wait_until(is_done, "everything is embedded", seconds=CALM_SECONDS)

@@ -20,6 +20,9 @@ from tests.support.light import Supervised
 
 PATIENCE_SECONDS = 180.0
 
+# Workers may need so long for all that waits when the storm is over.
+CALM_SECONDS = 600.0
+
 
 @dataclass
 class Soak:

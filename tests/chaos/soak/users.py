@@ -25,6 +25,10 @@ TEXTS = (*texts(50, chunks=2), None)
 KEY_DISTANCE = 10_000_000
 MOST_KEYS = 20
 
+# On a slow machine the queue would grow for ever otherwise, and no generation be complete.
+MOST_CHANGES_WAITING = 100
+WAITING = "select count(*) from pgembed.work where priority = 0"
+
 
 def use(run: Soak) -> None:
     """Change, add and delete records, and enqueue where nothing is captured."""
@@ -35,7 +39,15 @@ def use(run: Soak) -> None:
                 _change(run, user, chance)
                 if not run.plan.sync and chance.random() < 0.05:
                     _enqueue(run, chance)
+                if chance.random() < 0.1:
+                    _have_patience(run, user)
                 time.sleep(0.02)
+
+
+def _have_patience(run: Soak, user: Connection) -> None:
+    while user.execute(WAITING).fetchone() > (MOST_CHANGES_WAITING,):
+        if run.over.wait(0.5):
+            return
 
 
 def _change(run: Soak, user: Connection, chance: random.Random) -> None:
