@@ -20,6 +20,7 @@ from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
 from tests.servers import temporary_server
+from tests.support.pipelines import prepare_with_fake_model
 from tests.support.programs import left_out
 
 # Tests run side by side, a core each. Where torch had all cores, its threads would wait for one
@@ -169,6 +170,14 @@ def connection(conninfo: str) -> Iterator[Connection]:
     with connect(conninfo, application_name="test") as session:
         session.execute("reset search_path")
         yield session
+
+
+@pytest.fixture
+def fake_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`alter` takes the fake model; one of another name has other vectors."""
+    alter = "pgqueue_embed.lifecycle.alter"
+    monkeypatch.setattr(f"{alter}.prepare", prepare_with_fake_model)
+    monkeypatch.setattr(f"{alter}.check_local_model", lambda _pipeline: None)
 
 
 @contextmanager

@@ -18,15 +18,12 @@ from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
+from tests.support.pipelines import REPORTS, make_pipeline
 
 RECORDS = 300
 
 
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
+pytestmark = pytest.mark.usefixtures("fake_next_model")
 
 
 def test_workers_go_through_two_switches_without_losing_or_mixing_anything(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -39,38 +39,19 @@ from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline, prepare_with_fake_model
-from tests.support.working import drain, open_session, work_once
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, embed_documents, open_session, work_once
 
 SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
 
 
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepare successors with the fake model; one of another name has other vectors."""
-
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
-    monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)
-    monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
 
 @pytest.fixture
 def reports(connection: Connection, session: Session) -> Pipeline:
     """A pipeline whose records are embedded, one of them empty."""
-    pipeline = make_pipeline(connection, make_source(connection, [*texts(60), None]))
-    enqueue(connection, pipeline, Selection())
-    drain(session, pipeline)
-    return pipeline
+    return embed_documents(connection, session, [*texts(60), None])
 
 
 def begin(connection: Connection, pipeline: Pipeline, changes: Changes = SMALLER) -> Pipeline:

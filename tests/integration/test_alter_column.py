@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -11,7 +11,6 @@ import psycopg
 import pytest
 
 from pgqueue_embed.claim.process import Session
-from pgqueue_embed.db import locks
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
 from pgqueue_embed.lifecycle import switch as switching
@@ -32,8 +31,7 @@ from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FakeDevice, unit_vector
-from tests.support.pipelines import prepare_with_fake_model
-from tests.support.working import drain, open_session, work_once
+from tests.support.working import drain, work_once
 
 OTHER_MODEL = Changes(model="another/model")
 
@@ -50,22 +48,7 @@ order by 1
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepare successors with the fake model; one of another name has other vectors."""
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
-    monkeypatch.setattr(locks, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(switching, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(switching, "STALL_SECONDS", 0.0)
-    monkeypatch.setattr(switching, "POLL_SECONDS", 0.01)
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import SENTENCES
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_consistent
-from tests.support.pipelines import prepare_with_fake_model
 from tests.support.target_kinds import TARGET_KINDS, TargetKind, assert_true
 from tests.support.working import drain, open_session, work_once
 
@@ -180,15 +179,11 @@ class Pipelines(RuleBasedStateMachine):
                 switch(self.connection, self.pipeline, force=True)
 
 
+@pytest.mark.usefixtures("fake_next_model", "quick_switch")
 @pytest.mark.parametrize("kind", TARGET_KINDS, ids=lambda kind: kind.name)
 def test_promise_is_kept_in_any_order_of_steps(
-    kind: TargetKind, make_database: Callable[[], Iterator[str]], monkeypatch: pytest.MonkeyPatch
+    kind: TargetKind, make_database: Callable[[], Iterator[str]]
 ) -> None:
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda pipeline: None)
-    # Nobody works while a step waits.
-    monkeypatch.setattr("pgqueue_embed.lifecycle.switch.SETTLE_SECONDS", 0)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.switch.STALL_SECONDS", 0)
     run_state_machine_as_test(
         lambda: Pipelines(kind, make_database),
         settings=settings(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from pgqueue_embed.claim.process import Session
@@ -13,25 +11,18 @@ from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target.column_check import check_column
+from tests.support import working
 from tests.support.columns import into_column
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
-from tests.support.working import drain, open_session
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+from tests.support.working import drain
 
 
 def embed(connection: Connection, session: Session, pipeline: Pipeline) -> int:
     """Embed what is new, changed or gone; returns how many records that was."""
-    queued = enqueue(connection, pipeline, Selection())
-    drain(session, pipeline)
+    queued = working.embed(connection, session, pipeline)
     assert_converged(connection, pipeline.name)
     return queued
 

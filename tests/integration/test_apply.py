@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import prepare_with_fake_model
-from tests.support.working import drain, open_session
+from tests.support.working import drain
 
 REPORTS = f"""
 [pipelines.reports]
@@ -62,12 +61,6 @@ def reports(conninfo: str, connection: Connection, file: Path) -> Pipeline:
     """The pipeline of the file, made."""
     assert pgembed(conninfo, "apply", str(file), "--yes").exit_code == 0
     return load_pipeline(connection, "reports")
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    with open_session(conninfo) as opened:
-        yield opened
 
 
 def declare(file: Path, old: str, new: str) -> None:

@@ -34,7 +34,7 @@ from tests.support.conditions import (
 from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice, FakeEmbedded, fake_chunker
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.pipelines import REPORTS, make_pipeline, queue_documents
 from tests.support.working import drain, open_session, work_once
 
 pytestmark = pytest.mark.on_both_servers
@@ -66,14 +66,6 @@ def other(conninfo: str, session: Session) -> Iterator[Session]:
     del session
     with open_session(conninfo, worker_id=2) as opened:
         yield opened
-
-
-def queue(connection: Connection, documents: Sequence[str | None], **fields: object) -> Pipeline:
-    """Make a source of `documents`, keyed from 1, with a pipeline, and queue all of it."""
-    make_source(connection, documents)
-    pipeline = make_pipeline(connection, **fields)  # type: ignore[arg-type]
-    enqueue(connection, pipeline, Selection())
-    return pipeline
 
 
 def queue_keys(connection: Connection, pipeline: Pipeline, *keys: int, **fields: object) -> None:
@@ -115,7 +107,7 @@ class TestRecords:
     def test_every_record_is_embedded_with_its_chunks(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(300, chunks=3))
+        pipeline = queue_documents(connection, texts(300, chunks=3))
         done = drain(session, pipeline)
         assert_converged(connection, "reports")
         assert sum(claim.batch.embedded for claim in done) == 300
@@ -126,7 +118,7 @@ class TestRecords:
     def test_null_empty_and_blank_texts_are_empty_and_not_gone(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [None, "", "  \n\t ", "\u00a0\u3000", "text"])
+        pipeline = queue_documents(connection, [None, "", "  \n\t ", "\u00a0\u3000", "text"])
         drain(session, pipeline)
         assert states(connection) == {**dict.fromkeys("1234", "empty"), "5": "embedded"}
         assert_converged(connection, "reports")
@@ -134,7 +126,7 @@ class TestRecords:
     def test_text_that_becomes_empty_loses_its_chunks(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         drain(session, pipeline)
         set_text(connection, REPORTS, 1, None)
         queue_keys(connection, pipeline, 1, known=True)
@@ -145,7 +137,7 @@ class TestRecords:
     def test_gone_record_leaves_nothing_behind(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         drain(session, pipeline)
         delete_records(connection, REPORTS, [2, 3])
         queue_keys(connection, pipeline, 2, 3, 99, known=True)
@@ -158,7 +150,7 @@ class TestRecords:
     def test_changed_text_replaces_its_chunks(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2, chunks=4))
+        pipeline = queue_documents(connection, texts(2, chunks=4))
         drain(session, pipeline)
         set_text(connection, REPORTS, 1, "Short now.")
         queue_keys(connection, pipeline, 1, known=True)
@@ -169,7 +161,7 @@ class TestRecords:
     def test_unchanged_record_is_neither_fetched_nor_embedded(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [*texts(20), None])
+        pipeline = queue_documents(connection, [*texts(20), None])
         drain(session, pipeline)
         version = "select max(xmin::text::bigint) from pgembed.records"
         written = connection.execute(version).fetchone()
@@ -184,7 +176,7 @@ class TestRecords:
     def test_unchanged_record_is_embedded_again_if_asked(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [*texts(3), None])
+        pipeline = queue_documents(connection, [*texts(3), None])
         drain(session, pipeline)
         queue_keys(connection, pipeline, 1, 2, 3, 4, known=True, embed_again=True)
         device = FakeDevice()
@@ -195,7 +187,7 @@ class TestRecords:
     def test_one_item_that_asks_for_it_is_enough_to_embed_again(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(1))
+        pipeline = queue_documents(connection, texts(1))
         drain(session, pipeline)
         for again in (False, True, False):
             queue_keys(connection, pipeline, 1, known=True, embed_again=again)
@@ -207,7 +199,7 @@ class TestRecords:
     def test_vectors_removed_by_hand_come_back(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(3, chunks=3))
+        pipeline = queue_documents(connection, texts(3, chunks=3))
         drain(session, pipeline)
         connection.execute(
             "delete from public.reports_chunks where fulltext_id = 1 and chunk_index = 0"
@@ -219,7 +211,7 @@ class TestRecords:
     def test_key_that_is_queued_twice_is_embedded_once(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(5))
+        pipeline = queue_documents(connection, texts(5))
         queue_keys(connection, pipeline, 3, 3, 2)
         queue_keys(connection, pipeline, 3)
         device = FakeDevice()
@@ -230,7 +222,7 @@ class TestRecords:
     def test_text_beyond_the_byte_limit_is_put_back(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(40, chunks=6))
+        pipeline = queue_documents(connection, texts(40, chunks=6))
         small = ClaimSize(items=9, limit_bytes=3000)
         device = FakeDevice()
         done = work_once(session, pipeline, device, size=small)
@@ -245,25 +237,25 @@ class TestRecords:
     def test_record_larger_than_the_byte_limit_is_embedded_all_the_same(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [texts(1, chunks=50)[0], *texts(3)])
+        pipeline = queue_documents(connection, [texts(1, chunks=50)[0], *texts(3)])
         drain(session, pipeline, size=ClaimSize(items=1, limit_bytes=10))
         assert_converged(connection, "reports")
 
     def test_claim_without_text_works_without_the_device(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [None, ""])
+        pipeline = queue_documents(connection, [None, ""])
         drain(session, pipeline, FakeDevice(broken=True, fault=ModelError("broken")))
         assert_converged(connection, "reports")
 
     def test_nothing_to_claim_is_none(self, connection: Connection, session: Session) -> None:
-        pipeline = queue(connection, [])
+        pipeline = queue_documents(connection, [])
         assert work_once(session, pipeline) is None
 
     def test_another_generation_embeds_everything_again(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [*texts(3), None])
+        pipeline = queue_documents(connection, [*texts(3), None])
         drain(session, pipeline)
         connection.execute("update pgembed.pipelines set generation = 2")
         queue_keys(connection, pipeline, 1, 2, 3, 4, known=True)
@@ -280,7 +272,7 @@ class TestTables:
     """Tables of the user's, as odd as PostgreSQL allows."""
 
     def test_halfvec_target(self, connection: Connection, session: Session) -> None:
-        pipeline = queue(connection, texts(10), vector_type="halfvec")
+        pipeline = queue_documents(connection, texts(10), vector_type="halfvec")
         drain(session, pipeline)
         column = "select pg_typeof(embedding)::text from public.reports_chunks limit 1"
         assert connection.execute(column).fetchone() == ("halfvec",)
@@ -342,7 +334,7 @@ class TestTables:
     def test_row_that_the_user_added_to_the_target_does_not_block_a_record(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         connection.execute(
             "insert into public.reports_chunks (fulltext_id, chunk_id, chunk_index, text_chunk,"
             " start_char, end_char, tokens, embedding)"
@@ -359,7 +351,7 @@ class TestChangesWhileTheModelRuns:
     def test_changed_record_is_queued_again_and_never_stale(
         self, connection: Connection, session: Session, text: str | None
     ) -> None:
-        pipeline = queue(connection, texts(3, chunks=2))
+        pipeline = queue_documents(connection, texts(3, chunks=2))
         change = once(lambda: set_text(connection, REPORTS, 2, text))
         done = work_once(session, pipeline, FakeDevice(during=change))
         assert done is not None
@@ -375,7 +367,7 @@ class TestChangesWhileTheModelRuns:
     def test_embedded_record_that_changes_twice_is_never_stale(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(1))
+        pipeline = queue_documents(connection, texts(1))
         drain(session, pipeline)
         old = chunk_texts(connection, 1)
         set_text(connection, REPORTS, 1, "Second text.")
@@ -391,7 +383,7 @@ class TestChangesWhileTheModelRuns:
     def test_record_that_is_deleted_meanwhile_leaves_nothing(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         delete = once(lambda: delete_records(connection, REPORTS, [2]))
         work_once(session, pipeline, FakeDevice(during=delete))
         assert_converged(connection, "reports")
@@ -399,7 +391,7 @@ class TestChangesWhileTheModelRuns:
     def test_record_that_comes_back_meanwhile_is_queued_again(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         delete_records(connection, REPORTS, [2])
         come_back = once(lambda: set_text(connection, REPORTS, 2, "Back again."))
         work_once(session, pipeline, FakeDevice(during=come_back))
@@ -410,7 +402,7 @@ class TestChangesWhileTheModelRuns:
     def test_vectors_removed_meanwhile_come_back(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         drain(session, pipeline)
         queue_keys(connection, pipeline, 1, 2, known=True)
         set_text(connection, REPORTS, 2, "Makes the device run.")
@@ -422,7 +414,7 @@ class TestChangesWhileTheModelRuns:
     def test_failure_of_an_older_text_is_not_charged(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [POISON], max_attempts=1)
+        pipeline = queue_documents(connection, [POISON], max_attempts=1)
         cure = once(lambda: set_text(connection, REPORTS, 1, "Cured."))
         work_once(session, pipeline, FakeDevice(during=cure))
         assert states(connection) == {"1": None}
@@ -434,7 +426,7 @@ class TestChangesWhileTheModelRuns:
     def test_second_worker_with_the_same_record_waits_and_keeps(
         self, connection: Connection, session: Session, other: Session, seen: bool
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         if seen:
             drain(session, pipeline)
             connection.execute("update public.reports set body = body || ' changed'")
@@ -462,7 +454,7 @@ class TestChangesWhileTheModelRuns:
     def test_ddl_on_the_source_completes_at_once_while_the_model_runs(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         device = FakeDevice(hold=threading.Event())
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(work_once, session, pipeline, device)
@@ -479,7 +471,7 @@ class TestChangesWhileTheModelRuns:
     def test_write_waits_for_a_users_lock_and_succeeds_later(
         self, connection: Connection, conninfo: str, session: Session, table: str
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         pid = session.connection.info.backend_pid
         waits: list[bool] = []
 
@@ -505,7 +497,7 @@ class TestChangesWhileTheModelRuns:
     def test_write_loses_a_deadlock_and_the_user_never_does(
         self, connection: Connection, conninfo: str, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         device = FakeDevice(hold=threading.Event())
         pid = session.connection.info.backend_pid
         with connect(conninfo) as user, ThreadPoolExecutor(1) as pool:
@@ -529,7 +521,7 @@ class TestFailures:
     ) -> None:
         documents: list[str | None] = [*texts(20, chunks=2)]
         documents[4] = documents[13] = f"Long text with {POISON} in it. {texts(1, chunks=3)[0]}"
-        pipeline = queue(connection, documents)
+        pipeline = queue_documents(connection, documents)
         done = work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1 << 20))
         assert done is not None
         assert (done.batch.embedded, done.batch.failed, done.batch.dead) == (18, 2, 0)
@@ -543,7 +535,7 @@ class TestFailures:
     def test_hopeless_record_becomes_a_dead_letter_with_its_error(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [*texts(5), POISON], max_attempts=3)
+        pipeline = queue_documents(connection, [*texts(5), POISON], max_attempts=3)
         done = drain(session, pipeline)
         letters = connection.execute(
             "select pipeline, key, attempts, last_error, dead_at is not null"
@@ -559,7 +551,7 @@ class TestFailures:
         self, connection: Connection, conninfo: str, isolation: str
     ) -> None:
         del isolation
-        pipeline = queue(connection, [POISON])
+        pipeline = queue_documents(connection, [POISON])
         delays: list[float] = []
         with open_session(conninfo, retry_delay_seconds=100) as session:
             for _ in range(2):
@@ -577,7 +569,7 @@ class TestFailures:
     def test_attempts_start_again_when_the_text_changes(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [POISON], max_attempts=2)
+        pipeline = queue_documents(connection, [POISON], max_attempts=2)
         work_once(session, pipeline)
         set_text(connection, REPORTS, 1, f"another {POISON}")
         work_once(session, pipeline)
@@ -589,7 +581,7 @@ class TestFailures:
     def test_text_that_turns_to_poison_keeps_its_old_vectors_until_given_up_on(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(1), max_attempts=2)
+        pipeline = queue_documents(connection, texts(1), max_attempts=2)
         drain(session, pipeline)
         old = chunk_texts(connection, 1)
         set_text(connection, REPORTS, 1, POISON)
@@ -605,7 +597,7 @@ class TestFailures:
     def test_dead_record_is_revived_by_another_text(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [POISON, "fine"], max_attempts=1)
+        pipeline = queue_documents(connection, [POISON, "fine"], max_attempts=1)
         drain(session, pipeline)
         set_text(connection, REPORTS, 1, "cured")
         queue_keys(connection, pipeline, 1, known=True)
@@ -616,7 +608,7 @@ class TestFailures:
     def test_gone_dead_record_leaves_nothing(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [POISON, "fine"], max_attempts=1)
+        pipeline = queue_documents(connection, [POISON, "fine"], max_attempts=1)
         drain(session, pipeline)
         delete_records(connection, REPORTS, [1])
         queue_keys(connection, pipeline, 1, known=True)
@@ -629,7 +621,7 @@ class TestFailures:
     ) -> None:
         documents = texts(12)
         documents[7] = f"This gives {NOT_A_NUMBER}."
-        pipeline = queue(connection, documents, max_attempts=1)
+        pipeline = queue_documents(connection, documents, max_attempts=1)
         drain(session, pipeline)
         dead = [key for key, state in states(connection).items() if state == "dead"]
         assert dead == ["8"]
@@ -656,7 +648,7 @@ class TestFailures:
     ) -> None:
         documents: list[str | None] = [*texts(30)]
         documents[3] = documents[20] = "forbidden here"
-        pipeline = queue(connection, documents, max_attempts=2)
+        pipeline = queue_documents(connection, documents, max_attempts=2)
         if "select_long" in rule:
             # Text that no B-tree takes: an index row has at most 2,704 bytes.
             connection.execute(
@@ -681,7 +673,7 @@ class TestFailures:
     ) -> None:
         documents: list[str | None] = [*texts(10)]
         documents[2] = f"{POISON} for the chunker"
-        pipeline = queue(connection, documents, max_attempts=2)
+        pipeline = queue_documents(connection, documents, max_attempts=2)
         drain(session, pipeline, chunker=PoisonedChunker())
         letters = connection.execute("select key, attempts from pgembed.dead_letters").fetchall()
         assert letters == [("3", 1)]
@@ -690,7 +682,7 @@ class TestFailures:
     def test_device_that_fails_its_self_test_charges_nobody(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(10))
+        pipeline = queue_documents(connection, texts(10))
         device = FakeDevice(broken=True, fault=ModelError("the device computes nonsense"))
         with pytest.raises(ModelError, match="nonsense"):
             work_once(session, pipeline, device)
@@ -702,7 +694,7 @@ class TestFailures:
         class Abandoned(BaseException):
             pass
 
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
 
         def leave() -> None:
             raise Abandoned
@@ -749,7 +741,7 @@ class TestFaultsOfThePipeline:
         fault: str,
         mending: str,
     ) -> None:
-        pipeline = queue(connection, texts(4))
+        pipeline = queue_documents(connection, texts(4))
         names = {"source": "public.reports", "target": "public.reports_chunks"}
         strike = once(lambda: connection.execute(fault.format(**names)))
         if when == "before":
@@ -814,7 +806,7 @@ class TestFaultsOfThePipeline:
     def test_target_that_refuses_everything_faults_the_pipeline(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(20))
+        pipeline = queue_documents(connection, texts(20))
         connection.execute("alter table public.reports_chunks add must int not null")
         with pytest.raises(PipelineFault, match="must"):
             work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1 << 20))
@@ -829,7 +821,7 @@ class TestLostConnections:
         self, connection: Connection, conninfo: str, isolation: str, lost: str
     ) -> None:
         del isolation
-        pipeline = queue(connection, texts(5))
+        pipeline = queue_documents(connection, texts(5))
         with open_session(conninfo) as session:
             ends = getattr(session, lost).info.backend_pid
 
@@ -850,7 +842,7 @@ class TestLostConnections:
     def test_both_connections_lost_leave_an_orphan_that_counts_for_nothing(
         self, connection: Connection, conninfo: str
     ) -> None:
-        pipeline = queue(connection, texts(2))
+        pipeline = queue_documents(connection, texts(2))
         with open_session(conninfo) as session:
             pids = [each.info.backend_pid for each in (session.connection, session.side)]
 
@@ -868,7 +860,7 @@ class TestLostConnections:
     def test_lease_that_runs_out_while_the_model_hangs_frees_the_work(
         self, connection: Connection, conninfo: str
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         with open_session(conninfo, lease_seconds=1) as hung, open_session(conninfo) as other:
             pid = hung.connection.info.backend_pid
 
@@ -887,7 +879,7 @@ class TestDeaths:
     def test_death_sets_the_items_apart_and_charges_no_record(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(16))
+        pipeline = queue_documents(connection, texts(16))
         assert items(connection) == [(8, False, 0), (8, False, 0)]
         die(connection, session, pipeline)
         assert items(connection) == [(8, False, 0), (8, False, 0)]
@@ -927,7 +919,7 @@ class TestDeaths:
     def test_single_record_is_given_up_on_after_three_deaths(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, ["kills the process"])
+        pipeline = queue_documents(connection, ["kills the process"])
         die(connection, session, pipeline)
         work_once(session, pipeline)
         for _ in range(2):
@@ -962,7 +954,7 @@ class TestDeaths:
     def test_pardoned_item_is_embedded_like_any_other(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, ["innocent"])
+        pipeline = queue_documents(connection, ["innocent"])
         die(connection, session, pipeline)
         drain(session, pipeline)
         assert states(connection) == {"1": "embedded"}
@@ -972,7 +964,7 @@ class TestDeaths:
         self, connection: Connection, session: Session
     ) -> None:
         """Workers may hold a record one after the other, and all die, before a death is known."""
-        pipeline = queue(connection, ["innocent"])
+        pipeline = queue_documents(connection, ["innocent"])
         (work_id,) = connection.execute("select id from pgembed.work").fetchone()
         connection.execute(
             "insert into pgembed.attempts (work_id, worker_id, claim_xid, died_at)"
@@ -986,7 +978,7 @@ class TestDeaths:
     def test_condemned_record_whose_text_changed_is_tried_again(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, ["kills"])
+        pipeline = queue_documents(connection, ["kills"])
         queue_deaths(connection, 3)
         change = once(lambda: set_text(connection, REPORTS, 1, "harmless"))
         checked = Session(**{**vars(session), "checkpoint": change})
@@ -998,7 +990,7 @@ class TestDeaths:
     def test_orphans_of_a_living_worker_are_not_deaths(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(3))
+        pipeline = queue_documents(connection, texts(3))
         connection.execute(
             "insert into pgembed.attempts (work_id, worker_id, claim_xid)"
             " select id, 9, '3' from pgembed.work"

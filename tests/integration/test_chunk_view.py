@@ -20,23 +20,13 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline, prepare_with_fake_model
-from tests.support.working import drain, open_session
+from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, embed
 
 VIEW = "reports_chunks_view"
 
 
-@pytest.fixture(autouse=True)
-def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
-    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("fake_next_model")
 
 
 @pytest.fixture
@@ -45,8 +35,7 @@ def reports(connection: Connection, session: Session) -> Pipeline:
     source = make_source(connection, texts(5))
     connection.execute('alter table reports add "per % ""cent""" int default 7, add tokens text')
     pipeline = make_pipeline(connection, source, view=True)
-    enqueue(connection, pipeline, Selection())
-    drain(session, pipeline)
+    embed(connection, session, pipeline)
     return pipeline
 
 

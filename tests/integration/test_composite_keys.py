@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -21,15 +21,9 @@ from tests.support.corpus import KEY_OF_NUMBER, texts
 from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session
+from tests.support.working import drain
 
 COPIES = 3
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    with open_session(conninfo) as opened:
-        yield opened
 
 
 def make_pairs(

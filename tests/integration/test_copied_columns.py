@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,23 +15,16 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target import ChunkTable
+from tests.support import working
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+from tests.support.working import drain, work_once
 
 
 def embed(connection: Connection, session: Session, pipeline: Pipeline) -> int:
-    """Queue what is new or changed and embed it; returns how many records were queued."""
-    queued = enqueue(connection, pipeline, Selection())
-    drain(session, pipeline)
+    """Embed what is new or changed, and look at it; returns how many records were queued."""
+    queued = working.embed(connection, session, pipeline)
     assert_copied(connection, pipeline)
     return queued
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from pgqueue_embed.chunking import Chunker
@@ -20,13 +18,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, tokenizer
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    with open_session(conninfo) as opened:
-        yield opened
+from tests.support.working import drain, work_once
 
 
 def make_articles(connection: Connection, *rows: tuple[str | None, str | None]) -> None:

@@ -7,32 +7,28 @@ import threading
 
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import count_failures, read_failures, retry
-from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
-from tests.support.corpus import make_source, set_text, texts
+from tests.support.corpus import set_text, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import REPORTS, make_pipeline
-from tests.support.working import drain, open_session
+from tests.support.pipelines import REPORTS
+from tests.support.working import drain, embed_documents, open_session
 
 DEAD = 5
 
 
 @pytest.fixture
-def reports(conninfo: str, connection: Connection) -> Pipeline:
+def reports(connection: Connection, session: Session) -> Pipeline:
     """A finished pipeline: records 1 to 5 are dead letters, 6 to 8 embedded."""
-    source = make_source(connection, [*[f"{POISON} {n}" for n in range(DEAD)], *texts(3)])
-    pipeline = make_pipeline(connection, source, max_attempts=1)
-    enqueue(connection, pipeline, Selection())
-    with open_session(conninfo) as session:
-        drain(session, pipeline)
-    return pipeline
+    documents = [*[f"{POISON} {n}" for n in range(DEAD)], *texts(3)]
+    return embed_documents(connection, session, documents, max_attempts=1)
 
 
 def progress(connection: Connection) -> tuple[int, int, int, int]:

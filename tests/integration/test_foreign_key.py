@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,29 +18,13 @@ from pgqueue_embed.target import ChunkTable
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
+from tests.support.working import drain, embed, embed_documents, open_session, work_once
 
 
 @pytest.fixture
 def reports(connection: Connection, session: Session) -> Pipeline:
     """A pipeline of five records, embedded, whose vectors refer to them."""
-    pipeline = make_pipeline(connection, make_source(connection, texts(5)), foreign_key=True)
-    embed(connection, session, pipeline)
-    return pipeline
-
-
-def embed(connection: Connection, session: Session, pipeline: Pipeline) -> int:
-    """Queue what is new or changed and embed it; returns how many records were queued."""
-    queued = enqueue(connection, pipeline, Selection())
-    drain(session, pipeline)
-    return queued
+    return embed_documents(connection, session, texts(5), foreign_key=True)
 
 
 def keys(connection: Connection) -> set[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -16,7 +15,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
+from tests.support.working import drain, work_once
 
 STEPS = 60
 KEYS = 9
@@ -36,13 +35,6 @@ TEXTS = (
     "The valve was open. The alarm did not sound.",
     "",
 )
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
 
 
 @pytest.fixture(params=SOURCES.values(), ids=SOURCES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -29,12 +28,6 @@ from tests.support.working import drain, open_session, work_once
 PARAGRAPHS = [f"Paragraph {n} says that pump {n} was found to be in order." for n in range(12)]
 LONG_TEXT = "\n\n".join(PARAGRAPHS)
 ADDED = "What was added here is a paragraph that nobody has seen before."
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    with open_session(conninfo) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ from pgqueue_embed.embedding.rows import Vectors
 from pgqueue_embed.embedding.shapes import limits_for
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from tests.support.corpus import make_source, real_reports, texts
+from tests.support.corpus import real_reports, texts
 from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
 from tests.support.fakes import tokenizer
 from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import queue_documents
 from tests.support.working import open_session, work_once
 
 # BEGIN, its settings, the claim; a renewal after reading, after chunking and after the one device
@@ -65,13 +65,6 @@ def session(conninfo: str) -> Iterator[Session]:
         yield replace(opened, connection=connection, side=side, codec=codec)
 
 
-def queue(connection: Connection, documents: Sequence[str]) -> Pipeline:
-    make_source(connection, documents)
-    pipeline = make_pipeline(connection)
-    enqueue(connection, pipeline, Selection())
-    return pipeline
-
-
 def counted(connection: Connection) -> CountingConnection:
     assert isinstance(connection, CountingConnection)
     return connection
@@ -91,13 +84,13 @@ class TestClaim:
     def test_round_trips_of_a_claim_do_not_grow_with_its_records(
         self, connection: Connection, session: Session, items: int
     ) -> None:
-        pipeline = queue(connection, texts(600, chunks=3))
+        pipeline = queue_documents(connection, texts(600, chunks=3))
         work_on(session, pipeline, items)
         assert counted(session.connection).round_trips <= CLAIM_ROUND_TRIPS
         assert counted(session.side).round_trips <= SIDE_ROUND_TRIPS
 
     def test_statements_of_a_commit(self, connection: Connection, session: Session) -> None:
-        pipeline = queue(connection, texts(100, chunks=3))
+        pipeline = queue_documents(connection, texts(100, chunks=3))
         work_on(session, pipeline, 16)
         statements = counted(session.connection).statements
         first = next(n for n, text in enumerate(statements) if "pgembed.records" in text)
@@ -107,7 +100,7 @@ class TestClaim:
     def test_a_claim_of_changed_records_asks_once_for_the_vectors_that_they_keep(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, texts(300, chunks=3))
+        pipeline = queue_documents(connection, texts(300, chunks=3))
         work_on(session, pipeline, 300)
         connection.execute("update reports set body = body || ' Changed.'")
         enqueue(connection, pipeline, Selection())
@@ -118,7 +111,7 @@ class TestClaim:
     def test_round_trips_of_a_claim_that_finds_nothing(
         self, connection: Connection, session: Session
     ) -> None:
-        pipeline = queue(connection, [])
+        pipeline = queue_documents(connection, [])
         counted(session.connection).forget()
         assert work_once(session, pipeline) is None
         assert counted(session.connection).round_trips <= EMPTY_CLAIM_ROUND_TRIPS

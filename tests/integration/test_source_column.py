@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from pgqueue_embed.vector_search.index import has_vector_index, plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import has_vectors, search
+from tests.support import working
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
@@ -49,17 +49,9 @@ where attrelid = %s::regclass and attname = %s and not attisdropped
 """
 
 
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
-
-
 def embed(connection: Connection, session: Session, pipeline: Pipeline) -> None:
     """Queue what is to be embedded, and embed it."""
-    enqueue(connection, pipeline, Selection())
-    drain(session, pipeline, chunker=whole_chunker())
+    working.embed(connection, session, pipeline, chunker=whole_chunker())
 
 
 def column(connection: Connection, table: str, name: str) -> tuple[str, bool, str] | None:

@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import psycopg
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.key import KEY_TYPES
@@ -18,21 +19,17 @@ from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set
 from tests.support.fakes import POISON, FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
-from tests.support.working import drain, open_session, work_once
+from tests.support.working import drain, embed_documents, open_session, work_once
 
 # A page of the ledger's index takes three keys: these bytes are the longest, if not compressible.
 LONGEST_KEY = 2684
 
 
 @pytest.fixture
-def reports(conninfo: str, connection: Connection) -> Pipeline:
+def reports(connection: Connection, session: Session) -> Pipeline:
     """A finished pipeline with the records 1 to 9, of which 8 and 9 are dead letters."""
-    make_source(connection, [*texts(7), POISON, f"{POISON} too"])
-    pipeline = make_pipeline(connection, max_attempts=1)
-    enqueue(connection, pipeline, Selection())
-    with open_session(conninfo) as session:
-        drain(session, pipeline)
-    return pipeline
+    documents = [*texts(7), POISON, f"{POISON} too"]
+    return embed_documents(connection, session, documents, max_attempts=1)
 
 
 def call(connection: Connection, function: str, *arguments: object) -> int:

@@ -18,17 +18,19 @@ from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON
-from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
+from tests.support.pipelines import (
+    REPORTS,
+    make_pipeline,
+    prepare_with_fake_model,
+    queue_documents,
+)
 from tests.support.working import drain, open_session
 
 
 @pytest.fixture
 def reports(connection: Connection) -> Pipeline:
     """A pipeline with 6 records queued, one of which will die."""
-    source = make_source(connection, [*texts(5), POISON])
-    pipeline = make_pipeline(connection, source, max_attempts=1)
-    enqueue(connection, pipeline, Selection())
-    return pipeline
+    return queue_documents(connection, [*texts(5), POISON], max_attempts=1)
 
 
 def start_worker(connection: Connection, *pipelines: Pipeline, host: str = "mac-mini") -> int:

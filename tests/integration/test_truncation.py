@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -22,7 +20,7 @@ from tests.support.fakes import FakeDevice, FakeEmbedded, unit_vector
 from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
-from tests.support.working import drain, open_session
+from tests.support.working import drain
 
 
 class LeadingZeros(FakeDevice):
@@ -35,13 +33,6 @@ class LeadingZeros(FakeDevice):
                 vectors[row, :3] = 1e-6
                 vectors[row] /= np.linalg.norm(vectors[row])
         return FakeEmbedded(vectors=vectors)
-
-
-@pytest.fixture
-def session(conninfo: str) -> Iterator[Session]:
-    """What a worker works with."""
-    with open_session(conninfo) as opened:
-        yield opened
 
 
 def first(text: str, dimensions: int = 3) -> np.ndarray:

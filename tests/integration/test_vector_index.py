@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
@@ -34,7 +35,7 @@ from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session
+from tests.support.working import embed
 
 
 @pytest.fixture
@@ -44,11 +45,9 @@ def empty(connection: Connection) -> Pipeline:
 
 
 @pytest.fixture
-def reports(conninfo: str, connection: Connection, empty: Pipeline) -> Pipeline:
+def reports(connection: Connection, session: Session, empty: Pipeline) -> Pipeline:
     """A finished pipeline with a few dozen vectors."""
-    enqueue(connection, empty, Selection())
-    with open_session(conninfo) as session:
-        drain(session, empty)
+    embed(connection, session, empty)
     return empty
 
 

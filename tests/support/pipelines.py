@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.create import Prepared, check_tables, create_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from tests.support.corpus import make_source
 from tests.support.fakes import FAKE_MODEL
 
 REPORTS = Table(schema="public", name="reports")
@@ -41,6 +44,15 @@ def make_pipeline(
     records = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
     return create_pipeline(connection, spec, records, model)
+
+
+def queue_documents(
+    connection: Connection, documents: Iterable[str | None], **fields: Any
+) -> Pipeline:
+    """Make a source of `documents`, keyed from 1, with a pipeline, and queue all of it."""
+    pipeline = make_pipeline(connection, make_source(connection, documents), **fields)
+    enqueue(connection, pipeline, Selection())
+    return pipeline
 
 
 def prepare_with_fake_model(

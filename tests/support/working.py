@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pgqueue_embed.claim.embed import Device, DocumentChunker
 from pgqueue_embed.claim.process import ClaimOutcome, Session, process_claim
 from pgqueue_embed.claim.size import ClaimSize
-from pgqueue_embed.db.session import connect
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import is_drained
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import wait_until
 from tests.support.fakes import FakeDevice, fake_chunker
+from tests.support.pipelines import queue_documents
 
 # The application name of both connections of a session.
 WORKER_NAME = "pgembed worker"
@@ -90,3 +93,25 @@ def drain(
 
     wait_until(is_finished, f"pipeline {pipeline.name} is drained")
     return done
+
+
+def embed(
+    connection: Connection,
+    session: Session,
+    pipeline: Pipeline,
+    *,
+    chunker: DocumentChunker | None = None,
+) -> int:
+    """Queue what is new, changed or gone, and embed it; returns how many records were queued."""
+    queued = enqueue(connection, pipeline, Selection())
+    drain(session, pipeline, chunker=chunker)
+    return queued
+
+
+def embed_documents(
+    connection: Connection, session: Session, documents: Iterable[str | None], **fields: Any
+) -> Pipeline:
+    """Make a source of `documents`, keyed from 1, with a pipeline, and embed all of it."""
+    pipeline = queue_documents(connection, documents, **fields)
+    drain(session, pipeline)
+    return pipeline
