@@ -23,6 +23,7 @@ from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.source.trust import is_anything_untrusted, look
 from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source
 from tests.support.fakes import unit_vector
@@ -455,3 +456,28 @@ def test_owner_who_is_trusted_or_has_the_same_rights_is_not_refused(
     connection.execute("grant all on all tables in schema pgembed to tenant")
     tenant.execute("reset role")
     enqueue(tenant, pipeline, Selection())
+
+
+@pytest.fixture
+def stranger(connection: Connection) -> Iterator[None]:
+    """A role that owns nothing."""
+    connection.execute("create role stranger login")
+    yield
+    connection.execute(f"alter database {connection.info.dbname} owner to current_user")
+    connection.execute("drop owned by stranger cascade; drop role stranger")
+
+
+@pytest.mark.usefixtures("stranger")
+@pytest.mark.parametrize("owner", ["stranger", "pg_monitor", "pg_database_owner"])
+def test_code_is_found_whichever_role_it_belongs_to(connection: Connection, owner: str) -> None:
+    """Also where PostgreSQL keeps no note of the owner: what its own roles have."""
+    connection.execute("create function yes() returns bool language sql as 'select true'")
+    pipeline = make_pipeline(connection, make_source(connection, []), where="public.yes()")
+    assert not is_anything_untrusted(connection)
+    if owner == "pg_monitor":
+        connection.execute("grant pg_monitor to stranger")
+    if owner == "pg_database_owner":
+        connection.execute(f"alter database {connection.info.dbname} owner to stranger")
+    connection.execute(f"alter function yes() owner to {owner}")
+    with pytest.raises(UntrustedCode, match=f"of role {owner} "):
+        look(connection, pipeline)
