@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.chaos.soak.promises import (
 )
 from tests.chaos.soak.rights import administer
 from tests.chaos.soak.roles import EMBEDDER, GUEST, as_role, make_role
-from tests.chaos.soak.state import CALM_SECONDS, Part, Soak
+from tests.chaos.soak.state import CALM_SECONDS, Soak
 from tests.chaos.soak.users import use
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
@@ -39,7 +39,7 @@ from tests.support.pipelines import make_pipeline
 HIDES_HALF = "create policy half on public.reports using (id % 2 = 0)"
 
 # They act at once, each at its own pace, until the storm is over.
-PARTS: tuple[Part, ...] = (use, renew, administer)
+PARTS: tuple[Callable[[Soak], None], ...] = (use, renew, administer)
 
 
 def soak(plan: Plan, *, seconds: float, records: int, folder: Path) -> Counter[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +66,3 @@ class Soak:
             assert is_ill or "connect" in str(worker.error), worker.error or worker.ending
             self.workers[number] = worker.again()
             self.happened[f"left: {'machine fault' if is_ill else 'no database'}"] += 1
-
-
-Part = Callable[[Soak], None]
