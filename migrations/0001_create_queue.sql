@@ -35,6 +35,10 @@ create table pgembed.pipelines (
     model_revision text,
     model_fingerprint text not null,
     model_files jsonb not null,
+    document_prompt text,
+    query_prompt text,
+    control_tokens boolean not null default false,
+    pooling text,
     chunking text not null,
     chunk_tokens integer not null,
     overlap_tokens integer not null,
@@ -55,6 +59,8 @@ create table pgembed.pipelines (
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
     constraint pipelines_copied_columns_are_a_list check (jsonb_typeof(copied_columns) = 'array'),
     constraint pipelines_truncate_dim_is_kept check (truncate_dim = dimensions),
+    constraint pipelines_prompts_are_not_empty check (document_prompt <> '' and query_prompt <> ''),
+    constraint pipelines_pooling_is_not_empty check (pooling <> ''),
     constraint pipelines_chunking_is_known check (chunking in ('tokens', 'none')),
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
@@ -112,6 +118,14 @@ comment on column pgembed.pipelines.model_fingerprint is
     'SHA-256 over weights, tokenizer and configuration; a worker with another model refuses to claim.';
 comment on column pgembed.pipelines.model_files is
     'SHA-256 of each file behind the fingerprint, to name the one that differs.';
+comment on column pgembed.pipelines.document_prompt is
+    'What the model reads before each chunk, ''\n'' for a line break; null for the prompt that its files name, ''none'' for no prompt.';
+comment on column pgembed.pipelines.query_prompt is
+    'What the model reads before a search query; see document_prompt.';
+comment on column pgembed.pipelines.control_tokens is
+    'Control tokens that a text spells, such as [SEP], are read as what they are, and not as text.';
+comment on column pgembed.pipelines.pooling is
+    'How the vectors of tokens become one, for a model whose files do not say it; null where they do.';
 comment on column pgembed.pipelines.chunking is
     'tokens: documents are cut into chunks; none: a document is one chunk, and dead if it is longer than the model reads.';
 comment on column pgembed.pipelines.chunk_tokens is

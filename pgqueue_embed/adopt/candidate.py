@@ -19,7 +19,7 @@ from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.generations import spec_of
-from pgqueue_embed.pipeline.model import check_local_model, fit_model
+from pgqueue_embed.pipeline.model import check_local_model, fit_model, use_of
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape
@@ -106,6 +106,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[SourceShap
 SETTINGS = (
     *("name", "source", "target", "id_fields", "text_fields", "template", "where", "columns"),
     *("chunking", "chunk_tokens", "overlap_tokens", "vector_type", "max_attempts", "priority"),
+    *("document_prompt", "query_prompt", "control_tokens", "pooling"),
 )
 
 
@@ -123,7 +124,9 @@ def local_model(pipeline: Pipeline) -> EmbeddingModel:
 
     Raises ModelMismatch when it is another one.
     """
-    return EmbeddingModel.load(check_local_model(pipeline), device="cpu", precision="fp32")
+    return EmbeddingModel.load(
+        check_local_model(pipeline), device="cpu", precision="fp32", use=use_of(pipeline)
+    )
 
 
 def make_judge(model: Model, pipeline: Pipeline) -> Judge:

@@ -77,8 +77,15 @@ class Judge:
             max_tokens=pipeline.chunk_tokens,
             overlap_tokens=pipeline.overlap_tokens,
             whole=not self._keeps_cuts,
+            control_tokens=pipeline.control_tokens,
         )
-        self._reader = Chunker(tokenizer, max_tokens=content_budget, overlap_tokens=0, whole=True)
+        self._reader = Chunker(
+            tokenizer,
+            max_tokens=content_budget,
+            overlap_tokens=0,
+            whole=True,
+            control_tokens=pipeline.control_tokens,
+        )
 
     def judge(
         self, records: Sequence[SourceRecord], stored: Mapping[str, Sequence[StoredChunk]]

@@ -160,12 +160,17 @@ class Pipeline:
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
         trust_owners: bool | None = None,
+        document_prompt: str | None = None,
+        query_prompt: str | None = None,
+        control_tokens: bool | None = None,
+        pooling: str | None = None,
     ) -> Pipeline | None:
-        """Change the first four and `trust_owners` at once, others by a new generation.
+        """Change the first four, `trust_owners` and `query_prompt` at once, others by a generation.
 
-        That is returned, with its records queued.
+        That is new, and returned, with its records queued.
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `chunk_template` or `where`, or a `truncate_dim` of 0, takes one away.
+        it is; an empty `chunk_template`, `where`, prompt or `pooling`, or a `truncate_dim` of 0,
+        takes one away.
 
         Example::
 

@@ -19,16 +19,15 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A setting that is another way in the file than in the database; None where it is not set."""
+    """A setting that is another way in the file than in the database; None where it is not set.
+
+    It takes effect `at_once`, or else by a next generation.
+    """
 
     key: str
     present: Value | None
     wanted: Value | None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether it takes effect at once; a next generation it is otherwise."""
-        return self.key == SYNC or not ALTERABLE[self.key].alters_vectors
+    at_once: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +112,8 @@ def _comparison(
     _check_can_be_altered(declared, differences)
     successor = _first(present, successor_of=pipeline.id)
     if successor is not None:
-        _check_successor(declared, settings_of(connection, pipeline, successor))
-        differences = tuple(each for each in differences if each.at_once)
+        differences = _differences(declared, settings_of(connection, pipeline, successor))
+        _check_successor(declared, differences)
     return PlannedPipeline(
         declared=declared, pipeline=pipeline, successor=successor, differences=differences
     )
@@ -128,10 +127,19 @@ def _first(pipelines: Iterable[Pipeline], **value: object) -> Pipeline | None:
 
 def _differences(declared: Declared, present: dict[str, Value]) -> tuple[Difference, ...]:
     wanted = declared.values
+    keys = [
+        key for key in dict.fromkeys((*wanted, *present)) if wanted.get(key) != present.get(key)
+    ]
+    options = [ALTERABLE[key] for key in keys if key in ALTERABLE]
+    new_vectors = any(each.alters_vectors for each in options)
+    waiting = {
+        each.name for each in options if each.alters_vectors or (each.with_vectors and new_vectors)
+    }
     return tuple(
-        Difference(key=key, present=present.get(key), wanted=wanted.get(key))
-        for key in dict.fromkeys((*wanted, *present))
-        if wanted.get(key) != present.get(key)
+        Difference(
+            key=key, present=present.get(key), wanted=wanted.get(key), at_once=key not in waiting
+        )
+        for key in keys
     )
 
 
@@ -155,9 +163,9 @@ def _check_can_be_altered(declared: Declared, differences: Sequence[Difference])
             )
 
 
-def _check_successor(declared: Declared, present: dict[str, Value]) -> None:
+def _check_successor(declared: Declared, differences: Sequence[Difference]) -> None:
     """Raise ConfigurationError unless the file wants what the next generation already is."""
-    for each in _differences(declared, present):
+    for each in differences:
         if not each.at_once:
             raise declared.place.error(
                 f"its next generation has {each.key} {shown(each.present)}, and the file says"

@@ -9,6 +9,7 @@ from pathlib import Path
 from pgqueue_embed.doctor.check import Check, ok, warning
 from pgqueue_embed.embedding import (
     EmbeddingModel,
+    ModelUse,
     ResolvedModel,
     calibrate,
     missing_prompts,
@@ -16,7 +17,7 @@ from pgqueue_embed.embedding import (
     resolve_model,
 )
 from pgqueue_embed.errors import PgembedError
-from pgqueue_embed.pipeline.model import check_local_model
+from pgqueue_embed.pipeline.model import check_local_model, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # One of the shapes that a worker uses most.
@@ -49,13 +50,14 @@ class Models:
     """The models that were loaded, so that two pipelines with one model load it once."""
 
     def __init__(self) -> None:
-        self._loaded: dict[Path, EmbeddingModel] = {}
+        self._loaded: dict[tuple[Path, ModelUse], EmbeddingModel] = {}
 
     def check_model(self, name: str) -> Iterator[Check]:
         """Check a model by its name, as `pgembed create --model` would."""
         resolved = resolve_model(name)
-        checks = list(self._check(f"model {name}", resolved))
-        facts = self._loaded[resolved.path].facts
+        use = ModelUse()
+        checks = list(self._check(f"model {name}", resolved, use))
+        facts = self._loaded[resolved.path, use].facts
         yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
         refuse_unsuited(facts)
         prompts = missing_prompts(facts)
@@ -67,22 +69,22 @@ class Models:
         """Check that the pipeline's own model is here and computes what it should."""
         resolved = check_local_model(pipeline)
         yield ok(pipeline.name, f"{pipeline.model} is here, the same as when it was created")
-        yield from self._check(pipeline.name, resolved)
+        yield from self._check(pipeline.name, resolved, use_of(pipeline))
 
     def of_pipeline(self, pipeline: Pipeline) -> EmbeddingModel | None:
         """Return the pipeline's model if `check_pipeline` has loaded it."""
         try:
-            return self._loaded.get(check_local_model(pipeline).path)
+            return self._loaded.get((check_local_model(pipeline).path, use_of(pipeline)))
         except PgembedError:
             return None
 
-    def _check(self, subject: str, resolved: ResolvedModel) -> Iterator[Check]:
-        if resolved.path in self._loaded:
+    def _check(self, subject: str, resolved: ResolvedModel, use: ModelUse) -> Iterator[Check]:
+        if (resolved.path, use) in self._loaded:
             return
-        model = EmbeddingModel.load(resolved, device="auto", precision="auto")
+        model = EmbeddingModel.load(resolved, device="auto", precision="auto", use=use)
         settled = calibrate(model, anew=True)  # the machine may be another one by now
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
-        self._loaded[resolved.path] = model
+        self._loaded[resolved.path, use] = model
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"

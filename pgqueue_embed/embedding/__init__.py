@@ -6,6 +6,7 @@ from pgqueue_embed.embedding.facts import ModelFacts, refuse_unsuited
 from pgqueue_embed.embedding.families import missing_prompts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
+from pgqueue_embed.embedding.model_use import ModelUse
 from pgqueue_embed.embedding.resolve import ResolvedModel, as_folder, full_name, resolve_model
 from pgqueue_embed.embedding.rows import NonFiniteVectors
 from pgqueue_embed.embedding.vector_cache import VectorCache
@@ -16,6 +17,7 @@ __all__ = [
     "EmbeddingModel",
     "Fingerprint",
     "ModelFacts",
+    "ModelUse",
     "NonFiniteVectors",
     "ResolvedModel",
     "VectorCache",

@@ -49,8 +49,8 @@ class ModelFacts:
     vector, "" where the kind says it. Limits are tokens of a sequence, special ones included.
     ``feeding`` is what is fed to it, in words. ``is_unit_length`` says that the model itself gives
     vectors of length 1. ``routes``: documents and queries are read by different modules.
-    ``is_sentence_model``: its files say how tokens become one vector. ``lowest_cosine`` is that of
-    the self-test, to the vectors of sentence-transformers.
+    ``pooling_is_known``: its files, or the pipeline, say how tokens become one vector.
+    ``lowest_cosine`` is that of the self-test, to the vectors of sentence-transformers.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ModelFacts:
     tokenizer: str
     feeding: str
     routes: bool
-    is_sentence_model: bool
+    pooling_is_known: bool
     lowest_cosine: float
 
     @property
@@ -96,12 +96,10 @@ def refuse_unsuited(facts: ModelFacts) -> None:
 
     Pipelines that were made before go on with it as they did.
     """
-    if not facts.is_sentence_model:
+    if not facts.pooling_is_known:
         raise ModelError(
             f"{facts.name} is a bare transformer: its files do not say how the vectors of its"
-            " tokens become one. If you know how, say so once and give the new folder:"
-            " SentenceTransformer(modules=[t := Transformer(OLD),"
-            " Pooling(t.get_embedding_dimension(), 'mean')]).save_pretrained(NEW)"
+            " tokens become one; if you know how it was trained, say it: --pooling mean, cls, …"
         )
     if not facts.ranks_by_cosine:
         raise ModelError(
@@ -117,19 +115,24 @@ def learn_facts(
     queries: Reader,
     tests: tuple[SelfTest, SelfTest],
     resolved: ResolvedModel,
+    *,
+    pooling: str | None,
 ) -> ModelFacts:
-    """Gather what is known of an opened model; raises ModelError for two widths of vectors."""
+    """Gather what is known of an opened model; raises ModelError for two widths of vectors.
+
+    ``pooling`` is what the pipeline says of it.
+    """
     modules = library.modules_of(network, library.DOCUMENT)
     if tests[0].dimensions != tests[1].dimensions:
         raise ModelError(
             f"model {resolved.name} gives documents {tests[0].dimensions} dimensions and queries"
             f" {tests[1].dimensions}: they cannot be compared"
         )
-    pooling = [_pooling(module) for module in modules if hasattr(module, "pooling_mode")]
+    modes = [_pooling(module) for module in modules if hasattr(module, "pooling_mode")]
     return ModelFacts(
         name=resolved.name,
         kind=" + ".join(_kind(module) for module in modules),
-        pooling=", ".join(pooling),
+        pooling=", ".join(modes),
         dimensions=tests[0].dimensions,
         document_tokens=documents.max_tokens,
         query_tokens=queries.max_tokens,
@@ -140,7 +143,7 @@ def learn_facts(
         tokenizer=documents.tokenizer_kind,
         feeding=documents.feeding,
         routes=documents.module is not queries.module,
-        is_sentence_model=(resolved.path / "modules.json").is_file(),
+        pooling_is_known=pooling is not None or library.names_pooling(resolved.path),
         lowest_cosine=min(test.lowest_cosine for test in tests),
     )
 

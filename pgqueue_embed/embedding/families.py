@@ -6,9 +6,11 @@ From their model cards. A model of one of them, used without, answers worse and 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from pgqueue_embed.embedding.facts import ModelFacts
+from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +73,27 @@ def family_of(name: str) -> Family | None:
     return next((family for family in FAMILIES if family.pattern.search(name)), None)
 
 
-def missing_prompts(facts: ModelFacts) -> str | None:
-    """Say which prompts a model was trained with and is used without; None if there are none."""
+def missing_prompts(facts: ModelFacts, use: ModelUse = AS_ITS_FILES_SAY) -> str | None:
+    """Say which prompts a model was trained with and is used without, and the options for them.
+
+    None if there are none, or if ``use`` wants it so.
+    """
     family = family_of(facts.name)
     if family is None:
         return None
-    wanted = {"documents": family.document_prompt, "queries": family.query_prompt}
-    used = {"documents": facts.document_prompt, "queries": facts.query_prompt}
-    missing = [f"{who} {wanted[who]!r}" for who in wanted if wanted[who] and not used[who]]
+    missing = []
+    if family.document_prompt and use.document_prompt is None and not facts.document_prompt:
+        missing.append(_option("document", family.document_prompt))
+    if family.query_prompt and use.query_prompt is None and not facts.query_prompt:
+        missing.append(_option("query", family.query_prompt))
     if not missing:
         return None
     return (
-        f"models of the family {family.name} are trained with prompts, and {facts.name} is used"
-        f" without: {' and '.join(missing)}"
+        f"models of the family {family.name} are trained with prompts, and the files of"
+        f" {facts.name} do not name them; say them: {' '.join(missing)}"
     )
+
+
+def _option(task: str, prompt: str) -> str:
+    escaped = prompt.replace("\n", "\\n")
+    return f"--{task}-prompt {shlex.quote(escaped)}"

@@ -17,6 +17,7 @@ from pgqueue_embed.embedding import canaries, network, precision
 from pgqueue_embed.embedding.devices import choose_device, configure_device, kind_of
 from pgqueue_embed.embedding.facts import SelfTest, learn_facts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
+from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
@@ -54,14 +55,7 @@ class EmbeddingModel:
     precision had no vector for.
     """
 
-    def __init__(
-        self,
-        resolved: ResolvedModel,
-        *,
-        document_prompt: str | None = None,
-        query_prompt: str | None = None,
-        control_tokens: bool = False,
-    ) -> None:
+    def __init__(self, resolved: ResolvedModel, use: ModelUse = AS_ITS_FILES_SAY) -> None:
         """Open the model on the CPU in fp32; use `load` to place it on a device."""
         self.name = resolved.name
         self.revision = resolved.revision
@@ -69,23 +63,33 @@ class EmbeddingModel:
         self.precision = "fp32"
         self.limits = limits_for("cpu")
         self._path = resolved.path
-        opened = network.open_network(resolved.path, resolved.name)
+        self._use = use
+        opened = self._open()
         self.notes = opened.notes
         self.rows_in_fp32 = 0
         self._whole: Any = None
         self._network: Any = opened.network
-        self._documents = self._reader(network.DOCUMENT, document_prompt, control_tokens)
-        self._queries = self._reader(network.QUERY, query_prompt, control_tokens)
+        self._documents = self._reader(network.DOCUMENT, use.document_prompt)
+        self._queries = self._reader(network.QUERY, use.query_prompt)
         self.tokenizer: Tokenizer = self._documents.tokenizer
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
         self.facts = learn_facts(
-            self._network, self._documents, self._queries, self._test_itself(), resolved
+            self._network,
+            self._documents,
+            self._queries,
+            self._test_itself(),
+            resolved,
+            pooling=use.pooling,
         )
         self.dimensions = self.facts.dimensions
         self._references = self._of_canaries(self._plain_forward)
 
-    def _reader(self, task: str, prompt: str | None, control_tokens: bool) -> Reader:
-        return Reader(self._network, task, self.name, prompt=prompt, control_tokens=control_tokens)
+    def _open(self) -> network.Opened:
+        return network.open_network(self._path, self.name, pooling=self._use.pooling)
+
+    def _reader(self, task: str, prompt: str | None) -> Reader:
+        obeys = self._use.control_tokens
+        return Reader(self._network, task, self.name, prompt=prompt, control_tokens=obeys)
 
     @classmethod
     def load(
@@ -94,25 +98,16 @@ class EmbeddingModel:
         *,
         device: str = "auto",
         precision: str = "auto",
-        document_prompt: str | None = None,
-        query_prompt: str | None = None,
-        control_tokens: bool = False,
+        use: ModelUse = AS_ITS_FILES_SAY,
     ) -> EmbeddingModel:
         """Load a model and place it where and how its canaries agree with fp32 on the CPU.
 
         ``device`` is auto, mps, cuda, cuda:N or cpu; ``precision`` auto, fp32, fp16 or bf16.
-        Prompts are the model's own where None. With ``control_tokens`` texts may spell the model's
-        control tokens, as those that it was trained with did; otherwise they are read as text.
         Raises UsageError for what this machine does not have, ModelError for a model that
         cannot be loaded or computes wrong vectors here.
         """
         chosen = choose_device(device)
-        model = cls(
-            resolved,
-            document_prompt=document_prompt,
-            query_prompt=query_prompt,
-            control_tokens=control_tokens,
-        )
+        model = cls(resolved, use)
         if device == "auto" and not model.is_transformer:
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
@@ -200,7 +195,7 @@ class EmbeddingModel:
 
         reader, device = self._documents, self.device
         if self.precision == "fp16":
-            self._whole = self._whole or network.open_network(self._path, self.name).network
+            self._whole = self._whole or self._open().network
             reader, device = reader.moved_to(self._whole), "cpu"
         with torch.no_grad(), torch.autocast(kind_of(device), enabled=False):
             raw = [self._compute(reader, [chunk], None, device=device) for chunk in chunks]
@@ -300,7 +295,7 @@ class EmbeddingModel:
 
     def _place(self, device: str, name: str) -> None:
         if self.precision == "fp16":
-            self._network = network.open_network(self._path, self.name).network
+            self._network = self._open().network
             self._documents, self._queries = (
                 each.moved_to(self._network) for each in (self._documents, self._queries)
             )

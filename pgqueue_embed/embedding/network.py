@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from pgqueue_embed.embedding.quiet import hear
 from pgqueue_embed.embedding.weights import loading_reports, refuse_random_weights
-from pgqueue_embed.errors import ModelError
+from pgqueue_embed.errors import ModelError, UsageError
 
 UNLIMITED_TOKENS = 1 << 30
 
@@ -32,11 +32,12 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_network(path: Path, name: str) -> Opened:
+def open_network(path: Path, name: str, *, pooling: str | None = None) -> Opened:
     """Load a model folder on the CPU, whatever the device: loading on Metal crashes.
 
-    Runs no code of the model and reads no pickle. Raises ModelError in one line, also for weights
-    that do not belong to the network that their configuration names.
+    ``pooling`` is for a bare transformer, whose files do not say it. Runs no code of the model and
+    reads no pickle. Raises ModelError in one line, also for weights that do not belong to the
+    network that their configuration names, and UsageError for a pooling where the files name one.
     """
     with hear() as heard, loading_reports() as reports:
         import torch
@@ -53,9 +54,29 @@ def open_network(path: Path, name: str) -> Opened:
         except Exception as error:  # a dozen libraries' errors; all mean that this model is no use
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"model {name} in {path} cannot be loaded: {reason}") from error
+    if pooling is not None:
+        _pool(network, path, name, pooling)
     network = network.float().eval()
     refuse_random_weights(network, reports, name, lambda: _probe(network))
     return Opened(network=network, notes=heard.notes(name))
+
+
+def names_pooling(path: Path) -> bool:
+    """Tell whether a model's files say how the vectors of its tokens become one."""
+    return (path / "modules.json").is_file()
+
+
+def _pool(network: Any, path: Path, name: str, pooling: str) -> None:
+    """Let the vectors of tokens become one by ``pooling``, where the library takes their mean."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if names_pooling(path):
+        raise UsageError(
+            f"--pooling {pooling}: the files of model {name} say themselves how the vectors of its"
+            " tokens become one; leave it out"
+        )
+    first, _ = network
+    network[1] = Pooling(first.get_embedding_dimension(), pooling)
 
 
 def _probe(network: Any) -> NDArray[np.float32]:

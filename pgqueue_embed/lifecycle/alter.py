@@ -41,13 +41,14 @@ DELETED_SLICE_RECORDS = 50_000
 # By the field that holds them.
 ALTERED = {option.field: option for option in ALTERABLE.values()}
 AT_ONCE = ("name", *(field for field, each in ALTERED.items() if not each.alters_vectors))
+WITH_VECTORS = tuple(field for field, each in ALTERED.items() if each.with_vectors)
 
 
 class Changes:
     """What is to be another way: `given`, by field of PipelineSpec, or the model.
 
-    Fields of AT_ONCE take effect at once, any of the others by a new generation. None stays as it
-    is, and an empty value takes away what may go.
+    Fields of AT_ONCE take effect at once, any of the others by a new generation, which those of
+    WITH_VECTORS go along with. None stays as it is, and an empty value takes away what may go.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -59,7 +60,8 @@ class Changes:
         if self.name is not None:
             check_name(self.name)
         for field in self.given.keys() & set(AT_ONCE) & ALTERED.keys():
-            ALTERED[field].check(self.given[field])
+            if self.given[field] or not ALTERED[field].may_go:
+                ALTERED[field].check(self.given[field])
         if self.given.get("text_fields") and "template" in self.given:
             raise UsageError("--text-field and --template both make the document; give one of them")
 
@@ -70,8 +72,15 @@ class Changes:
 
     @property
     def at_once(self) -> dict[str, object]:
-        """The values that take effect at once, by column; None for those that stay."""
-        return {each: self.given.get(each) for each in AT_ONCE}
+        """The values that take effect at once, by column; None for what is taken away."""
+        waiting = WITH_VECTORS if self.alter_vectors else ()
+        return {each: self.value(each) for each in AT_ONCE if each in {*self.given} - {*waiting}}
+
+    def value(self, field: str) -> Any:
+        """Return a value that is given, or what an empty one stands for that takes away."""
+        value = self.given[field]
+        may_go = field in ALTERED and ALTERED[field].may_go
+        return ALTERED[field].nothing if may_go and not value else value
 
     @property
     def alter_vectors(self) -> bool:
@@ -123,32 +132,37 @@ def carry_out(connection: Connection, alteration: Alteration) -> Pipeline | None
         raise UsageError(f"there is a pipeline '{changes.name}' already") from None
 
 
-# The successor goes along, so that it is always called after its pipeline.
+# The successor goes along, so that it is always called after its pipeline; but for the view.
 ALTER_AT_ONCE = """
 update pgembed.pipelines
-set name = coalesce(case when id = %(id)s then %(name)s else %(next_name)s end, name),
-    view = coalesce(case when id = %(id)s then %(view)s::boolean end, view),
-    {others}
+set {settings}
 where id = %(id)s or successor_of = %(id)s
 """
+OWN_SETTINGS = {
+    "name": "name = case when id = %(id)s then %(name)s else %(next_name)s end",
+    "view": "view = case when id = %(id)s then %(view)s::boolean else view end",
+}
 
 
 def _alter_at_once(connection: Connection, pipeline: Pipeline, changes: Changes) -> None:
+    values = changes.at_once
+    if not values:
+        return
     next_name = changes.name + NEXT_NAME if changes.name else None
-    others = sql.SQL(", ").join(
-        sql.SQL("{column} = coalesce({value}, {column})").format(
-            column=sql.Identifier(each), value=sql.Placeholder(each)
-        )
-        for each in AT_ONCE
-        if each not in ("name", "view")
-    )
+    settings = sql.SQL(", ").join(map(_setting, values))
     connection.execute(
-        sql.SQL(ALTER_AT_ONCE).format(others=others),
-        {**changes.at_once, "id": pipeline.id, "next_name": next_name},
+        sql.SQL(ALTER_AT_ONCE).format(settings=settings),
+        {**values, "id": pipeline.id, "next_name": next_name},
     )
     view = changes.given.get("view")
     if view is not None:
         _alter_view(connection, pipeline, wanted=view)
+
+
+def _setting(column: str) -> sql.Composable:
+    if column in OWN_SETTINGS:
+        return sql.SQL(OWN_SETTINGS[column])
+    return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column))
 
 
 def _alter_view(connection: Connection, pipeline: Pipeline, *, wanted: bool) -> None:
@@ -195,10 +209,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
 
 
 def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
-    wanted = {each: changes.given[each] for each in changes.given if each not in ("model", "view")}
-    for each in wanted.keys() & ALTERED.keys():
-        if ALTERED[each].may_go and not wanted[each]:
-            wanted[each] = ALTERED[each].nothing
+    wanted = {each: changes.value(each) for each in changes.given if each not in ("model", "view")}
     if "template" in wanted:
         wanted["text_fields"] = ()
     elif "text_fields" in wanted:

@@ -13,13 +13,10 @@ from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
-from pgqueue_embed.embedding import (
-    EmbeddingModel,
-    missing_prompts,
-)
+from pgqueue_embed.embedding import missing_prompts
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline, pipeline_names
-from pgqueue_embed.pipeline.model import fit_model
+from pgqueue_embed.pipeline.model import Fitted, fit_model, use_of
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, to_row
@@ -103,13 +100,13 @@ def prepare(
         records=records,
         model=fitted.identity,
         tokenizer=fitted.model.tokenizer,
-        notes=_notes(fitted.model),
+        notes=_notes(fitted),
     )
 
 
-def _notes(model: EmbeddingModel) -> tuple[str, ...]:
-    prompts = missing_prompts(model.facts)
-    return (*model.notes, *([prompts] if prompts else []))
+def _notes(fitted: Fitted) -> tuple[str, ...]:
+    prompts = missing_prompts(fitted.model.facts, use_of(fitted.spec))
+    return (*fitted.model.notes, *([prompts] if prompts else []))
 
 
 # The name of the pipeline or its target is taken.

@@ -8,6 +8,7 @@ from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.embedding import (
     EmbeddingModel,
     Fingerprint,
+    ModelUse,
     ResolvedModel,
     as_folder,
     fingerprint,
@@ -18,7 +19,8 @@ from pgqueue_embed.errors import ModelMismatch, UsageError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec import NO_PROMPT, PipelineSpec
+from pgqueue_embed.pipeline.template import unescaped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,29 @@ class Fitted:
     model: EmbeddingModel
 
 
+def use_of(spec: PipelineSpec) -> ModelUse:
+    """Return how a pipeline wants its model to be used."""
+    return ModelUse(
+        document_prompt=_prompt(spec.document_prompt),
+        query_prompt=_prompt(spec.query_prompt),
+        control_tokens=spec.control_tokens,
+        pooling=spec.pooling,
+    )
+
+
+def _prompt(said: str | None) -> str | None:
+    if said is None:
+        return None
+    return "" if said == NO_PROMPT else unescaped(said)
+
+
 def fit_model(spec: PipelineSpec, model_reference: str, revision: str | None = None) -> Fitted:
     """Load the model, fp32 on the CPU, and let it read a chunk as long as they may be.
 
     Raises ModelError, or UsageError for too long chunks.
     """
     resolved = resolve_model(model_reference, revision=revision)
-    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32", use=use_of(spec))
     refuse_unsuited(model.facts)
     identity = _identity(resolved, model)
     kept_dimensions(spec, identity)
@@ -104,4 +122,5 @@ def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:
         max_tokens=pipeline.chunk_tokens,
         overlap_tokens=pipeline.overlap_tokens,
         whole=pipeline.chunking == "none",
+        control_tokens=pipeline.control_tokens,
     )

@@ -23,8 +23,9 @@ class Option:
     the attribute that holds it; `type` is str, int, float, bool, list (of names) or dict (names by
     meaning), and `default` what holds if it is not given; without any, `usual` says what happens.
     Numbers are from `minimum` to `maximum`, in `unit` (singular). `alter` is the help of `pgembed
-    alter`, without which it stays for ever; it takes effect at once unless it `alters_vectors`, and
-    an empty value takes it away if it `may_go`. `more` is a page of the documentation.
+    alter`, without which it stays for ever; it takes effect at once unless it `alters_vectors`, or
+    belongs `with_vectors` that others alter in the same breath. An empty value takes it away if it
+    `may_go`. `more` is a page of the documentation.
     """
 
     help: str
@@ -43,6 +44,7 @@ class Option:
     short: str | None = None
     alter: str | None = None
     alters_vectors: bool = True
+    with_vectors: bool = False
     may_go: bool = False
     more: str | None = None
     behind: str | None = None

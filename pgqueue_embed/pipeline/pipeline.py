@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from pgqueue_embed.pipeline.columns import Column
@@ -36,6 +37,22 @@ class Pipeline(PipelineSpec):
 
     def __post_init__(self) -> None:
         """Take the row as it is: it was checked when it was made."""
+
+    @property
+    def model_key(self) -> str:
+        """A text that is the same for all pipelines whose documents one loaded model reads.
+
+        It stands for the files of the model and for how documents are read. Queries are read by
+        whoever searches.
+        """
+        use = {
+            "document_prompt": self.document_prompt,
+            "control_tokens": self.control_tokens,
+            "pooling": self.pooling,
+        }
+        if not any(value for value in use.values()):
+            return self.model_fingerprint
+        return f"{self.model_fingerprint} {json.dumps(use)}"
 
     @property
     def source_columns(self) -> tuple[Column, ...]:

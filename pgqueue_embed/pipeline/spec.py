@@ -29,6 +29,18 @@ def _check_text(option: Option, text: str) -> None:
         raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
 
 
+# In the place of a prompt: none is put in front of a text, though the model names one.
+NO_PROMPT = "none"
+
+
+def _check_prompt(option: Option, prompt: str) -> None:
+    if not prompt.strip():
+        raise UsageError(
+            f"{option.flag} is empty; leave it out for the model's own prompt, or give"
+            f" {NO_PROMPT} for no prompt at all"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineSpec:
     """A pipeline to make.
@@ -38,10 +50,14 @@ class PipelineSpec:
     document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
     for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
     a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
-    vector are kept, or all. Of a target table alone: `copy_columns` of the source stand beside each
-    chunk, with `foreign_key` it refers to the source, whose deletes it follows, and with `view`
-    there is a view of both. With `trust_owners`, code of the tables' owners may run with the rights
-    of whoever works on the pipeline.
+    vector are kept, or all. The prompts are put in front of what the model reads: None is the
+    model's own, NO_PROMPT none. With `control_tokens` a text may spell those of the model.
+    `pooling` is for a model whose files do not say how the vectors of tokens become one.
+
+    Of a target table alone: `copy_columns` of the source stand beside each chunk, with
+    `foreign_key` it refers to the source, whose deletes it follows, and with `view` there is a view
+    of both. With `trust_owners`, code of the tables' owners may run with the rights of whoever
+    works on the pipeline.
     """
 
     name: str
@@ -200,6 +216,57 @@ class PipelineSpec:
             alter="Dimensions to keep of a vector; 0 for all.",
             may_go=True,
             more="targets.md#fewer-dimensions",
+        ),
+    ] = None
+    document_prompt: Annotated[
+        str | None,
+        Option(
+            help=r"What the model reads before each chunk, e.g. 'passage: '; \n is a line break,"
+            " and none is no prompt at all. Counts as the chunk's tokens.",
+            usual="the model's own",
+            panel=MODEL,
+            rule=_check_prompt,
+            alter="What the model reads before a chunk; none for nothing, '' for the model's own.",
+            may_go=True,
+            more="models.md#prompts",
+        ),
+    ] = None
+    query_prompt: Annotated[
+        str | None,
+        Option(
+            help=r"What the model reads before a search query, e.g. 'query: '; \n is a line break,"
+            " and none is no prompt at all.",
+            usual="the model's own",
+            panel=MODEL,
+            rule=_check_prompt,
+            alter="What the model reads before a query; none for nothing, '' for the model's own.",
+            alters_vectors=False,
+            with_vectors=True,
+            may_go=True,
+            more="models.md#prompts",
+        ),
+    ] = None
+    control_tokens: Annotated[
+        bool,
+        Option(
+            help="Read control tokens that a text spells, such as [SEP], as what they are; for"
+            " models trained so, with title[SEP]abstract.",
+            panel=MODEL,
+            alter="Read control tokens that a text spells as what they are, or as text.",
+            more="models.md#control-tokens-in-a-text",
+        ),
+    ] = False
+    pooling: Annotated[
+        str | None,
+        Option(
+            help="How the vectors of tokens become one, for a model whose files do not say it:"
+            " mean, cls, max, lasttoken, weightedmean or mean_sqrt_len_tokens.",
+            panel=MODEL,
+            choices=("mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"),
+            alter="How the vectors of tokens become one, where the model's files do not say it;"
+            " '' where they do.",
+            may_go=True,
+            more="models.md#what-is-refused-and-why",
         ),
     ] = None
     chunking: Annotated[

@@ -13,6 +13,7 @@ CHUNK = "chunk"
 
 # $$, $name, ${any name}, a lone dollar, and what a shell leaves of a line break.
 _TOKEN = re.compile(r"\$\$|\$\{([^{}]*)\}|\$([^\W\d]\w*)|\$|\\[nt\\]")
+_ESCAPED = re.compile(r"\\[nt\\]")
 _ESCAPES = {"$$": "$", "\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
@@ -42,6 +43,11 @@ def parse_template(text: str, option: str) -> tuple[Part, ...]:
     if not field_names(merged):
         raise UsageError(f"{option} '{text}' names no column; write $column, and $$ for a dollar")
     return merged
+
+
+def unescaped(text: str) -> str:
+    """Return `text` with line breaks and tabs for what a shell leaves of them."""
+    return _ESCAPED.sub(lambda found: _ESCAPES[found[0]], text)
 
 
 def _part(token: re.Match[str], option: str) -> Part:

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunker
-from pgqueue_embed.embedding import EmbeddingModel
+from pgqueue_embed.embedding import EmbeddingModel, ModelUse
 from pgqueue_embed.embedding.rows import first_dimensions
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.model import check_local_model
+from pgqueue_embed.pipeline.model import check_local_model, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # A change of model takes two at once; beyond these, the one not used for longest is forgotten.
 MOST_MODELS = 4
 
-_encoders: OrderedDict[str, QueryEncoder] = OrderedDict()
+_encoders: OrderedDict[tuple[str, ModelUse], QueryEncoder] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -29,8 +29,9 @@ def encoder_of(pipeline: Pipeline) -> QueryEncoder:
     """
     # Under the lock, so that many first searches at once load the model once.
     with _lock:
-        found = _encoders.pop(pipeline.model_fingerprint, None) or QueryEncoder(pipeline)
-        _encoders[pipeline.model_fingerprint] = found
+        key = (pipeline.model_fingerprint, use_of(pipeline))
+        found = _encoders.pop(key, None) or QueryEncoder(pipeline)
+        _encoders[key] = found
         if len(_encoders) > MOST_MODELS:
             _encoders.popitem(last=False)
         return found
@@ -42,10 +43,12 @@ class QueryEncoder:
     def __init__(self, pipeline: Pipeline, *, model_path: str | None = None) -> None:
         """Raise ModelMismatch if this machine's model is not the pipeline's, else ModelError."""
         resolved = check_local_model(pipeline, model_path)
-        self._model = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+        self._model = EmbeddingModel.load(
+            resolved, device="cpu", precision="fp32", use=use_of(pipeline)
+        )
 
     def encode(self, query: str, truncate_dim: int | None = None) -> NDArray[np.float32]:
-        """Return the unit vector of `query`, shape (dimensions,), with the model's query prompt.
+        """Return the unit vector of `query`, shape (dimensions,), with its query prompt.
 
         Of the first `truncate_dim` dimensions, if given: pipelines of one model may differ in it.
         Raises UsageError for a query without text, or longer than the model reads.

@@ -12,13 +12,14 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, Connection, connect
 from pgqueue_embed.embedding import (
     EmbeddingModel,
+    ModelUse,
     ResolvedModel,
     calibrate,
 )
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.generations import with_successors
-from pgqueue_embed.pipeline.model import check_local_model, make_chunker
+from pgqueue_embed.pipeline.model import check_local_model, make_chunker, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.source_comparison import notice_changed_sources
 from pgqueue_embed.worker.settings import WorkerSettings
@@ -38,16 +39,22 @@ MODEL_TURN_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenModel:
-    """The model that this process loads, found on this machine and equal to the pipelines'."""
+    """The model that this process loads, found on this machine and equal to the pipelines'.
+
+    `key` is that of all pipelines which it serves.
+    """
 
     resolved: ResolvedModel
-    fingerprint: str
+    use: ModelUse
+    key: str
     device: str
     precision: str
 
     def load(self) -> EmbeddingModel:
         """Load the model and find its batch size; to be called on the device thread."""
-        model = EmbeddingModel.load(self.resolved, device=self.device, precision=self.precision)
+        model = EmbeddingModel.load(
+            self.resolved, device=self.device, precision=self.precision, use=self.use
+        )
         calibrate(model)
         return model
 
@@ -71,7 +78,8 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
             continue
         return ChosenModel(
             resolved=resolved,
-            fingerprint=pipeline.model_fingerprint,
+            use=use_of(pipeline),
+            key=pipeline.model_key,
             device=settings.device,
             precision=settings.precision,
         )
@@ -85,7 +93,7 @@ def _by_waiting(
     waiting = first_waiting(connection, pipelines)
 
     def rank(pipeline: Pipeline) -> tuple[bool, bool, int]:
-        had_its_turn = pipeline.model_fingerprint == last_model
+        had_its_turn = pipeline.model_key == last_model
         return pipeline.id not in waiting, had_its_turn, waiting.get(pipeline.id, 0)
 
     return sorted(pipelines, key=rank)
@@ -186,9 +194,9 @@ class ServedPipelines:
             check_schema(connection)
             self._notice(connection)
             pipelines = with_successors(connection, self._settings.pipelines)
-        fingerprint = self._chosen.fingerprint
-        self._pipelines = [each for each in pipelines if each.model_fingerprint == fingerprint]
-        self._others = [each for each in pipelines if each.model_fingerprint != fingerprint]
+        key = self._chosen.key
+        self._pipelines = [each for each in pipelines if each.model_key == key]
+        self._others = [each for each in pipelines if each.model_key != key]
         self._refreshed_at = time.monotonic()
 
     def _notice(self, connection: Connection) -> None:

@@ -17,7 +17,7 @@ MAX_LEASE_SECONDS = 86_400
 class WorkerSettings:
     """How one worker process works; see `pgembed work --help`.
 
-    `last_model` is the fingerprint of the model that the process before this one worked with.
+    `last_model` is the key of the model that the process before this one worked with.
     """
 
     concurrency: Annotated[

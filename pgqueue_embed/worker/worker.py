@@ -28,7 +28,7 @@ JOIN_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerExit:
-    """Why a worker process ended, and the fingerprint of the model that it worked with.
+    """Why a worker process ended, and the key of the model that it worked with.
 
     `left` has the reason, by name, of each pipeline whose work a drained worker has left undone.
     """
@@ -86,7 +86,7 @@ class Worker:
         left = served.left_undone() if reason == DRAINED else {}
         for name, why in left.items():
             get_logger().warning("work left undone", pipeline=name, reason=why)
-        return WorkerExit(reason=reason, model=chosen.fingerprint, left=left)
+        return WorkerExit(reason=reason, model=chosen.key, left=left)
 
     def _identity(
         self, device: DeviceThread[EmbeddingModel], served: ServedPipelines

@@ -29,13 +29,14 @@ from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.embedding import (
     EmbeddingModel,
     ModelFacts,
+    ModelUse,
     missing_prompts,
     refuse_unsuited,
     resolve_model,
 )
 from pgqueue_embed.embedding import precision as precisions
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
-from pgqueue_embed.errors import ModelError
+from pgqueue_embed.errors import ModelError, UsageError
 from tests.support import zoo
 from tests.support.zoo import BERT, LIMIT, ROBERTA, WIDTH, ZOO, Animal
 
@@ -183,6 +184,23 @@ def test_a_bare_transformer_is_no_model_for_a_new_pipeline(tmp_path: Path) -> No
         refuse_unsuited(load(tmp_path).facts)
 
 
+def test_a_pooling_that_is_said_makes_a_bare_transformer_a_model(tmp_path: Path) -> None:
+    PLAIN.save_base(tmp_path)
+    for mode in ("cls", "mean"):
+        model = load(tmp_path, use=ModelUse(pooling=mode))
+        refuse_unsuited(model.facts)
+        assert model.facts.pooling == mode
+        modules = [Transformer(str(tmp_path)), Pooling(WIDTH, mode)]
+        (chunk,) = chunks_of(model, "The pump stopped.")
+        wanted = SentenceTransformer(modules=modules, device="cpu").encode([chunk.text])
+        assert lowest_cosine(model.forward([chunk]), unit_rows(wanted)) >= SAME
+
+
+def test_a_pooling_where_the_files_name_one_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--pooling cls: .* say themselves"):
+        load(folder, use=ModelUse(pooling="cls"))
+
+
 def test_a_table_of_whole_words_is_refused_by_name(tmp_path: Path) -> None:
     words = WhitespaceTokenizer(vocab=["pump", "stopped"])
     table = WordEmbeddings(words, np.ones((2, WIDTH), np.float32))
@@ -319,7 +337,7 @@ def test_control_tokens_may_be_meant(tmp_path: Path) -> None:
     reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     text = "title[SEP]abstract"
     wanted = unit_rows(reference.encode_document([text], show_progress_bar=False))
-    obeying = load(folder, control_tokens=True)
+    obeying = load(folder, use=ModelUse(control_tokens=True))
     plain = load(folder)
     for model, same in ((obeying, True), (plain, False)):
         (chunk,) = chunks_of(model, text, control_tokens=same)
@@ -360,7 +378,7 @@ def test_a_passage_prompt_is_that_of_documents(folder: Path) -> None:
 
 
 def test_prompts_may_be_given(folder: Path) -> None:
-    model = load(folder, document_prompt="passage: ", query_prompt="query: ")
+    model = load(folder, use=ModelUse(document_prompt="passage: ", query_prompt="query: "))
     reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     (chunk,) = chunks_of(model, "The pump stopped.")
     wanted = reference.encode([f"passage: {chunk.text}"], show_progress_bar=False)
@@ -392,8 +410,10 @@ def test_prompts_that_a_family_was_trained_with_are_missed(
     assert query in said
     assert ("documents" in said) == (document is not None)
     assert document is None or document in said
+    assert "--query-prompt '" in said
     given = replace(facts, document_prompt="passage: ", query_prompt="query: ")
     assert missing_prompts(given) is None
+    assert missing_prompts(facts, ModelUse(document_prompt="", query_prompt="")) is None
 
 
 @pytest.mark.parametrize("name", ["BAAI/bge-m3", "sentence-transformers/all-MiniLM-L6-v2"])

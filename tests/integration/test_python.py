@@ -229,7 +229,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(connection: Connection, settings: WorkerSettings) -> LightChoice:
         pipelines = load_pipelines(connection, settings.pipelines)
         first, *_ = _by_waiting(connection, pipelines, settings.last_model)
-        return LightChoice(first.model_fingerprint)
+        return LightChoice(first.model_key)
 
     monkeypatch.setattr(worker, "choose_model", choose)
     monkeypatch.setattr(models, "check_local_model", lambda _pipeline, _path: None)

@@ -88,7 +88,7 @@ def _strike(text: str) -> None:
 class LightChoice:
     """Fulfils models.ChosenModel."""
 
-    fingerprint: str = FAKE_MODEL.fingerprint
+    key: str = FAKE_MODEL.fingerprint
 
     def load(self) -> LightModel:
         """Return the model."""
