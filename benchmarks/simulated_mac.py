@@ -39,6 +39,7 @@ class Slept:
     vectors: NDArray[np.float32]
     device_seconds: float
     cache_hits: int = 0
+    fp32_chunks: int = 0
 
 
 class SleepingDevice:

@@ -295,6 +295,7 @@ create table pgembed.batches (
     unknown_tokens bigint not null default 0,
     cache_hits bigint not null default 0,
     reused bigint not null default 0,
+    fp32_chunks bigint not null default 0,
     read_seconds double precision not null default 0,
     chunk_seconds double precision not null default 0,
     embed_seconds double precision not null default 0,
@@ -324,6 +325,8 @@ comment on column pgembed.batches.cache_hits is
     'Chunks whose text the worker process had embedded before.';
 comment on column pgembed.batches.reused is
     'Chunks of changed records that keep the vector which the target had of the same text.';
+comment on column pgembed.batches.fp32_chunks is
+    'Chunks of which the worker''s precision made no vector, since a number grew too large for it: computed again in fp32 on the same machine.';
 comment on column pgembed.batches.failed is 'Records whose attempt failed, retried or given up on.';
 comment on column pgembed.batches.rolled_up is 'A sum of older rows that were folded into this one.';
 
@@ -387,6 +390,7 @@ create table pgembed.workers (
     role text not null default current_user,
     unserved jsonb not null default '{}',
     memory_bytes bigint,
+    fp32_chunks bigint not null default 0,
     state text not null default 'working',
     started_at timestamptz not null default clock_timestamp(),
     heartbeat_at timestamptz not null default clock_timestamp(),
@@ -404,4 +408,6 @@ comment on column pgembed.workers.unserved is
 comment on column pgembed.workers.state is
     'What the process says of itself: working or stopping; stopped when it has signed off. See pgembed.worker_status.';
 comment on column pgembed.workers.heartbeat_at is 'When it last said that it lives.';
+comment on column pgembed.workers.fp32_chunks is
+    'Chunks that it has computed again in fp32; see pgembed.batches.';
 comment on column pgembed.workers.memory_bytes is 'Resident memory and device memory of the process.';

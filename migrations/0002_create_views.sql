@@ -104,7 +104,8 @@ select
         select string_agg(pipelines.name || ': ' || reason, '; ' order by pipelines.name)
         from jsonb_each_text(workers.unserved) as unserved (pipeline_id, reason)
         join pgembed.pipelines on pipelines.id = unserved.pipeline_id::bigint
-    ) as unserved
+    ) as unserved,
+    workers.fp32_chunks
 from pgembed.workers
 left join lateral (
     select
@@ -141,6 +142,9 @@ comment on column pgembed.worker_status.stop_reason is
 comment on column pgembed.worker_status.role is 'The database role that it works as.';
 comment on column pgembed.worker_status.unserved is
     'Pipelines that it leaves to others, each with the reason: its role lacks a right, its machine lacks the model. Null for none.';
+
+comment on column pgembed.worker_status.fp32_chunks is
+    'Chunks of which its precision made no vector, computed again in fp32 on its machine.';
 
 create view pgembed.dead_letters as
 select

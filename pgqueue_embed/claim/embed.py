@@ -32,6 +32,8 @@ class EmbeddedChunks(Protocol):
     def cache_hits(self) -> int: ...
     @property
     def device_seconds(self) -> float: ...
+    @property
+    def fp32_chunks(self) -> int: ...
 
 
 class Device(Protocol):
@@ -83,6 +85,7 @@ class EmbeddingResult:
     chunk_seconds: float = 0.0
     embed_seconds: float = 0.0
     device_seconds: float = 0.0
+    fp32_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ def _embed_chunks(
         embedded = device.embed(portion, on_progress=on_progress, anew=anew)
         embedding.cache_hits += embedded.cache_hits
         embedding.device_seconds += embedded.device_seconds
+        embedding.fp32_chunks += embedded.fp32_chunks
         return embedded.vectors
 
     first = embed(chunks[:PORTION_CHUNKS])

@@ -366,6 +366,7 @@ def _batch(
         unknown_tokens=embedding.unknown_tokens,
         cache_hits=embedding.cache_hits,
         reused=embedding.reused,
+        fp32_chunks=embedding.fp32_chunks,
         read_seconds=reading.seconds,
         chunk_seconds=embedding.chunk_seconds,
         embed_seconds=embedding.embed_seconds,

@@ -47,6 +47,7 @@ class _Combined:
     vectors: NDArray[np.float32]
     cache_hits: int = 0
     device_seconds: float = 0.0
+    fp32_chunks: int = 0
 
 
 class ReusingDevice:
@@ -86,6 +87,7 @@ class ReusingDevice:
             vectors=vectors,
             cache_hits=computed.cache_hits,
             device_seconds=computed.device_seconds,
+            fp32_chunks=computed.fp32_chunks,
         )
 
     def verify(self) -> None:

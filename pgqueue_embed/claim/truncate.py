@@ -22,6 +22,7 @@ class _Truncated:
     vectors: Vectors
     cache_hits: int
     device_seconds: float
+    fp32_chunks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class TruncatingDevice:
             vectors=first_dimensions(embedded.vectors, self.dimensions),
             cache_hits=embedded.cache_hits,
             device_seconds=embedded.device_seconds,
+            fp32_chunks=embedded.fp32_chunks,
         )
 
     def verify(self) -> None:

@@ -27,8 +27,10 @@ class Model(Protocol):
 
     name: str
     device: str
+    precision: str
     dimensions: int
     limits: BatchLimits
+    chunks_in_fp32: int
 
     def session(self) -> AbstractContextManager[None]:
         """Surround all calls of one thread."""

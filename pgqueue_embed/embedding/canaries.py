@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle, islice
+
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
@@ -33,3 +36,14 @@ def full_chunks(tokenizer: Tokenizer, tokens: int) -> list[Chunk]:
     chunker = Chunker(tokenizer, max_tokens=tokens, overlap_tokens=0)
     (document,) = chunker.chunk([_ENGLISH * 20])
     return list(document.chunks[:-1] or document.chunks)
+
+
+def of_shape(lengths: Sequence[int], rows: int, length: int) -> list[int]:
+    """Return the numbers of ``rows`` canaries, of these ``lengths``, that fit into ``length``.
+
+    The longest ones first, and the shortest where none fits; again from the first where there are
+    too few.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    fitting = [number for number in order if lengths[number] <= length]
+    return list(islice(cycle(fitting or order[-1:]), rows))

@@ -40,11 +40,13 @@ class Embedded:
 
     ``cache_hits`` counts chunks that needed no computing: their text was embedded before, or
     occurs twice in the call. ``device_seconds`` is the time the device spent on this call.
+    ``fp32_chunks`` are those that a lower precision had no vector for.
     """
 
     vectors: Vectors
     cache_hits: int
     device_seconds: float
+    fp32_chunks: int
 
 
 class _Call:
@@ -59,6 +61,7 @@ class _Call:
         self.unusable: set[int] = set()
         self.error: Exception | None = None
         self.device_seconds = 0.0
+        self.fp32_chunks = 0
         self.due_tokens = 0
         self.started = time.monotonic()
 
@@ -133,13 +136,19 @@ class DeviceThread(Generic[LoadedModel]):
             self._remember(call, missing)
         if call.unusable:
             bad = {missing[row] for row in call.unusable}
-            raise NonFiniteVectors(tuple(row for row, key in enumerate(keys) if key in bad))
+            rows = tuple(row for row, key in enumerate(keys) if key in bad)
+            raise NonFiniteVectors(rows, self.model.precision)
         computed = dict(zip(missing, call.vectors, strict=True))
         vectors = np.empty((len(keys), call.vectors.shape[1]), np.float32)
         for row, key in enumerate(keys):
             vectors[row] = computed[key] if key in computed else found[key]
         hits = len(keys) - len(missing)
-        return Embedded(vectors=vectors, cache_hits=hits, device_seconds=call.device_seconds)
+        return Embedded(
+            vectors=vectors,
+            cache_hits=hits,
+            device_seconds=call.device_seconds,
+            fp32_chunks=call.fp32_chunks,
+        )
 
     def stalled_seconds(self) -> float:
         """Return for how long callers have waited without any progress of the device."""
@@ -236,7 +245,7 @@ class DeviceThread(Generic[LoadedModel]):
                     if isinstance(job, Future):
                         _check(job, model)
                     else:
-                        self._work(runner, job)
+                        self._work(model, runner, job)
         except Exception as error:  # noqa: BLE001 - callers get it; this thread has no caller
             self._stop(error)
 
@@ -259,7 +268,7 @@ class DeviceThread(Generic[LoadedModel]):
             self._waiting.remove(call)
         return call, batch
 
-    def _work(self, runner: BatchRunner, group: Group) -> None:
+    def _work(self, model: Model, runner: BatchRunner, group: Group) -> None:
         """Launch every batch of the group, then read them."""
         started = time.monotonic()
         launched: list[list[Pass]] = [[] for _ in group]
@@ -267,10 +276,12 @@ class DeviceThread(Generic[LoadedModel]):
             with self._charging(call):
                 passes.extend(runner.launch(call.chunks, batch))
         for passes, (call, _) in zip(launched, group, strict=True):
+            before = model.chunks_in_fp32
             with self._charging(call):
                 for each in passes:
                     for rows, vectors in runner.finish(call.chunks, each):
                         self._progress(call, rows, vectors)
+            call.fp32_chunks += model.chunks_in_fp32 - before
             started = self._end_batch(call, started)
 
     @contextmanager

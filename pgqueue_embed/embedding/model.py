@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from pgqueue_embed.embedding.rows import (
     TooLong,
     Vectors,
     WrongVectors,
+    agreement,
     lowest_cosine,
     unit_rows,
 )
@@ -38,6 +38,9 @@ _SAME_VECTORS = 0.9999
 # computes for seconds whenever a model is opened.
 _CANARIES_AT_ONCE = 2
 _LONGEST_TRY = 4_096
+# In fp32 on a CPU, a longer one of a large model may take as long as a lease.
+_LONGEST_SAMPLE = 512
+SAMPLED_BATCHES = 16
 # One at a time, and twice: the library's way and this.
 _SHORT_TEXTS = 6
 
@@ -51,8 +54,8 @@ class EmbeddingModel:
     Attributes: ``name``, ``revision``; ``device`` and ``precision`` in use; ``dimensions`` of a
     vector; ``max_sequence_tokens`` that the model reads of a document; ``tokenizer`` of documents,
     a private copy; ``facts``, all that was learnt of it; ``limits``, how large its batches should
-    be; ``notes``, sentences for the person at the screen; ``rows_in_fp32``, how many rows a lower
-    precision had no vector for.
+    be; ``notes``, sentences for the person at the screen; ``chunks_in_fp32``, how many chunks a
+    lower precision had no vector for.
     """
 
     def __init__(self, resolved: ResolvedModel, use: ModelUse = AS_ITS_FILES_SAY) -> None:
@@ -66,7 +69,9 @@ class EmbeddingModel:
         self._use = use
         opened = self._open()
         self.notes = opened.notes
-        self.rows_in_fp32 = 0
+        self.chunks_in_fp32 = 0
+        self._requested = "fp32"
+        self._samples_left = 0
         self._whole: Any = None
         self._network: Any = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
@@ -111,6 +116,7 @@ class EmbeddingModel:
         if device == "auto" and not model.is_transformer:
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
+        model._requested = precision
         model._settle(chosen, precision)
         model.limits = limits_for(kind_of(chosen)) if model.is_transformer else TABLE_LOOK_UP
         return model
@@ -158,31 +164,75 @@ class EmbeddingModel:
         Raises RecordFault as `forward` does; the read raises NonFiniteVectors. Rows that a lower
         precision has no vector for, because a number grew too large for it, are computed in fp32.
         """
-        read = self._start(chunks, length)
+        read, launched_in = self._start(chunks, length), self.precision
 
         def read_all() -> Vectors:
             raw = read()
-            try:
-                return unit_rows(raw)
-            except NonFiniteVectors as fault:
-                if self.precision == "fp32":
-                    raise
-                rows = list(fault.rows)
-            raw = raw.copy()
-            raw[rows] = self._in_fp32([chunks[row] for row in rows])
-            self._count_in_fp32(len(rows))
-            return unit_rows(raw)
+            if self.precision == launched_in:
+                vectors = self._completed(chunks, raw)
+                if self._sample_agrees(chunks, vectors):
+                    return vectors
+            return self.forward(chunks, length=length)
 
         return read_all
 
-    def _count_in_fp32(self, rows: int) -> None:
-        if not self.rows_in_fp32:
+    def _completed(self, chunks: Sequence[Chunk], raw: Raw) -> Vectors:
+        """Return the vectors of ``raw``, where a lower precision failed those in fp32."""
+        try:
+            return unit_rows(raw)
+        except NonFiniteVectors as fault:
+            if self.precision == "fp32":
+                raise
+            rows = list(fault.rows)
+        # A batch may hold a chunk several times, so that it has the shape of others.
+        distinct = {chunks[row].text: row for row in rows}
+        computed = self._in_fp32([chunks[row] for row in distinct.values()])
+        of_text = dict(zip(distinct, computed, strict=True))
+        raw = raw.copy()
+        raw[rows] = [of_text[chunks[row].text] for row in rows]
+        vectors = unit_rows(raw)
+        self._count_in_fp32(len(distinct))
+        return vectors
+
+    def _count_in_fp32(self, chunks: int) -> None:
+        if not self.chunks_in_fp32:
             get_logger().warning(
                 "numbers grow too large for this precision; such chunks are computed in fp32",
                 model=self.name,
                 precision=self.precision,
             )
-        self.rows_in_fp32 += rows
+        self.chunks_in_fp32 += chunks
+
+    def sample_batches(self, batches: int = SAMPLED_BATCHES) -> None:
+        """Compare a chunk of each of the next ``batches`` with fp32, before it is given away.
+
+        Canaries are known texts; these are the user's. Below the least cosine, a precision that was
+        chosen here is given up for fp32, and one that was asked for raises WrongVectors.
+        """
+        self._samples_left = batches
+
+    def _sample_agrees(self, chunks: Sequence[Chunk], vectors: Vectors) -> bool:
+        """Compare the shortest chunk of a batch; returns False once the precision is another."""
+        if not self._samples_left or self.precision == "fp32":
+            return True
+        row = min(range(len(chunks)), key=lambda row: len(chunks[row].token_ids))
+        if self.sequence_tokens(chunks[row]) > _LONGEST_SAMPLE:
+            return True
+        self._samples_left -= 1
+        sampled = vectors[row : row + 1]
+        cosine = agreement(lambda: unit_rows(self._in_fp32([chunks[row]])), sampled)
+        if not (self._samples_left or self.chunks_in_fp32):
+            self._whole = None
+        if cosine < precision.LOWEST_COSINE:
+            self._give_up_precision(cosine)
+        return cosine >= precision.LOWEST_COSINE
+
+    def _give_up_precision(self, cosine: float) -> None:
+        reason = precision.disagreement(self.device, self.precision, cosine)
+        if self._requested != "auto":
+            raise WrongVectors(f"{self.name}: {reason} for a chunk of yours; give --precision fp32")
+        get_logger().warning("precision given up for fp32", model=self.name, reason=reason)
+        self._settle(self.device, "fp32")
 
     def _start(self, chunks: Sequence[Chunk], length: int | None) -> Callable[[], Raw]:
         with self.session():
@@ -246,9 +296,10 @@ class EmbeddingModel:
 
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            if self.precision == "bf16":
-                kind = kind_of(self.device)
-                stack.enter_context(torch.autocast(kind, dtype=torch.bfloat16))
+            kind, wanted = kind_of(self.device), self.precision == "bf16"
+            if wanted or torch.is_autocast_enabled(kind):
+                autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
+                stack.enter_context(autocast)
             yield
 
     def verify(self, rows: int, length: int) -> None:
@@ -256,11 +307,9 @@ class EmbeddingModel:
 
         Metal has given wrong numbers in some shapes only, and after errors it did not raise.
         """
-        order = sorted(range(len(self._canaries)), key=self._canary_tokens, reverse=True)
-        fitting = [n for n in order if self._canary_tokens(n) <= length]
-        picked = list(islice(cycle(fitting or order[-1:]), rows))
+        picked = canaries.of_shape(list(map(self.sequence_tokens, self._canaries)), rows, length)
         chunks = [self._canaries[n] for n in picked]
-        cosine = _agreement(lambda: self._plain_forward(chunks, length), self._references[picked])
+        cosine = agreement(lambda: self._plain_forward(chunks, length), self._references[picked])
         if cosine < precision.LOWEST_COSINE:
             raise WrongVectors(
                 f"{precision.disagreement(self.device, self.precision, cosine)} in batches of "
@@ -268,12 +317,10 @@ class EmbeddingModel:
                 "restart the machine or use --device cpu"
             )
 
-    def _canary_tokens(self, number: int) -> int:
-        return self.sequence_tokens(self._canaries[number])
-
     def _of_canaries(self, embed: Callable[[Sequence[Chunk]], Vectors]) -> Vectors:
         """Embed all canaries; on a GPU in one batch, since Metal compiles every new shape."""
-        order = sorted(range(len(self._canaries)), key=self._canary_tokens)
+        lengths = [self.sequence_tokens(chunk) for chunk in self._canaries]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
         size = _CANARIES_AT_ONCE if kind_of(self.device) == "cpu" else len(order)
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         vectors = [embed([self._canaries[n] for n in batch]) for batch in batches]
@@ -286,7 +333,7 @@ class EmbeddingModel:
             self._place(device, name)
             if (device, name) == ("cpu", "fp32"):
                 return  # what the others are compared with
-            cosine = _agreement(lambda: self._of_canaries(self._plain_forward), self._references)
+            cosine = agreement(lambda: self._of_canaries(self._plain_forward), self._references)
             if cosine >= precision.LOWEST_COSINE:
                 return
             self.notes += (precision.disagreement(device, name, cosine),)
@@ -350,11 +397,3 @@ class EmbeddingModel:
             raw = [self._compute(reader, [reader.whole(text)], None) for text in wanted]
         found = np.concatenate([network.on_host(each) for each in raw])
         return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))
-
-
-def _agreement(embed: Callable[[], Vectors], references: Vectors) -> float:
-    """Return the lowest cosine of what is computed now to what it should be; 0 for no vector."""
-    try:
-        return lowest_cosine(embed(), references)
-    except NonFiniteVectors:
-        return 0.0

@@ -27,6 +27,7 @@ class Commit:
     unknown_tokens: int = 0
     cache_hits: int = 0
     reused: int = 0
+    fp32_chunks: int = 0
     read_seconds: float = 0.0
     chunk_seconds: float = 0.0
     embed_seconds: float = 0.0
@@ -56,13 +57,13 @@ with old as (
 )
 insert into pgembed.batches
     (pipeline_id, committed_at, records, embedded, empty, dead, unchanged, failed, chunks,
-    tokens, unknown_tokens, cache_hits, reused, read_seconds, chunk_seconds, embed_seconds,
-    write_seconds, rolled_up)
+    tokens, unknown_tokens, cache_hits, reused, fp32_chunks, read_seconds, chunk_seconds,
+    embed_seconds, write_seconds, rolled_up)
 select
     %(pipeline_id)s, max(committed_at), sum(records), sum(embedded), sum(empty), sum(dead),
     sum(unchanged), sum(failed), sum(chunks), sum(tokens), sum(unknown_tokens), sum(cache_hits),
-    sum(reused), sum(read_seconds), sum(chunk_seconds), sum(embed_seconds), sum(write_seconds),
-    true
+    sum(reused), sum(fp32_chunks), sum(read_seconds), sum(chunk_seconds), sum(embed_seconds),
+    sum(write_seconds), true
 from old
 having count(*) > 0
 """

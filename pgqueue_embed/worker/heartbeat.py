@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -43,7 +44,10 @@ class Heartbeat:
     """A background thread with its own connection; no correctness depends on it."""
 
     def __init__(
-        self, shared: Shared, served: PipelineList, identity: registry.WorkerIdentity
+        self,
+        shared: Shared,
+        served: PipelineList,
+        identity: Callable[[], registry.WorkerIdentity],
     ) -> None:
         self._shared = shared
         self._identity = identity
@@ -89,12 +93,14 @@ class Heartbeat:
                 connection,
                 self._shared.worker_id,
                 state="stopping" if self._shared.stop.is_set() else "working",
+                precision=self._identity().precision,
                 memory_bytes=memory_bytes,
+                fp32_chunks=self._shared.fp32_chunks,
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
                 unserved=self._shared.unserved.reasons(),
             )
             if not known:
-                registry.register_again(connection, self._shared.worker_id, self._identity)
+                registry.register_again(connection, self._shared.worker_id, self._identity())
             self._recycle_if_large(memory_bytes)
             self._end_if_stalled(connection)
             if time.monotonic() >= self._next_housekeeping:

@@ -88,6 +88,7 @@ class Shared:
     late: set[int] = field(default_factory=set)
     unserved: Unserved = field(default_factory=Unserved)
     records_done: int = 0
+    fp32_chunks: int = 0
     share: FairShare = field(default_factory=FairShare)
     next_suspect_poll: float = 0.0
     ending: str | None = None
@@ -108,6 +109,7 @@ class Shared:
         """
         with self.lock:
             self.records_done += done.batch.records
+            self.fp32_chunks += done.batch.fp32_chunks
             if size is not None:
                 self.sizes[pipeline.id] = self._next_size(size, done)
         limit = self.settings.max_records

@@ -56,6 +56,7 @@ class ChosenModel:
             self.resolved, device=self.device, precision=self.precision, use=self.use
         )
         calibrate(model)
+        model.sample_batches()
         return model
 
 

@@ -72,12 +72,15 @@ def heartbeat(
     worker_id: int,
     *,
     state: str,
+    precision: str,
     memory_bytes: int,
+    fp32_chunks: int,
     pipeline_ids: Sequence[int],
     unserved: Mapping[int, str],
 ) -> bool:
-    """Say that the process lives, how much memory it takes, and what it cannot serve, and why.
+    """Say that the process lives, how it computes, how much memory it takes, what it cannot serve.
 
+    `unserved` has the reasons, `fp32_chunks` counts those that `precision` had no vector for.
     Returns whether its row is there.
     """
     served = [each for each in pipeline_ids if each not in unserved]
@@ -86,12 +89,22 @@ def heartbeat(
         update pgembed.workers
         set heartbeat_at = clock_timestamp(),
             state = %s,
+            precision = %s,
             memory_bytes = %s,
+            fp32_chunks = %s,
             pipeline_ids = %s,
             unserved = %s
         where id = %s
         """,
-        (state, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
+        (
+            state,
+            precision,
+            memory_bytes,
+            fp32_chunks,
+            served,
+            Jsonb(dict(unserved)),
+            worker_id,
+        ),
     )
     return updated.rowcount > 0
 

@@ -77,7 +77,7 @@ class Worker:
             shared.on_stall = on_stall
             on_start(shared.worker_id)
             try:
-                self._run_loops(shared, served, identity)
+                self._run_loops(shared, served, lambda: self._identity(device, served))
             finally:
                 self._sign_off(shared)
         if shared.failure is not None:
@@ -131,7 +131,10 @@ class Worker:
         )
 
     def _run_loops(
-        self, shared: Shared, served: ServedPipelines, identity: registry.WorkerIdentity
+        self,
+        shared: Shared,
+        served: ServedPipelines,
+        identity: Callable[[], registry.WorkerIdentity],
     ) -> None:
         loops = [
             threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)

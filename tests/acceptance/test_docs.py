@@ -426,8 +426,8 @@ def test_documented_grants_are_enough_to_work(
             device="cpu", precision="fp32", model="fake", concurrency=1, pipeline_ids=[pipeline.id]
         )
         worker_id = register(role, identity)
-        alive = {"state": "working", "memory_bytes": 1, "pipeline_ids": [], "unserved": {}}
-        assert heartbeat(role, worker_id, **alive)
+        alive = {"state": "working", "precision": "fp32", "memory_bytes": 1, "fp32_chunks": 0}
+        assert heartbeat(role, worker_id, **alive, pipeline_ids=[], unserved={})
         record_crash(role, worker_id, "crashed")
         sign_off(role, worker_id, "stopped")
         clean_up(role)

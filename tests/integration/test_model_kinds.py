@@ -25,7 +25,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.embedding import (
     EmbeddingModel,
     ModelFacts,
@@ -34,10 +34,10 @@ from pgqueue_embed.embedding import (
     refuse_unsuited,
     resolve_model,
 )
-from pgqueue_embed.embedding import precision as precisions
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, UsageError
 from tests.support import zoo
+from tests.support.opened_models import chunks_of, load
 from tests.support.zoo import BERT, LIMIT, ROBERTA, WIDTH, ZOO, Animal
 
 SAME = 0.99999
@@ -60,10 +60,6 @@ def folder(bert: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bert, tmp_path / "model"))
 
 
-def load(folder: Path, **options: Any) -> EmbeddingModel:
-    return EmbeddingModel.load(resolve_model(str(folder)), device="cpu", **options)
-
-
 def change(file: Path, **values: Any) -> None:
     settings = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps(settings | values))
@@ -75,16 +71,6 @@ def change_weights(folder: Path, rename: Callable[[str], str | None]) -> None:
     weights = {rename(name): tensor for name, tensor in load_file(file).items()}
     weights.pop(None, None)
     save_file(weights, file, metadata={"format": "pt"})
-
-
-def chunks_of(model: EmbeddingModel, *documents: str, control_tokens: bool = False) -> list[Chunk]:
-    chunker = Chunker(
-        model.tokenizer,
-        max_tokens=model.content_budget,
-        overlap_tokens=0,
-        control_tokens=control_tokens,
-    )
-    return [chunk for document in chunker.chunk(documents) for chunk in document.chunks]
 
 
 def assert_like_the_library(model: EmbeddingModel, folder: Path, *texts: str) -> None:
@@ -355,6 +341,19 @@ def test_zero_width_characters_at_edges_stay_within_the_budget(tmp_path: Path, n
     assert len(model.forward(chunks)) == len(chunks)
 
 
+@pytest.mark.parametrize("unit", ["pump\u200b ", "\u200bpump ", "pump\u2060 ", "pump\ufeff\n"])
+def test_ids_at_edges_that_are_read_as_spaces_are_those_of_the_chunk(unit: str) -> None:
+    """Slices keep the ids of their document, as canaries say, but at some edges they do not."""
+    tokenizer = zoo.metaspace_of_whole_words()
+    chunker = Chunker(tokenizer, max_tokens=126, overlap_tokens=20)
+    assert chunker.reuses_ids
+    (document,) = chunker.chunk([unit * 700])
+    for chunk in document.chunks:
+        own = tokenizer.encode(chunk.text, add_special_tokens=False).ids
+        assert chunk.token_ids.tolist() == own
+        assert len(own) <= 126
+
+
 # Prompts
 
 
@@ -408,7 +407,7 @@ def test_prompts_that_a_family_was_trained_with_are_missed(
     said = missing_prompts(facts)
     assert said is not None
     assert query in said
-    assert ("documents" in said) == (document is not None)
+    assert ("--document-prompt" in said) == (document is not None)
     assert document is None or document in said
     assert "--query-prompt '" in said
     given = replace(facts, document_prompt="passage: ", query_prompt="query: ")
@@ -461,24 +460,3 @@ def test_everything_about_an_adapter_is_in_the_fingerprint(folder: Path, tmp_pat
     change(adapter / "adapter_config.json", base_model_name_or_path="nobody/nothing")
     with pytest.raises(ModelError, match="adapter for nobody/nothing"):
         fingerprint(adapter)
-
-
-def test_rows_that_overflow_in_half_precision_are_computed_in_fp32(tmp_path: Path) -> None:
-    folder = zoo.static_model(tmp_path / "model")
-    exact = load(folder)
-    (file,) = folder.rglob("model.safetensors")
-    ((name, weights),) = load_file(file).items()
-    weights[exact.tokenizer.token_to_id("title")] *= 1e5  # beyond 65,504, the largest of fp16
-    save_file({name: weights}, file, metadata={"format": "pt"})
-    exact, half = load(folder), load(folder, precision="fp16")
-    chunks = chunks_of(half, "The pump stopped.", "a title", "nobody was hurt")
-    assert lowest_cosine(half.forward(chunks), exact.forward(chunks)) >= 0.999
-    assert half.rows_in_fp32 == 1
-
-
-def test_a_refused_precision_on_a_cpu_does_not_advise_the_cpu(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precisions, "LOWEST_COSINE", 2.0)
-    with pytest.raises(ModelError, match="use another --precision"):
-        load(folder, precision="bf16")

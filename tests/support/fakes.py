@@ -47,6 +47,7 @@ class FakeEmbedded:
     vectors: NDArray[np.float32]
     cache_hits: int = 0
     device_seconds: float = 0.0
+    fp32_chunks: int = 0
 
 
 class FakeDevice:

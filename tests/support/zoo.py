@@ -34,6 +34,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from pgqueue_embed.chunking.chunker import _CANARIES
+
 WIDTH = 32
 LIMIT = 96
 CORPUS = [
@@ -156,8 +158,21 @@ def _byte_bpe_specials_last(specials: list[str]) -> Tokenizer:
     return made
 
 
+def metaspace_of_whole_words() -> Tokenizer:
+    """Return a tokenizer of Unigram and Metaspace alone that knows the words of a chunker's trial.
+
+    As those of real vocabularies do: a slice at a word's end has the ids that it has in its text.
+    """
+    both = [*CORPUS, *_CANARIES]
+    return _unigram(ROBERTA.contents, pre_tokenizers.Metaspace(), unknown="<unk>", corpus=both)
+
+
 def _unigram(
-    specials: list[str], pre_tokenizer: pre_tokenizers.PreTokenizer, *, unknown: str
+    specials: list[str],
+    pre_tokenizer: pre_tokenizers.PreTokenizer,
+    *,
+    unknown: str,
+    corpus: list[str] = CORPUS,
 ) -> Tokenizer:
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
@@ -166,7 +181,7 @@ def _unigram(
     trainer = trainers.UnigramTrainer(
         vocab_size=300, special_tokens=specials, unk_token=unknown, show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
+    made.train_from_iterator(corpus, trainer)
     return made
 
 

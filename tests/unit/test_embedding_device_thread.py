@@ -43,6 +43,8 @@ class FakeModel:
 
     name = "fake"
     dimensions = 32
+    precision = "fp32"
+    chunks_in_fp32 = 0
 
     def __init__(self, hook: Hook | None = None, device: str = "cpu") -> None:
         self.device = device
