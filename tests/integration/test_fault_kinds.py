@@ -27,6 +27,9 @@ from tests.support.light import light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 
+# All errors of one origin come after each other in one test.
+pytestmark = pytest.mark.timeout(400)
+
 RECORDS = 12
 NEIGHBOURS = 5
 
@@ -114,6 +117,10 @@ class Origin:
     def arrange(self, connection: Connection, code: str) -> None:
         connection.execute(self.statements.format(code=code, where=self.where))
 
+    def change(self, connection: Connection, code: str) -> None:
+        """Raise another error where one was arranged."""
+        connection.execute(RAISING.format(code=code, where=self.where))
+
 
 SOURCE_ORIGINS = {
     "source read": Origin(RAISING, "says = 'text'"),
@@ -181,6 +188,12 @@ def sick_and_neighbour(connection: Connection, conninfo: str) -> list[Pipeline]:
     return [sick, neighbour]
 
 
+def queue_changed(connection: Connection, pipeline: Pipeline, said: str, table: str) -> None:
+    """Queue every record of the pipeline with another text."""
+    connection.execute(f"update public.{table} set body = %s || id", (f"Changed to {said}: ",))
+    enqueue(connection, pipeline, Selection())
+
+
 def pending(connection: Connection, name: str) -> int:
     query = "select pending from pgembed.progress where pipeline = %s"
     (count,) = connection.execute(query, (name,)).fetchone()
@@ -201,64 +214,90 @@ def charged(connection: Connection) -> int:
     return count
 
 
-Case = tuple[str, str]
-PAUSED: list[Case] = [
-    *(("source read", code) for code in FAULTS),
-    *((origin, code) for origin in list(SOURCE_ORIGINS)[1:] for code in SOME_FAULTS),
+# The view that stands in for the target, for the vectors' reading, is good for one case.
+PAUSED = [
+    ("source read", FAULTS),
+    *((origin, SOME_FAULTS) for origin in list(SOURCE_ORIGINS)[1:] if origin != "reuse's read"),
+    *(("reuse's read", (code,)) for code in SOME_FAULTS),
 ]
-DEAD: list[Case] = [
-    *(("target write", code) for code in (*FAULTS, "42501") if code not in ("40001", "55P03")),
-    *((origin, code) for origin in list(TARGET_ORIGINS)[1:] for code in (*SOME_FAULTS, "42501")),
-]
+
+
+def refused_by(origin: str) -> tuple[str, ...]:
+    codes = FAULTS if origin == "target write" else SOME_FAULTS
+    return *(code for code in codes if code not in ("40001", "55P03")), "42501"
+
+
 # What stands in for the target in the case of the vectors' reading cannot be written to.
 WRITABLE = [origin for origin in ORIGINS if origin != "reuse's read"]
-WAITED_FOR: list[Case] = [(origin, code) for origin in WRITABLE for code in AWAY]
-LEFT_TO_OTHERS: list[Case] = [(origin, "42501") for origin in SOURCE_ORIGINS if origin in WRITABLE]
+LEFT_TO_OTHERS = [origin for origin in SOURCE_ORIGINS if origin in WRITABLE]
 
 
-@pytest.mark.parametrize(("origin", "code"), PAUSED)
+@pytest.mark.parametrize(("origin", "codes"), PAUSED)
 def test_error_of_the_source_pauses_its_pipeline_alone(
-    connection: Connection, conninfo: str, origin: str, code: str
+    connection: Connection, conninfo: str, origin: str, codes: tuple[str, ...]
 ) -> None:
-    pipelines = sick_and_neighbour(connection, conninfo)
-    ORIGINS[origin].arrange(connection, code)
+    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    ORIGINS[origin].arrange(connection, codes[0])
     with working(conninfo, pipelines):
-        wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
-        wait_until(lambda: state(connection)[0] == "paused", "the sick pipeline is paused")
-    reason = state(connection)[1] or ""
-    assert "\n" not in reason
-    assert " at all; mend it and run: pgembed resume reports" in reason
-    if origin == "source read":
-        assert reason.startswith("record 3: reading public.reports: no ")
-    assert (letters(connection), charged(connection)) == ({}, 0)
+        for code in codes:
+            ORIGINS[origin].change(connection, code)
+            queue_changed(connection, neighbour, code, "notes")
+            resume_pipeline(connection, sick)
+            wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
+            wait_until(lambda: state(connection)[0] == "paused", f"{code} pauses")
+            reason = state(connection)[1] or ""
+            assert "\n" not in reason
+            assert " at all; mend it and run: pgembed resume reports" in reason
+            if origin == "source read":
+                assert reason.startswith("record 3: reading public.reports: no ")
+            assert (letters(connection), charged(connection)) == ({}, 0), code
 
 
-@pytest.mark.parametrize(("origin", "code"), DEAD)
+@pytest.mark.parametrize("origin", TARGET_ORIGINS)
 def test_error_of_the_target_makes_a_dead_letter_of_its_record(
-    connection: Connection, conninfo: str, origin: str, code: str
+    connection: Connection, conninfo: str, origin: str
 ) -> None:
-    pipelines = sick_and_neighbour(connection, conninfo)
-    ORIGINS[origin].arrange(connection, code)
+    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    said = {"3": "the target table refused it: no vectors at all"}
     with working(conninfo, pipelines):
-        wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
-        wait_until(lambda: pending(connection, "reports") == 0, "the others are embedded")
-    assert state(connection) == ("active", None)
-    assert letters(connection) == {"3": "the target table refused it: no vectors at all"}
-    assert charged(connection) == pipelines[0].max_attempts
+        for number, code in enumerate(refused_by(origin)):
+            queue_changed(connection, sick, f"well before {code}", "base")
+            wait_until(lambda: pending(connection, "reports") == 0, f"{code}: all is well before")
+            assert letters(connection) == {}
+            charged_before = charged(connection)
+            connection.execute("update public.base set body = 'Of ' || id")
+            arrange = ORIGINS[origin].change if number else ORIGINS[origin].arrange
+            arrange(connection, code)
+            if origin == "target clear":
+                connection.execute("update public.base set body = '' where id = 3")
+            enqueue(connection, sick, Selection())
+            queue_changed(connection, neighbour, code, "notes")
+            wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
+            wait_until(lambda: pending(connection, "reports") == 0, f"{code}: others are done")
+            assert state(connection) == ("active", None), code
+            assert letters(connection) == said, code
+            assert charged(connection) - charged_before == sick.max_attempts, code
+            connection.execute(RAISING.format(where="false", code="P0001"))
 
 
-@pytest.mark.parametrize(("origin", "code"), WAITED_FOR)
+@pytest.mark.parametrize("origin", WRITABLE)
 def test_server_that_is_away_is_waited_for_and_starves_nobody(
-    connection: Connection, conninfo: str, origin: str, code: str
+    connection: Connection, conninfo: str, origin: str
 ) -> None:
-    pipelines = sick_and_neighbour(connection, conninfo)
-    ORIGINS[origin].arrange(connection, code)
+    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    ORIGINS[origin].arrange(connection, AWAY[0])
     with working(conninfo, pipelines) as shared:
-        wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
-        wait_until(lambda: clock(shared, pipelines[0]) > 30, "its turns are charged")
-    assert state(connection) == ("active", None)
-    assert (letters(connection), charged(connection)) == ({}, 0)
-    assert pending(connection, "reports") > 0
+        for code in AWAY:
+            ORIGINS[origin].change(connection, code)
+            before = clock(shared, sick)
+            queue_changed(connection, neighbour, code, "notes")
+            wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
+            # Of three turns, one may have begun before.
+            charged_to = lambda most=before + 50: clock(shared, sick) > most  # noqa: E731
+            wait_until(charged_to, f"{code}: its turns are charged")
+            assert state(connection) == ("active", None), code
+            assert (letters(connection), charged(connection)) == ({}, 0), code
+            assert pending(connection, "reports") > 0
 
 
 def clock(shared: Shared, pipeline: Pipeline) -> float:
@@ -266,17 +305,16 @@ def clock(shared: Shared, pipeline: Pipeline) -> float:
     return shared.share._clocks.get(pipeline.id, 0.0) * pipeline.priority
 
 
-@pytest.mark.parametrize(("origin", "code"), LEFT_TO_OTHERS)
+@pytest.mark.parametrize("origin", LEFT_TO_OTHERS)
 def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
     connection: Connection,
     conninfo: str,
     monkeypatch: pytest.MonkeyPatch,
     origin: str,
-    code: str,
 ) -> None:
     monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
     pipelines = sick_and_neighbour(connection, conninfo)
-    ORIGINS[origin].arrange(connection, code)
+    ORIGINS[origin].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
         reasons = shared.unserved.reasons
@@ -390,18 +428,18 @@ def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
     }
 
 
-@pytest.mark.parametrize("code", ["27000", "57014", "P0001", "XX000", "42501"])
 @pytest.mark.parametrize("command", ["enqueue", "enqueue of some", "gone", "create"])
 def test_command_says_in_one_line_what_a_function_of_the_source_raises(
-    connection: Connection, conninfo: str, command: str, code: str
+    connection: Connection, conninfo: str, command: str
 ) -> None:
     from pgqueue_embed.errors import PgembedError
 
     sick, _ = sick_and_neighbour(connection, conninfo)
     assert [each.name for each in load_pipelines(connection)] == ["reports", "notes"]
-    ORIGINS["source's own condition"].arrange(connection, code)
-    with pytest.raises(
-        PgembedError, match=r"public\.reports.*: no (text|row|where) at all"
-    ) as raised:
-        commands(sick)[command](connection)
-    assert "\n" not in str(raised.value)
+    for code in ("27000", "57014", "P0001", "XX000", "42501"):
+        ORIGINS["source's own condition"].arrange(connection, code)
+        with pytest.raises(
+            PgembedError, match=r"public\.reports.*: no (text|row|where) at all"
+        ) as raised:
+            commands(sick)[command](connection)
+        assert "\n" not in str(raised.value)
