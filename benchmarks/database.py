@@ -17,6 +17,7 @@ from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source
 
@@ -30,11 +31,13 @@ PRODUCTION_SETTINGS = {
     "max_wal_size": "4GB",
 }
 PIPELINE = "reports"
-SPEC = PipelineSpec(
-    name=PIPELINE,
-    source=Table(schema="public", name="reports"),
-    target=Table(schema="public", name="reports_vectors"),
-    text_fields=("body",),
+SPEC = checked(
+    PipelineSpec(
+        name=PIPELINE,
+        source=Table(schema="public", name="reports"),
+        target=Table(schema="public", name="reports_vectors"),
+        text_fields=("body",),
+    )
 )
 
 _numbers = itertools.count(1)

@@ -12,34 +12,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
 from pgqueue_embed.db.session import connect
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.worker.loop import Shared, run_loop
 from pgqueue_embed.worker.registry import WorkerIdentity, register
 from pgqueue_embed.worker.settings import WorkerSettings
+from tests.support.fakes import FixedPipelines
 
 CONCURRENCY = 2
 DIMENSIONS = 384
 CHUNK_CHARACTERS = 400
 CHUNK_TOKENS = np.ones(100, np.int32)
 BATCH_CHUNKS = 16
-
-
-@dataclass(frozen=True)
-class Slept:
-    """What the device gives back, as embed.EmbeddedChunks."""
-
-    vectors: NDArray[np.float32]
-    device_seconds: float
-    cache_hits: int = 0
-    fp32_chunks: int = 0
 
 
 class SleepingDevice:
@@ -52,7 +42,7 @@ class SleepingDevice:
 
     def embed(
         self, chunks: Sequence[Chunk], *, on_progress: Callable[[], None], anew: bool = False
-    ) -> Slept:
+    ) -> Embedded:
         """Sleep for as long as a device of the fixed rate would compute; one batch at a time."""
         del anew  # nothing is kept from call to call
         for first in range(0, len(chunks), BATCH_CHUNKS):
@@ -60,7 +50,7 @@ class SleepingDevice:
             on_progress()
         shape = (len(chunks), DIMENSIONS)
         vectors = np.full(shape, DIMENSIONS**-0.5, np.float32)
-        return Slept(vectors, device_seconds=len(chunks) * self._seconds)
+        return Embedded(vectors=vectors, device_seconds=len(chunks) * self._seconds)
 
     def _compute(self, chunks: int) -> None:
         """Take the next free time of the device, so that late wake-ups do not slow it down."""
@@ -117,16 +107,14 @@ def main() -> None:
         )
         worker_id = register(connection, identity)
     chunker = CharacterChunker()
-    shared = Shared(
-        conninfo=conninfo,
-        settings=WorkerSettings(concurrency=CONCURRENCY, claim_seconds=claim_seconds),
+    shared = Shared.of(
+        conninfo,
+        WorkerSettings(concurrency=CONCURRENCY, claim_seconds=claim_seconds),
         worker_id=worker_id,
         device=SleepingDevice(rate),
-        device_name="sleep",
-        served=lambda: pipelines,
-        chunker=lambda pipeline: chunker,
+        served=FixedPipelines(pipelines, chunker),
     )
-    signal.signal(signal.SIGTERM, lambda *_: shared.stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: shared.shutdown.ask())
     loops = [threading.Thread(target=run_loop, args=(shared,)) for _ in range(CONCURRENCY)]
     for loop in loops:
         loop.start()

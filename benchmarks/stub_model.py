@@ -21,6 +21,7 @@ from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.worker.loop import Shared, run_loop
 from pgqueue_embed.worker.settings import WorkerSettings
+from tests.support.fakes import FixedPipelines
 
 DIMENSIONS = 384
 SPECIAL_TOKENS = 2
@@ -113,19 +114,17 @@ def drain_with_stub(
             loop.start()
         for loop in loops:
             loop.join()
-    if shared.failure is not None:
-        raise shared.failure
+    if shared.shutdown.failure is not None:
+        raise shared.shutdown.failure
 
 
 def _shared(conninfo: str, concurrency: int, chunker: Chunker, device: Device) -> Shared:
     with connect(conninfo) as connection:
         pipelines = [load_pipeline(connection, "reports")]
-    return Shared(
-        conninfo=conninfo,
-        settings=WorkerSettings(concurrency=concurrency, drain=True),
+    return Shared.of(
+        conninfo,
+        WorkerSettings(concurrency=concurrency, drain=True),
         worker_id=1,
         device=device,
-        device_name="stub",
-        served=lambda: pipelines,
-        chunker=lambda pipeline: chunker,
+        served=FixedPipelines(pipelines, chunker),
     )

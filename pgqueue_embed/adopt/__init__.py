@@ -1,11 +1,11 @@
 """Adopting: a table of vectors that is there becomes the target of a pipeline.
 
 The story: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
-`attach` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
+`attach_table` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
 through the source: what is right is settled, everything else queued. `survey` only looks.
 """
 
-from pgqueue_embed.adopt.attach import attach, ensure_key_index
+from pgqueue_embed.adopt.attach import attach_table, ensure_key_index
 from pgqueue_embed.adopt.candidate import (
     Candidate,
     local_model,
@@ -33,7 +33,7 @@ __all__ = [
     "Survey",
     "adopt",
     "adopt_records",
-    "attach",
+    "attach_table",
     "check_agreement",
     "compare",
     "describe_agreement",

@@ -28,7 +28,7 @@ from pgqueue_embed.target import ChunkRows, target_of
 REHEARSAL_INDEX = 2**31 - 1
 
 
-def attach(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
+def attach_table(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
     """Make the pipeline, and the columns that its target lacks; both or neither.
 
     Raises UsageError when the role does not own the table, the table is in use, or it refuses what
@@ -130,7 +130,7 @@ select exists (
 
 def has_key_index(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether the chunks of a record can be found by an index on its key."""
-    names = list(pipeline.columns.fulltext_id)
+    names = list(pipeline.spec.columns.fulltext_id)
     values = {"table": pipeline.target.quoted, "names": names, "columns": len(names)}
     (found,) = connection.execute(KEY_INDEX, values).fetchone() or (False,)
     return bool(found)
@@ -149,7 +149,7 @@ def ensure_key_index(
     """
     if has_key_index(connection, pipeline):
         return
-    names = pipeline.columns.fulltext_id
+    names = pipeline.spec.columns.fulltext_id
     connection.refuse_pooler("building the index on the key")
     on_build(f"building an index on {', '.join(names)} of {pipeline.target}")
     index = _index_of(pipeline.target)

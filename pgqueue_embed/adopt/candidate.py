@@ -18,12 +18,12 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
-from pgqueue_embed.pipeline.generations import spec_of
 from pgqueue_embed.pipeline.model import check_local_model, fit_model, use_of
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.source.check import check_source
 
@@ -54,9 +54,8 @@ class Candidate:
     def pipeline(self) -> Pipeline:
         """The pipeline as it would be, to read its tables by; there is no such row yet."""
         identity = self.identity
-        asked = {each.name: getattr(self.spec, each.name) for each in fields(PipelineSpec)}
         return Pipeline(
-            **asked,
+            spec=self.spec,
             id=0,
             state="active",
             key=self.records.key,
@@ -82,6 +81,7 @@ def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     is not to be had.
     """
     check_schema(connection)
+    spec = checked(spec)
     records, table = check_tables(connection, spec)
     fitted = fit_model(replace(spec, vector_type=table.vector_type), model_reference)
     check_dimensions(spec, table, fitted.identity.dimensions)
@@ -125,7 +125,7 @@ def local_model(pipeline: Pipeline) -> EmbeddingModel:
     Raises ModelMismatch when it is another one.
     """
     return EmbeddingModel.load(
-        check_local_model(pipeline), device="cpu", precision="fp32", use=use_of(pipeline)
+        check_local_model(pipeline), device="cpu", precision="fp32", use=use_of(pipeline.spec)
     )
 
 
@@ -150,7 +150,7 @@ def resumable(connection: Connection, name: str, spec: PipelineSpec | None) -> P
         raise UsageError(
             f"pipeline '{name}' {how}; what has changed is queued by: pgembed enqueue {name}"
         )
-    if spec is not None and replace(spec, vector_type=pipeline.vector_type) != spec_of(pipeline):
+    if spec is not None and replace(spec, vector_type=pipeline.spec.vector_type) != pipeline.spec:
         raise UsageError(
             f"pipeline '{name}' is being adopted with other settings; go on with pgembed adopt"
             f" {name} alone, or begin anew after: pgembed drop {name}"

@@ -97,7 +97,7 @@ def _fill(
     if with_vectors:
         versions = [each.stored.version for _, each in rows]
         vectors = unit_rows(read_vectors(connection, pipeline, versions))
-        values["vectors"] = VectorCodec(connection).pack(vectors, pipeline.vector_type)
+        values["vectors"] = VectorCodec(connection).pack(vectors, pipeline.spec.vector_type)
     connection.execute(query, values)
 
 

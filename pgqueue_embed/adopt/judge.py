@@ -71,20 +71,20 @@ class Judge:
 
     def __init__(self, tokenizer: Tokenizer, pipeline: Pipeline, *, content_budget: int) -> None:
         """Take the most tokens of text that the model reads; longer texts were cut off by it."""
-        self._keeps_cuts = pipeline.chunking == "tokens"
+        self._keeps_cuts = pipeline.spec.chunking == "tokens"
         self._chunker = Chunker(
             tokenizer,
-            max_tokens=pipeline.chunk_tokens,
-            overlap_tokens=pipeline.overlap_tokens,
+            max_tokens=pipeline.spec.chunk_tokens,
+            overlap_tokens=pipeline.spec.overlap_tokens,
             whole=not self._keeps_cuts,
-            control_tokens=pipeline.control_tokens,
+            control_tokens=pipeline.spec.control_tokens,
         )
         self._reader = Chunker(
             tokenizer,
             max_tokens=content_budget,
             overlap_tokens=0,
             whole=True,
-            control_tokens=pipeline.control_tokens,
+            control_tokens=pipeline.spec.control_tokens,
         )
 
     def judge(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgqueue_embed.adopt.attach import attach, ensure_key_index
+from pgqueue_embed.adopt.attach import attach_table, ensure_key_index
 from pgqueue_embed.adopt.candidate import local_model, make_judge, prepare, resumable
 from pgqueue_embed.adopt.sample import check_agreement, compare
 from pgqueue_embed.adopt.scan import adopt_records
@@ -21,7 +21,7 @@ def adopt(
 ) -> Counts:
     """Adopt the target of `spec`, or go on with it; returns what was found.
 
-    Raises as `prepare`, `check_agreement` and `attach` do, and then nothing is changed.
+    Raises as `prepare`, `check_agreement` and `attach_table` do, and then nothing is changed.
     """
     pipeline = resumable(connection, spec.name, spec)
     if pipeline is not None:
@@ -32,7 +32,7 @@ def adopt(
             connection, candidate, sample_chunks=sample_chunks, min_cosine=min_cosine
         )
         check_agreement(candidate, agreement)
-        pipeline = attach(connection, candidate, agreement.doubtful)
+        pipeline = attach_table(connection, candidate, agreement.doubtful)
         judge = candidate.judge()
     ensure_key_index(connection, pipeline)
     return adopt_records(connection, pipeline, judge)

@@ -218,7 +218,7 @@ def table_keys(
     connection: Connection, pipeline: Pipeline, last_key: str | None, slice_keys: int
 ) -> list[tuple[str, bool]]:
     """Return keys of the table behind `last_key`, and whether their record is gone."""
-    key, names = pipeline.key, pipeline.columns.fulltext_id
+    key, names = pipeline.key, pipeline.spec.columns.fulltext_id
     columns = [sql.Identifier("target", name) for name in names]
     after = sql.SQL("and {} > {}").format(
         key.of("target", names), key.value(sql.SQL("%(last_key)s"))

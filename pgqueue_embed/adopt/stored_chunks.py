@@ -78,20 +78,24 @@ def _order(connection: Connection, pipeline: Pipeline) -> list[str]:
     """Return the columns by which chunks are in order, those of them that the table has."""
     rows = connection.execute(
         "select attname from pg_attribute where attrelid = %s::regclass and attname = any(%s)",
-        (pipeline.target.quoted, [pipeline.columns.chunk_index, pipeline.columns.id]),
+        (pipeline.target.quoted, [pipeline.spec.columns.chunk_index, pipeline.spec.columns.id]),
     ).fetchall()
     there = {name for (name,) in rows}
-    return [each for each in (pipeline.columns.chunk_index, pipeline.columns.id) if each in there]
+    return [
+        each
+        for each in (pipeline.spec.columns.chunk_index, pipeline.spec.columns.id)
+        if each in there
+    ]
 
 
 def table_names(connection: Connection, pipeline: Pipeline) -> dict[str, sql.Composable]:
     """Return the SQL names that statements over a table to adopt share; its alias is ``target``."""
     key = pipeline.key
     return {
-        **column_names(pipeline.columns),
+        **column_names(pipeline.spec.columns),
         **source_names(pipeline),
         "target": pipeline.target.identifier,
-        "key_is_among_keys": key.among("target", pipeline.columns.fulltext_id, "keys"),
+        "key_is_among_keys": key.among("target", pipeline.spec.columns.fulltext_id, "keys"),
         "version": sql.SQL(VERSION),
         "extension": sql.Identifier(VectorCodec(connection).schema),
     }

@@ -119,13 +119,13 @@ class Pipeline:
                 reports.encode("battery overheated"))).limit(5))
         """
         settings = self.settings()
-        return encoder_of(settings).encode(query, settings.truncate_dim)
+        return encoder_of(settings).encode(query, settings.spec.truncate_dim)
 
     def find(self, query: str, *, limit: int, threshold: float) -> list[Hit]:
         """Do what the function `search` does; see there."""
         while True:
             with self._opened() as (connection, settings), suppress(PipelineReplaced):
-                vector = encoder_of(settings).encode(query, settings.truncate_dim)
+                vector = encoder_of(settings).encode(query, settings.spec.truncate_dim)
                 return semantic_search.search(
                     connection, settings, vector, limit=limit, threshold=threshold
                 )

@@ -12,6 +12,8 @@ import psycopg
 from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
+from pgqueue_embed.db.halves import by_halves
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.errors import PgembedError, RecordFault
 from pgqueue_embed.ledger.verdicts import Finding, Found
 from pgqueue_embed.source.read import SourceRecord
@@ -23,37 +25,24 @@ Progress = Callable[[], None]
 PORTION_CHUNKS = 8_192
 
 
-class EmbeddedChunks(Protocol):
-    """What a device gives back: float32 vectors of shape (chunks, dimensions), unit norm."""
-
-    @property
-    def vectors(self) -> NDArray[np.float32]: ...
-    @property
-    def cache_hits(self) -> int: ...
-    @property
-    def device_seconds(self) -> float: ...
-    @property
-    def fp32_chunks(self) -> int: ...
-
-
-class Device(Protocol):
-    """The one thread that owns the model; see embedding.DeviceThread."""
+class Embedder(Protocol):
+    """Gives chunks their vectors; see embedding.DeviceThread."""
 
     def embed(
         self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
-    ) -> EmbeddedChunks:
+    ) -> Embedded:
         """Return the vectors of `chunks`; calls `on_progress` in this thread as batches end.
 
         With `anew` each distinct text is computed, whatever vector of it is known.
         """
         ...
 
+
+class Device(Embedder, Protocol):
+    """The one thread that owns the model."""
+
     def verify(self) -> None:
         """Raise ModelError if the device no longer computes what it should."""
-        ...
-
-    def stalled_seconds(self) -> float:
-        """Return for how long callers have waited without any progress of the device."""
         ...
 
 
@@ -101,55 +90,60 @@ def embed_records(
     records: Sequence[tuple[SourceRecord, bool]],
     *,
     chunker: DocumentChunker,
-    device: Device,
+    embedder: Embedder,
+    verify: Callable[[], None],
     on_progress: Progress,
 ) -> EmbeddingResult:
     """Chunk and embed `records` (each with whether to embed it again); every one gets a finding.
 
-    Raises PgembedError for what is not a record's fault: a device that fails its self-test, a
-    lost lease. Then nothing is charged.
+    Raises PgembedError for what is not a record's fault: a lost lease, or what `verify` raises of a
+    device that fails its self-test, which is asked once a record fails. Then nothing is charged.
     """
-    embedding = EmbeddingResult()
+    result = EmbeddingResult()
     started = time.monotonic()
-    prepared = _chunk(embedding, records, chunker, on_progress)
-    embedding.chunk_seconds = time.monotonic() - started
+    prepared = _chunk(result, records, chunker, on_progress)
+    result.chunk_seconds = time.monotonic() - started
     on_progress()
     for each in prepared:
-        embedding.tokens += each.chunked.tokens
-        embedding.unknown_tokens += each.chunked.unknown_tokens
+        result.tokens += each.chunked.tokens
+        result.unknown_tokens += each.chunked.unknown_tokens
         if not each.chunked.chunks:
-            embedding.findings.append(_finding(each.record, each.embed_again, Found.EMPTY))
+            result.findings.append(_finding(each.record, each.embed_again, Found.EMPTY))
     started = time.monotonic()
-    _embed(embedding, [each for each in prepared if each.chunked.chunks], device, on_progress)
-    embedding.embed_seconds = time.monotonic() - started
-    return embedding
+    with_chunks = [each for each in prepared if each.chunked.chunks]
+    _embed(result, with_chunks, embedder, verify, on_progress)
+    result.embed_seconds = time.monotonic() - started
+    return result
 
 
 def _chunk(
-    embedding: EmbeddingResult,
+    result: EmbeddingResult,
     records: Sequence[tuple[SourceRecord, bool]],
     chunker: DocumentChunker,
     on_progress: Progress,
 ) -> list[_Prepared]:
-    """Chunk `records` as one, or after a failure by halves down to the record that fails."""
-    try:
-        documents = [record.document or "" for record, _ in records]
-        contexts = _contexts(records)
-        chunked = chunker.chunk(documents, contexts, on_progress=on_progress)
-    except Exception as error:
-        if not _may_be_the_records(error):
-            raise
-        if len(records) == 1:
-            embedding.findings.append(_unfit(*records[0], error))
-            return []
-    else:
-        return [
-            _Prepared(record, again, document)
-            for (record, again), document in zip(records, chunked, strict=True)
-        ]
-    middle = len(records) // 2
-    halves = (records[:middle], records[middle:])
-    return [each for half in halves for each in _chunk(embedding, half, chunker, on_progress)]
+    """Return `records` with their chunks, but for those that cannot be chunked."""
+    prepared: list[_Prepared] = []
+    hopeless = False
+
+    def chunk(some: Sequence[tuple[SourceRecord, bool]]) -> None:
+        documents = [record.document or "" for record, _ in some]
+        chunked = chunker.chunk(documents, _contexts(some), on_progress=on_progress)
+        for (record, again), document in zip(some, chunked, strict=True):
+            prepared.append(_Prepared(record, again, document))
+
+    def reason(error: Exception) -> str:
+        nonlocal hopeless
+        # What a record has too much of, stays.
+        hopeless = isinstance(error, RecordFault)
+        return _reason(error)
+
+    def refuse(item: tuple[SourceRecord, bool], why: str) -> None:
+        found = _finding(*item, Found.FAILED, error=why)
+        result.findings.append(replace(found, hopeless=hopeless))
+
+    by_halves(records, chunk, refuse, reason=reason)
+    return prepared
 
 
 def _contexts(records: Sequence[tuple[SourceRecord, bool]]) -> list[Context] | None:
@@ -158,46 +152,35 @@ def _contexts(records: Sequence[tuple[SourceRecord, bool]]) -> list[Context] | N
     return contexts if len(contexts) == len(records) else None
 
 
-def _unfit(record: SourceRecord, embed_again: bool, error: Exception) -> Finding:
-    """Return the finding on a record that cannot be chunked; what it has too much of, stays."""
-    finding = _finding(record, embed_again, Found.FAILED, error=describe_error(error))
-    return replace(finding, hopeless=isinstance(error, RecordFault))
-
-
 def _embed(
-    embedding: EmbeddingResult, prepared: Sequence[_Prepared], device: Device, on_progress: Progress
+    result: EmbeddingResult,
+    prepared: Sequence[_Prepared],
+    embedder: Embedder,
+    verify: Callable[[], None],
+    on_progress: Progress,
 ) -> None:
-    """Embed `prepared` as one, or after a failure by halves down to the record that fails."""
-    if not prepared:
-        return
-    inputs = [chunk for each in prepared for chunk in each.chunked.inputs]
-    try:
+    """Add the vectors of `prepared` to `result`, and the records that have none."""
+
+    def embed(some: Sequence[_Prepared]) -> None:
+        inputs = [chunk for each in some for chunk in each.chunked.inputs]
         # Who asks for all may want to get rid of what a device has computed wrong.
-        anew = any(each.embed_again for each in prepared)
-        vectors = _embed_chunks(embedding, device, inputs, on_progress, anew=anew)
-    except Exception as error:
-        if not _may_be_the_records(error):
-            raise
-        if len(prepared) == 1:
-            # A device that fails its self-test is at fault itself, and raises here.
-            device.verify()
-            record, again = prepared[0].record, prepared[0].embed_again
-            embedding.findings.append(
-                _finding(record, again, Found.FAILED, error=describe_error(error))
-            )
-            return
-    else:
-        _accept(embedding, prepared)
-        embedding.vectors.append(vectors)
-        return
-    middle = len(prepared) // 2
-    _embed(embedding, prepared[:middle], device, on_progress)
-    _embed(embedding, prepared[middle:], device, on_progress)
+        anew = any(each.embed_again for each in some)
+        vectors = _embed_chunks(result, embedder, inputs, on_progress, anew=anew)
+        _accept(result, some)
+        result.vectors.append(vectors)
+
+    def refuse(each: _Prepared, why: str) -> None:
+        # A device that fails its self-test is at fault itself, and raises here.
+        verify()
+        found = _finding(each.record, each.embed_again, Found.FAILED, error=why)
+        result.findings.append(found)
+
+    by_halves(prepared, embed, refuse, reason=_reason)
 
 
 def _embed_chunks(
-    embedding: EmbeddingResult,
-    device: Device,
+    result: EmbeddingResult,
+    embedder: Embedder,
     chunks: Sequence[Chunk],
     on_progress: Progress,
     *,
@@ -209,10 +192,11 @@ def _embed_chunks(
     """
 
     def embed(portion: Sequence[Chunk]) -> NDArray[np.float32]:
-        embedded = device.embed(portion, on_progress=on_progress, anew=anew)
-        embedding.cache_hits += embedded.cache_hits
-        embedding.device_seconds += embedded.device_seconds
-        embedding.fp32_chunks += embedded.fp32_chunks
+        embedded = embedder.embed(portion, on_progress=on_progress, anew=anew)
+        result.cache_hits += embedded.cache_hits
+        result.reused += embedded.reused
+        result.device_seconds += embedded.device_seconds
+        result.fp32_chunks += embedded.fp32_chunks
         return embedded.vectors
 
     first = embed(chunks[:PORTION_CHUNKS])
@@ -226,24 +210,27 @@ def _embed_chunks(
     return vectors
 
 
-def _may_be_the_records(error: Exception) -> bool:
-    if isinstance(error, PgembedError):
-        return isinstance(error, RecordFault)
-    return not isinstance(error, psycopg.Error)
+def _reason(error: Exception) -> str:
+    """Return what an error says of a record; raises it if it may not be a record's."""
+    if isinstance(error, psycopg.Error):
+        raise error
+    if isinstance(error, PgembedError) and not isinstance(error, RecordFault):
+        raise error
+    return describe_error(error)
 
 
 def _accept(
-    embedding: EmbeddingResult,
+    result: EmbeddingResult,
     prepared: Sequence[_Prepared],
 ) -> None:
-    first = len(embedding.chunks)
+    first = len(result.chunks)
     for each in prepared:
         count = len(each.chunked.chunks)
         found = _finding(
             each.record, each.embed_again, Found.EMBEDDED, first_chunk=first, chunks=count
         )
-        embedding.findings.append(found)
-        embedding.chunks += each.chunked.chunks
+        result.findings.append(found)
+        result.chunks += each.chunked.chunks
         first += count
 
 

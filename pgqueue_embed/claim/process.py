@@ -18,12 +18,12 @@ import psycopg
 from pgqueue_embed.claim.embed import Device, DocumentChunker, EmbeddingResult, embed_records
 from pgqueue_embed.claim.hand_on import hand_on
 from pgqueue_embed.claim.lateness import charge_late, is_hash_readable, is_late, read_in_time
-from pgqueue_embed.claim.reuse import ReusingDevice, reusable_keys
+from pgqueue_embed.claim.reuse import ReusingEmbedder, reusable_keys
 from pgqueue_embed.claim.size import ClaimSize, Rate
 from pgqueue_embed.claim.suspects import give_up_reason, isolate, suspects
 from pgqueue_embed.claim.sweep import SLICE_RECORDS as SWEPT_RECORDS
 from pgqueue_embed.claim.sweep import sweep_slice, sweeps
-from pgqueue_embed.claim.truncate import device_for
+from pgqueue_embed.claim.truncate import truncating
 from pgqueue_embed.claim.write import Findings, Written, write
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import Connection
@@ -77,7 +77,7 @@ class ClaimOutcome:
     `event` is what it did instead of embedding; there is no `rate` then.
     """
 
-    batch: Commit
+    commit: Commit
     rate: Rate | None
     event: str | None = None
 
@@ -128,26 +128,26 @@ def process_claim(
             return None
         if suspects(claim):
             isolate(session.connection, claim)
-            return ClaimOutcome(batch=Commit(), rate=None, event="suspect set apart")
+            return ClaimOutcome(commit=Commit(), rate=None, event="suspect set apart")
         if comparisons(claim):
             most = max(int(COMPARED_RECORDS * size.share), 1)
             compare_slice(session.connection, session.side, pipeline, claim, slice_records=most)
             return ClaimOutcome(
-                batch=Commit(), rate=None, event="compared the source with the ledger"
+                commit=Commit(), rate=None, event="compared the source with the ledger"
             )
         if sweeps(claim):
             most = max(int(SWEPT_RECORDS * size.share), 1)
             sweep_slice(session.connection, session.side, pipeline, claim, slice_records=most)
             return ClaimOutcome(
-                batch=Commit(), rate=None, event="looked for what a truncate removed"
+                commit=Commit(), rate=None, event="looked for what a truncate removed"
             )
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size)
-        embedding = _embed(session, pipeline, reading, chunker, device_for(pipeline, device))
+        embedding = _embed(session, pipeline, reading, chunker, device)
         with look_often(session.side, pipeline).kept(session.connection):
-            batch = _write(session, pipeline, claim, reading, embedding)
+            commit = _write(session, pipeline, claim, reading, embedding)
     return ClaimOutcome(
-        batch=batch, rate=_rate(claim, reading, embedding, time.monotonic() - started)
+        commit=commit, rate=_rate(claim, reading, embedding, time.monotonic() - started)
     )
 
 
@@ -285,15 +285,13 @@ def _embed(
     device: Device,
 ) -> EmbeddingResult:
     keys = reusable_keys(pipeline, reading.to_embed)
-    reusing = ReusingDevice(device, session.side, pipeline, keys)
-    embedding = embed_records(
+    return embed_records(
         reading.to_embed,
         chunker=chunker,
-        device=reusing,
+        embedder=ReusingEmbedder(truncating(pipeline, device), session.side, pipeline, keys),
+        verify=device.verify,
         on_progress=lambda: _progress(session),
     )
-    embedding.reused = reusing.reused
-    return embedding
 
 
 def _write(
@@ -323,9 +321,9 @@ def _write(
     finish_items(session.connection, claim)
     hand_on(session.connection, pipeline, written.settled)
     _put_back(session.connection, pipeline, reading.left_over)
-    batch = _batch(written, reading, embedding, time.monotonic() - started)
-    record_commit(session.connection, pipeline.id, session.worker_id, batch)
-    return batch
+    commit = _commit(written, reading, embedding, time.monotonic() - started)
+    record_commit(session.connection, pipeline.id, session.worker_id, commit)
+    return commit
 
 
 def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
@@ -350,7 +348,7 @@ def _put_back(
         add_like(connection, pipeline.id, likes[0], keys, deaths=likes[0].deaths)
 
 
-def _batch(
+def _commit(
     written: Written, reading: _Reading, embedding: EmbeddingResult, write_seconds: float
 ) -> Commit:
     verdicts = written.verdicts

@@ -1,4 +1,4 @@
-"""A device that takes what a changed record's target holds already instead of computing it.
+"""An embedder that takes what a changed record's target holds already instead of computing it.
 
 The vector of a chunk depends on the model and the chunk's text alone, so one that this pipeline has
 written for the same text is the one that the model would give. It is read before the mutex, as a
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.claim.embed import Device, EmbeddedChunks, Progress
+from pgqueue_embed.claim.embed import Embedder, Progress
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import unpack
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.source.trust import look_often
@@ -40,37 +41,23 @@ where hash = any(%(hashes)s)
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Combined:
-    """Vectors computed and reused; see embed.EmbeddedChunks."""
-
-    vectors: NDArray[np.float32]
-    cache_hits: int = 0
-    device_seconds: float = 0.0
-    fp32_chunks: int = 0
-
-
-class ReusingDevice:
-    """Fulfils embed.Device by what the target has of the records `keys`, and by `device`.
-
-    `reused` counts the chunks that needed no computing.
-    """
+class ReusingEmbedder:
+    """Fulfils embed.Embedder by what the target has of the records `keys`, and by `embedder`."""
 
     def __init__(
-        self, device: Device, side: Connection, pipeline: Pipeline, keys: Sequence[str]
+        self, embedder: Embedder, side: Connection, pipeline: Pipeline, keys: Sequence[str]
     ) -> None:
-        self.reused = 0
-        self._device = device
+        self._embedder = embedder
         self._side = side
         self._pipeline = pipeline
         self._keys = list(keys)
 
     def embed(
         self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
-    ) -> EmbeddedChunks:
+    ) -> Embedded:
         """Return the vectors of `chunks`; raises PipelineFault if the target cannot be read."""
         if anew or not self._keys:
-            return self._device.embed(chunks, on_progress=on_progress, anew=anew)
+            return self._embedder.embed(chunks, on_progress=on_progress, anew=anew)
         hashes = [hashlib.sha256(chunk.text.encode()).digest() for chunk in chunks]
         stored = self._stored(hashes)
         missing = [row for row, digest in enumerate(hashes) if digest not in stored]
@@ -78,33 +65,23 @@ class ReusingDevice:
         for row, digest in enumerate(hashes):
             if digest in stored:
                 vectors[row] = stored[digest]
-        self.reused += len(chunks) - len(missing)
+        reused = len(chunks) - len(missing)
         if not missing:
-            return _Combined(vectors=vectors)
-        computed = self._device.embed([chunks[row] for row in missing], on_progress=on_progress)
+            return Embedded(vectors=vectors, reused=reused)
+        inputs = [chunks[row] for row in missing]
+        computed = self._embedder.embed(inputs, on_progress=on_progress)
         vectors[missing] = computed.vectors
-        return _Combined(
-            vectors=vectors,
-            cache_hits=computed.cache_hits,
-            device_seconds=computed.device_seconds,
-            fp32_chunks=computed.fp32_chunks,
-        )
-
-    def verify(self) -> None:
-        """See embed.Device."""
-        self._device.verify()
-
-    def stalled_seconds(self) -> float:
-        """See embed.Device."""
-        return self._device.stalled_seconds()
+        return replace(computed, vectors=vectors, reused=reused)
 
     def _stored(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[np.float32]]:
         """Return the usable ones of the vectors that the target holds for chunks of `hashes`."""
         pipeline = self._pipeline
         query = sql.SQL(STORED).format(
-            **column_names(pipeline.columns),
+            **column_names(pipeline.spec.columns),
             target=target_of(pipeline).rows,
-            key_is_among_keys=pipeline.key.among("target", pipeline.columns.fulltext_id, "keys"),
+            key_is_among_keys=pipeline.key.among(
+                "target", pipeline.spec.columns.fulltext_id, "keys"
+            ),
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
         trust = look_often(self._side, pipeline)
@@ -113,7 +90,7 @@ class ReusingDevice:
             rows = self._side.execute(query, values, binary=True).fetchall()
         vectors = unpack(
             [vector for _, vector in rows],
-            vector_type=pipeline.vector_type,
+            vector_type=pipeline.spec.vector_type,
             dimensions=pipeline.dimensions,
         )
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
@@ -131,7 +108,7 @@ def reusable_keys(pipeline: Pipeline, records: Sequence[tuple[SourceRecord, bool
     Beside a record that is to be embedded again, none. Nor with a chunk template: the model has
     read more than the chunk then, and the target does not tell what that was.
     """
-    is_possible = pipeline.chunking == "tokens" and pipeline.chunk_template is None
+    is_possible = pipeline.spec.chunking == "tokens" and pipeline.spec.chunk_template is None
     if not is_possible or any(again for _, again in records):
         return []
     return [record.key for record, _ in records if record.has_vectors]

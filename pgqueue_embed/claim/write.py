@@ -198,7 +198,7 @@ def _judge(
             finding,
             current[key],
             generation=pipeline.generation,
-            max_attempts=pipeline.max_attempts,
+            max_attempts=pipeline.spec.max_attempts,
         )
         for key, finding in findings.items()
     }

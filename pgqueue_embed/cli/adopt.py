@@ -117,7 +117,7 @@ def _survey(connection: Connection, candidate: Candidate) -> None:
 def _attach(
     connection: Connection, candidate: Candidate, agreement: Agreement, *, ask: bool
 ) -> Pipeline:
-    from pgqueue_embed.adopt import attach
+    from pgqueue_embed.adopt import attach_table
 
     lacking = ", ".join(candidate.table.lacking.values())
     if ask:
@@ -126,7 +126,7 @@ def _attach(
             f"{f', with new columns {lacking}' if lacking else ''}? Workers replace what is wrong"
             " in it, and delete chunks of records that the source does not have."
         )
-    pipeline = attach(connection, candidate, agreement.doubtful)
+    pipeline = attach_table(connection, candidate, agreement.doubtful)
     say(
         f"made pipeline {pipeline.name}: {pipeline.document} of {pipeline.source} →"
         f" {pipeline.target}{f', which got {lacking}' if lacking else ''}"

@@ -165,8 +165,8 @@ def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipe
     name = successor.name.removesuffix(NEXT_NAME)
     say(
         f"made {successor.name}: {one_line(str(successor.document))} → {target_of(successor)}"
-        f" ({successor.vector_type}({successor.dimensions}), {successor.model},"
-        f" {successor.chunk_tokens} tokens a chunk, {successor.overlap_tokens} overlap)"
+        f" ({successor.spec.vector_type}({successor.dimensions}), {successor.model},"
+        f" {successor.spec.chunk_tokens} tokens a chunk, {successor.spec.overlap_tokens} overlap)"
     )
     say(
         f"queued {count(queued, 'record')} for it; searches use the old vectors until, complete, it"

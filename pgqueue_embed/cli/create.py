@@ -74,8 +74,9 @@ def say_created(created: Created) -> None:
     pipeline = created.pipeline
     say(
         f"made pipeline {pipeline.name}: {one_line(str(pipeline.document))} of {pipeline.source} →"
-        f" {target_of(pipeline)} ({pipeline.vector_type}({pipeline.dimensions}), {pipeline.model},"
-        f" {pipeline.chunk_tokens} tokens a chunk, {pipeline.overlap_tokens} overlap)"
+        f" {target_of(pipeline)} ({pipeline.spec.vector_type}({pipeline.dimensions}),"
+        f" {pipeline.model},"
+        f" {pipeline.spec.chunk_tokens} tokens a chunk, {pipeline.spec.overlap_tokens} overlap)"
     )
     for warning in created.warnings:
         say(f"warning: {warning}", fg="yellow", err=True)

@@ -102,7 +102,7 @@ def _search(
 
     with _waiting(f"loading {pipeline.model}"):
         encoder = QueryEncoder(pipeline, model_path=model_path)
-        vector = encoder.encode(query, pipeline.truncate_dim)
+        vector = encoder.encode(query, pipeline.spec.truncate_dim)
     _warn_of_unknown_words(encoder, pipeline, query)
     hits = find(connection, pipeline, vector, limit=limit, threshold=threshold)
     if not hits:

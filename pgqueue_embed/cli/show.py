@@ -136,6 +136,6 @@ def _facts(pipeline: Pipeline) -> dict[str, str]:
     """Return what no option says."""
     return {
         "state": pipeline.state,
-        "vectors": f"{pipeline.vector_type}({pipeline.dimensions})",
+        "vectors": f"{pipeline.spec.vector_type}({pipeline.dimensions})",
         "model files": f"SHA-256 {pipeline.model_fingerprint[:16]}…",
     }

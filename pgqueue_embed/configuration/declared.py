@@ -11,7 +11,6 @@ from pgqueue_embed.configuration.values import Value
 from pgqueue_embed.db.names import Table, join_columns, join_qualified
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import full_name
-from pgqueue_embed.pipeline.generations import spec_of
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -48,8 +47,8 @@ def settings_of(
 ) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""
     generation = generation or pipeline
-    place = {each: getattr(pipeline, each) for each in PLACE}
-    spec = replace(spec_of(generation), **place)
+    place = {each: getattr(pipeline.spec, each) for each in PLACE}
+    spec = replace(generation.spec, **place)
     return written(spec, generation.model, sync=is_on(connection, pipeline))
 
 

@@ -44,7 +44,7 @@ def refuse_differences(connection: Connection, name: str, asked: Mapping[str, An
     """Raise UsageError for options that the pipeline called `name` has otherwise; it lists them."""
     pipeline = load_pipeline(connection, name)
     present = settings_of(connection, pipeline)
-    columns = vars(pipeline.columns)
+    columns = vars(pipeline.spec.columns)
     differences = {
         key: (shown(is_), shown(wanted))
         for key, is_, wanted in _compared(present, columns, asked)

@@ -146,7 +146,7 @@ def _differences(declared: Declared, present: dict[str, Value]) -> tuple[Differe
 def _check_is_not_renamed(declared: Declared, present: Iterable[Pipeline]) -> None:
     name = declared.spec.name
     for each in present:
-        if each.destination == declared.spec.destination:
+        if each.spec.destination == declared.spec.destination:
             raise declared.place.error(
                 f"its target, {each.target}, is that of pipeline '{each.name}'; if that one"
                 f" is to be called '{name}' now: {_command('alter', each.name, '--rename', name)}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psycopg
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import fault, is_given_back, is_of_the_table
+from pgqueue_embed.db.halves import by_halves
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import RecordFault
 
@@ -35,28 +37,27 @@ def refusals(
     own savepoint; `change` may report some too. `doing` says what is done, as in faults. Raises
     PipelineFault for what the table would say to any record, and whatever is no record's fault.
     """
-    if not keys:
-        return {}
-    try:
+    refused: dict[str, str] = {}
+
+    def attempt(some: Sequence[str]) -> None:
         with connection.transaction():
-            refused = change(keys)
+            reported = change(some)
             connection.execute(CHECK_DEFERRED)
-            return refused
-    except RecordFault as error:
-        reason = str(error)
-    except psycopg.Error as error:
-        reason = _reason(connection, doing, error)
-    if len(keys) == 1:
-        return {keys[0]: f"the target table refused it: {reason}"}
-    middle = len(keys) // 2
-    first, second = (
-        refusals(connection, doing, half, change) for half in (keys[:middle], keys[middle:])
-    )
-    return first | second
+        refused.update(reported)
+
+    def refuse(key: str, reason: str) -> None:
+        refused[key] = f"the target table refused it: {reason}"
+
+    by_halves(keys, attempt, refuse, reason=partial(_reason, connection, doing))
+    return refused
 
 
-def _reason(connection: Connection, doing: str, error: psycopg.Error) -> str:
+def _reason(connection: Connection, doing: str, error: Exception) -> str:
     """Return what the table says of its records; raises if it is not about them."""
+    if isinstance(error, RecordFault):
+        return str(error)
+    if not isinstance(error, psycopg.Error):
+        raise error
     if connection.closed or isinstance(error, WAITS_FOR_OTHERS) or is_given_back(error):
         raise error
     if is_of_the_table(error):

@@ -69,12 +69,12 @@ class Models:
         """Check that the pipeline's own model is here and computes what it should."""
         resolved = check_local_model(pipeline)
         yield ok(pipeline.name, f"{pipeline.model} is here, the same as when it was created")
-        yield from self._check(pipeline.name, resolved, use_of(pipeline))
+        yield from self._check(pipeline.name, resolved, use_of(pipeline.spec))
 
     def of_pipeline(self, pipeline: Pipeline) -> EmbeddingModel | None:
         """Return the pipeline's model if `check_pipeline` has loaded it."""
         try:
-            return self._loaded.get((check_local_model(pipeline).path, use_of(pipeline)))
+            return self._loaded.get((check_local_model(pipeline).path, use_of(pipeline.spec)))
         except PgembedError:
             return None
 

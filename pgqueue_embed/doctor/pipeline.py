@@ -25,7 +25,7 @@ from pgqueue_embed.target import Right, target_of, view_of
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that source and target are as the pipeline knows them, and may be used."""
     subject = pipeline.name
-    look(connection, pipeline)
+    look(connection, pipeline.spec)
     target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
     problems = [
@@ -71,8 +71,8 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
 
 def _check_view(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that the view is there, if the pipeline has one: a person may have dropped it."""
-    view = view_of(pipeline, pipeline.key)
-    if pipeline.view and not view.is_there(connection):
+    view = view_of(pipeline.spec, pipeline.key)
+    if pipeline.spec.view and not view.is_there(connection):
         yield warning(
             pipeline.name,
             f"the view {view.table} is gone",

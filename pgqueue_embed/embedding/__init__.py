@@ -1,7 +1,8 @@
 """From chunks to vectors: one model, owned by one thread. Importing this loads no torch."""
 
 from pgqueue_embed.embedding.calibration import calibrate
-from pgqueue_embed.embedding.device_thread import DeviceThread, Embedded
+from pgqueue_embed.embedding.device_thread import DeviceThread
+from pgqueue_embed.embedding.embedded import Embedded
 from pgqueue_embed.embedding.facts import ModelFacts, refuse_unsuited
 from pgqueue_embed.embedding.families import missing_prompts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint

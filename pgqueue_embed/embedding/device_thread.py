@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Pass, Rows
+from pgqueue_embed.embedding.embedded import Embedded
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors, WrongVectors
 from pgqueue_embed.embedding.shapes import Batch, plan_batches
 from pgqueue_embed.embedding.vector_cache import VectorCache
@@ -32,21 +32,6 @@ CLOSE_SECONDS = 10.0
 CHECK_TOKENS = 64
 
 LoadedModel = TypeVar("LoadedModel", bound=Model)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """``vectors`` are float32 unit vectors (n, dimensions), in the order of the chunks.
-
-    ``cache_hits`` counts chunks that needed no computing: their text was embedded before, or
-    occurs twice in the call. ``device_seconds`` is the time the device spent on this call.
-    ``fp32_chunks`` are those that a lower precision had no vector for.
-    """
-
-    vectors: Vectors
-    cache_hits: int
-    device_seconds: float
-    fp32_chunks: int
 
 
 class _Call:

@@ -121,7 +121,7 @@ def read_current(
         "keys": list(keys),
         "schema": pipeline.target.schema,
         "table": pipeline.target.name,
-        "embedding": pipeline.columns.embedding,
+        "embedding": pipeline.spec.columns.embedding,
     }
     with on_users_tables(connection, f"reading {pipeline.source} again under the records' locks"):
         rows = connection.execute(query_of_pipeline, values).fetchall()

@@ -23,11 +23,12 @@ from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.replace import replacement_of
 from pgqueue_embed.lifecycle.replace_table import renew_own_view
 from pgqueue_embed.pipeline.catalog import load_pipeline
-from pgqueue_embed.pipeline.generations import is_next, spec_of, successor_of
+from pgqueue_embed.pipeline.generations import is_next, successor_of
 from pgqueue_embed.pipeline.model import check_local_model
 from pgqueue_embed.pipeline.options import ALTERABLE
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.spec import PipelineSpec, check_name
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import check_name, checked
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import enqueue_deleted
@@ -167,14 +168,14 @@ def _setting(column: str) -> sql.Composable:
 
 def _alter_view(connection: Connection, pipeline: Pipeline, *, wanted: bool) -> None:
     """Make the view of the pipeline's target, anew if it is there, or drop it."""
-    wanted_spec = replace(spec_of(pipeline), view=wanted)
+    wanted_spec = replace(pipeline.spec, view=wanted)
     view = view_of(wanted_spec, pipeline.key)
     try:
-        if wanted and not pipeline.view:
+        if wanted and not pipeline.spec.view:
             view.check(connection)
         if wanted:
             renew_own_view(connection, view)
-        elif pipeline.view:
+        elif pipeline.spec.view:
             view.drop(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(f"this role may not change {view.table}: {first_line(error)}") from None
@@ -201,8 +202,8 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
         prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
     else:
         prepared = prepare(connection, spec, model)
-    place = {each: getattr(pipeline, each) for each in ("target", "into_column", "view")}
-    same = replace(prepared.spec, name=pipeline.name, **place) == spec_of(pipeline)
+    place = {each: getattr(pipeline.spec, each) for each in ("target", "into_column", "view")}
+    same = replace(prepared.spec, name=pipeline.name, **place) == pipeline.spec
     if same and prepared.model.fingerprint == pipeline.model_fingerprint:
         raise UsageError(f"{pipeline.name} is like that already; nothing would be embedded anew")
     return prepared
@@ -215,7 +216,7 @@ def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
     elif "text_fields" in wanted:
         wanted["template"] = None
     wanted["name"] = wanted.get("name", pipeline.name) + NEXT_NAME
-    return replace(spec_of(pipeline), **target_of(pipeline).next_place, **wanted)
+    return checked(replace(pipeline.spec, **target_of(pipeline).next_place, **wanted))
 
 
 def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepared) -> Pipeline:
@@ -265,7 +266,7 @@ def catch_up(
     another condition, all its records are queued.
     """
     selection = Selection()
-    if pipeline.where == successor.where:
+    if pipeline.spec.where == successor.spec.where:
         known = sql.SQL(KNOWN).format(pipeline_id=pipeline.id, key=pipeline.key.text("source"))
         selection = Selection(where=known.as_string(connection))
     queued = enqueue(connection, successor, selection, on_slice=on_slice)

@@ -21,6 +21,7 @@ from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, to_row
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source
 from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
@@ -93,6 +94,7 @@ def prepare(
     connection: Connection, spec: PipelineSpec, model_reference: str, revision: str | None = None
 ) -> Prepared:
     """Check tables and model; raises as `create` does, and makes nothing."""
+    spec = checked(spec)
     records = check_tables(connection, spec)
     fitted = fit_model(spec, model_reference, revision)
     return Prepared(

@@ -18,7 +18,7 @@ from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import Column
-from pgqueue_embed.pipeline.generations import spec_of, with_successors
+from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, columns_json
@@ -65,7 +65,7 @@ def changed_types(connection: Connection, pipeline: Pipeline) -> list[Change]:
 
     Raises as `check_source` does.
     """
-    return changes_of(pipeline, types_of(connection, spec_of(pipeline)))
+    return changes_of(pipeline, types_of(connection, pipeline.spec))
 
 
 def changes_of(noted: Pipeline, present: SourceShape) -> list[Change]:
@@ -99,13 +99,13 @@ def _rank(column: Column) -> int:
 
 
 def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
-    found = check_source(connection, spec_of(pipeline))
+    found = check_source(connection, pipeline.spec)
     present = replace(found, key=wide_enough(pipeline.key, found.key))
     changes = changes_of(pipeline, found)
     if not changes:
         return []
     _check_spelling(connection, pipeline, present.key)
-    if pipeline.into_column is None:
+    if pipeline.spec.into_column is None:
         _alter_target(connection, pipeline, present)
     connection.execute(
         NOTE,
@@ -211,15 +211,17 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceSha
             f" in the way (the pipeline's own view by: pgembed alter {pipeline.name} --no-view, and"
             " --view afterwards)"
         ) from None
-    view = view_of(pipeline, present.key)
+    view = view_of(pipeline.spec, present.key)
     # A person had to drop it before the source could be altered.
-    if pipeline.view and not view.is_there(connection):
+    if pipeline.spec.view and not view.is_there(connection):
         view.create(connection)
 
 
 def _altered(pipeline: Pipeline, present: SourceShape) -> Iterator[tuple[str, str]]:
     """Yield the columns of the target that are to be of another type, with that type."""
-    keys = zip(pipeline.columns.fulltext_id, pipeline.key.columns, present.key.columns, strict=True)
+    keys = zip(
+        pipeline.spec.columns.fulltext_id, pipeline.key.columns, present.key.columns, strict=True
+    )
     for name, old, new in keys:
         if old.type != new.type:
             yield name, new.type

@@ -32,6 +32,6 @@ class Replacement(Protocol):
 
 def replacement_of(pipeline: Pipeline, successor: Pipeline) -> Replacement:
     """Return how `successor` takes the place of `pipeline`."""
-    if pipeline.into_column is None:
+    if pipeline.spec.into_column is None:
         return TableReplacement(pipeline, successor)
     return ColumnReplacement(pipeline, successor)

@@ -108,7 +108,7 @@ class ColumnReplacement:
         for right, role, grantable in connection.execute(GRANTS, self._old).fetchall():
             grant = sql.SQL("grant {} ({}) on {} to {} {}").format(
                 sql.SQL(right),
-                sql.Identifier(self.successor.columns.embedding),
+                sql.Identifier(self.successor.spec.columns.embedding),
                 self.pipeline.target.identifier,
                 sql.Identifier(role) if role else sql.SQL("public"),
                 sql.SQL("with grant option" if grantable else ""),
@@ -131,14 +131,14 @@ class ColumnReplacement:
                 self._build(connection, index)
 
     def exchange(self, connection: Connection) -> None:
-        table, name = self.pipeline.target, self.pipeline.columns.embedding
+        table, name = self.pipeline.target, self.pipeline.spec.columns.embedding
         self.copy_rights(connection)
         views = read_views(connection, table, name)
         indexes = _indexes(connection, self._old)
         (comment,) = connection.execute(COMMENT, self._old).fetchone() or (None,)
         parked = f"pgembed_old_{self.pipeline.id}"
         self._rename(connection, name, parked)
-        self._rename(connection, self.successor.columns.embedding, name)
+        self._rename(connection, self.successor.spec.columns.embedding, name)
         renew_views(connection, views)
         drop = sql.SQL("alter table {} drop column {}")
         connection.execute(drop.format(table.identifier, sql.Identifier(parked)))
@@ -151,20 +151,26 @@ class ColumnReplacement:
 
     @property
     def _old(self) -> dict[str, str]:
-        return {"table": self.pipeline.target.quoted, "column": self.pipeline.columns.embedding}
+        return {
+            "table": self.pipeline.target.quoted,
+            "column": self.pipeline.spec.columns.embedding,
+        }
 
     @property
     def _new(self) -> dict[str, str]:
-        return {"table": self.pipeline.target.quoted, "column": self.successor.columns.embedding}
+        return {
+            "table": self.pipeline.target.quoted,
+            "column": self.successor.spec.columns.embedding,
+        }
 
     def _build(self, connection: Connection, index: _Index) -> None:
-        old_type, new_type = self.pipeline.vector_type, self.successor.vector_type
+        old_type, new_type = self.pipeline.spec.vector_type, self.successor.spec.vector_type
         query = sql.SQL(BUILD).format(
             unique=sql.SQL("unique " if index.is_unique else ""),
             name=sql.Identifier(next_name(index.name)),
             table=self.pipeline.target.identifier,
             method=sql.Identifier(index.method),
-            column=sql.Identifier(self.successor.columns.embedding),
+            column=sql.Identifier(self.successor.spec.columns.embedding),
             operator_class=sql.Identifier(
                 index.operator_schema,
                 index.operator_class.replace(f"{old_type}_", f"{new_type}_"),

@@ -37,8 +37,8 @@ class TableReplacement:
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target
         self.copy_rights(connection)
-        view = view_of(replace(self.successor, target=old), self.successor.key)
-        views = read_views(connection, old, own=view.table if self.pipeline.view else None)
+        view = view_of(replace(self.successor.spec, target=old), self.successor.key)
+        views = read_views(connection, old, own=view.table if self.pipeline.spec.view else None)
         comment = connection.execute(
             "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
         ).fetchone()
@@ -46,7 +46,7 @@ class TableReplacement:
         _rename(connection, old, parked)
         _rename(connection, new, old)
         renew_views(connection, views)
-        if self.pipeline.view:
+        if self.pipeline.spec.view:
             renew_own_view(connection, view)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_parts(connection, old, new.name)
@@ -159,8 +159,8 @@ where prrelid = %(table)s::regclass
 def check_replaceable(connection: Connection, pipeline: Pipeline, new: Table) -> None:
     """Raise UsageError for what a person has added to the table of `pipeline` and `new` has not."""
     old = pipeline.target
-    copied = {f"column {name}" for name in pipeline.copy_columns}
-    chunk_id = pipeline.columns.chunk_id
+    copied = {f"column {name}" for name in pipeline.spec.copy_columns}
+    chunk_id = pipeline.spec.columns.chunk_id
     missing = _extras(connection, old, chunk_id) - copied - _extras(connection, new, chunk_id)
     if missing:
         raise UsageError(
@@ -205,7 +205,7 @@ def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[s
     there = {each.body for each in _indexes(connection, new.target)}
     built = []
     for index in _indexes(connection, old.target):
-        body = index.body.replace(f"{old.vector_type}_", f"{new.vector_type}_")
+        body = index.body.replace(f"{old.spec.vector_type}_", f"{new.spec.vector_type}_")
         if body not in there:
             _build(connection, new.target, index, body)
             built.append(body)

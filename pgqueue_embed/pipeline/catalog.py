@@ -64,7 +64,7 @@ def is_current(connection: Connection, pipeline: Pipeline) -> bool:
     the source.
     """
     target = pipeline.target
-    place = (target.schema, target.name, pipeline.columns.embedding)
+    place = (target.schema, target.name, pipeline.spec.columns.embedding)
     values = (pipeline.id, *place, columns_json(pipeline.key.columns))
     (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
     return bool(same)

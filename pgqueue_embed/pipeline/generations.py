@@ -9,12 +9,10 @@ records before that, and all that the next one knows of them is newer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.spec import PipelineSpec
 
 
 def successor_of(connection: Connection, pipeline: Pipeline) -> Pipeline | None:
@@ -37,10 +35,3 @@ def with_successors(connection: Connection, names: Sequence[str]) -> list[Pipeli
     ids = {each.id for each in named}
     others = [each for each in load_pipelines(connection) if each.successor_of in ids]
     return [*named, *(each for each in others if each.id not in ids)]
-
-
-def spec_of(pipeline: Pipeline) -> PipelineSpec:
-    """Return what one asks for to get a pipeline such as this one."""
-    return PipelineSpec(
-        **{each.name: getattr(pipeline, each.name) for each in fields(PipelineSpec)}
-    )

@@ -119,8 +119,8 @@ def make_chunker(model: EmbeddingModel, pipeline: Pipeline) -> Chunker:
     """Return the chunker of `pipeline`."""
     return Chunker(
         model.tokenizer,
-        max_tokens=pipeline.chunk_tokens,
-        overlap_tokens=pipeline.overlap_tokens,
-        whole=pipeline.chunking == "none",
-        control_tokens=pipeline.control_tokens,
+        max_tokens=pipeline.spec.chunk_tokens,
+        overlap_tokens=pipeline.spec.overlap_tokens,
+        whole=pipeline.spec.chunking == "none",
+        control_tokens=pipeline.spec.control_tokens,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import Key
@@ -14,16 +15,18 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline(PipelineSpec):
+class Pipeline:
     """One row of pgembed.pipelines: what was asked for, and what was found when it was made.
 
-    `key` and `document` know the types of the source's columns. `target_is_made` tells that the
-    target was made with the pipeline, and may be dropped with it. `successor_of` is the id of the
-    pipeline that this one is, or was, the next generation of.
+    `spec` are its settings, as they were checked then. `key` and `document` know the types of the
+    source's columns. `target_is_made` tells that the target was made with the pipeline, and may be
+    dropped with it. `successor_of` is the id of the pipeline that this one is, or was, the next
+    generation of.
     """
 
     id: int
     state: str
+    spec: PipelineSpec
     key: Key
     document: Document
     dimensions: int
@@ -35,8 +38,20 @@ class Pipeline(PipelineSpec):
     target_is_made: bool
     successor_of: int | None = None
 
-    def __post_init__(self) -> None:
-        """Take the row as it is: it was checked when it was made."""
+    @property
+    def name(self) -> str:
+        """Its name, unique in the database."""
+        return self.spec.name
+
+    @property
+    def source(self) -> Table:
+        """The table or view with the text."""
+        return self.spec.source
+
+    @property
+    def target(self) -> Table:
+        """The table that has the vectors: its own, or the source."""
+        return self.spec.target
 
     @property
     def model_key(self) -> str:
@@ -46,9 +61,9 @@ class Pipeline(PipelineSpec):
         whoever searches.
         """
         use = {
-            "document_prompt": self.document_prompt,
-            "control_tokens": self.control_tokens,
-            "pooling": self.pooling,
+            "document_prompt": self.spec.document_prompt,
+            "control_tokens": self.spec.control_tokens,
+            "pooling": self.spec.pooling,
         }
         if not any(value for value in use.values()):
             return self.model_fingerprint

@@ -22,6 +22,7 @@ APART = {
     "source": ("source_schema", "source_table"),
     "target": ("target_schema", "target_table"),
     "id_fields": ("key_columns",),
+    "spec": (),
     "key": (),
     "document": ("document_columns",),
     "copy_columns": ("copied_columns",),
@@ -29,8 +30,12 @@ APART = {
     "columns": ("target_columns",),
 }
 COLUMNS = tuple(
-    column for each in fields(Pipeline) for column in APART.get(each.name, (each.name,))
+    column
+    for each in (*fields(PipelineSpec), *fields(Pipeline))
+    for column in APART.get(each.name, (each.name,))
 )
+# Those of the settings that do.
+SETTINGS = tuple(each.name for each in fields(PipelineSpec) if each.name not in APART)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +48,8 @@ class SourceShape:
 
 def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> dict[str, Any]:
     """Return the row of a new pipeline, by column; what it leaves out has a default."""
-    plain = {
-        each.name: _stored(getattr(spec, each.name))
-        for each in fields(PipelineSpec)
-        if each.name not in APART
-    }
     return {
-        **plain,
+        **{name: _stored(getattr(spec, name)) for name in SETTINGS},
         "source_schema": spec.source.schema,
         "source_table": spec.source.name,
         "key_columns": columns_json(records.key.columns),
@@ -82,17 +82,16 @@ def from_row(row: Sequence[Any]) -> Pipeline:
         copied=_columns(values.pop("copied_columns")),
     )
     names = {meaning: _loaded(name) for meaning, name in values.pop("target_columns").items()}
-    return Pipeline(
+    spec = PipelineSpec(
         source=Table(schema=values.pop("source_schema"), name=values.pop("source_table")),
         id_fields=key.names,
-        key=key,
-        document=document,
         copy_columns=tuple(column.name for column in document.copied),
         where=values.pop("where_condition"),
         target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
         columns=TargetColumns(**names),
-        **values,
+        **{name: values.pop(name) for name in SETTINGS},
     )
+    return Pipeline(spec=spec, key=key, document=document, **values)
 
 
 def _stored(value: object) -> object:

@@ -1,15 +1,14 @@
-"""The settings asked for at `create`, checked as far as no database is needed."""
+"""The settings of a pipeline, each with its option."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pgqueue_embed.db.names import Table, check_identifier
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.document import Recipe
-from pgqueue_embed.pipeline.option import Option, check_options
+from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 # The panels of the help of `create`, and of what `show` prints.
@@ -43,7 +42,7 @@ def _check_prompt(option: Option, prompt: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSpec:
-    """A pipeline to make.
+    """The settings of a pipeline; `spec_checks.checked` tells whether they go together.
 
     `target` is a table to make; with `into_column`, the vectors go into that column of the source
     instead, which is the target then. `id_fields` are the columns of the source's key. The
@@ -322,17 +321,6 @@ class PipelineSpec:
         ),
     ] = 10
 
-    def __post_init__(self) -> None:
-        """Raise UsageError for values that cannot work; name the target's key columns."""
-        check_name(self.name)
-        check_options(self)
-        if not self.id_fields:
-            raise UsageError("name the key of the source: --id-field NAME")
-        self._check_document()
-        self._check_overlap()
-        object.__setattr__(self, "columns", self.columns.for_key(self.id_fields))
-        self._check_target()
-
     @property
     def recipe(self) -> Recipe:
         """How a document is made."""
@@ -346,70 +334,3 @@ class PipelineSpec:
     def destination(self) -> tuple[Table, str | None]:
         """Where the vectors go: a table, or a column of it."""
         return self.target, self.into_column
-
-    def _check_document(self) -> None:
-        if self.text_fields and self.template is not None:
-            raise UsageError("--text-field and --template both make the document; give one of them")
-        if not self.text_fields and self.template is None:
-            raise UsageError("name the column with the text: --text-field NAME")
-        for name in self.recipe.names():
-            check_identifier(name)
-
-    def _check_target(self) -> None:
-        if self.into_column is None:
-            if self.source == self.target:
-                raise UsageError(
-                    f"{self.source} cannot be source and target at once; for vectors in a column"
-                    " of it: --chunking none --into-column NAME"
-                )
-            self._check_copied()
-            return
-        for option, given in self._of_tables():
-            if given:
-                raise UsageError(
-                    f"{option} belongs to a target table; leave it out, or --into-column"
-                )
-        if self.chunking != "none":
-            raise UsageError(
-                f"--into-column {self.into_column}: a row has room for one vector; add --chunking"
-                " none, or leave it out"
-            )
-        if self.into_column in (*self.id_fields, *self.recipe.names()):
-            raise UsageError(
-                f"--into-column {self.into_column}: the record is read from that column; name"
-                " another one"
-            )
-        if self.into_column in {*self.columns.names()} - {self.columns.embedding}:
-            raise UsageError(
-                f"--into-column {self.into_column}: a search calls something else by that name;"
-                " name another one"
-            )
-        object.__setattr__(self, "target", self.source)
-        object.__setattr__(self, "columns", replace(self.columns, embedding=self.into_column))
-
-    def _of_tables(self) -> Iterator[tuple[str, bool]]:
-        """Yield the options that go with a target table alone, and whether they are given."""
-        yield "--copy-columns", bool(self.copy_columns)
-        yield "--foreign-key", self.foreign_key
-        yield "--view", self.view
-
-    def _check_copied(self) -> None:
-        for name in self.copy_columns:
-            if name in self.columns.names():
-                raise UsageError(
-                    f"--copy-columns {name}: the target table has a column of that name; call its"
-                    " own one otherwise with --target-column"
-                )
-
-    def _check_overlap(self) -> None:
-        if not 0 <= 2 * self.overlap_tokens < self.chunk_tokens:
-            raise UsageError(
-                f"--overlap-tokens {self.overlap_tokens}: give 0 to {(self.chunk_tokens - 1) // 2},"
-                f" less than half of --chunk-size {self.chunk_tokens}"
-            )
-
-
-def check_name(name: str) -> None:
-    """Raise UsageError unless a pipeline can be called `name`."""
-    if not name or not name.isprintable() or len(name) > 100:
-        raise UsageError("a pipeline's name has 1 to 100 printable characters")

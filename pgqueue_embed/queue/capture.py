@@ -36,7 +36,7 @@ def install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     is never without a writer.
     """
     _check(connection, pipeline)
-    look(connection, pipeline)
+    look(connection, pipeline.spec)
     return _changed(connection, pipeline, lambda: _install(connection, pipeline))
 
 

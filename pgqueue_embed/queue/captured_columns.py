@@ -18,10 +18,10 @@ def captured_columns(connection: Connection, pipeline: Pipeline) -> tuple[str, .
     that it is computed from.
     """
     names = [column.name for column in pipeline.source_columns]
-    if pipeline.where is not None:
-        names += _columns_of_condition(connection, pipeline.source, pipeline.where)
+    if pipeline.spec.where is not None:
+        names += _columns_of_condition(connection, pipeline.source, pipeline.spec.where)
     # A worker writes the vectors: no change of the record.
-    unwatched = (*pipeline.key.names, pipeline.into_column)
+    unwatched = (*pipeline.key.names, pipeline.spec.into_column)
     names = [name for name in names if name not in unwatched]
     values = {"source": pipeline.source.quoted, "names": names}
     return tuple(name for (name,) in connection.execute(STORED, values))

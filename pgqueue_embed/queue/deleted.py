@@ -119,7 +119,7 @@ def find_deleted(
         "last_key": after_key,
     }
     doing = _LOOKING.format(pipeline.source)
-    with trusting(connection, pipeline), on_users_tables(connection, doing):
+    with trusting(connection, pipeline.spec), on_users_tables(connection, doing):
         row = connection.execute(query, values).fetchone()
     keys, records, last_key = row or ([], 0, None)
     is_full = records == slice_records
@@ -231,7 +231,7 @@ def dispel_doubt(connection: Connection, pipeline: Pipeline) -> None:
 def _gone_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
     query = sql.SQL(GONE_IN_FLIGHT).format(**source_names(pipeline))
     doing = _LOOKING.format(pipeline.source)
-    with trusting(connection, pipeline), on_users_tables(connection, doing):
+    with trusting(connection, pipeline.spec), on_users_tables(connection, doing):
         row = connection.execute(query, {"pipeline_id": pipeline.id}).fetchone()
     (keys,) = row or ([],)
     return list(keys)

@@ -85,7 +85,7 @@ def enqueue(
     check_adopted(connection, pipeline)
     if allow_deletes and not selection.is_whole:
         raise UsageError("--allow-deletes: without --where and --limit only, what is gone is found")
-    look(connection, pipeline, where=selection.where)
+    look(connection, pipeline.spec, where=selection.where)
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
@@ -147,7 +147,10 @@ where scans.finished or scans.selection <> excluded.selection
 def _open_scan(connection: Connection, pipeline: Pipeline, selection: Selection) -> bool:
     """Start a scan, or join an unfinished one of the same selection; returns whether joined."""
     values = {"pipeline_id": pipeline.id, "selection": selection.as_text()}
-    return connection.execute(OPEN, values).rowcount == 0
+    with connection.transaction():
+        # The turn before the pipeline, as in a switch of generations, which has its turn first.
+        connection.execute(TURN, (pipeline.id,))
+        return connection.execute(OPEN, values).rowcount == 0
 
 
 # The cursor's row is the turn of one machine; FOR NO KEY UPDATE holds it until the slice commits.
@@ -360,7 +363,7 @@ def queue_slice(
     doing = f"reading {pipeline.source}"
     try:
         with (
-            trusting(connection, pipeline, where=selection.where),
+            trusting(connection, pipeline.spec, where=selection.where),
             on_users_tables(connection, doing),
         ):
             row = connection.execute(query, values).fetchone()
@@ -395,7 +398,7 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
     }
     for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
-    if pipeline.foreign_key:
+    if pipeline.spec.foreign_key:
         names["and_chunk_is_of_slice"] = and_chunk_is_of(pipeline, names["slice_key_text"])
         names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
     names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)

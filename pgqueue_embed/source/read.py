@@ -49,7 +49,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     of the user's is doubled in it.
     """
     key = pipeline.key
-    target_key = pipeline.columns.fulltext_id
+    target_key = pipeline.spec.columns.fulltext_id
     return {
         "source": relation(pipeline),
         "target": target_of(pipeline).rows,
@@ -69,7 +69,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
 
 def _excluded(pipeline: Pipeline) -> sql.Composable:
     """Return whether a listed key that is not among the records is that of a row all the same."""
-    if pipeline.where is None:
+    if pipeline.spec.where is None:
         return sql.SQL("false")
     key = pipeline.key
     return sql.SQL("exists (select from {table} as source where {key} = {listed})").format(
@@ -86,11 +86,11 @@ CHUNK_IS_OF = "and target.{chunk_id} = {key_text} || '_' || target.{chunk_index}
 
 def and_chunk_is_of(pipeline: Pipeline, key_text: sql.Composable) -> sql.Composable:
     """Return the rest of a condition: chunk ``target`` was made for the key with `key_text`."""
-    if not pipeline.foreign_key:
+    if not pipeline.spec.foreign_key:
         return sql.SQL("")
     return sql.SQL(CHUNK_IS_OF).format(
-        chunk_id=sql.Identifier(pipeline.columns.chunk_id),
-        chunk_index=sql.Identifier(pipeline.columns.chunk_index),
+        chunk_id=sql.Identifier(pipeline.spec.columns.chunk_id),
+        chunk_index=sql.Identifier(pipeline.spec.columns.chunk_index),
         key_text=key_text,
     )
 
@@ -101,7 +101,7 @@ def relation(pipeline: Pipeline, where: str | None = None) -> sql.Composable:
     The conditions stand apart, where no name but the source's can be meant by them.
     """
     table = pipeline.source.identifier
-    conditions = [each for each in (pipeline.where, where) if each is not None]
+    conditions = [each for each in (pipeline.spec.where, where) if each is not None]
     if not conditions:
         return table
     return sql.SQL("(select {columns} from {table} as source where {conditions})").format(
@@ -257,7 +257,7 @@ def with_key(
 
     def probe(some: Sequence[str]) -> None:
         with (
-            trusting(connection, pipeline),
+            trusting(connection, pipeline.spec),
             on_users_tables(connection, f"reading {pipeline.source}"),
             connection.transaction(),
         ):

@@ -303,8 +303,9 @@ def look_often(connection: Connection, pipeline: Pipeline) -> Trust:
     """Return the same for whoever asks for every claim: what was found a moment ago, if it was."""
     remembered = _remembered.setdefault(connection, {})
     seen_at, trust = remembered.get(pipeline.id, (0.0, None))
-    if trust is None or trust.wanted != pipeline or time.monotonic() - seen_at > REMEMBERED_SECONDS:
-        trust = look(connection, pipeline)
+    too_old = time.monotonic() - seen_at > REMEMBERED_SECONDS
+    if trust is None or trust.wanted != pipeline.spec or too_old:
+        trust = look(connection, pipeline.spec)
         remembered[pipeline.id] = (time.monotonic(), trust)
     return trust
 

@@ -29,9 +29,9 @@ limit %s
 def unknown_token_share(connection: Connection, pipeline: Pipeline, tokenizer: Tokenizer) -> float:
     """Return the share, 0 to 1, of a source sample's tokens that the model does not know."""
     query = sql.SQL(SAMPLE).format(**source_names(pipeline))
-    with trusting(connection, pipeline):
+    with trusting(connection, pipeline.spec):
         texts = [text for (text,) in connection.execute(query, (SAMPLE_RECORDS,))]
-    chunker = Chunker(tokenizer, max_tokens=pipeline.chunk_tokens, overlap_tokens=0)
+    chunker = Chunker(tokenizer, max_tokens=pipeline.spec.chunk_tokens, overlap_tokens=0)
     chunked = chunker.chunk(texts)
     tokens = sum(document.tokens for document in chunked)
     return sum(document.unknown_tokens for document in chunked) / tokens if tokens else 0.0

@@ -29,7 +29,9 @@ __all__ = [
 
 def target_of(pipeline: Pipeline) -> Target:
     """Return the target of a pipeline that is there."""
-    return new_target(pipeline, pipeline.key, pipeline.document, is_made=pipeline.target_is_made)
+    return new_target(
+        pipeline.spec, pipeline.key, pipeline.document, is_made=pipeline.target_is_made
+    )
 
 
 def view_of(wanted: PipelineSpec, key: Key) -> ChunkView:

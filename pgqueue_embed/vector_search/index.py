@@ -86,7 +86,7 @@ def indexed_pipelines(connection: Connection) -> set[str]:
 
 def index_name(pipeline: Pipeline, method: str) -> str:
     """Return the name of the pipeline's index of `method`, the same on every machine."""
-    stem = f"{pipeline.target.name}_{pipeline.columns.embedding}"
+    stem = f"{pipeline.target.name}_{pipeline.spec.columns.embedding}"
     name = f"{stem}_{method}"
     if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
         return name
@@ -108,20 +108,21 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     return plan_index(
         options,
         rows=_count_vectors(connection, pipeline),
-        vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.vector_type],
+        vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.spec.vector_type],
         limits=_read_limits(connection),
     )
 
 
 def _check_dimensions(pipeline: Pipeline) -> None:
-    most = MAX_DIMENSIONS[pipeline.vector_type]
+    vector_type = pipeline.spec.vector_type
+    most = MAX_DIMENSIONS[vector_type]
     if pipeline.dimensions <= most:
         return
     halfvec = "create the pipeline with --vector-type halfvec (up to 4,000), "
-    way_out = halfvec if pipeline.vector_type == "vector" and pipeline.dimensions <= 4000 else ""
+    way_out = halfvec if vector_type == "vector" and pipeline.dimensions <= 4000 else ""
     raise UsageError(
         f"{pipeline.name} has {pipeline.dimensions:,} dimensions, and pgvector indexes a"
-        f" {pipeline.vector_type} of up to {most:,}; {way_out}use a model with fewer dimensions,"
+        f" {vector_type} of up to {most:,}; {way_out}use a model with fewer dimensions,"
         " or search without an index"
     )
 
@@ -134,7 +135,7 @@ def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
         raise UsageError(
             f"{target} is partitioned, and PostgreSQL builds no index concurrently on all of it;"
             " index each partition: create index concurrently on PARTITION using hnsw"
-            f" ({quoted(pipeline.columns.embedding)} {pipeline.vector_type}_cosine_ops)"
+            f" ({quoted(pipeline.spec.columns.embedding)} {pipeline.spec.vector_type}_cosine_ops)"
         )
 
 

@@ -162,8 +162,8 @@ def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: s
         name=sql.Identifier(name),
         target=pipeline.target.identifier,
         method=sql.Identifier(plan.method),
-        embedding=sql.Identifier(pipeline.columns.embedding),
-        operator_class=sql.Identifier(installed[0], f"{pipeline.vector_type}_cosine_ops"),
+        embedding=sql.Identifier(pipeline.spec.columns.embedding),
+        operator_class=sql.Identifier(installed[0], f"{pipeline.spec.vector_type}_cosine_ops"),
         parameters=parameters,
     )
     connection.execute(query)

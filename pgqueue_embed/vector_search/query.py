@@ -92,11 +92,11 @@ def search(
     if not schema:
         raise SetupError("the vector extension is not created here; run: pgembed migrate")
     query = sql.SQL(SEARCH).format(
-        **column_names(pipeline.columns),
-        key=pipeline.key.text("target", pipeline.columns.fulltext_id),
+        **column_names(pipeline.spec.columns),
+        key=pipeline.key.text("target", pipeline.spec.columns.fulltext_id),
         target=target_of(pipeline).rows,
         extension=sql.Identifier(schema),
-        vector_type=sql.Identifier(schema, pipeline.vector_type),
+        vector_type=sql.Identifier(schema, pipeline.spec.vector_type),
     )
     values = {
         "query": "[" + ",".join(map(repr, query_vector.tolist())) + "]",
@@ -105,7 +105,7 @@ def search(
     }
     try:
         with (
-            trusting(connection, pipeline, searching=True),
+            trusting(connection, pipeline.spec, searching=True),
             on_users_tables(connection, _SEARCHING),
             connection.transaction(),
         ):
@@ -197,7 +197,7 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
         with (
-            trusting(connection, pipeline, searching=True),
+            trusting(connection, pipeline.spec, searching=True),
             on_users_tables(connection, _SEARCHING),
             connection.transaction(),
         ):

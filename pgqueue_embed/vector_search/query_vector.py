@@ -29,7 +29,7 @@ def encoder_of(pipeline: Pipeline) -> QueryEncoder:
     """
     # Under the lock, so that many first searches at once load the model once.
     with _lock:
-        key = (pipeline.model_fingerprint, use_of(pipeline))
+        key = (pipeline.model_fingerprint, use_of(pipeline.spec))
         found = _encoders.pop(key, None) or QueryEncoder(pipeline)
         _encoders[key] = found
         if len(_encoders) > MOST_MODELS:
@@ -44,7 +44,7 @@ class QueryEncoder:
         """Raise ModelMismatch if this machine's model is not the pipeline's, else ModelError."""
         resolved = check_local_model(pipeline, model_path)
         self._model = EmbeddingModel.load(
-            resolved, device="cpu", precision="fp32", use=use_of(pipeline)
+            resolved, device="cpu", precision="fp32", use=use_of(pipeline.spec)
         )
 
     def encode(self, query: str, truncate_dim: int | None = None) -> NDArray[np.float32]:

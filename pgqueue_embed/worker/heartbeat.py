@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
 
 import psutil
 import psycopg
@@ -18,7 +17,6 @@ from pgqueue_embed.embedding.devices import device_memory_bytes
 from pgqueue_embed.errors import DatabaseUnavailable, PgembedError
 from pgqueue_embed.ledger.commits import roll_up
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import housekeeping
 from pgqueue_embed.worker import registry
 from pgqueue_embed.worker.loop import Shared
@@ -32,26 +30,23 @@ HOUSEKEEPING_SECONDS = 60.0
 STALL_LEASES = 2.0
 
 
-class PipelineList(Protocol):
-    """See models.Serviceable."""
-
-    def pipelines(self) -> list[Pipeline]:
-        """Return the pipelines to work on now."""
-        ...
-
-
 class Heartbeat:
-    """A background thread with its own connection; no correctness depends on it."""
+    """A background thread with its own connection; no correctness depends on it.
+
+    `on_stall` ends the process once `stalled_seconds` says that the device hangs.
+    """
 
     def __init__(
         self,
         shared: Shared,
-        served: PipelineList,
         identity: Callable[[], registry.WorkerIdentity],
+        stalled_seconds: Callable[[], float],
+        on_stall: Callable[[], None],
     ) -> None:
         self._shared = shared
         self._identity = identity
-        self._serviceable = served
+        self._stalled_seconds = stalled_seconds
+        self._on_stall = on_stall
         self._done = threading.Event()
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -82,22 +77,22 @@ class Heartbeat:
                 get_logger().debug("heartbeat missed", reason=first_line(error))
                 self._done.wait(HEARTBEAT_SECONDS)
             except PgembedError as error:
-                self._shared.finish(FAILED, error)
+                self._shared.shutdown.finish(FAILED, error)
                 return
 
     def _beat(self, connection: Connection) -> None:
         while True:
-            memory_bytes = process_memory_bytes(self._shared)
-            pipelines = self._serviceable.pipelines()
+            memory_bytes = process_memory_bytes(self._identity().device)
+            pipelines = self._shared.served.pipelines()
             known = registry.heartbeat(
                 connection,
                 self._shared.worker_id,
-                state="stopping" if self._shared.stop.is_set() else "working",
+                state="stopping" if self._shared.shutdown.asked.is_set() else "working",
                 precision=self._identity().precision,
                 memory_bytes=memory_bytes,
-                fp32_chunks=self._shared.fp32_chunks,
+                fp32_chunks=self._shared.history.fp32_chunks,
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
-                unserved=self._shared.unserved.reasons(),
+                unserved=self._shared.served.unserved.reasons(),
             )
             if not known:
                 registry.register_again(connection, self._shared.worker_id, self._identity())
@@ -113,20 +108,20 @@ class Heartbeat:
 
     def _end_if_stalled(self, connection: Connection) -> None:
         """End the process if the device hangs: its loops wait for it and cannot be woken."""
-        stalled_seconds = self._shared.device.stalled_seconds()
+        stalled_seconds = self._stalled_seconds()
         if stalled_seconds > STALL_LEASES * self._shared.settings.lease_seconds:
             get_logger().error("device stalled", seconds=round(stalled_seconds))
             registry.sign_off(connection, self._shared.worker_id, STALLED)
-            self._shared.on_stall()
+            self._on_stall()
 
     def _recycle_if_large(self, memory_bytes: int) -> None:
         limit = self._shared.settings.memory_limit_megabytes
         if limit is not None and memory_bytes > limit * 1024 * 1024:
             get_logger().warning("memory limit passed", megabytes=memory_bytes // 1024**2)
-            self._shared.finish(RECYCLED)
+            self._shared.shutdown.finish(RECYCLED)
 
 
-def process_memory_bytes(shared: Shared) -> int:
+def process_memory_bytes(device: str) -> int:
     """Return the memory of this process, that on the device included (resident size hides it)."""
     resident = int(psutil.Process(os.getpid()).memory_info().rss)
-    return resident + device_memory_bytes(shared.device_name)
+    return resident + device_memory_bytes(device)

@@ -79,7 +79,7 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
             continue
         return ChosenModel(
             resolved=resolved,
-            use=use_of(pipeline),
+            use=use_of(pipeline.spec),
             key=pipeline.model_key,
             device=settings.device,
             precision=settings.precision,
@@ -164,7 +164,11 @@ class ServedPipelines:
 
     def chunker(self, pipeline: Pipeline) -> Chunker:
         """Return the chunker with the budget of `pipeline`."""
-        cutting = (pipeline.chunk_tokens, pipeline.overlap_tokens, pipeline.chunking == "none")
+        cutting = (
+            pipeline.spec.chunk_tokens,
+            pipeline.spec.overlap_tokens,
+            pipeline.spec.chunking == "none",
+        )
         with self._lock:
             if cutting not in self._chunkers:
                 self._chunkers[cutting] = make_chunker(self._model, pipeline)

@@ -20,6 +20,7 @@ from pgqueue_embed.worker.heartbeat import Heartbeat
 from pgqueue_embed.worker.loop import Shared, run_loop
 from pgqueue_embed.worker.models import ServedPipelines, choose_model
 from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.shutdown import Shutdown
 from pgqueue_embed.worker.stop_reasons import DRAINED, FAILED, STOPPED
 
 # How soon loops that must leave at once are woken from what they wait for.
@@ -44,14 +45,11 @@ class Worker:
     def __init__(self, conninfo: str, settings: WorkerSettings) -> None:
         self._conninfo = conninfo
         self._settings = settings
-        self._stop = threading.Event()
-        self._abandon = threading.Event()
+        self._shutdown = Shutdown()
 
     def stop(self) -> None:
         """Finish the claim in hand and leave; called again: roll it back and leave at once."""
-        if self._stop.is_set():
-            self._abandon.set()
-        self._stop.set()
+        self._shutdown.ask()
 
     def run(
         self,
@@ -72,17 +70,20 @@ class Worker:
         cache_bytes = self._settings.cache_megabytes << 20
         with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
             served = ServedPipelines(self._conninfo, self._settings, chosen, device.model)
-            identity = self._identity(device, served)
-            shared = self._register(device, served, identity)
-            shared.on_stall = on_stall
+
+            def identity() -> registry.WorkerIdentity:
+                return self._identity(device, served)
+
+            shared = self._register(device, served, identity())
             on_start(shared.worker_id)
+            heartbeat = Heartbeat(shared, identity, device.stalled_seconds, on_stall)
             try:
-                self._run_loops(shared, served, lambda: self._identity(device, served))
+                self._run_loops(shared, heartbeat)
             finally:
                 self._sign_off(shared)
-        if shared.failure is not None:
-            raise shared.failure
-        reason = shared.ending or STOPPED
+        if self._shutdown.failure is not None:
+            raise self._shutdown.failure
+        reason = self._shutdown.reason or STOPPED
         left = served.left_undone() if reason == DRAINED else {}
         for name, why in left.items():
             get_logger().warning("work left undone", pipeline=name, reason=why)
@@ -116,41 +117,32 @@ class Worker:
             concurrency=identity.concurrency,
             batch_tokens=device.model.limits.max_tokens_per_batch,
         )
-        return Shared(
-            conninfo=self._conninfo,
-            settings=self._settings,
+        return Shared.of(
+            self._conninfo,
+            self._settings,
             worker_id=worker_id,
             device=device,
-            device_name=device.model.device,
-            served=served.pipelines,
-            chunker=served.chunker,
-            other_model_waits=served.other_model_waits,
-            unserved=served.unserved,
-            stop=self._stop,
-            abandon=self._abandon,
+            served=served,
+            shutdown=self._shutdown,
         )
 
-    def _run_loops(
-        self,
-        shared: Shared,
-        served: ServedPipelines,
-        identity: Callable[[], registry.WorkerIdentity],
-    ) -> None:
+    def _run_loops(self, shared: Shared, heartbeat: Heartbeat) -> None:
         loops = [
             threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
             for number in range(self._settings.concurrency)
         ]
-        with Heartbeat(shared, served, identity):
+        with heartbeat:
             for loop in loops:
                 loop.start()
             while any(loop.is_alive() for loop in loops):
                 for loop in loops:
                     loop.join(JOIN_SECONDS)
-                if self._abandon.is_set():
-                    shared.interrupt()
+                if self._shutdown.at_once.is_set():
+                    self._shutdown.interrupt()
 
     def _sign_off(self, shared: Shared) -> None:
-        reason = str(shared.failure) if shared.failure else shared.ending or STOPPED
+        failure = self._shutdown.failure
+        reason = str(failure) if failure else self._shutdown.reason or STOPPED
         get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
         try:
             with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
@@ -165,4 +157,4 @@ def _guarded(shared: Shared) -> None:
         run_loop(shared)
     except Exception as error:  # noqa: BLE001 (the process must end, whatever it was)
         get_logger().error("loop failed", error=repr(error), exc_info=True)
-        shared.finish(FAILED, SetupError(f"a fault of pgembed itself: {error!r}"))
+        shared.shutdown.finish(FAILED, SetupError(f"a fault of pgembed itself: {error!r}"))

@@ -58,7 +58,7 @@ def test_example_is_applied_and_printed_as_documented(
     assert end.strip() in printed
     _, context = load_pipelines(connection)
     assert context.document.recipe.template == "Report $mdr_text_key\n\n$foi_text"
-    assert (context.chunk_tokens, context.priority, context.columns.embedding) == (
+    assert (context.spec.chunk_tokens, context.spec.priority, context.spec.columns.embedding) == (
         *(200, 20),
         "vector",
     )

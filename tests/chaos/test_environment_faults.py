@@ -24,7 +24,7 @@ from pgqueue_embed.worker.loop import Shared, run_loop
 from tests.servers import make_server_folder, temporary_server
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import FakeDevice, fake_chunker
+from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import LightProcess, light_process, light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
@@ -114,14 +114,12 @@ def test_worker_tries_less_and_less_often_while_every_write_fails(
         return 0.01
 
     monkeypatch.setattr(loop, "reconnect_delay_seconds", delay_seconds)
-    shared = Shared(
-        conninfo=conninfo,
-        settings=light_settings(),
+    shared = Shared.of(
+        conninfo,
+        light_settings(),
         worker_id=0,
         device=FakeDevice(),
-        device_name="cpu",
-        served=lambda: [pipeline],
-        chunker=lambda _pipeline: fake_chunker(),
+        served=FixedPipelines([pipeline], fake_chunker()),
     )
     run_loop(shared)
     assert failures == [0, 1, 2, 3]

@@ -42,7 +42,7 @@ def test_workers_go_through_two_switches_without_losing_or_mixing_anything(
             set_text(connection, REPORTS, chunk_tokens, f"Changed before {chunk_tokens}.")
             enqueue(connection, pipeline, Selection())
             pipeline = switch(connection, pipeline, patience_seconds=60)
-            assert pipeline.chunk_tokens == chunk_tokens
+            assert pipeline.spec.chunk_tokens == chunk_tokens
             set_text(connection, REPORTS, RECORDS + chunk_tokens, "New after a switch.")
             enqueue(connection, pipeline, Selection())
         wait_until(
@@ -51,7 +51,7 @@ def test_workers_go_through_two_switches_without_losing_or_mixing_anything(
             seconds=60,
         )
     (left,) = load_pipelines(connection)
-    assert (left.name, left.state, left.chunk_tokens) == ("reports", "active", 12)
+    assert (left.name, left.state, left.spec.chunk_tokens) == ("reports", "active", 12)
     assert load_pipeline(connection, "reports") == left
     connection.execute("delete from pgembed.attempts where died_at is null")
     assert_converged(connection, "reports")

@@ -15,6 +15,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import ModelMismatch, SetupError
 from pgqueue_embed.lifecycle.create import create
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import DRAINED
@@ -88,12 +89,14 @@ def run_worker(conninfo: str, **fields: object) -> Worker:
 def test_equal_weights_at_different_paths_work_together_and_others_are_refused(
     connection: Connection, conninfo: str, tmp_path: Path, model: Path
 ) -> None:
-    spec = PipelineSpec(
-        name="reports",
-        source=make_source(connection, texts(RECORDS)),
-        target=Table(schema="public", name="reports_chunks"),
-        id_fields=("id",),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=make_source(connection, texts(RECORDS)),
+            target=Table(schema="public", name="reports_chunks"),
+            id_fields=("id",),
+            text_fields=("body",),
+        )
     )
     pipeline = create(connection, spec, str(model)).pipeline
     enqueue(connection, pipeline, Selection())

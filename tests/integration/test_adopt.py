@@ -12,9 +12,10 @@ import pytest
 
 from pgqueue_embed.adopt import (
     adopt_records,
-    attach,
+    attach_table,
     check_agreement,
     compare,
+    ensure_key_index,
     make_judge,
     resumable,
     scan,
@@ -229,7 +230,7 @@ def test_two_that_adopt_at_once_count_every_record_once(
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
     candidate = candidate_of(connection, source)
-    pipeline = attach(connection, candidate, ())
+    pipeline = attach_table(connection, candidate, ())
 
     def go_through() -> Counts:
         with connect(conninfo) as own:
@@ -597,7 +598,7 @@ def test_index_on_the_key_is_made_where_there_is_none(connection: Connection) ->
     make_vectors(connection, own_rows(documents))
     pipeline, _ = adopt(connection, source)
     said: list[str] = []
-    attach.ensure_key_index(connection, pipeline, on_build=said.append)
+    ensure_key_index(connection, pipeline, on_build=said.append)
     assert said == []
     indexes = "select array_agg(indexname::text) from pg_indexes where tablename = 'vectors'"
     assert connection.execute(indexes).fetchone() == (["vectors_pgembed_key"],)
@@ -634,7 +635,7 @@ def test_search_shows_what_is_not_adopted_yet_without_its_place(
 ) -> None:
     source = make_source(connection, texts(2))
     make_vectors(connection, own_rows(texts(2)))
-    pipeline = attach(connection, candidate_of(connection, source), ())
+    pipeline = attach_table(connection, candidate_of(connection, source), ())
     hits = search(connection, pipeline, unit_vector(texts(2)[0]), limit=1, threshold=-1.0)
     assert [(hit.start_char, hit.chunk_index) for hit in hits] == [(None, None)]
     show_hits(hits)

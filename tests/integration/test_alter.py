@@ -64,7 +64,11 @@ def begin(connection: Connection, pipeline: Pipeline, changes: Changes = SMALLER
 
 def embed(session: Session, pipeline: Pipeline) -> None:
     """Embed what waits, with the chunks of the pipeline."""
-    drain(session, pipeline, chunker=fake_chunker(pipeline.chunk_tokens, pipeline.overlap_tokens))
+    drain(
+        session,
+        pipeline,
+        chunker=fake_chunker(pipeline.spec.chunk_tokens, pipeline.spec.overlap_tokens),
+    )
 
 
 def state(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
@@ -102,7 +106,7 @@ def test_settings_that_leave_vectors_alone_change_at_once(
     changes = Changes(name="letters", priority=30, max_attempts=7)
     assert alter(connection, reports, changes) is None
     altered = load_pipeline(connection, "letters")
-    assert (altered.id, altered.priority, altered.max_attempts) == (reports.id, 30, 7)
+    assert (altered.id, altered.spec.priority, altered.spec.max_attempts) == (reports.id, 30, 7)
     assert signature(connection) == before
     assert len(load_pipelines(connection)) == 1
 
@@ -111,7 +115,7 @@ def test_name_of_another_pipeline_is_refused(connection: Connection, reports: Pi
     make_pipeline(connection, make_source(connection, table="letters"), name="letters")
     with pytest.raises(UsageError, match="there is a pipeline 'letters' already"):
         alter(connection, reports, Changes(name="letters", priority=3))
-    assert load_pipeline(connection, "reports").priority == 10
+    assert load_pipeline(connection, "reports").spec.priority == 10
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def test_new_generation_is_made_beside_the_old_and_takes_its_place(
     assert next_of == "reports"
 
     switched = switch(connection, reports)
-    assert (switched.name, switched.id, switched.chunk_tokens) == ("reports", successor.id, 8)
+    assert (switched.name, switched.id, switched.spec.chunk_tokens) == ("reports", successor.id, 8)
     assert signature(connection) not in (old, EMPTY)
     assert [each.name for each in load_pipelines(connection)] == ["reports"]
     assert_converged(connection, "reports")
@@ -290,7 +294,7 @@ def test_other_condition_takes_in_records_that_were_never_seen(
         successor = begin(connection, reports, Changes(where=where))
         drain(session, successor)
         reports = switch(connection, reports)
-        assert reports.where == (where or None)
+        assert reports.spec.where == (where or None)
         found = connection.execute("select distinct fulltext_id from public.reports_chunks")
         assert {key for (key,) in found} == expected
         assert_converged(connection, "reports")
@@ -413,7 +417,9 @@ def work_until(conninfo: str, stop: threading.Event, errors: list[Exception]) ->
                         work_once(
                             session,
                             pipeline,
-                            chunker=fake_chunker(pipeline.chunk_tokens, pipeline.overlap_tokens),
+                            chunker=fake_chunker(
+                                pipeline.spec.chunk_tokens, pipeline.spec.overlap_tokens
+                            ),
                         )
                     except (LeaseLost, PipelineFault):
                         continue
@@ -732,7 +738,7 @@ def test_command_alters_shows_switches_and_gives_up(
     switched = pgembed(conninfo, "alter", "reports", "--switch", "--wait")
     assert switched.stdout.startswith("reports uses its new vectors, in public.reports_chunks;")
     altered = load_pipeline(connection, "reports")
-    assert (altered.priority, altered.chunk_tokens) == (20, 8)
+    assert (altered.spec.priority, altered.spec.chunk_tokens) == (20, 8)
 
     pgembed(conninfo, "alter", "reports", "--chunk-size", "16")
     given_up = pgembed(conninfo, "alter", "reports", "--abort").stdout
@@ -766,7 +772,7 @@ def test_program_alters_and_switches(
     assert (pipeline.name, successor.name) == ("letters", "letters (next)")
     embed(session, successor.settings())
     pipeline.switch()
-    assert pipeline.settings().chunk_tokens == 8
+    assert pipeline.settings().spec.chunk_tokens == 8
     assert_converged(connection, "letters")
     pipeline.alter(text_field=["body"], chunk_size=9)
     pipeline.abort()

@@ -93,12 +93,15 @@ def test_new_vectors_take_the_place_of_the_old_column(
     connection.execute("grant select (embedding) on reports to public")
     before = shape(connection)
     successor = begin(connection, reports)
-    assert (successor.into_column, successor.dimensions) == ("embedding_next", 4)
+    assert (successor.spec.into_column, successor.dimensions) == ("embedding_next", 4)
     assert dimensions(connection) == {8}
     embed(session, successor)
     switched = switch(connection, reports)
     assert (switched.id, switched.name) == (successor.id, "reports")
-    assert (switched.into_column, switched.columns.embedding) == ("embedding", "embedding")
+    assert (switched.spec.into_column, switched.spec.columns.embedding) == (
+        "embedding",
+        "embedding",
+    )
     assert shape(connection) == [
         tuple("vector(4)" if each == "vector(8)" else each for each in row) for row in before
     ]
@@ -123,7 +126,7 @@ def test_second_change_follows_the_first(
     switched = switch(connection, reports)
     embed(session, begin(connection, switched, Changes(vector_type="halfvec")))
     again = switch(connection, switched)
-    assert again.vector_type == "halfvec"
+    assert again.spec.vector_type == "halfvec"
     assert_column_converged_in(connection, again)
 
 
@@ -156,7 +159,7 @@ def test_settings_that_leave_vectors_alone_change_at_once(
 ) -> None:
     before = shape(connection)
     assert alter(connection, reports, Changes(name="letters", priority=30)) is None
-    assert load_pipeline(connection, "letters").into_column == "embedding"
+    assert load_pipeline(connection, "letters").spec.into_column == "embedding"
     assert shape(connection) == before
 
 

@@ -136,7 +136,7 @@ class Pipelines(RuleBasedStateMachine):
     @rule()
     def begin_next_generation(self) -> None:
         pipeline = self.pipeline
-        other = "halfvec" if pipeline.vector_type == "vector" else "vector"
+        other = "halfvec" if pipeline.spec.vector_type == "vector" else "vector"
         successor = alter(self.connection, pipeline, Changes(vector_type=other))
         assert successor is not None
         catch_up(self.connection, pipeline, successor)

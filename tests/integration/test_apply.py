@@ -99,7 +99,11 @@ def test_pipeline_of_the_file_is_made_and_can_be_embedded(
     assert "+ reports: new" in ran.stdout
     assert "made pipeline reports: body of public.reports → public.reports_chunks" in ran.stdout
     pipeline = load_pipeline(connection, "reports")
-    assert (pipeline.chunk_tokens, pipeline.overlap_tokens, pipeline.priority) == (16, 4, 10)
+    assert (pipeline.spec.chunk_tokens, pipeline.spec.overlap_tokens, pipeline.spec.priority) == (
+        16,
+        4,
+        10,
+    )
     enqueue(connection, pipeline, Selection())
     drain(session, pipeline)
     assert_converged(connection, "reports")
@@ -199,7 +203,7 @@ def test_settings_that_leave_vectors_alone_are_altered_at_once(
     assert "10 → 30" in ran.stdout
     assert "at once" in ran.stdout
     (altered,) = load_pipelines(connection)
-    assert (altered.id, altered.priority, altered.max_attempts) == (reports.id, 30, 7)
+    assert (altered.id, altered.spec.priority, altered.spec.max_attempts) == (reports.id, 30, 7)
 
 
 def test_capture_is_turned_on_and_off_and_what_was_missed_is_queued(
@@ -240,7 +244,7 @@ def test_setting_that_is_no_longer_in_the_file_goes_back_to_its_default(
     apply(conninfo, file)
     file.write_text(REPORTS, encoding="utf-8")
     apply(conninfo, file)
-    assert load_pipeline(connection, "reports").priority == reports.priority
+    assert load_pipeline(connection, "reports").spec.priority == reports.spec.priority
 
 
 @pytest.mark.on_both_servers
@@ -257,7 +261,11 @@ def test_change_of_vectors_begins_a_generation_that_is_queued_and_can_take_over(
     assert "queued 11 records for it" in ran.stdout
     assert "pgembed alter reports --switch --wait" in ran.stdout
     present, coming = load_pipelines(connection)
-    assert (present.chunk_tokens, coming.chunk_tokens, present.priority) == (16, 8, 30)
+    assert (present.spec.chunk_tokens, coming.spec.chunk_tokens, present.spec.priority) == (
+        16,
+        8,
+        30,
+    )
 
     drain(session, coming, chunker=fake_chunker(8, 0))
     switch(connection, present)
@@ -274,7 +282,7 @@ def test_generation_in_progress_counts_as_done_and_changes_at_once_go_on(
     assert "its next generation is as in the file, and in progress" in ran.stdout
     declare(file, "chunk_size", "priority = 40\nchunk_size")
     apply(conninfo, file)
-    assert [each.priority for each in load_pipelines(connection)] == [40, 40]
+    assert [each.spec.priority for each in load_pipelines(connection)] == [40, 40]
 
 
 def test_generation_with_other_settings_is_to_be_ended_first(
@@ -416,7 +424,7 @@ def test_what_was_agreed_to_must_still_be_what_is_to_be_done(
     ran = pgembed(conninfo, "apply", str(file))
     assert ran.error is not None
     assert "pipelines were altered meanwhile; nothing was done" in ran.error
-    assert load_pipeline(connection, "reports").priority == 20
+    assert load_pipeline(connection, "reports").spec.priority == 20
 
 
 def test_database_without_the_schema_names_the_command(empty_conninfo: str, file: Path) -> None:
@@ -487,10 +495,10 @@ def test_options_of_the_target_table_are_declared_and_taken_back(
         declare(file, old, new)
         apply(conninfo, file)
         pipeline = load_pipeline(connection, "reports")
-        assert pipeline.view == (values is own)
+        assert pipeline.spec.view == (values is own)
         successor = successor_of(connection, pipeline)
         assert successor is not None
-        assert {each: getattr(successor, each) for each in own} == values
+        assert {each: getattr(successor.spec, each) for each in own} == values
         drain(session, successor, FakeDevice(dimensions=FAKE_MODEL.dimensions))
-        assert switch(connection, pipeline).view == (values is own)
+        assert switch(connection, pipeline).spec.view == (values is own)
         assert "nothing to do" in pgembed(conninfo, "apply", str(file), "--yes").stdout

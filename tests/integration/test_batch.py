@@ -15,6 +15,7 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.errors import LeaseLost, ModelError, PipelineFault, RecordFault
 from pgqueue_embed.ledger.records import lock_records
 from pgqueue_embed.local_server import LocalServer
@@ -32,7 +33,7 @@ from tests.support.conditions import (
     wait_until_gone,
 )
 from tests.support.corpus import delete_records, make_source, set_text, texts
-from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice, FakeEmbedded, fake_chunker
+from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline, queue_documents
 from tests.support.working import drain, open_session, work_once
@@ -110,8 +111,8 @@ class TestRecords:
         pipeline = queue_documents(connection, texts(300, chunks=3))
         done = drain(session, pipeline)
         assert_converged(connection, "reports")
-        assert sum(claim.batch.embedded for claim in done) == 300
-        assert sum(claim.batch.chunks for claim in done) == count(
+        assert sum(claim.commit.embedded for claim in done) == 300
+        assert sum(claim.commit.chunks for claim in done) == count(
             connection, "public.reports_chunks"
         )
 
@@ -169,7 +170,7 @@ class TestRecords:
         device = FakeDevice()
         (done,) = drain(session, pipeline, device)
         assert device.embedded_texts == []
-        assert (done.batch.unchanged, done.batch.chunks, done.batch.tokens) == (21, 0, 0)
+        assert (done.commit.unchanged, done.commit.chunks, done.commit.tokens) == (21, 0, 0)
         assert connection.execute(version).fetchone() == written
         assert_converged(connection, "reports")
 
@@ -227,9 +228,9 @@ class TestRecords:
         device = FakeDevice()
         done = work_once(session, pipeline, device, size=small)
         assert done is not None
-        assert 1 < done.batch.records < 30
+        assert 1 < done.commit.records < 30
         pending = "select sum(records) from pgembed.work"
-        assert connection.execute(pending).fetchone() == (40 - done.batch.records,)
+        assert connection.execute(pending).fetchone() == (40 - done.commit.records,)
         drain(session, pipeline, device, size=small)
         assert len(device.embedded_texts) == count(connection, "public.reports_chunks")
         assert_converged(connection, "reports")
@@ -446,7 +447,7 @@ class TestChangesWhileTheModelRuns:
                 wait_until_blocked(connection, session.connection.info.backend_pid)
                 allow(second)
                 wait_until_blocked(connection, other.connection.info.backend_pid)
-            batches = [early.result(30).batch, late.result(30).batch]  # type: ignore[union-attr]
+            batches = [early.result(30).commit, late.result(30).commit]  # type: ignore[union-attr]
         assert sorted(batch.unchanged for batch in batches) == [0, 3]
         assert sorted(batch.chunks > 0 for batch in batches) == [False, True]
         assert_converged(connection, "reports")
@@ -524,7 +525,7 @@ class TestFailures:
         pipeline = queue_documents(connection, documents)
         done = work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1 << 20))
         assert done is not None
-        assert (done.batch.embedded, done.batch.failed, done.batch.dead) == (18, 2, 0)
+        assert (done.commit.embedded, done.commit.failed, done.commit.dead) == (18, 2, 0)
         rows = connection.execute(
             "select keys, retrying from pgembed.work order by keys[1]::int"
         ).fetchall()
@@ -544,7 +545,7 @@ class TestFailures:
         assert letters == [
             ("reports", "6", 3, "ValueError: the fake model chokes on this text", True)
         ]
-        assert sum(claim.batch.failed for claim in done) == 3
+        assert sum(claim.commit.failed for claim in done) == 3
         assert_converged(connection, "reports")
 
     def test_failed_record_waits_longer_and_longer(
@@ -1056,7 +1057,7 @@ class KillingDevice(FakeDevice):
         self._side = session.side
         self._marker = marker
 
-    def embed(self, chunks: Sequence[Chunk], **options: Any) -> FakeEmbedded:
+    def embed(self, chunks: Sequence[Chunk], **options: Any) -> Embedded:
         if any(self._marker in chunk.text for chunk in chunks):
             self._side.execute("begin")  # nothing that this process does now is committed
             raise Crash

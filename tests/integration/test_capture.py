@@ -298,7 +298,7 @@ def test_vectors_in_a_column_of_the_source_are_no_change_of_it(
         drain(session, pipeline)
         connection.execute("update reports set body = 'changed' where id = 1")
         claims = drain(session, pipeline)
-    assert [claim.batch.chunks for claim in claims] == [1]
+    assert [claim.commit.chunks for claim in claims] == [1]
     assert_converged(connection, "reports")
 
 

@@ -23,6 +23,7 @@ from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_captu
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.capture import install, is_on, lacking, misfiring, remove
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capturing import COMPARISON, SWEEP, captured, trace
@@ -276,11 +277,13 @@ def guest(conninfo: str, connection: Connection) -> Iterator[Connection]:
 def test_role_that_does_not_own_the_table_makes_nothing(
     connection: Connection, guest: Connection
 ) -> None:
-    spec = PipelineSpec(
-        name="reports",
-        source=REPORTS,
-        target=Table(schema="public", name="reports_chunks"),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=REPORTS,
+            target=Table(schema="public", name="reports_chunks"),
+            text_fields=("body",),
+        )
     )
     message = "do it as the owner of that table.* pgembed enqueue reports finds changes$"
     with pytest.raises(UsageError, match=message):

@@ -114,7 +114,7 @@ def test_comparison_finds_a_change_behind_and_before_its_cursor(
     connection.execute("select pgembed.queue_comparison(%s)", (pipeline.id,))
     with open_session(conninfo) as session:
         batch_ = drain(session, pipeline)
-        assert not any(each.batch.chunks for each in batch_), "nothing was embedded again"
+        assert not any(each.commit.chunks for each in batch_), "nothing was embedded again"
         connection.execute("alter table reports disable trigger all")
         connection.execute("update reports set body = 'changed' where id in (1, 40)")
         connection.execute("delete from reports where id in (2, 39)")

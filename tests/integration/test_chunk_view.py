@@ -125,7 +125,7 @@ def test_view_is_of_the_new_generation_with_the_rights_of_before(
     )
     before = connection.execute(rights).fetchone()
     switched = replace_generation(connection, session, reports, changes)
-    assert switched.view
+    assert switched.spec.view
     assert connection.execute(rights).fetchone() == before
     (all_there,) = connection.execute(
         f"select count(*) = (select count(*) from reports_chunks) from {VIEW}"
@@ -152,7 +152,7 @@ def test_copied_columns_and_foreign_key_come_and_go_with_generations(
     ):
         pipeline = replace_generation(connection, session, pipeline, changes)
         assert_converged(connection, "reports")
-    assert (pipeline.copy_columns, pipeline.foreign_key) == (("body",), True)
+    assert (pipeline.spec.copy_columns, pipeline.spec.foreign_key) == (("body",), True)
     with pytest.raises(UsageError, match="like that already"):
         alter(connection, pipeline, Changes(copy_columns=("body",), foreign_key=True))
 
@@ -171,7 +171,7 @@ def test_view_comes_goes_and_is_renewed_at_once(connection: Connection, reports:
     assert VIEW not in relations(connection)
     connection.execute("alter table reports drop column later")
     altered = load_pipeline(connection, "reports")
-    assert (altered.view, altered.priority) == (False, 3)
+    assert (altered.spec.view, altered.spec.priority) == (False, 3)
     alter(connection, altered, Changes(view=True))
     assert VIEW in relations(connection)
     with pytest.raises(psycopg.errors.DependentObjectsStillExist):
@@ -197,7 +197,7 @@ def test_name_that_is_taken_is_refused_in_one_line(connection: Connection) -> No
     pipeline = make_pipeline(connection, source)
     with pytest.raises(UsageError, match=r"--view: public\.reports_chunks_view exists already"):
         alter(connection, pipeline, Changes(view=True))
-    assert not load_pipeline(connection, "reports").view
+    assert not load_pipeline(connection, "reports").spec.view
 
 
 def test_view_of_a_person_upon_ours_is_never_dropped(
@@ -244,4 +244,4 @@ def test_command_alters_the_options_of_a_target_table(
     assert "public.reports_chunks_next (vector(4)" in ran.stdout
     assert VIEW in relations(connection)
     successor = load_pipeline(connection, "reports (next)")
-    assert (successor.copy_columns, successor.foreign_key) == (("body",), True)
+    assert (successor.spec.copy_columns, successor.spec.foreign_key) == (("body",), True)

@@ -109,7 +109,7 @@ def test_statements_over_a_composite_key_use_the_targets_index(connection: Conne
     connection.execute("set enable_seqscan = off")
     key = pipeline.key.value(sql.SQL("'[7, \"x\"]'::text"))
     query = sql.SQL("explain select from pairs_chunks as target where {} = {}").format(
-        pipeline.key.of("target", pipeline.columns.fulltext_id), key
+        pipeline.key.of("target", pipeline.spec.columns.fulltext_id), key
     )
     plan = "\n".join(line for (line,) in connection.execute(query))
     assert "fulltext_a = 7" in plan

@@ -31,7 +31,7 @@ def embed(connection: Connection, session: Session, pipeline: Pipeline) -> int:
 
 def assert_copied(connection: Connection, pipeline: Pipeline) -> None:
     """Fail unless each chunk has the values that its record has now."""
-    columns = [sql.Identifier(name) for name in pipeline.copy_columns]
+    columns = [sql.Identifier(name) for name in pipeline.spec.copy_columns]
     query = sql.SQL(
         "select target.id from {target} as target join {source} as source"
         " on source.id = target.fulltext_id where {differ}"
@@ -159,7 +159,7 @@ def test_change_between_re_check_and_write_is_not_mixed_with_what_was_read(
     monkeypatch.setattr(ChunkTable, "insert", changed_just_before)
     done = work_once(session, pipeline)
     assert done is not None
-    assert (done.batch.failed, changes) == (0, [])
+    assert (done.commit.failed, changes) == (0, [])
     drain(session, pipeline)
     assert_copied(connection, pipeline)
     assert_converged(connection, "reports")

@@ -18,6 +18,7 @@ from pgqueue_embed.lifecycle import create as creating
 from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model, share_loaded_models
@@ -38,11 +39,13 @@ def _tiny_default(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
 
 
 def make_reports(connection: Connection, model: Path, documents: list[str]) -> Pipeline:
-    spec = PipelineSpec(
-        name="reports",
-        source=make_source(connection, documents),
-        target=Table(schema="public", name="reports_chunks"),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=make_source(connection, documents),
+            target=Table(schema="public", name="reports_chunks"),
+            text_fields=("body",),
+        )
     )
     return creating.create(connection, spec, str(model)).pipeline
 
@@ -231,11 +234,13 @@ def test_text_that_the_model_cannot_read_is_a_warning_with_models_that_can(
 def test_only_the_named_pipeline_is_looked_at(
     conninfo: str, connection: Connection, reports: Pipeline, tiny_model: Path
 ) -> None:
-    spec = PipelineSpec(
-        name="notes",
-        source=make_source(connection, texts(1), table="notes"),
-        target=Table(schema="public", name="notes_chunks"),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="notes",
+            source=make_source(connection, texts(1), table="notes"),
+            target=Table(schema="public", name="notes_chunks"),
+            text_fields=("body",),
+        )
     )
     creating.create(connection, spec, str(tiny_model))
     connection.execute("drop table reports_chunks")

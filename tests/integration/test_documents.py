@@ -163,7 +163,7 @@ class TestWhere:
         drain(session, pipeline)
         assert enqueue(connection, pipeline, Selection(where="id > 4", everything=True)) == 3
         drain(session, pipeline)
-        assert load_pipeline(connection, "reports").where == pipeline.where
+        assert load_pipeline(connection, "reports").spec.where == pipeline.spec.where
         assert_converged(connection, "reports")
 
     @pytest.mark.on_both_servers

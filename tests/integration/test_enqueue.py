@@ -342,6 +342,22 @@ def test_second_machine_waits_for_the_slice_of_the_first(
         assert waiting.result(30) == 900
 
 
+def test_switch_that_has_the_turn_can_lock_the_pipeline(
+    connection: Connection, conninfo: str, pipeline: Pipeline
+) -> None:
+    """A switch locks the scan and then the pipeline; the other way round is a deadlock."""
+    enqueue(connection, pipeline, Selection())
+    lock = "select from pgembed.{} for update"
+    with ThreadPoolExecutor() as pool, connect(conninfo) as second:
+        with connection.transaction():
+            connection.execute(lock.format("scans"))
+            scan = pool.submit(enqueue, second, pipeline, Selection(everything=True))
+            wait_until_blocked(connection, second.info.backend_pid)
+            connection.execute("set local lock_timeout = '5s'")
+            connection.execute(lock.format("pipelines"))
+        scan.result(30)
+
+
 def test_lost_connection_keeps_the_slices_that_were_committed(
     connection: Connection, conninfo: str, pipeline: Pipeline
 ) -> None:

@@ -22,7 +22,7 @@ from pgqueue_embed.worker.loop import Shared, run_loop
 from pgqueue_embed.worker.stop_reasons import STOPPED
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import FakeDevice, fake_chunker
+from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
@@ -146,25 +146,23 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def working(conninfo: str, pipelines: list[Pipeline], **settings: object) -> Iterator[Shared]:
     """Run one loop of a worker in a thread while the block lasts; it may not end by itself."""
-    shared = Shared(
-        conninfo=conninfo,
-        settings=light_settings(drain=False, lease_seconds=20, **settings),
+    shared = Shared.of(
+        conninfo,
+        light_settings(drain=False, lease_seconds=20, **settings),
         worker_id=1,
         device=FakeDevice(),
-        device_name="cpu",
-        served=lambda: pipelines,
-        chunker=lambda _pipeline: fake_chunker(),
+        served=FixedPipelines(pipelines, fake_chunker()),
     )
     thread = threading.Thread(target=run_loop, args=(shared,), daemon=True)
     thread.start()
     try:
         yield shared
-        assert thread.is_alive(), shared.failure
+        assert thread.is_alive(), shared.shutdown.failure
     finally:
-        shared.finish(STOPPED)
+        shared.shutdown.finish(STOPPED)
         thread.join(20)
     assert not thread.is_alive()
-    assert shared.failure is None
+    assert shared.shutdown.failure is None
 
 
 def sick_and_neighbour(connection: Connection, conninfo: str) -> list[Pipeline]:
@@ -276,7 +274,7 @@ def test_error_of_the_target_makes_a_dead_letter_of_its_record(
             wait_until(lambda: pending(connection, "reports") == 0, f"{code}: others are done")
             assert state(connection) == ("active", None), code
             assert letters(connection) == said, code
-            assert charged(connection) - charged_before == sick.max_attempts, code
+            assert charged(connection) - charged_before == sick.spec.max_attempts, code
             connection.execute(RAISING.format(where="false", code="P0001"))
 
 
@@ -302,7 +300,7 @@ def test_server_that_is_away_is_waited_for_and_starves_nobody(
 
 def clock(shared: Shared, pipeline: Pipeline) -> float:
     """Return the seconds that a pipeline is charged; two turns that were given back are more."""
-    return shared.share._clocks.get(pipeline.id, 0.0) * pipeline.priority
+    return shared.turns.share._clocks.get(pipeline.id, 0.0) * pipeline.spec.priority
 
 
 @pytest.mark.parametrize("origin", LEFT_TO_OTHERS)
@@ -317,7 +315,7 @@ def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
     ORIGINS[origin].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
-        reasons = shared.unserved.reasons
+        reasons = shared.served.unserved.reasons
         wait_until(lambda: "as role" in reasons().get(pipelines[0].id, ""), "it says why not")
         assert state(connection) == ("active", None)
         connection.execute(RAISING.format(where="false", code="P0001"))

@@ -81,7 +81,7 @@ def test_record_deleted_between_re_check_and_write_is_forgotten_not_dead(
     monkeypatch.setattr(ChunkTable, "replace", deleted_just_before)
     done = work_once(session, reports)
     assert done is not None
-    assert (done.batch.failed, done.batch.embedded) == (0, -1)
+    assert (done.commit.failed, done.commit.embedded) == (0, -1)
     drain(session, reports)
     assert connection.execute("select * from pgembed.dead_letters").fetchall() == []
     assert keys(connection) == {1, 3, 4, 5}

@@ -108,14 +108,14 @@ def test_prompts_that_are_altered_together_change_together(
     reports = create(conninfo, connection, model)
     reports.alter(document_prompt="passage: ", query_prompt="query: ")
     old, new = load_pipelines(connection)
-    assert (old.document_prompt, old.query_prompt) == (None, None)
-    assert (new.document_prompt, new.query_prompt) == ("passage: ", "query: ")
+    assert (old.spec.document_prompt, old.spec.query_prompt) == (None, None)
+    assert (new.spec.document_prompt, new.spec.query_prompt) == ("passage: ", "query: ")
     reports.alter(query_prompt="q: ")
-    assert [each.query_prompt for each in load_pipelines(connection)] == ["q: ", "q: "]
+    assert [each.spec.query_prompt for each in load_pipelines(connection)] == ["q: ", "q: "]
     work(conninfo)
     reports.switch()
     pipeline = load_pipeline(connection, "reports")
-    assert (pipeline.document_prompt, pipeline.query_prompt) == ("passage: ", "q: ")
+    assert (pipeline.spec.document_prompt, pipeline.spec.query_prompt) == ("passage: ", "q: ")
     with pytest.raises(UsageError, match="is like that already"):
         reports.alter(document_prompt="passage: ")
 
@@ -130,14 +130,14 @@ def test_prompts_of_a_file_are_applied_together_and_once(
     assert "by a new generation" in pgembed(conninfo, "apply", str(file), "--dry-run").stdout
     assert pgembed(conninfo, "apply", str(file), "--yes").exit_code == 0
     assert "nothing to do" in pgembed(conninfo, "apply", str(file), "--yes").stdout
-    assert [each.query_prompt for each in load_pipelines(connection)] == [None, "query: "]
+    assert [each.spec.query_prompt for each in load_pipelines(connection)] == [None, "query: "]
     work(conninfo)
     reports.switch()
     assert "nothing to do" in pgembed(conninfo, "apply", str(file), "--yes").stdout
     assert 'document_prompt = "passage: "' in pgembed(conninfo, "show", "--toml").stdout
     file.write_text(shown)
     assert pgembed(conninfo, "apply", str(file), "--yes").exit_code == 0
-    assert load_pipelines(connection)[-1].document_prompt is None
+    assert load_pipelines(connection)[-1].spec.document_prompt is None
 
 
 def test_control_tokens_of_a_text_are_meant_where_that_is_said(
@@ -176,7 +176,7 @@ def test_a_bare_transformer_is_embedded_with_the_pooling_that_is_said(
     work(conninfo)
     whole = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     assert is_like(stored(connection, "reports")[TEXT], whole, TEXT)
-    assert use_of(load_pipeline(connection, "reports")).pooling == "mean"
+    assert use_of(load_pipeline(connection, "reports").spec).pooling == "mean"
 
 
 def test_changes_know_what_goes_along_with_vectors() -> None:

@@ -151,7 +151,7 @@ def test_claim_of_one_record_puts_the_others_of_its_item_back(
     with open_session(conninfo) as session:
         done = work_once(session, pipeline, FakeDevice(), size=one)
         assert done is not None
-        assert done.batch.records == 1
+        assert done.commit.records == 1
         (waiting,) = connection.execute("select sum(records) from pgembed.work").fetchone()
         assert waiting == RECORDS - 1
         drain(session, pipeline)

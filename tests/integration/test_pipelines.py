@@ -31,6 +31,7 @@ from pgqueue_embed.pipeline.options import spec_of_options
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.claims import claimable_pipelines
@@ -77,7 +78,7 @@ def spec(**fields: object) -> PipelineSpec:
         "target": TARGET,
         "text_fields": ("body",),
     }
-    return PipelineSpec(**{**usual, **fields})  # type: ignore[arg-type]
+    return checked(PipelineSpec(**{**usual, **fields}))  # type: ignore[arg-type]
 
 
 def exists(connection: Connection, table: Table = TARGET) -> bool:
@@ -89,7 +90,7 @@ def test_pipeline_is_loaded_as_it_was_created(connection: Connection) -> None:
     columns = TargetColumns(fulltext_id=("report_id",))
     created = make_pipeline(connection, columns=columns, max_attempts=5, vector_type="halfvec")
     assert load_pipeline(connection, "reports") == created
-    assert created.columns == columns
+    assert created.spec.columns == columns
     assert (created.state, created.generation) == ("active", 1)
     assert created.key.columns == (Column(name="id", type="bigint"),)
     assert created.model_fingerprint == FAKE_MODEL.fingerprint

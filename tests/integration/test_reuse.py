@@ -298,7 +298,7 @@ def test_another_workers_commit_between_the_hint_and_the_mutex_does_no_harm(
 def test_a_target_that_is_gone_is_the_pipelines_fault(
     connection: Connection, session: Session, reports: Pipeline
 ) -> None:
-    device = reuse.ReusingDevice(FakeDevice(), session.side, reports, ["1"])
+    device = reuse.ReusingEmbedder(FakeDevice(), session.side, reports, ["1"])
     (document,) = fake_chunker().chunk([LONG_TEXT])
     connection.execute(sql.SQL("drop table {}").format(reports.target.identifier))
     with pytest.raises(PipelineFault, match="reports_chunks"):

@@ -17,6 +17,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle import create as creating
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
@@ -158,11 +159,13 @@ def tiny(connection: Connection, tiny_model: Path, monkeypatch: pytest.MonkeyPat
     """A pipeline over two records with the tiny model, not worked on yet."""
     share_loaded_models(monkeypatch)
     source = make_source(connection, ["The pump  stopped\nat \x1b[31mnight.", "A valve was stuck."])
-    spec = PipelineSpec(
-        name="reports",
-        source=source,
-        target=Table(schema="public", name="reports_chunks"),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=source,
+            target=Table(schema="public", name="reports_chunks"),
+            text_fields=("body",),
+        )
     )
     pipeline = creating.create(connection, spec, str(tiny_model)).pipeline
     enqueue(connection, pipeline, Selection())

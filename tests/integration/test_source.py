@@ -11,6 +11,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.source.check import check_source
 from pgqueue_embed.source.read import read_records
 from tests.support.corpus import make_source, texts
@@ -21,12 +22,14 @@ from tests.support.working import drain, open_session
 
 def check(connection: Connection, table: Table = REPORTS, *key: str) -> str:
     """Return the types of the key's columns."""
-    spec = PipelineSpec(
-        name="reports",
-        source=table,
-        target=Table(schema="public", name="chunks"),
-        id_fields=key or ("id",),
-        text_fields=("body",),
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=table,
+            target=Table(schema="public", name="chunks"),
+            id_fields=key or ("id",),
+            text_fields=("body",),
+        )
     )
     return ", ".join(column.type for column in check_source(connection, spec).key.columns)
 

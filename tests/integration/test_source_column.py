@@ -75,7 +75,7 @@ class TestCreate:
         make_source(connection, texts(2))
         pipeline = into_column(connection, vector_type=vector_type)
         assert pipeline == load_pipeline(connection, "reports")
-        assert (pipeline.target, pipeline.into_column) == (pipeline.source, "embedding")
+        assert (pipeline.target, pipeline.spec.into_column) == (pipeline.source, "embedding")
         assert column(connection, "reports", "embedding") == (
             f"{vector_type}({DIMENSIONS})",
             False,
@@ -438,7 +438,7 @@ class TestBesideUsers:
                 wait_until_blocked(connection, pid)
             done = claim.result()
         assert done is not None
-        assert (done.batch.embedded, done.batch.failed) == (1, 0)
+        assert (done.commit.embedded, done.commit.failed) == (1, 0)
         assert versions(connection)[2][1] is False
         drain(session, pipeline, chunker=whole_chunker())
         assert_column_converged(connection, pipeline)

@@ -133,7 +133,7 @@ class Moment:
         session = self.free.pop()
         device = FakeDevice(during=lambda: self.take(meanwhile))
         size = ClaimSize(items=2, limit_bytes=1 << 20)
-        chunker = fake_chunker(pipeline.chunk_tokens, pipeline.overlap_tokens)
+        chunker = fake_chunker(pipeline.spec.chunk_tokens, pipeline.spec.overlap_tokens)
         # A claim that the switch has overtaken, or one of a worker that has yet to hear of it.
         with suppress(LeaseLost):
             work_once(session, pipeline, device, size=size, chunker=chunker)

@@ -480,4 +480,4 @@ def test_code_is_found_whichever_role_it_belongs_to(connection: Connection, owne
         connection.execute(f"alter database {connection.info.dbname} owner to stranger")
     connection.execute(f"alter function yes() owner to {owner}")
     with pytest.raises(UntrustedCode, match=f"of role {owner} "):
-        look(connection, pipeline)
+        look(connection, pipeline.spec)

@@ -8,6 +8,7 @@ import pytest
 from pgqueue_embed import Database
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.lifecycle.switch import switch
@@ -16,7 +17,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.query import search
 from tests.support.corpus import make_source, texts
-from tests.support.fakes import FakeDevice, FakeEmbedded, unit_vector
+from tests.support.fakes import FakeDevice, unit_vector
 from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
@@ -32,7 +33,7 @@ class LeadingZeros(FakeDevice):
             if "EMPTY" in chunk.text:
                 vectors[row, :3] = 1e-6
                 vectors[row] /= np.linalg.norm(vectors[row])
-        return FakeEmbedded(vectors=vectors)
+        return Embedded(vectors=vectors)
 
 
 def first(text: str, dimensions: int = 3) -> np.ndarray:
@@ -123,7 +124,10 @@ def test_dimensions_change_by_a_new_generation(
         catch_up(connection, pipeline, successor)
         drain(session, successor, FakeDevice())
         pipeline = switch(connection, pipeline)
-        assert (pipeline.truncate_dim, pipeline.dimensions) == (truncate_dim or None, dimensions)
+        assert (pipeline.spec.truncate_dim, pipeline.dimensions) == (
+            truncate_dim or None,
+            dimensions,
+        )
         assert_converged(connection, "reports")
 
 

@@ -201,10 +201,9 @@ def test_a_dropped_target_table_is_said(
 
 
 def test_a_long_table_name_gives_a_stable_name_of_63_bytes(reports: Pipeline) -> None:
-    names = [
-        index_name(dataclasses.replace(reports, target=Table(schema="public", name=table)), "hnsw")
-        for table in ("表" * 20 + "a", "表" * 20 + "b", "表" * 20 + "a")
-    ]
+    tables = [Table(schema="public", name="表" * 20 + last) for last in ("a", "b", "a")]
+    specs = [dataclasses.replace(reports.spec, target=table) for table in tables]
+    names = [index_name(dataclasses.replace(reports, spec=spec), "hnsw") for spec in specs]
     assert all(len(name.encode()) <= 63 for name in names)
     assert names[0] == names[2] != names[1]
     assert names[0].endswith("_hnsw")

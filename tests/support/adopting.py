@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from psycopg import sql
 from tokenizers import Tokenizer
 
-from pgqueue_embed.adopt import adopt_records, attach, ensure_key_index
+from pgqueue_embed.adopt import adopt_records, attach_table, ensure_key_index
 from pgqueue_embed.adopt.candidate import Candidate, check_tables
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.adoptions import Counts
 from tests.support.fakes import DIMENSIONS, FAKE_MODEL, tokenizer, unit_vector
 
@@ -79,7 +80,7 @@ def candidate_of(connection: Connection, source: Table, **fields: Any) -> Candid
         "chunk_tokens": 16,
         "overlap_tokens": 4,
     }
-    spec = PipelineSpec(source=source, **{**defaults, **fields})
+    spec = checked(PipelineSpec(source=source, **{**defaults, **fields}))
     records, table = check_tables(connection, spec)
     return Candidate(
         spec=replace(spec, vector_type=table.vector_type),
@@ -100,6 +101,6 @@ def adopt(
 ) -> tuple[Pipeline, Counts]:
     """Adopt `VECTORS` without a comparison."""
     candidate = candidate_of(connection, source, **fields)
-    pipeline = attach(connection, candidate, doubtful)
+    pipeline = attach_table(connection, candidate, doubtful)
     ensure_key_index(connection, pipeline)
     return pipeline, adopt_records(connection, pipeline, candidate.judge(), on_slice=on_slice)

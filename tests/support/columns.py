@@ -40,9 +40,9 @@ def assert_column_converged(
     assert_converged(connection, pipeline.name)
     query = sql.SQL("select {}, {}::text from {} where {} is not null").format(
         sql.Identifier(pipeline.document.recipe.text_fields[0]),
-        sql.Identifier(pipeline.columns.embedding),
+        sql.Identifier(pipeline.spec.columns.embedding),
         pipeline.source.identifier,
-        sql.Identifier(pipeline.columns.embedding),
+        sql.Identifier(pipeline.spec.columns.embedding),
     )
     for text, vector in connection.execute(query):
         stored = np.array([float(each) for each in vector.strip("[]").split(",")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.claim.embed import DocumentChunker
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.worker.unserved import Unserved
 
 DIMENSIONS = 8
 
@@ -38,16 +41,6 @@ def unit_vector(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
     digest = hashlib.shake_256(text.encode()).digest(4 * dimensions)
     vector = np.frombuffer(digest, dtype=">i4").astype(np.float64)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class FakeEmbedded:
-    """What the fake device gives back, as embed.EmbeddedChunks."""
-
-    vectors: NDArray[np.float32]
-    cache_hits: int = 0
-    device_seconds: float = 0.0
-    fp32_chunks: int = 0
 
 
 class FakeDevice:
@@ -81,7 +74,7 @@ class FakeDevice:
         *,
         on_progress: Callable[[], None] = lambda: None,
         anew: bool = False,
-    ) -> FakeEmbedded:
+    ) -> Embedded:
         """Return the vectors of `chunks`; raises ValueError for poison."""
         del anew  # nothing is kept from call to call
         self._wait()
@@ -98,7 +91,7 @@ class FakeDevice:
             vectors[row] = unit_vector(chunk.text, self.dimensions)
             if NOT_A_NUMBER in chunk.text:
                 vectors[row] = np.nan
-        return FakeEmbedded(vectors=vectors)
+        return Embedded(vectors=vectors)
 
     def verify(self) -> None:
         """Raise `fault`, if the test gave one."""
@@ -122,3 +115,26 @@ def tokenizer() -> Tokenizer:
 def fake_chunker(max_tokens: int = 16, overlap_tokens: int = 4) -> Chunker:
     """Return a real chunker with a small budget, so that short texts have several chunks."""
     return Chunker(tokenizer(), max_tokens=max_tokens, overlap_tokens=overlap_tokens)
+
+
+class FixedPipelines:
+    """Fulfils loop.Served with pipelines that are known, and one chunker for all of them."""
+
+    def __init__(self, pipelines: list[Pipeline], chunker: DocumentChunker) -> None:
+        self.unserved = Unserved()
+        self._pipelines = pipelines
+        self._chunker = chunker
+
+    def pipelines(self) -> list[Pipeline]:
+        """Return all of them."""
+        return self._pipelines
+
+    def chunker(self, pipeline: Pipeline) -> DocumentChunker:
+        """Return the one chunker."""
+        del pipeline
+        return self._chunker
+
+    def other_model_waits(self, idle: bool) -> bool:
+        """Return False: they have one model."""
+        del idle
+        return False

@@ -11,6 +11,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.create import Prepared, check_tables, create_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source
 from tests.support.fakes import FAKE_MODEL
@@ -40,7 +41,7 @@ def make_pipeline(
         "chunk_tokens": 16,
         "overlap_tokens": 4,
     }
-    spec = PipelineSpec(name=name, source=source, **{**defaults, **fields})
+    spec = checked(PipelineSpec(name=name, source=source, **{**defaults, **fields}))
     records = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
     return create_pipeline(connection, spec, records, model)

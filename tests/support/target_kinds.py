@@ -98,9 +98,9 @@ def assert_true(connection: Connection, pipeline: Pipeline) -> None:
     """Fail unless the oracle is content and each vector and copy is that of what stands beside."""
     assert_converged(connection, pipeline.name)
     for text, kind, copied, vector in connection.execute(_stored(pipeline)):
-        read = text.strip() if pipeline.chunking == "none" else text
-        if pipeline.chunk_template is not None:
-            read = pipeline.chunk_template.replace("$kind", kind).replace("$chunk", text)
+        read = text.strip() if pipeline.spec.chunking == "none" else text
+        if pipeline.spec.chunk_template is not None:
+            read = pipeline.spec.chunk_template.replace("$kind", kind).replace("$chunk", text)
         wanted = unit_vector(read)[: pipeline.dimensions]
         stored = np.array([float(each) for each in vector.strip("[]").split(",")])
         assert np.allclose(stored, wanted / np.linalg.norm(wanted), atol=2e-3), text
@@ -109,8 +109,8 @@ def assert_true(connection: Connection, pipeline: Pipeline) -> None:
 
 def _stored(pipeline: Pipeline) -> sql.Composed:
     """Return the query for text, kind of the record, copied kind and vector of every chunk."""
-    columns = pipeline.columns
-    if pipeline.into_column is not None:
+    columns = pipeline.spec.columns
+    if pipeline.spec.into_column is not None:
         query = "select body, kind, null, {}::text from reports where {} is not null"
         embedding = sql.Identifier(columns.embedding)
         return sql.SQL(query).format(embedding, embedding)
@@ -121,7 +121,7 @@ def _stored(pipeline: Pipeline) -> sql.Composed:
     """
     return sql.SQL(query).format(
         text=sql.Identifier(columns.text_chunk),
-        copied=sql.SQL("target.kind" if pipeline.copy_columns else "null"),
+        copied=sql.SQL("target.kind" if pipeline.spec.copy_columns else "null"),
         embedding=sql.Identifier(columns.embedding),
         target=pipeline.target.identifier,
         key=sql.Identifier(columns.fulltext_id[-1]),

@@ -21,6 +21,7 @@ from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 SECRET = "hunter2"
@@ -142,7 +143,7 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]
     try:
-        return PipelineSpec(**values)
+        return checked(PipelineSpec(**values))
     except UsageError:  # such as one table twice: rare, and of no interest
         reject()
 

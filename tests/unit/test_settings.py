@@ -9,6 +9,7 @@ import pytest
 from pgqueue_embed.db.names import Table, check_identifier, parse_table
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.worker.settings import WorkerSettings
 
@@ -18,7 +19,7 @@ TARGET = Table(schema="public", name="chunks")
 
 def spec(**fields: object) -> PipelineSpec:
     usual = {"name": "p", "source": SOURCE, "target": TARGET, "text_fields": ("t",)}
-    return PipelineSpec(**{**usual, **fields})  # type: ignore[arg-type]
+    return checked(PipelineSpec(**{**usual, **fields}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Checks that the settings of a pipeline go together, as far as no database is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pgqueue_embed.db.names import check_identifier
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import check_options
+from pgqueue_embed.pipeline.spec import PipelineSpec
+
+
+def checked(spec: PipelineSpec) -> PipelineSpec:
+    """Return `spec` with all that follows from it: the target's key columns, a column's table.
+
+    Raises UsageError for values that cannot work. What is checked already stays as it is.
+    """
+    check_name(spec.name)
+    check_options(spec)
+    if not spec.id_fields:
+        raise UsageError("name the key of the source: --id-field NAME")
+    _check_document(spec)
+    _check_overlap(spec)
+    return _check_target(replace(spec, columns=spec.columns.for_key(spec.id_fields)))
+
+
+def _check_document(spec: PipelineSpec) -> None:
+    if spec.text_fields and spec.template is not None:
+        raise UsageError("--text-field and --template both make the document; give one of them")
+    if not spec.text_fields and spec.template is None:
+        raise UsageError("name the column with the text: --text-field NAME")
+    for name in spec.recipe.names():
+        check_identifier(name)
+
+
+def _check_target(spec: PipelineSpec) -> PipelineSpec:
+    if spec.into_column is None:
+        if spec.source == spec.target:
+            raise UsageError(
+                f"{spec.source} cannot be source and target at once; for vectors in a column"
+                " of it: --chunking none --into-column NAME"
+            )
+        _check_copied(spec)
+        return spec
+    _check_column(spec)
+    columns = replace(spec.columns, embedding=spec.into_column)
+    return replace(spec, target=spec.source, columns=columns)
+
+
+def _check_column(spec: PipelineSpec) -> None:
+    for option, given in _of_tables(spec):
+        if given:
+            raise UsageError(f"{option} belongs to a target table; leave it out, or --into-column")
+    if spec.chunking != "none":
+        raise UsageError(
+            f"--into-column {spec.into_column}: a row has room for one vector; add --chunking"
+            " none, or leave it out"
+        )
+    if spec.into_column in (*spec.id_fields, *spec.recipe.names()):
+        raise UsageError(
+            f"--into-column {spec.into_column}: the record is read from that column; name"
+            " another one"
+        )
+    if spec.into_column in {*spec.columns.names()} - {spec.columns.embedding}:
+        raise UsageError(
+            f"--into-column {spec.into_column}: a search calls something else by that name;"
+            " name another one"
+        )
+
+
+def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
+    """Yield the options that go with a target table alone, and whether they are given."""
+    yield "--copy-columns", bool(spec.copy_columns)
+    yield "--foreign-key", spec.foreign_key
+    yield "--view", spec.view
+
+
+def _check_copied(spec: PipelineSpec) -> None:
+    for name in spec.copy_columns:
+        if name in spec.columns.names():
+            raise UsageError(
+                f"--copy-columns {name}: the target table has a column of that name; call its"
+                " own one otherwise with --target-column"
+            )
+
+
+def _check_overlap(spec: PipelineSpec) -> None:
+    if not 0 <= 2 * spec.overlap_tokens < spec.chunk_tokens:
+        raise UsageError(
+            f"--overlap-tokens {spec.overlap_tokens}: give 0 to {(spec.chunk_tokens - 1) // 2},"
+            f" less than half of --chunk-size {spec.chunk_tokens}"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless a pipeline can be called `name`."""
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UsageError("a pipeline's name has 1 to 100 printable characters")
