@@ -36,7 +36,7 @@ CLONE = "create database {} template {} strategy file_copy"
 # These take longest. They begin first, lest one of them be left to run alone at the end.
 LONGEST_FILES = (
     *("test_living_table.py", "test_demo.py", "test_quickstart.py", "test_embedding_model.py"),
-    *("test_batch.py", "test_poison.py", "test_fault_points.py", "test_local_server.py"),
+    *("test_claim_failures.py", "test_poison.py", "test_fault_points.py", "test_local_server.py"),
     *("test_adopt.py", "test_worker_processes.py", "test_alter.py", "test_bad_input.py"),
     *("test_wheel.py", "test_upgrades.py", "test_server_faults.py", "test_soak.py"),
 )

@@ -20,6 +20,7 @@ from tests.acceptance.test_quickstart import load_reports
 from tests.support.commands import Ran, pgembed
 from tests.support.documents import marked_block
 from tests.support.models import share_loaded_models
+from tests.support.rows import one_value
 
 DOCUMENT = PAGE
 
@@ -70,10 +71,11 @@ def test_file_for_users_of_macm4vecflow_makes_their_tables(
     connection.execute("create schema fda_data")
     connection.execute("create table fda_data.event_mdr_text (id bigint primary key, text text)")
     applied(conninfo, written("MacM4VecFlow", tmp_path))
-    columns = connection.execute(
+    columns = one_value(
+        connection,
         "select array_agg(attname::text order by attnum) from pg_attribute"
-        " where attrelid = 'fda_data.event_text_vectors'::regclass and attnum > 0"
-    ).fetchone()[0]
+        " where attrelid = 'fda_data.event_text_vectors'::regclass and attnum > 0",
+    )
     theirs = ["id", "report_number", "chunk_id", "text_chunk", "embedding", "created_at"]
     ours = ["chunk_index", "start_char", "end_char", "tokens"]
     assert [name for name in columns if name not in ours] == theirs

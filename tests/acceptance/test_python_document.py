@@ -20,6 +20,7 @@ from tests.acceptance.test_quickstart import load_reports
 from tests.support.documents import marked_block
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
+from tests.support.rows import one_row, one_value
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -148,15 +149,16 @@ def test_alembic_makes_all_and_proposes_to_drop_nothing(
     config = alembic_config(tmp_path, empty_conninfo)
     command.upgrade(config, "head")
     with connect(empty_conninfo) as connection:
-        (made,) = connection.execute(
-            "select target_table from pgembed.pipelines where name = 'reports'"
-        ).fetchone()
+        made = one_value(
+            connection, "select target_table from pgembed.pipelines where name = 'reports'"
+        )
         assert made == "event_text_vectors"
         command.check(config)
         command.upgrade(config, "head")
         command.downgrade(config, "0001")
-        (kept, dropped) = connection.execute(
-            "select to_regclass('public.event_text'), to_regclass('public.event_text_vectors')"
-        ).fetchone()
+        (kept, dropped) = one_row(
+            connection,
+            "select to_regclass('public.event_text'), to_regclass('public.event_text_vectors')",
+        )
         assert (kept, dropped) == ("public.event_text", None)
         command.downgrade(config, "base")

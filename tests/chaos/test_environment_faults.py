@@ -28,6 +28,7 @@ from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import LightProcess, light_process, light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_row
 from tests.support.working import drain, open_session
 
 RECORDS = 60
@@ -245,7 +246,7 @@ def test_worker_pauses_a_pipeline_whose_tables_are_gone_and_says_how_to_go_on(
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0, worker.log()
     paused = "select state, state_reason from pgembed.pipelines"
-    state, reason = connection.execute(paused).fetchone()
+    state, reason = one_row(connection, paused)
     assert state == "paused"
     assert reason.endswith("does not exist; mend it and run: pgembed resume reports")
     connection.execute(mending)

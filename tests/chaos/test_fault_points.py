@@ -20,6 +20,7 @@ from tests.support.fault_points import CLAIMED, POINTS, SLOW_INSERT, Fault
 from tests.support.light import light_process
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 30
@@ -39,8 +40,7 @@ def pipeline(connection: Connection) -> Pipeline:
 
 def embedded_so_far(connection: Connection) -> int:
     query = "select count(*) from pgembed.records where state = 'embedded'"
-    (count,) = connection.execute(query).fetchone()
-    return count
+    return one_value(connection, query)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -21,6 +21,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.vectors import assert_vectors_are_of_their_texts
 
 # So few records that writers and workers meet at each of them again and again.
@@ -133,7 +134,7 @@ def test_vectors_are_those_of_the_table_after_it_was_written_to_all_the_time(
     with light_workers(conninfo, tmp_path, WORKERS, **settings) as workers:
         _storm(conninfo, seed, happened)
         is_done = "select not exists (select from pgembed.work)"
-        wait_until(lambda: connection.execute(is_done).fetchone()[0], "all is done", seconds=90)
+        wait_until(lambda: one_value(connection, is_done), "all is done", seconds=90)
         for worker in workers:
             worker.end()
     assert_converged(connection, "reports")

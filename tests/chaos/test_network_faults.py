@@ -21,6 +21,7 @@ from tests.support.light import Supervised, light_process, light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.proxy import Link, Proxy, proxied
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 30
@@ -61,7 +62,7 @@ def test_connection_lost_inside_commit_is_safe_whatever_became_of_it(
         lose_commit(proxy, is_applied=is_applied)
         with pytest.raises(LeaseLost):
             work_once(session, pipeline)
-    (written,) = connection.execute("select count(*) from pgembed.batches").fetchone()
+    written = one_value(connection, "select count(*) from pgembed.batches")
     assert written == is_applied
     with open_session(conninfo) as session:
         drain(session, pipeline)
@@ -161,8 +162,7 @@ def has_heartbeat(connection: Connection) -> bool:
         "select exists (select from pg_stat_activity where datname = current_database()"
         " and application_name = 'pgembed heartbeat')"
     )
-    (found,) = connection.execute(query).fetchone()
-    return found
+    return one_value(connection, query)
 
 
 def starts(worker: Supervised) -> int:

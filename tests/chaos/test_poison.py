@@ -16,6 +16,7 @@ from tests.support.light import Supervised, light_workers
 from tests.support.light_worker import EXITS, HANGS, OUT_OF_MEMORY
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_row
 
 GOOD = 1000
 DEADLY = {EXITS, OUT_OF_MEMORY, HANGS}
@@ -62,9 +63,9 @@ def test_five_kinds_of_poison_among_a_thousand_records_hurt_only_themselves(
 
 
 def assert_good_records_were_never_charged(connection: Connection) -> None:
-    embedded, dead, failed = connection.execute(
-        "select sum(embedded), sum(dead), sum(failed) from pgembed.batches"
-    ).fetchone()
+    embedded, dead, failed = one_row(
+        connection, "select sum(embedded), sum(dead), sum(failed) from pgembed.batches"
+    )
     # Two attempts at what raises and what is no number; one verdict on what kills.
     assert (embedded, dead, failed) == (GOOD, len(ERRORS), 2 * 2 + len(DEADLY))
 

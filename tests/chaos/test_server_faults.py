@@ -20,6 +20,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.light import Supervised, light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 RECORDS = 1500
 
@@ -48,7 +49,7 @@ def forget_everything(connection: Connection) -> None:
 
 
 def embedded(connection: Connection) -> int:
-    (count,) = connection.execute("select sum(embedded) from pgembed.batches").fetchone()
+    count = one_value(connection, "select sum(embedded) from pgembed.batches")
     return count or 0
 
 

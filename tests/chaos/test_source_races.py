@@ -23,6 +23,7 @@ from tests.support.corpus import delete_records, make_source, set_text, texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 60
@@ -217,5 +218,5 @@ def test_ddl_on_the_source_takes_less_than_a_second_while_workers_embed(
 
 
 def is_in_flight(connection: Connection) -> bool:
-    (count,) = connection.execute("select count(*) from pgembed.in_flight").fetchone()
+    count = one_value(connection, "select count(*) from pgembed.in_flight")
     return count > 0

@@ -43,6 +43,7 @@ from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import DIMENSIONS, FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
+from tests.support.rows import one_row, one_value
 from tests.support.working import drain, open_session, work_once
 
 
@@ -86,11 +87,9 @@ def test_former_table_of_a_dropped_pipeline_is_adopted_as_it_is(
     enqueue(connection, pipeline, Selection())
     embedded_texts(conninfo, pipeline)
     drop_pipeline(connection, pipeline, delete_vectors=False)
-    (before,) = connection.execute("select array_agg(v.xmin::text) from vectors v").fetchone()
+    before = one_value(connection, "select array_agg(v.xmin::text) from vectors v")
     pipeline, counts = adopt(connection, source)
-    (rows, after) = connection.execute(
-        "select count(*), array_agg(v.xmin::text) from vectors v"
-    ).fetchone()
+    (rows, after) = one_row(connection, "select count(*), array_agg(v.xmin::text) from vectors v")
     assert counts == Counts(adopted=30, empty=2, chunks=rows)
     assert after == before, "a row that has everything was written"
     assert enqueue(connection, pipeline, Selection()) == 0

@@ -40,6 +40,7 @@ from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, FakeDevice, fake_chunker, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, embed_documents, open_session, work_once
 
 SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
@@ -86,10 +87,11 @@ def state(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
 
 def signature(connection: Connection) -> str:
     """Return what a reader of the target table sees, in one statement."""
-    (found,) = connection.execute(
+    found = one_value(
+        connection,
         "select md5(coalesce(string_agg(fulltext_id || chunk_id || text_chunk || embedding::text,"
-        " ',' order by fulltext_id, chunk_index), '')) from public.reports_chunks"
-    ).fetchone()
+        " ',' order by fulltext_id, chunk_index), '')) from public.reports_chunks",
+    )
     return str(found)
 
 
@@ -159,9 +161,9 @@ def test_new_generation_is_made_beside_the_old_and_takes_its_place(
     assert signature(connection) == old
     embed(session, successor)
     assert signature(connection) == old
-    (next_of,) = connection.execute(
-        "select next_of from pgembed.progress where pipeline = 'reports (next)'"
-    ).fetchone()
+    next_of = one_value(
+        connection, "select next_of from pgembed.progress where pipeline = 'reports (next)'"
+    )
     assert next_of == "reports"
 
     switched = switch(connection, reports)
@@ -569,9 +571,9 @@ def test_crash_after_the_commit_is_cleaned_up_later(
     assert_converged(connection, "reports")
     begin(connection, switched, Changes(chunk_tokens=12))
     abort(connection, switched)
-    (leftovers,) = connection.execute(
-        "select count(*) from pgembed.records where pipeline_id = %s", (reports.id,)
-    ).fetchone()
+    leftovers = one_value(
+        connection, "select count(*) from pgembed.records where pipeline_id = %s", (reports.id,)
+    )
     assert leftovers == 0
 
 
@@ -625,7 +627,7 @@ def test_indexes_rights_views_and_comment_are_taken_over(
         embed(session, begin(connection, reports))
         switch(connection, reports)
         assert features(connection) == before
-        (chunks,) = connection.execute("select chunks from on_view").fetchone()
+        chunks = one_value(connection, "select chunks from on_view")
         assert (chunks,) == connection.execute(
             "select count(*) from public.reports_chunks"
         ).fetchone()

@@ -17,6 +17,7 @@ from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain
 
 
@@ -83,7 +84,7 @@ def test_partitioned_table_is_one_source(connection: Connection, session: Sessio
     assert embed(connection, session, pipeline) == 2  # another key, and one that is gone
     connection.execute("drop table late")
     embed(connection, session, pipeline)
-    (left,) = connection.execute("select count(*) from reports_chunks").fetchone()
+    left = one_value(connection, "select count(*) from reports_chunks")
     assert left == 3
 
 

@@ -27,6 +27,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import prepare_with_fake_model
+from tests.support.rows import one_value
 from tests.support.working import drain
 
 REPORTS = f"""
@@ -405,7 +406,7 @@ def test_two_machines_that_apply_at_once_take_turns(
 
 def waiting_for_advice(connection: Connection) -> int:
     query = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-    return int(connection.execute(query).fetchone()[0])
+    return int(one_value(connection, query))
 
 
 def test_what_was_agreed_to_must_still_be_what_is_to_be_done(

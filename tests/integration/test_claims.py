@@ -30,6 +30,7 @@ from pgqueue_embed.queue.housekeeping import clean_up
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 pytestmark = pytest.mark.on_both_servers
 
@@ -60,8 +61,7 @@ def claim(connection: Connection, limit: int = 1, *, alone: bool = False) -> lis
 
 
 def count(connection: Connection, table: str) -> int:
-    (rows,) = connection.execute(f"select count(*) from pgembed.{table}").fetchone()
-    return rows
+    return one_value(connection, f"select count(*) from pgembed.{table}")
 
 
 def in_flight(connection: Connection) -> int:
@@ -199,13 +199,13 @@ def test_connection_that_is_lost_while_items_are_given_back_is_a_lost_lease(
 def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
     server_now = "select clock_timestamp()"
-    (started,) = connection.execute(server_now).fetchone()
+    started = one_value(connection, server_now)
     with claim_transaction(other, lease_seconds=1):
         assert claim(other) != []
 
         def long_after_the_lease() -> bool:
             renew(other)
-            (now,) = connection.execute(server_now).fetchone()
+            now = one_value(connection, server_now)
             return (now - started).total_seconds() > 1.6
 
         wait_until(long_after_the_lease, "the lease has been renewed for 1.6 seconds")
@@ -305,11 +305,11 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, "priority": 1, "after_id": 0}
     with connect(conninfo) as planner, planner.transaction():
         explain = "explain (analyze, format json) " + claims.CLAIM
-        (plan,) = planner.execute(explain, values).fetchone()
+        plan = one_value(planner, explain, values)
         # A lock of a row is in its xmax, and in no view; another worker skips those locked.
         with connection.transaction():
             skipping = "select count(*) from (select from pgembed.work for update skip locked) w"
-            (free,) = connection.execute(skipping).fetchone()
+            free = one_value(connection, skipping)
     assert "work_claim_order" in json.dumps(plan)
     if analyzed:
         assert "Sort" not in node_types(plan[0]["Plan"]["Plans"][0])
@@ -404,7 +404,7 @@ def test_sweep_deletes_old_orphans_and_nothing_else(
         flying = claim_items(other, PIPELINE, limit=1)
         assert flying is not None
         log_attempts(connection, flying, worker_id=1)
-        (waiting,) = connection.execute("select max(id) from pgembed.work").fetchone()
+        waiting = one_value(connection, "select max(id) from pgembed.work")
         connection.execute(
             "insert into pgembed.attempts (work_id, worker_id, claim_xid, died_at) values"
             " (%(waiting)s, 11, '3', now()),"

@@ -21,6 +21,7 @@ from tests.support.corpus import KEY_OF_NUMBER, texts
 from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain
 
 COPIES = 3
@@ -55,7 +56,7 @@ def two_columns(connection: Connection, source: Table, **fields: object) -> Pipe
 
 def target_rows(connection: Connection, columns: str = "fulltext_a, fulltext_b") -> int:
     query = f"select count(distinct ({columns})) from pairs_chunks"
-    return connection.execute(query).fetchone()[0]
+    return one_value(connection, query)
 
 
 # Each type in each place, beside itself and beside another: no place looks at the other's type.
@@ -168,7 +169,7 @@ def test_dead_letter_of_a_composite_key_is_retried_by_its_text(
     pipeline = two_columns(connection, source, max_attempts=1)
     enqueue(connection, pipeline, Selection())
     drain(session, pipeline)
-    (key,) = connection.execute("select key from pgembed.dead_letters").fetchone()
+    key = one_value(connection, "select key from pgembed.dead_letters")
     assert key == '[0, "1999-12-26"]'
     assert retry(connection, pipeline, [key]) == 1
     drain(session, pipeline)

@@ -20,6 +20,7 @@ from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session
 
 ODD_SETTINGS = {"datestyle": "SQL, DMY", "timezone": "Asia/Kathmandu", "intervalstyle": "iso_8601"}
@@ -153,9 +154,7 @@ def test_condition_is_the_users_own_sql(
     connection: Connection, pipeline: Pipeline, where: str, count: int | None
 ) -> None:
     if count is None:
-        (count,) = connection.execute(
-            f"select count(*) from public.reports where {where}"
-        ).fetchone()
+        count = one_value(connection, f"select count(*) from public.reports where {where}")
         assert 0 < count < 1000
     assert enqueue(connection, pipeline, Selection(where=where), slice_records=99) == count
     assert enqueue(connection, pipeline, Selection(where=where), slice_records=99) == 0

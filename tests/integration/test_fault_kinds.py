@@ -26,6 +26,7 @@ from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 # All errors of one origin come after each other in one test.
 pytestmark = pytest.mark.timeout(400)
@@ -194,8 +195,7 @@ def queue_changed(connection: Connection, pipeline: Pipeline, said: str, table: 
 
 def pending(connection: Connection, name: str) -> int:
     query = "select pending from pgembed.progress where pipeline = %s"
-    (count,) = connection.execute(query, (name,)).fetchone()
-    return count
+    return one_value(connection, query, (name,))
 
 
 def state(connection: Connection) -> tuple[str, str | None]:
@@ -208,8 +208,7 @@ def letters(connection: Connection) -> dict[str, str]:
 
 
 def charged(connection: Connection) -> int:
-    (count,) = connection.execute("select sum(failed) from pgembed.batches").fetchone()
-    return count
+    return one_value(connection, "select sum(failed) from pgembed.batches")
 
 
 # The view that stands in for the target, for the vectors' reading, is good for one case.

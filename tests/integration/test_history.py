@@ -11,6 +11,7 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.ledger.commits import Commit, record_commit, roll_up
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 COUNTS = ("records", "embedded", "empty", "dead", "unchanged", "failed", "chunks", "tokens")
 SUMS = f"select {', '.join(f'sum({name})' for name in COUNTS)} from pgembed.batches"
@@ -34,7 +35,7 @@ def add_batches(connection: Connection, rows: int, *, age: str, pipeline_id: int
 
 def rows_of(connection: Connection, pipeline_id: int = 1) -> int:
     query = "select count(*) from pgembed.batches where pipeline_id = %s"
-    return connection.execute(query, (pipeline_id,)).fetchone()[0]
+    return one_value(connection, query, (pipeline_id,))
 
 
 def test_batch_is_recorded_with_every_field(connection: Connection) -> None:

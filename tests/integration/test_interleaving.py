@@ -25,6 +25,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON, FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import WORKER_NAME, drain, open_session, work_once
 
 SECONDS = 2.5
@@ -141,7 +142,7 @@ def test_promise_is_kept_whatever_happens_at_once(
         running = [pool.submit(role, world, number) for number, role in enumerate(roles)]
     for each in running:
         each.result()
-    (attempted,) = connection.execute("select count(*) from pgembed.batches").fetchone()
+    attempted = one_value(connection, "select count(*) from pgembed.batches")
     assert attempted > FEWEST_CLAIMS
     enqueue(connection, pipeline, Selection())
     with open_session(conninfo) as session:

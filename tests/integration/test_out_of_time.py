@@ -21,6 +21,7 @@ from tests.support.fakes import FakeDevice, fake_chunker
 from tests.support.light import light_process, light_workers
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 40
@@ -104,7 +105,7 @@ def test_worker_never_has_more_than_one_read_in_the_server(
     with light_process(conninfo, tmp_path, lease_seconds=1, drain=False) as worker:
         seen = []
         while worker.log().count("claim given back") < 5:
-            seen.append(connection.execute(READING).fetchone()[0])
+            seen.append(one_value(connection, READING))
             time.sleep(0.05)
         assert max(seen) == 1
         take(connection, 0)
@@ -152,7 +153,7 @@ def test_claim_of_one_record_puts_the_others_of_its_item_back(
         done = work_once(session, pipeline, FakeDevice(), size=one)
         assert done is not None
         assert done.commit.records == 1
-        (waiting,) = connection.execute("select sum(records) from pgembed.work").fetchone()
+        waiting = one_value(connection, "select sum(records) from pgembed.work")
         assert waiting == RECORDS - 1
         drain(session, pipeline)
     assert_converged(connection, "reports")

@@ -42,6 +42,7 @@ from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 TARGET = Table(schema="public", name="reports_chunks")
@@ -82,8 +83,7 @@ def spec(**fields: object) -> PipelineSpec:
 
 
 def exists(connection: Connection, table: Table = TARGET) -> bool:
-    (found,) = connection.execute("select to_regclass(%s) is not null", (str(table),)).fetchone()
-    return found
+    return one_value(connection, "select to_regclass(%s) is not null", (str(table),))
 
 
 def test_pipeline_is_loaded_as_it_was_created(connection: Connection) -> None:
@@ -104,16 +104,17 @@ def test_target_is_indexed_by_record_and_described(connection: Connection) -> No
     )
     assert indexed.fetchone() is not None
     comment = "select obj_description('public.reports_chunks'::regclass, 'pg_class')"
-    assert "pipeline reports" in connection.execute(comment).fetchone()[0]
+    assert "pipeline reports" in one_value(connection, comment)
 
 
 @pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
 def test_vector_column_has_the_models_dimensions(connection: Connection, vector_type: str) -> None:
     make_pipeline(connection, vector_type=vector_type)
-    (column,) = connection.execute(
+    column = one_value(
+        connection,
         "select format_type(atttypid, atttypmod) from pg_attribute"
-        " where attrelid = 'public.reports_chunks'::regclass and attname = 'embedding'"
-    ).fetchone()
+        " where attrelid = 'public.reports_chunks'::regclass and attname = 'embedding'",
+    )
     assert column == f"{vector_type}(8)"
 
 
@@ -413,5 +414,5 @@ def traces(connection: Connection, pipeline_id: int) -> dict[str, int]:
     found = {}
     for table in ("work", "records", "batches", "scans", "adoptions"):
         query = f"select count(*) from pgembed.{table} where pipeline_id = %s"
-        (found[table],) = connection.execute(query, (pipeline_id,)).fetchone()
+        found[table] = one_value(connection, query, (pipeline_id,))
     return {table: rows for table, rows in found.items() if rows}

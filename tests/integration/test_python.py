@@ -29,6 +29,7 @@ from tests.support.light_worker import LightChoice, LightModel
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 NAMES = {
     *("Database", "Hit", "PgembedError", "Pipeline", "Progress", "Worker", "search"),
@@ -260,7 +261,7 @@ def test_worker_without_drain_works_until_its_block_is_left(
         wait_until(lambda: database.pipeline("reports").progress().done == 10, "all is embedded")
         assert running.wait(0) is None
     assert running.wait() == "stopped"
-    (reason,) = connection.execute("select stop_reason from pgembed.workers").fetchone()
+    reason = one_value(connection, "select stop_reason from pgembed.workers")
     assert reason == "stopped"
 
 

@@ -14,6 +14,7 @@ from tests.servers import temporary_server
 from tests.support.capturing import SWEEP, captured
 from tests.support.conditions import wait_until
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 TABLE = "create table public.reports (id int primary key, body text, other int)"
 
@@ -68,5 +69,5 @@ def test_every_replicated_change_is_captured(databases: tuple[str, str]) -> None
 def wait_for_keys(subscriber: Connection, count: int) -> list[str]:
     """Return what is queued once it is `count` keys or sweeps, and empty the queue."""
     query = "select coalesce(sum(greatest(records, 1)), 0) >= %s from pgembed.work"
-    wait_until(lambda: subscriber.execute(query, (count,)).fetchone()[0], "it is replicated")
+    wait_until(lambda: one_value(subscriber, query, (count,)), "it is replicated")
     return captured(subscriber)

@@ -27,6 +27,7 @@ from tests.support.commands import pgembed
 from tests.support.corpus import make_source
 from tests.support.models import make_tiny_model, share_loaded_models
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session
 
 ROWS = 400
@@ -113,7 +114,7 @@ def times_scanned(connection: Connection, index: str) -> int:
 
 def test_settings_of_a_search_do_not_outlive_it(connection: Connection, reports: Pipeline) -> None:
     keys(connection, reports, 0, 200)
-    (left,) = connection.execute("select current_setting('hnsw.ef_search')").fetchone()
+    left = one_value(connection, "select current_setting('hnsw.ef_search')")
     assert left in ("", "40")
 
 

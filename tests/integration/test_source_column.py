@@ -40,6 +40,7 @@ from tests.support.fakes import DIMENSIONS, POISON, FakeDevice, unit_vector
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 COLUMN = """
@@ -269,7 +270,7 @@ class TestWriting:
         embed(connection, session, pipeline)
         connection.execute("delete from reports where day = '2024-01-04'")
         embed(connection, session, pipeline)
-        (embedded,) = connection.execute("select count(embedding) from reports").fetchone()
+        embedded = one_value(connection, "select count(embedding) from reports")
         assert embedded == 38
         hits = search(connection, pipeline, unit_vector("100 %: text 2"), limit=2, threshold=0.9)
         assert [hit.key for hit in hits] == ['["a", "2024-01-03"]', '["b", "2024-01-03"]']
@@ -588,9 +589,9 @@ class TestUsing:
         (hit,) = search(connection, pipeline, unit_vector(texts(60)[3]), limit=1, threshold=0.5)
         assert hit.key == "4"
         connection.execute("select pg_stat_force_next_flush()")
-        (scans,) = connection.execute(
-            "select idx_scan from pg_stat_user_indexes where indexrelname = %s", (name,)
-        ).fetchone()
+        scans = one_value(
+            connection, "select idx_scan from pg_stat_user_indexes where indexrelname = %s", (name,)
+        )
         assert scans > 0
 
     def test_doctor_tells_the_right_that_is_missing(

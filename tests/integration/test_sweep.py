@@ -23,6 +23,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 40
@@ -57,7 +58,7 @@ def test_truncate_removes_vectors_and_pending_says_so_until_then(
     assert not is_drained(connection, [pipeline.id])
     with open_session(conninfo) as session:
         work_once(session, pipeline)
-        (after,) = connection.execute(SWEEPS).fetchone()
+        after = one_value(connection, SWEEPS)
         assert after > "", "the cursor is committed with what it has queued"
         assert connection.execute(PENDING).fetchone() == (RECORDS, RECORDS, 7 + 1)
         drain(session, pipeline)

@@ -17,6 +17,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 from tests.support.working import drain, open_session
 
 NAME = "pgembed slow"
@@ -68,7 +69,7 @@ def test_session_sets_every_timeout_itself(
     with connect(conninfo, patience_seconds=patience_seconds) as session:
         for name, since in TIMEOUTS.items():
             if session.info.server_version >= since:
-                (value,) = session.execute(f"show {name}").fetchone()
+                value = one_value(session, f"show {name}")
                 assert value == wanted.get(name, "0"), name
 
 

@@ -11,6 +11,7 @@ from pgqueue_embed.db.vectors import ELEMENT, VectorCodec, pack
 from pgqueue_embed.errors import SetupError
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
+from tests.support.rows import one_value
 
 pytestmark = pytest.mark.on_both_servers
 
@@ -46,10 +47,11 @@ def test_a_vector_stays_in_the_row_of_its_chunk(connection: Connection, dimensio
         " 0, 1, 1, array_fill(random(), array[%s]) from generate_series(1, 50) as n",
         (dimensions,),
     )
-    (elsewhere,) = connection.execute(
+    elsewhere = one_value(
+        connection,
         "select pg_relation_size(reltoastrelid) from pg_class"
-        " where oid = 'public.reports_chunks'::regclass"
-    ).fetchone()
+        " where oid = 'public.reports_chunks'::regclass",
+    )
     assert elsewhere == 0
 
 
@@ -64,7 +66,7 @@ def test_rows_of_a_strided_view_are_packed_in_order(connection: Connection) -> N
 
 
 def test_packing_is_the_format_that_the_server_sends(connection: Connection) -> None:
-    (oid,) = connection.execute("select 'public.vector'::regtype::oid::int").fetchone()
+    oid = one_value(connection, "select 'public.vector'::regtype::oid::int")
     sent = connection.execute("select array['[1,-2.5]'::vector, '[0,3e-5]']", binary=True)
     payload = sent.pgresult.get_value(0, 0)  # type: ignore[union-attr]
     vectors = np.array([[1, -2.5], [0, 3e-5]], dtype=np.float32)

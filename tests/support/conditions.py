@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from pgqueue_embed.db.session import Connection
+from tests.support.rows import one_value
 
 PATIENCE_SECONDS = 30.0
 
@@ -22,8 +23,7 @@ def wait_until(
 
 def is_blocked(observer: Connection, pid: int) -> bool:
     """Return whether the back end `pid` waits for a lock that another one holds."""
-    (blocked,) = observer.execute("select cardinality(pg_blocking_pids(%s)) > 0", (pid,)).fetchone()
-    return blocked
+    return one_value(observer, "select cardinality(pg_blocking_pids(%s)) > 0", (pid,))
 
 
 def wait_until_blocked(observer: Connection, pid: int) -> None:
@@ -34,7 +34,7 @@ def wait_until_blocked(observer: Connection, pid: int) -> None:
 def wait_until_gone(observer: Connection, pid: int) -> None:
     """Return once the back end `pid` has ended."""
     query = "select not exists (select 1 from pg_stat_activity where pid = %s)"
-    wait_until(lambda: observer.execute(query, (pid,)).fetchone()[0], f"back end {pid} ends")
+    wait_until(lambda: one_value(observer, query, (pid,)), f"back end {pid} ends")
 
 
 def terminate(observer: Connection, pid: int) -> None:

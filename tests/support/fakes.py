@@ -40,7 +40,8 @@ def unit_vector(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
     """Return a vector of length 1 that depends on `text` alone."""
     digest = hashlib.shake_256(text.encode()).digest(4 * dimensions)
     vector = np.frombuffer(digest, dtype=">i4").astype(np.float64)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
 
 
 class FakeDevice:
@@ -97,6 +98,10 @@ class FakeDevice:
         """Raise `fault`, if the test gave one."""
         if self.fault is not None:
             raise self.fault
+
+    def stalled_seconds(self) -> float:
+        """Return 0: it is never waited for in vain."""
+        return 0.0
 
     def _wait(self) -> None:
         self.entered.set()
