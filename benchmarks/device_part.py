@@ -97,7 +97,8 @@ def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure
 def _autocast() -> AbstractContextManager[Any]:
     import torch
 
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=torch.bfloat16)
+    return context
 
 
 def _forward(

@@ -155,7 +155,7 @@ def _export(model: EmbeddingModel, file: Path) -> None:
     """Write the network, mean pooling and scaling included, for any number and length of rows."""
     import torch
 
-    class Network(torch.nn.Module):
+    class Network(torch.nn.Module):  # type: ignore[misc]  # of a library that is Any here
         def __init__(self) -> None:
             super().__init__()
             self.layers = model._network[0].auto_model

@@ -90,7 +90,7 @@ def _watched_run(conninfo: str) -> Peak:
 def _children_megabytes(pid: int) -> float:
     try:
         children = psutil.Process(pid).children()
-        return sum(child.memory_info().rss for child in children) / MEGABYTE
+        return float(sum(child.memory_info().rss for child in children) / MEGABYTE)
     except psutil.NoSuchProcess:
         return 0.0
 

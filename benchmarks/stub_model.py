@@ -35,6 +35,8 @@ class StubModel:
     name = "stub"
     device = "cpu"
     dimensions = DIMENSIONS
+    precision = "fp32"
+    chunks_in_fp32 = 0
     limits = limits_for("mps")
 
     def __init__(self) -> None:

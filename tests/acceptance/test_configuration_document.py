@@ -53,8 +53,8 @@ def test_example_is_applied_and_printed_as_documented(
     assert declared_database(path) == {"host": "db.lan", "dbname": "reports", "user": "app"}
     printed = [line.rstrip() for line in applied(conninfo, path).stdout.splitlines()]
     (output,) = blocks(DOCUMENT, "")
-    beginning, end = output.split("…\n")
-    beginning = beginning.splitlines()
+    first, end = output.split("…\n")
+    beginning = first.splitlines()
     assert printed[: len(beginning)] == beginning
     assert end.strip() in printed
     _, context = load_pipelines(connection)

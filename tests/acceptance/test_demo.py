@@ -96,7 +96,7 @@ def test_demonstration_converges(demonstration: Demonstration) -> None:
 
 
 @pytest.fixture(scope="module")
-def chunks(demonstration: Demonstration) -> tuple[list[str], list[str], NDArray]:
+def chunks(demonstration: Demonstration) -> tuple[list[str], list[str], NDArray[np.float64]]:
     """Ids, texts and stored vectors of all chunks."""
     rows = demonstration.connection.execute(
         "select chunk_id, text_chunk, embedding::text"
@@ -108,7 +108,7 @@ def chunks(demonstration: Demonstration) -> tuple[list[str], list[str], NDArray]
 
 
 def test_vectors_are_those_of_sentence_transformers(
-    chunks: tuple[list[str], list[str], NDArray],
+    chunks: tuple[list[str], list[str], NDArray[np.float64]],
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -122,7 +122,7 @@ def test_vectors_are_those_of_sentence_transformers(
 
 def test_search_finds_what_brute_force_finds(
     demonstration: Demonstration,
-    chunks: tuple[list[str], list[str], NDArray],
+    chunks: tuple[list[str], list[str], NDArray[np.float64]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     share_loaded_models(monkeypatch)

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 import psycopg
 import pytest
 import typer
@@ -109,23 +108,21 @@ def anchors(document: Path) -> set[str]:
 
 
 @cache
-def commands() -> dict[tuple[str, ...], click.Command]:
+def commands() -> dict[tuple[str, ...], Any]:
     """Return every command of the command line by its words, without the groups."""
     return dict(_walk((), typer.main.get_command(app)))
 
 
-def _walk(
-    path: tuple[str, ...], command: click.Command
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _walk(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     # Not isinstance: typer may bring a click of its own along.
-    children: dict[str, click.Command] = getattr(command, "commands", {})
+    children: dict[str, Any] = getattr(command, "commands", {})
     if not children:
         yield path, command
     for name, child in children.items():
         yield from _walk((*path, name), child)
 
 
-def options_of(command: click.Command) -> dict[str, Any]:
+def options_of(command: Any) -> dict[str, Any]:
     """Return a command's options by every spelling."""
     found = {
         spelling: option
@@ -267,7 +264,8 @@ def test_every_command_explains_itself_with_an_example() -> None:
 
 
 def test_every_option_has_help() -> None:
-    for path, command in {**commands(), (): typer.main.get_command(app)}.items():
+    every: dict[tuple[str, ...], Any] = {**commands(), (): typer.main.get_command(app)}
+    for path, command in every.items():
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{path}: {parameter.name} has no help"
 
@@ -426,7 +424,12 @@ def test_documented_grants_are_enough_to_work(
             device="cpu", precision="fp32", model="fake", concurrency=1, pipeline_ids=[pipeline.id]
         )
         worker_id = register(role, identity)
-        alive = {"state": "working", "precision": "fp32", "memory_bytes": 1, "fp32_chunks": 0}
+        alive: dict[str, Any] = {
+            "state": "working",
+            "precision": "fp32",
+            "memory_bytes": 1,
+            "fp32_chunks": 0,
+        }
         assert heartbeat(role, worker_id, **alive, pipeline_ids=[], unserved={})
         record_crash(role, worker_id, "crashed")
         sign_off(role, worker_id, "stopped")

@@ -48,11 +48,11 @@ def url_of(conninfo: str, driver: str = "") -> str:
     values = conninfo_to_dict(conninfo)
     url = sqlalchemy.URL.create(
         f"postgresql{driver}",
-        values.get("user"),
-        values.get("password"),
-        values.get("host"),
-        int(values["port"]),
-        values["dbname"],
+        str(values["user"]),
+        str(values["password"]),
+        str(values["host"]),
+        int(str(values["port"])),
+        str(values["dbname"]),
     )
     return url.render_as_string(hide_password=False)
 

@@ -28,7 +28,7 @@ from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import LightProcess, light_process, light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.rows import one_row
+from tests.support.rows import one_row, one_value
 from tests.support.working import drain, open_session
 
 RECORDS = 60
@@ -93,7 +93,7 @@ def test_write_that_collides_is_tried_again_in_the_same_claim(
     connection.execute(COLLIDING_TARGET)
     collisions = "select last_value from public.collisions"
     with light_process(conninfo, tmp_path) as worker:
-        wait_until(lambda: connection.execute(collisions).fetchone() > (3,), "writes have collided")
+        wait_until(lambda: one_value(connection, collisions) > 3, "writes have collided")
         connection.execute("drop trigger collide on public.reports_chunks")
         assert worker.wait() == 0, worker.log()
     assert "claim given back" not in worker.log()
@@ -206,7 +206,10 @@ def _work_while_connections_run_out(server: LocalServer, folder: Path) -> None:
         pipeline = make_pipeline(connection)
         with light_process(conninfo, folder, drain=False) as worker, ExitStack() as hogs:
             wait_for_log(worker, "worker started")
-            refused = lambda: "too many clients" in worker.log()  # noqa: E731
+
+            def refused() -> bool:
+                return "too many clients" in worker.log()
+
             # The worker gives connections back, too: take those as well.
             wait_until(lambda: _take_all(conninfo, hogs) or refused(), "the worker is refused")
             hogs.close()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -130,7 +131,12 @@ def test_vectors_are_those_of_the_table_after_it_was_written_to_all_the_time(
     start_capture(connection, pipeline)
     queue_missed(connection, pipeline)
     happened: Counter[str] = Counter()
-    settings = {"drain": False, "concurrency": 2, "lease_seconds": 5, "batch_seconds": 0.002}
+    settings: dict[str, Any] = {
+        "drain": False,
+        "concurrency": 2,
+        "lease_seconds": 5,
+        "batch_seconds": 0.002,
+    }
     with light_workers(conninfo, tmp_path, WORKERS, **settings) as workers:
         _storm(conninfo, seed, happened)
         is_done = "select not exists (select from pgembed.work)"

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def lose_commit(proxy: Proxy, *, is_applied: bool) -> None:
         proxy.on_request = lambda _link, _data: None
         link.swallow_replies = True
         if is_applied:
-            proxy.on_reply = lambda replying, _data: replying is link and link.close()
+            proxy.on_reply = lambda replying, _data: link.close() if replying is link else None
         else:
             link.swallow_requests = True
             link.close()
@@ -117,7 +118,7 @@ def test_worker_cut_off_without_a_word_notices_and_goes_on(
 def test_restarted_worker_waits_for_a_database_that_is_away(
     connection: Connection, conninfo: str, pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    recycling = {"batch_seconds": 0.05, "memory_limit_megabytes": 1, "drain": False}
+    recycling: dict[str, Any] = {"batch_seconds": 0.05, "memory_limit_megabytes": 1, "drain": False}
     with (
         proxied(conninfo) as (proxy, through),
         light_workers(through, tmp_path, 1, **recycling) as [worker],

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -86,7 +87,9 @@ def bouncer(conninfo: str) -> Iterator[Bouncer]:
 def _start(folder: Path, file: Path) -> subprocess.Popen[bytes]:
     """Start it as an ordinary user, since it refuses to be root."""
     account = server_account(folder)
-    identity = {} if account is None else {"user": account.uid, "group": account.gid}
+    identity: dict[str, Any] = (
+        {} if account is None else {"user": account.uid, "group": account.gid}
+    )
     if account is not None:
         os.chown(folder, account.uid, account.gid)
     assert PGBOUNCER is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_worker_of_an_older_version_leaves_once_somebody_has_migrated(
     logs.mkdir()
     newest = sorted(next_version.glob("*.sql"))[-1].stem
     (next_version / "9999_of_a_later_version.sql").write_text(f"-- depends: {newest}\n{change}\n")
-    slowly = {"batch_seconds": 0.2, "claim_seconds": 0.5, "drain": False}
+    slowly: dict[str, Any] = {"batch_seconds": 0.2, "claim_seconds": 0.5, "drain": False}
     with light_workers(conninfo, logs, 2, **slowly) as running:
         wait_until(lambda: all(has_committed(worker) for worker in running), "both work")
         assert migrate(conninfo) == ["9999_of_a_later_version"]
@@ -130,7 +131,7 @@ def test_worker_leaves_when_its_pipeline_has_another_model_now(
     make_source(connection, texts(10 * RECORDS))
     pipeline = make_pipeline(connection)
     enqueue(connection, pipeline, Selection())
-    slowly = {"batch_seconds": 0.2, "claim_seconds": 0.5, "drain": False}
+    slowly: dict[str, Any] = {"batch_seconds": 0.2, "claim_seconds": 0.5, "drain": False}
     with light_workers(conninfo, tmp_path, 1, **slowly) as [worker]:
         wait_until(lambda: has_committed(worker), "it works")
         connection.execute("update pgembed.pipelines set model_fingerprint = 'another'")

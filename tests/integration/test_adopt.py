@@ -23,6 +23,7 @@ from pgqueue_embed.adopt import (
     survey,
 )
 from pgqueue_embed.adopt.judge import Judge
+from pgqueue_embed.adopt.slices import next_slice
 from pgqueue_embed.cli.search import show_hits
 from pgqueue_embed.db import locks
 from pgqueue_embed.db.session import Connection, connect
@@ -271,7 +272,7 @@ def test_text_or_row_that_changes_between_reading_and_writing_is_queued(
     documents = texts(6)
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
-    read = scan.next_slice
+    read = next_slice
 
     def read_and_change(*arguments: Any, **named: Any) -> Any:
         judged = read(*arguments, **named)

@@ -34,6 +34,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.vector_search.query import search
+from tests.support.claims import allow
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
@@ -508,7 +509,7 @@ def test_claim_in_hand_of_the_old_generation_is_waited_for(
         set_text(connection, reports.source, 1, texts(1)[0])  # as the new generation has it
         switcher.start()
         wait_until_blocked(connection, pid)
-        device.hold.set()
+        allow(device)
         claim.join(20)
         switcher.join(20)
     assert outcome == []

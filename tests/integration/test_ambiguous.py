@@ -83,9 +83,7 @@ def test_key_that_gets_a_second_row_while_it_is_embedded_is_not_embedded(
     connection.execute("update reports set body = 'Changed' where id = 1")
     enqueue(connection, joined, Selection())
     second = "insert into notes values (1, 'Another')"
-    device = FakeDevice(
-        dimensions=joined.dimensions, during=lambda: connection.execute(second) and None
-    )
+    device = FakeDevice(dimensions=joined.dimensions, during=lambda: connection.execute(second))
     with open_session(conninfo) as session:
         work_once(session, joined, device)
         drain(session, joined)

@@ -185,7 +185,7 @@ def test_promise_is_kept_in_any_order_of_steps(
     kind: TargetKind, make_database: Callable[[], Iterator[str]]
 ) -> None:
     run_state_machine_as_test(
-        lambda: Pipelines(kind, make_database),
+        lambda: Pipelines(kind, make_database),  # type: ignore[arg-type]  # makes one
         settings=settings(
             max_examples=4,
             stateful_step_count=20,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -50,7 +51,7 @@ def make_pairs(
     return Table(schema="public", name=table)
 
 
-def two_columns(connection: Connection, source: Table, **fields: object) -> Pipeline:
+def two_columns(connection: Connection, source: Table, **fields: Any) -> Pipeline:
     return make_pipeline(connection, source, **{"id_fields": ("a", "b"), **fields})
 
 

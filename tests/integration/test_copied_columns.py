@@ -14,7 +14,7 @@ from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.target import ChunkTable
+from pgqueue_embed.target.chunk_table import ChunkTable
 from tests.support import working
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

@@ -357,6 +357,10 @@ def test_switch_that_has_the_turn_can_lock_the_pipeline(
         scan.result(30)
 
 
+def _terminate(connection: Connection, pid: int) -> None:
+    connection.execute("select pg_terminate_backend(%s)", (pid,))
+
+
 def test_lost_connection_keeps_the_slices_that_were_committed(
     connection: Connection, conninfo: str, pipeline: Pipeline
 ) -> None:
@@ -368,7 +372,7 @@ def test_lost_connection_keeps_the_slices_that_were_committed(
                 pipeline,
                 Selection(),
                 slice_records=100,
-                on_slice=lambda _: connection.execute("select pg_terminate_backend(%s)", (pid,)),
+                on_slice=lambda _: _terminate(connection, pid),
             )
     assert queued_keys(connection) == numbers(1, 100)
     assert enqueue(connection, pipeline, Selection()) == 900

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pgqueue_embed.db.session import Connection
@@ -28,7 +30,7 @@ def _ask_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deleted, "UNASKED_RECORDS", UNASKED)
 
 
-def make(conninfo: str, connection: Connection, **fields: object) -> Pipeline:
+def make(conninfo: str, connection: Connection, **fields: Any) -> Pipeline:
     """Return a pipeline over ``public.reports`` with all its records embedded."""
     make_source(connection, texts(RECORDS))
     made = make_pipeline(connection, **fields)

@@ -136,13 +136,13 @@ def test_key_of_several_columns_follows(conninfo: str, connection: Connection) -
 def test_what_hangs_on_the_columns_follows_too(
     conninfo: str, connection: Connection, option: str
 ) -> None:
-    fields: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "foreign_key": {"foreign_key": True, "view": True},
         "copy_columns": {"copy_columns": ("kind", "part")},
         "template": {"template": "$body of $kind"},
         "into_column": {"into_column": "vector", "chunking": "none"},
-    }[option]
-    pipeline = make_embedded(conninfo, connection, "integer", **fields)
+    }
+    pipeline = make_embedded(conninfo, connection, "integer", **every[option])
     connection.execute("drop view if exists reports_chunks_view")
     connection.execute(
         "alter table reports alter id type bigint, alter part type bigint,"

@@ -37,7 +37,7 @@ TEXTS = (
 )
 
 
-@pytest.fixture(params=SOURCES.values(), ids=SOURCES)
+@pytest.fixture(params=list(SOURCES.values()), ids=list(SOURCES))
 def reports(request: pytest.FixtureRequest, connection: Connection) -> Pipeline:
     """A pipeline over an empty table with one kind of key, whose vectors refer to it."""
     columns, key = request.param

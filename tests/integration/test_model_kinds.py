@@ -68,8 +68,8 @@ def change(file: Path, **values: Any) -> None:
 def change_weights(folder: Path, rename: Callable[[str], str | None]) -> None:
     """Rename the weights of a folder; those called None are lost."""
     file = folder / "model.safetensors"
-    weights = {rename(name): tensor for name, tensor in load_file(file).items()}
-    weights.pop(None, None)
+    renamed = {rename(name): tensor for name, tensor in load_file(file).items()}
+    weights = {name: tensor for name, tensor in renamed.items() if name is not None}
     save_file(weights, file, metadata={"format": "pt"})
 
 

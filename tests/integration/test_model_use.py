@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def reference(model: Path) -> SentenceTransformer:
     return SentenceTransformer(str(model), device="cpu", local_files_only=True)
 
 
-def create(conninfo: str, connection: Connection, model: Path, **options: object) -> Pipeline:
+def create(conninfo: str, connection: Connection, model: Path, **options: Any) -> Pipeline:
     table = f"source_{options.setdefault('name', 'reports')}"
     make_source(connection, [TEXT, TITLED], table=table)
     return Database(conninfo).create(

@@ -35,7 +35,12 @@ def move(server: LocalServer, source: str, target: str, *options: str) -> None:
     folder = server._programs().folder
     dump = [*options_of_the_recipe("pg_dump"), *options, source]
     dumped = subprocess.run([folder / "pg_dump", *dump], capture_output=True, check=True).stdout
-    restore = [folder / "pg_restore", *options_of_the_recipe("pg_restore"), "--dbname", target]
+    restore: list[str | Path] = [
+        folder / "pg_restore",
+        *options_of_the_recipe("pg_restore"),
+        "--dbname",
+        target,
+    ]
     subprocess.run(restore, input=dumped, capture_output=True, check=True)
 
 

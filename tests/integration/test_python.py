@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pgqueue_embed
 from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -160,7 +161,7 @@ def test_a_pipeline_is_made_embedded_searched_and_dropped(empty_conninfo: str, m
         database.pipeline("reports")
     assert database.migrate()
     assert database.migrate() == []
-    with worker.connect(empty_conninfo) as connection:
+    with connect(empty_conninfo) as connection:
         make_source(connection, [*texts(20), None])
         with pytest.warns(UserWarning, match="does not know"):
             reports = make_reports(database, model)
@@ -271,7 +272,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
     entered, hold = threading.Event(), threading.Event()
     launch = LightModel.launch
 
-    def wait_first(*arguments: object, **named: object) -> object:
+    def wait_first(*arguments: Any, **named: Any) -> object:
         entered.set()
         assert hold.wait(30)
         return launch(*arguments, **named)
@@ -330,9 +331,9 @@ def test_one_process_works_for_pipelines_of_two_models(
 def test_database_that_is_away_between_two_models_is_waited_for(
     conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test_choice, calls = worker.choose_model, iter(range(10))
+    test_choice, calls = vars(worker)["choose_model"], iter(range(10))
 
-    def choose(connection: Connection, settings: WorkerSettings) -> LightChoice:
+    def choose(connection: Connection, settings: WorkerSettings) -> Any:
         if next(calls) == 1:
             raise DatabaseUnavailable("the server starts again")
         return test_choice(connection, settings)

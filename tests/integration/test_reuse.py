@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def reports(connection: Connection, session: Session) -> Pipeline:
     return finished(connection, session)
 
 
-def finished(connection: Connection, session: Session, **fields: object) -> Pipeline:
+def finished(connection: Connection, session: Session, **fields: Any) -> Pipeline:
     make_source(connection, [LONG_TEXT])
     pipeline = make_pipeline(connection, **{"overlap_tokens": 0, **fields})
     enqueue(connection, pipeline, Selection())

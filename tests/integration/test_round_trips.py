@@ -157,7 +157,9 @@ class ShapeModel:
     """Fulfils batch_runner.Model, computes nothing and notes the shapes that it is given."""
 
     name = "shapes"
+    precision = "fp32"
     dimensions = 8
+    chunks_in_fp32 = 0
 
     def __init__(self, device: str) -> None:
         self.device = device

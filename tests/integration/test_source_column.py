@@ -7,6 +7,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -136,7 +137,7 @@ class TestCreate:
         ],
     )
     def test_options_that_do_not_fit_together_are_refused(
-        self, connection: Connection, fields: dict[str, object], complaint: str
+        self, connection: Connection, fields: dict[str, Any], complaint: str
     ) -> None:
         make_source(connection, texts(1))
         with pytest.raises(UsageError, match=complaint):

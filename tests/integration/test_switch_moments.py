@@ -46,7 +46,7 @@ WRITES = st.one_of(
     st.tuples(st.just("delete"), KEYS),
 )
 ENQUEUE = st.just(("enqueue",))
-CLAIM = st.tuples(st.sampled_from(["old", "new"]), st.just([]))
+CLAIM: st.SearchStrategy[Any] = st.tuples(st.sampled_from(["old", "new"]), st.just([]))
 
 # The old generation settles what there is.
 WORK: list[Step] = [("old", [])] * 3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pgqueue_embed import Database
 from pgqueue_embed.claim.process import Session
@@ -36,13 +39,13 @@ class LeadingZeros(FakeDevice):
         return Embedded(vectors=vectors)
 
 
-def first(text: str, dimensions: int = 3) -> np.ndarray:
+def first(text: str, dimensions: int = 3) -> NDArray[np.float32]:
     """Return what is kept of the fake model's vector of `text`."""
     kept = unit_vector(text)[:dimensions]
     return kept / np.linalg.norm(kept)
 
 
-def embedded(connection: Connection, session: Session, **fields: object) -> Pipeline:
+def embedded(connection: Connection, session: Session, **fields: Any) -> Pipeline:
     """Return a pipeline that keeps three of eight dimensions, with twenty records embedded."""
     source = make_source(connection, texts(20))
     pipeline = make_pipeline(connection, source, truncate_dim=3, **fields)
@@ -96,7 +99,7 @@ def test_query_of_the_model_itself_is_cut_like_its_chunks(
     share_loaded_models(monkeypatch)
     make_source(connection, ["The pump stopped and an alarm was heard."])
     database = Database(conninfo)
-    wanted = {"source_table": "reports", "text_field": "body"}
+    wanted: dict[str, Any] = {"source_table": "reports", "text_field": "body"}
     with pytest.raises(UsageError, match=r"--truncate-dim 385: .* have 384 dimensions"):
         database.create("reports", **wanted, truncate_dim=385)
     whole = database.create("whole", **wanted)

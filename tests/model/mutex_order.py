@@ -28,6 +28,7 @@ class MutexOrder:
     def breach(self, held: Held) -> str | None:
         """Return nothing: two holders of one mutex cannot be said in this model."""
         del held
+        return None
 
     def steps(self, held: Held) -> Iterator[tuple[str, Held]]:
         """Return what each worker can do: lock its next record, or commit."""

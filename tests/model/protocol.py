@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # The text of the record: absent, or one of two versions. The text may come back to an old one.
 GONE = 0
@@ -306,7 +306,7 @@ def _given_back(world: World, number: int, worker: Worker) -> World:
     return _with(world, number, IDLE, free_items=world.free_items + worker.items)
 
 
-def _with(world: World, number: int, worker: Worker, **changes: object) -> World:
+def _with(world: World, number: int, worker: Worker, **changes: Any) -> World:
     others = world.workers[:number], world.workers[number + 1 :]
     workers = (*others[0], worker, *others[1])
     return world._replace(workers=workers, **changes)

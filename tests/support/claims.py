@@ -9,7 +9,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import add_items
 from tests.support.fakes import FakeDevice
-from tests.support.rows import one_value
+from tests.support.rows import one_row, one_value
 
 
 def queue_keys(connection: Connection, pipeline: Pipeline, *keys: int, **fields: object) -> None:
@@ -35,7 +35,8 @@ def count(connection: Connection, table: str) -> int:
 
 def counted(connection: Connection) -> tuple[int, int]:
     """Return (total, pending) of the one pipeline's progress."""
-    return connection.execute("select total, pending from pgembed.progress").fetchone()
+    total, pending = one_row(connection, "select total, pending from pgembed.progress")
+    return total, pending
 
 
 def nothing_was_written(connection: Connection) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from psycopg.abc import Params, Query
+from psycopg.abc import Params
 from tokenizers import Encoding, Tokenizer
 
 from pgqueue_embed.db.session import Connection
@@ -14,9 +14,10 @@ from pgqueue_embed.db.session import Connection
 class CountingCursor(psycopg.Cursor[Any]):
     """Notes the first words of every statement with its connection."""
 
-    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Any:
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Any:
         """Execute, and note the statement."""
-        text = query if isinstance(query, str) else query.as_string(self.connection)  # type: ignore[union-attr]
+        text = query if isinstance(query, str) else query.as_string(self.connection)
+        assert isinstance(self.connection, CountingConnection)
         self.connection.statements.append(" ".join(str(text).split()[:4]))
         return super().execute(query, params, **options)
 

@@ -56,7 +56,7 @@ class FakeDevice:
         self,
         *,
         dimensions: int = DIMENSIONS,
-        during: Callable[[], None] = lambda: None,
+        during: Callable[[], object] = lambda: None,
         hold: threading.Event | None = None,
         broken: bool = False,
         fault: Exception | None = None,

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pgqueue_embed.worker import supervisor
 from pgqueue_embed.worker.crashes import record_crash
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.supervisor import Supervisor
+from pgqueue_embed.worker.worker import Worker
 from tests.support import light_worker
 from tests.support.conditions import wait_until
 from tests.support.fault_points import DSN_VARIABLE, FAULT_VARIABLE, Fault
@@ -107,7 +108,7 @@ def _run(conninfo: str, settings: WorkerSettings, log_file: str, variables: dict
     os.environ.update(variables)
     light_worker.prepare()
     LogSettings(file=log_file).apply()
-    light_worker.worker.Worker(conninfo, settings).run()
+    Worker(conninfo, settings).run()
     os._exit(0)
 
 
@@ -135,8 +136,9 @@ def light_process(
 class ThreadSupervisor(Supervisor):
     """The real supervisor, in a thread of the test: signals are not its business there."""
 
-    def _signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        yield
 
     @property
     def worker_pid(self) -> int | None:

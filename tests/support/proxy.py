@@ -111,7 +111,7 @@ def _send(side: socket.socket, data: bytes) -> None:
 def proxied(conninfo: str) -> Iterator[tuple[Proxy, str]]:
     """Run a proxy before the server of `conninfo`; gives it and the way through it."""
     server = conninfo_to_dict(conninfo)
-    proxy = Proxy(str(server["host"]), int(server["port"]))
+    proxy = Proxy(str(server["host"]), int(str(server["port"])))
     try:
         yield proxy, make_conninfo(conninfo, host="127.0.0.1", port=proxy.port)
     finally:

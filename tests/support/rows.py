@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.abc import Query
+from psycopg import sql
 
 
 def one_row(
     connection: psycopg.Connection[Any],
-    query: Query,
+    query: str | sql.Composed,
     values: Sequence[Any] | Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """Return the first row of the answer; fails the test where there is none."""
@@ -22,7 +22,7 @@ def one_row(
 
 def one_value(
     connection: psycopg.Connection[Any],
-    query: Query,
+    query: str | sql.Composed,
     values: Sequence[Any] | Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the value of a row that has one; fails the test where there is none."""

@@ -13,5 +13,5 @@ TOPICS = (
 )
 
 if __name__ == "__main__":
-    topics.topics = {name: topics.topics[name] for name in TOPICS}
+    vars(topics)["topics"] = {name: topics.topics[name] for name in TOPICS}
     main()

@@ -100,7 +100,7 @@ PIECES = st.sampled_from(
 )
 DOCUMENTS = st.one_of(
     st.lists(PIECES, max_size=60).map("".join),
-    st.text(st.characters(exclude_categories=("Cs",)), max_size=80),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -63,7 +64,7 @@ def test_file_comes_after_options_and_environment_and_before_the_embedded_server
     file = tmp_path / "pgembed.toml"
     file.write_text("[database]\nhost = 'file'\nname = 'reports'\nuser = 'app'\n", "utf-8")
 
-    def resolved(environment: dict[str, str], **options: str) -> dict[str, object]:
+    def resolved(environment: dict[str, str], **options: Any) -> dict[str, Any]:
         how = DatabaseOptions(**options)
         return conninfo_to_dict(resolve_conninfo(how, environment, file=file))
 

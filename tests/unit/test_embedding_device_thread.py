@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def callers_in_order(
         for number, wanted in enumerate(calls.values(), 1):
             jobs.append(pool.submit(thread.embed, wanted))
             assert gate.entered.wait(WAIT_SECONDS)
-            wait_until(lambda number=number: len(thread._active) == number)
+            wait_until(partial(_is_active, thread, number))
         gate.opened.set()
         for job, wanted in zip(jobs, calls.values(), strict=True):
             assert_right(job.result(WAIT_SECONDS).vectors, wanted)
@@ -206,7 +207,8 @@ def test_small_calls_without_end_do_not_hold_up_a_large_one_for_longer_than_it_c
         wait_until(lambda: len(thread._active) == 1)
         small = [pool.submit(embed_all, name) for name in ("small-a", "small-b")]
         large.add_done_callback(lambda _: ended.set())
-        for job in (large, *small):
+        large.result(WAIT_SECONDS)
+        for job in small:
             job.result(WAIT_SECONDS)
     order = [texts[0][:5] for texts, _ in model.batches]
     last_large = len(order) - order[::-1].index("large")
@@ -408,9 +410,17 @@ def test_a_model_that_does_not_load_is_everybodys_error() -> None:
         _ = thread.model
 
 
+def _is_active(thread: DeviceThread[FakeModel], calls: int) -> bool:
+    return len(thread._active) == calls
+
+
+def wait_for(gate: threading.Event) -> None:
+    gate.wait(WAIT_SECONDS)
+
+
 def test_closing_ends_waiting_calls() -> None:
     gate = threading.Event()
-    thread = DeviceThread(lambda: FakeModel(lambda _c, _l: gate.wait(WAIT_SECONDS) and None))
+    thread = DeviceThread(lambda: FakeModel(lambda _c, _l: wait_for(gate)))
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(thread.embed, chunks("a", 500))
         wait_until(lambda: bool(thread._active))

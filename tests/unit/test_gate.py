@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_exclusive_and_shared_never_overlap_under_contention(start: Start) -> No
                 with lock:
                     inside[kind] -= 1
 
-    threads = [start(lambda kind=kind: visit(kind)) for kind in ("shared", "exclusive") * 3]
+    threads = [start(partial(visit, kind)) for kind in ("shared", "exclusive") * 3]
     for thread in threads:
         thread.join(30)
     assert overlaps == []

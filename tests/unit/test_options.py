@@ -88,6 +88,7 @@ def test_worker_of_python_takes_the_settings_with_their_defaults() -> None:
 @pytest.mark.parametrize("option", [each for each in ALL if each.minimum is not None], ids=str)
 def test_number_out_of_range_is_refused_with_the_range(option: Option) -> None:
     option.check(option.default)
+    assert option.minimum is not None
     wrong = [option.minimum - 1, math.nan]
     if option.maximum is not None:
         option.check(option.maximum)

@@ -25,7 +25,7 @@ def main() -> None:
     plan = Plan(options.seed)
     sys.stdout.write(f"seed {plan.seed}: {plan}\n")
     sys.stdout.flush()
-    supervisor.restart_delay_seconds = lambda _crashes: 0.2
+    vars(supervisor)["restart_delay_seconds"] = lambda _crashes: 0.2
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.logs or Path(temporary)

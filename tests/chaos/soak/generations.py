@@ -25,8 +25,7 @@ BACKLOG_RECORDS = 500
 def renew(run: Soak) -> None:
     """Make new generations and switch to them."""
     chance = run.plan.chance("generations")
-    altering.prepare = prepare_with_fake_model
-    altering.check_local_model = lambda _pipeline: None
+    vars(altering).update(prepare=prepare_with_fake_model, check_local_model=lambda _pipeline: None)
     while not run.over.wait(chance.uniform(1.0, 5.0)):
         with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as owner:
             _make_generation(run, owner, chance)

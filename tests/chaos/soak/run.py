@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
@@ -73,7 +74,12 @@ def _set_up(conninfo: str, plan: Plan, records: int) -> None:
 
 @contextmanager
 def _workers(server: LocalServer, plan: Plan, folder: Path) -> Iterator[list[Supervised]]:
-    settings = {"drain": False, "concurrency": 2, "lease_seconds": 2, "batch_seconds": 0.01}
+    settings: dict[str, Any] = {
+        "drain": False,
+        "concurrency": 2,
+        "lease_seconds": 2,
+        "batch_seconds": 0.01,
+    }
     with ExitStack() as stack:
         workers: list[Supervised] = []
         for number, role in enumerate(plan.roles):

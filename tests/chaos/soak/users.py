@@ -17,6 +17,7 @@ from tests.chaos.soak.roles import EMBEDDER, GUEST, as_role
 from tests.chaos.soak.state import Soak
 from tests.support.corpus import delete_records, set_text, texts
 from tests.support.pipelines import REPORTS
+from tests.support.rows import one_value
 
 # Few, so that a record finds under a key that was another's the very text that it has.
 TEXTS = (*texts(50, chunks=2), None)
@@ -45,7 +46,7 @@ def use(run: Soak) -> None:
 
 
 def _have_patience(run: Soak, user: Connection) -> None:
-    while user.execute(WAITING).fetchone() > (MOST_CHANGES_WAITING,):
+    while one_value(user, WAITING) > MOST_CHANGES_WAITING:
         if run.over.wait(0.5):
             return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pgqueue_embed.claim.process import Session
@@ -217,7 +219,7 @@ class TestTables:
             id_field='the "id" {keys}',
             text_field="文本 {id}",
         )
-        names = {meaning: f'{meaning} "{{é}}"' for meaning in vars(TargetColumns())}
+        names: dict[str, Any] = {meaning: f'{meaning} "{{é}}"' for meaning in vars(TargetColumns())}
         names["fulltext_id"] = ('the "key" {é}',)
         pipeline = make_pipeline(
             connection,

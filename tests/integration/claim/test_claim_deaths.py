@@ -11,6 +11,7 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.worker.crashes import record_crash
 from tests.support.claims import (
