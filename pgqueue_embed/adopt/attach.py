@@ -132,7 +132,7 @@ def has_key_index(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether the chunks of a record can be found by an index on its key."""
     names = list(pipeline.spec.columns.fulltext_id)
     values = {"table": pipeline.target.quoted, "names": names, "columns": len(names)}
-    (found,) = connection.execute(KEY_INDEX, values).fetchone() or (False,)
+    found = connection.value(KEY_INDEX, values)
     return bool(found)
 
 

@@ -104,10 +104,10 @@ limit %(sample_chunks)s
 
 def _draw(connection: Connection, candidate: Candidate, sample_chunks: int) -> list[_Drawn]:
     query = sql.SQL(DRAW).format(**table_names(connection, candidate.pipeline))
-    (blocks,) = connection.execute(
+    blocks = connection.value(
         "select pg_relation_size(%s::regclass) / current_setting('block_size')::int",
         (candidate.spec.target.quoted,),
-    ).fetchone() or (0,)
+    )
     percent = min(100.0, 100.0 * max(SAMPLE_BLOCKS, 2 * sample_chunks) / max(blocks, 1))
     with connection.transaction():
         connection.execute(OPENING)

@@ -22,9 +22,7 @@ ADVISORY_LOCK = 7_034_212_891
 def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep others from applying a file to this database; calls `on_wait` while one does."""
     with connect(conninfo, application_name="pgembed apply") as lock, lock.transaction():
-        (free,) = lock.execute(
-            "select pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,)
-        ).fetchone() or (False,)
+        free = lock.value("select pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
         if not free:
             on_wait()
             lock.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import SetupError
 
 
-def vector_extension(connection: Connection) -> tuple[str, str] | None:
-    """Return (schema, version) of the installed vector extension, or None."""
+@dataclass(frozen=True, kw_only=True)
+class VectorExtension:
+    """pgvector as it is created in a database: `version` is as it calls itself, say ``0.8.1``."""
+
+    schema: str
+    version: str
+
+    def is_at_least(self, *numbers: int) -> bool:
+        """Return whether it is of version `numbers`, such as 0, 7, or a later one."""
+        return tuple(int(part) for part in self.version.split(".")[: len(numbers)]) >= numbers
+
+
+def find_extension(connection: Connection) -> VectorExtension | None:
+    """Return the vector extension of the database, or None if it is not created there."""
     row = connection.execute(
         """
         select nspname, extversion
@@ -15,4 +30,12 @@ def vector_extension(connection: Connection) -> tuple[str, str] | None:
         where extname = 'vector'
         """
     ).fetchone()
-    return (row[0], row[1]) if row else None
+    return VectorExtension(schema=row[0], version=row[1]) if row else None
+
+
+def vector_extension(connection: Connection) -> VectorExtension:
+    """Return the vector extension of the database; raises SetupError where it is not created."""
+    found = find_extension(connection)
+    if found is None:
+        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    return found

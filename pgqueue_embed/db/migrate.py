@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.extension import find_extension
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import MigrationError
 from pgqueue_embed.log import get_logger
@@ -83,7 +83,7 @@ def applied_migrations(connection: Connection) -> list[str]:
 
     Raises MigrationError where policies would hide rows of pgembed's own tables from this role.
     """
-    present, hidden = connection.execute(PRESENT).fetchone() or (False, None)
+    present, hidden = connection.row(PRESENT)
     if hidden is not None:
         raise MigrationError(
             f"row-level security would hide rows of {hidden} from this role; the owner of schema"
@@ -188,8 +188,8 @@ def _check_server(connection: Connection) -> None:
 
 
 def _create_extension(connection: Connection) -> None:
-    installed = vector_extension(connection)
-    if installed is None:
+    extension = find_extension(connection)
+    if extension is None:
         _require_available(connection)
         try:
             with connection.transaction():
@@ -202,10 +202,9 @@ def _create_extension(connection: Connection) -> None:
                 " create it; ask an administrator to run: create extension vector"
             ) from None
         return
-    version = tuple(int(part) for part in installed[1].split(".")[:2])
-    if version < MINIMUM_VECTOR_VERSION:
+    if not extension.is_at_least(*MINIMUM_VECTOR_VERSION):
         raise MigrationError(
-            f"pgvector {installed[1]} is too old; pgembed needs 0.5 or newer:"
+            f"pgvector {extension.version} is too old; pgembed needs 0.5 or newer:"
             " alter extension vector update"
         )
 

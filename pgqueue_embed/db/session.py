@@ -20,6 +20,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
 Answer = TypeVar("Answer")
+Statement = str | sql.SQL | sql.Composed
 
 # What it has to say unasked is that a lost connection could not be rolled back: log.configure
 # takes it in, and without a log it is not wanted.
@@ -152,6 +153,18 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if not self.closed:
                 raise
             raise psycopg.OperationalError("the connection was lost in a rollback") from None
+
+    def row(self, query: Statement, values: Params | None = None) -> tuple[Any, ...]:
+        """Return the one row of a query; raises LookupError if there is none."""
+        row = self.execute(query, values).fetchone()
+        if row is None:
+            raise LookupError("a query that always has a row returned none")
+        return row
+
+    def value(self, query: Statement, values: Params | None = None) -> Any:
+        """Return the first value of a query's first row, None if there is no row."""
+        row = self.execute(query, values).fetchone()
+        return None if row is None else row[0]
 
     def refuse_pooler(self, what: str) -> None:
         """Raise UsageError if `what`, which lives in its session, would lose it behind a pooler."""

@@ -14,7 +14,6 @@ from psycopg.pq import Format
 
 from pgqueue_embed.db.extension import vector_extension
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import SetupError
 
 # Element types of pgvector's binary formats, big-endian (pgvector src/vector.c vector_send and
 # src/halfvec.c halfvec_send: int16 dimensions, int16 unused, then the elements).
@@ -90,10 +89,8 @@ class VectorCodec:
 
     def __init__(self, connection: Connection) -> None:
         """Look the types up; raises SetupError when the vector extension is absent."""
-        installed = vector_extension(connection)
-        if installed is None:
-            raise SetupError("the vector extension is not created here; run: pgembed migrate")
-        self.schema, self.version = installed
+        extension = vector_extension(connection)
+        self.schema, self.version = extension.schema, extension.version
         rows = connection.execute(
             """
             select typname, pg_type.oid, typarray
@@ -113,9 +110,7 @@ class VectorCodec:
     def type_name(self, connection: Connection, vector_type: str, dimensions: int) -> str:
         """Return what this session calls the type of a column, such as ``public.vector(384)``."""
         oid, _ = self._oids[vector_type]
-        (name,) = connection.execute(
-            "select format_type(%s::oid, %s)", (oid, dimensions)
-        ).fetchone() or ("",)
+        name = connection.value("select format_type(%s::oid, %s)", (oid, dimensions))
         return str(name)
 
     def pack(self, vectors: NDArray[np.float32], vector_type: str) -> PackedVectors:

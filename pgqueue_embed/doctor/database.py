@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.extension import find_extension
 from pgqueue_embed.db.migrate import (
     MINIMUM_SERVER_VERSION,
     MINIMUM_VECTOR_VERSION,
@@ -35,7 +35,7 @@ CLOCK_SECONDS = 60.0
 
 def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
     """Say where the database is, as whom it is used and how far away it is."""
-    (role,) = connection.execute("select current_user").fetchone() or ("",)
+    role = connection.value("select current_user")
     place = describe_dsn(conninfo)
     where = place if place.startswith(f"{role}@") else f"{place}, as {role}"
     milliseconds = statistics.median(_round_trip(connection) for _ in range(5)) * 1000
@@ -44,9 +44,7 @@ def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
         yield warning("connection", f"{where}, {away}", "use a higher --concurrency to hide it")
     else:
         yield ok("connection", f"{where}, {away}")
-    (seconds,) = connection.execute(
-        "select extract(epoch from clock_timestamp())::double precision"
-    ).fetchone() or (0.0,)
+    seconds = connection.value("select extract(epoch from clock_timestamp())::double precision")
     apart = abs(time.time() - seconds)
     if apart > CLOCK_SECONDS:
         yield warning(
@@ -75,10 +73,10 @@ def _round_trip(connection: Connection) -> float:
 
 def check_server(connection: Connection) -> Iterator[Check]:
     """Check the version of PostgreSQL, and that it can be written to."""
-    version, standby, read_only = connection.execute(
+    version, standby, read_only = connection.row(
         "select current_setting('server_version'), pg_is_in_recovery(),"
         " current_setting('default_transaction_read_only') = 'on'"
-    ).fetchone() or ("", False, False)
+    )
     if connection.info.server_version < MINIMUM_SERVER_VERSION:
         yield failed("PostgreSQL", f"{version} is too old", "upgrade to PostgreSQL 13 or newer")
     elif standby:
@@ -96,18 +94,15 @@ def check_server(connection: Connection) -> Iterator[Check]:
 
 def check_extension(connection: Connection) -> Iterator[Check]:
     """Check that pgvector is there, and new enough."""
-    installed = vector_extension(connection)
-    if installed is None:
+    extension = find_extension(connection)
+    if extension is None:
         yield _absent_extension(connection)
-        return
-    schema, version = installed
-    numbers = tuple(int(part) for part in version.split(".")[:2])
-    if numbers < MINIMUM_VECTOR_VERSION:
+    elif not extension.is_at_least(*MINIMUM_VECTOR_VERSION):
         fix = "run: alter extension vector update"
-        yield failed("pgvector", f"{version} is too old, pgembed needs 0.5", fix)
+        yield failed("pgvector", f"{extension.version} is too old, pgembed needs 0.5", fix)
     else:
-        limits = "" if numbers >= (0, 7) else " (halfvec needs 0.7)"
-        yield ok("pgvector", f"{version} in schema {schema}{limits}")
+        limits = "" if extension.is_at_least(0, 7) else " (halfvec needs 0.7)"
+        yield ok("pgvector", f"{extension.version} in schema {extension.schema}{limits}")
 
 
 def _absent_extension(connection: Connection) -> Check:
@@ -129,15 +124,15 @@ def _absent_extension(connection: Connection) -> Check:
 
 def check_migrations(connection: Connection) -> Iterator[Check]:
     """Check that schema pgembed is there, may be used, and is this program's."""
-    (present,) = connection.execute(
+    present = connection.value(
         "select exists (select 1 from pg_namespace where nspname = 'pgembed')"
-    ).fetchone() or (False,)
+    )
     if not present:
         yield _absent_schema(connection)
         return
-    (usable, role) = connection.execute(
+    usable, role = connection.row(
         "select has_schema_privilege('pgembed', 'usage'), quote_ident(current_user)"
-    ).fetchone() or (False, "")
+    )
     if not usable:
         yield failed("schema", "this role may not use schema pgembed", _grants(role))
         return
@@ -159,10 +154,10 @@ def _grants(role: str) -> str:
 
 
 def _absent_schema(connection: Connection) -> Check:
-    may_create, role, database = connection.execute(
+    may_create, role, database = connection.row(
         "select has_database_privilege(current_database(), 'create'),"
         " quote_ident(current_user), quote_ident(current_database())"
-    ).fetchone() or (False, "", "")
+    )
     if may_create:
         return failed("schema", "there is no schema pgembed yet", "run: pgembed migrate")
     return failed(
@@ -216,7 +211,7 @@ def check_rights(connection: Connection) -> Iterator[Check]:
     if not missing:
         yield ok("rights", "this role may read and write schema pgembed")
         return
-    (role,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
+    role = connection.value("select quote_ident(current_user)")
     table, rights = missing[0]
     more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
     yield failed(

@@ -38,9 +38,9 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
         yield from check_types(connection, pipeline)
     yield from _check_view(connection, pipeline)
     if pipeline.state == "paused":
-        (reason,) = connection.execute(
+        reason = connection.value(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
-        ).fetchone() or (None,)
+        )
         yield warning(
             subject, f"paused: {reason or 'no reason given'}", f"pgembed resume {pipeline.name}"
         )
@@ -114,10 +114,10 @@ def _table_problems(
 
 def _as_typed(connection: Connection, table: Table) -> tuple[str, str, str]:
     """Return schema, table and the current role as one writes them in SQL."""
-    schema, name, role = connection.execute(
+    schema, name, role = connection.row(
         "select quote_ident(%s), format('%%I.%%I', %s::text, %s::text), quote_ident(current_user)",
         (table.schema, table.schema, table.name),
-    ).fetchone() or ("", "", "")
+    )
     return schema, name, role
 
 
@@ -137,7 +137,7 @@ def _has_right(connection: Connection, table: sql.Identifier, right: Right) -> b
     if right.kind == "select":
         return True  # granted by column too, and tried already
     values = {"table": table.as_string(connection), "kind": right.kind, "column": right.column}
-    (granted,) = connection.execute(GRANTED, values).fetchone() or (False,)
+    granted = connection.value(GRANTED, values)
     return bool(granted)
 
 

@@ -84,7 +84,7 @@ from (
 def roll_up(connection: Connection, pipeline_id: int) -> bool:
     """Fold the rows older than an hour into one, if there are many; returns whether it did."""
     values = {"pipeline_id": pipeline_id}
-    (worth,) = connection.execute(WORTH_ROLLING_UP, values).fetchone() or (False,)
+    worth = connection.value(WORTH_ROLLING_UP, values)
     if worth:
         with connection.transaction():
             connection.execute("set transaction isolation level read committed")

@@ -35,5 +35,5 @@ def finish(connection: Connection, pipeline: Pipeline) -> None:
 
 def _is_there(connection: Connection, pipeline_id: int) -> bool:
     query = "select exists (select from pgembed.pipelines where id = %s)"
-    (there,) = connection.execute(query, (pipeline_id,)).fetchone() or (True,)
+    there = connection.value(query, (pipeline_id,))
     return bool(there)

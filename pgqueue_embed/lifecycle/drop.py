@@ -97,9 +97,9 @@ def _delete_work(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _has_work(connection: Connection, pipeline: Pipeline) -> bool:
-    (found,) = connection.execute(
+    found = connection.value(
         "select exists (select 1 from pgembed.work where pipeline_id = %s)", (pipeline.id,)
-    ).fetchone() or (False,)
+    )
     return bool(found)
 
 

@@ -135,7 +135,7 @@ class ColumnReplacement:
         self.copy_rights(connection)
         views = read_views(connection, table, name)
         indexes = _indexes(connection, self._old)
-        (comment,) = connection.execute(COMMENT, self._old).fetchone() or (None,)
+        comment = connection.value(COMMENT, self._old)
         parked = f"pgembed_old_{self.pipeline.id}"
         self._rename(connection, name, parked)
         self._rename(connection, self.successor.spec.columns.embedding, name)

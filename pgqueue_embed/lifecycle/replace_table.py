@@ -102,8 +102,8 @@ OWNER = "select pg_get_userbyid(relowner) from pg_class where oid = %s::regclass
 
 def copy_rights(connection: Connection, old: Table, new: Table) -> None:
     """Give `new` the owner of `old` and everybody the rights that they have on `old`."""
-    (owner,) = connection.execute(OWNER, (old.quoted,)).fetchone() or ("",)
-    (maker,) = connection.execute(OWNER, (new.quoted,)).fetchone() or ("",)
+    owner = connection.value(OWNER, (old.quoted,))
+    maker = connection.value(OWNER, (new.quoted,))
     if owner != maker:
         query = sql.SQL("alter table {} owner to {}")
         connection.execute(query.format(new.identifier, sql.Identifier(owner)))
@@ -360,5 +360,5 @@ def rename_parts(connection: Connection, table: Table, stem: str) -> None:
 
 def _is_taken(connection: Connection, table: Table) -> bool:
     query = "select to_regclass(%s) is not null"
-    (taken,) = connection.execute(query, (table.quoted,)).fetchone() or (True,)
+    taken = connection.value(query, (table.quoted,))
     return bool(taken)

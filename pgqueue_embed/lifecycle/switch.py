@@ -129,7 +129,7 @@ where pipeline_id = %s and priority > 0
 
 def pending_records(connection: Connection, successor: Pipeline) -> int:
     """Return how many records the next generation has to embed before it is complete."""
-    (pending,) = connection.execute(PENDING, (successor.id,)).fetchone() or (0,)
+    pending = connection.value(PENDING, (successor.id,))
     return int(pending)
 
 
@@ -171,7 +171,7 @@ def _check_covered(connection: Connection, pipeline: Pipeline, successor: Pipeli
     """
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
     query = sql.SQL(MISSING).format(**source_names(successor))
-    (missing,) = connection.execute(query, ids).fetchone() or (0,)
+    missing = connection.value(query, ids)
     if missing:
         raise NotCovered(
             f"{successor.name} lacks {missing:,} records that {pipeline.name} has; they are queued"
@@ -215,8 +215,8 @@ def _wait_for_handed_on(
 
 def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     dead = "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null"
-    (before,) = connection.execute(dead, (pipeline.id,)).fetchone() or (0,)
-    (after,) = connection.execute(dead, (successor.id,)).fetchone() or (0,)
+    before = connection.value(dead, (pipeline.id,))
+    after = connection.value(dead, (successor.id,))
     if after > before:
         raise UsageError(
             f"{after:,} records failed in {successor.name}, {before:,} in {pipeline.name}; see"

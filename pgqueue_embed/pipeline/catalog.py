@@ -66,7 +66,7 @@ def is_current(connection: Connection, pipeline: Pipeline) -> bool:
     target = pipeline.target
     place = (target.schema, target.name, pipeline.spec.columns.embedding)
     values = (pipeline.id, *place, columns_json(pipeline.key.columns))
-    (same,) = connection.execute(STILL_THE_SAME, values).fetchone() or (False,)
+    same = connection.value(STILL_THE_SAME, values)
     return bool(same)
 
 
@@ -91,7 +91,7 @@ def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> N
 def is_paused(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether workers claim nothing of a pipeline."""
     query = "select state = 'paused' from pgembed.pipelines where id = %s"
-    (paused,) = connection.execute(query, (pipeline.id,)).fetchone() or (False,)
+    paused = connection.value(query, (pipeline.id,))
     return bool(paused)
 
 

@@ -177,9 +177,9 @@ def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
 
 
 def _is_partitioned(connection: Connection, pipeline: Pipeline) -> bool:
-    (partitioned,) = connection.execute(
+    partitioned = connection.value(
         "select relkind = 'p' from pg_class where oid = %s::regclass", (pipeline.source.quoted,)
-    ).fetchone() or (False,)
+    )
     return bool(partitioned)
 
 

@@ -341,7 +341,7 @@ def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:
 
     Delayed retries count as pending, and so does what other workers hold.
     """
-    (pending,) = side.execute(PENDING, (list(pipeline_ids),)).fetchone() or (True,)
+    pending = side.value(PENDING, (list(pipeline_ids),))
     return not pending
 
 

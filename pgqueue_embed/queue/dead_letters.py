@@ -36,10 +36,10 @@ def read_failures(
 
 def count_failures(connection: Connection, pipeline: Pipeline) -> int:
     """Return how many dead letters the pipeline has."""
-    (count,) = connection.execute(
+    count = connection.value(
         "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null",
         (pipeline.id,),
-    ).fetchone() or (0,)
+    )
     return int(count)
 
 
@@ -82,7 +82,7 @@ def _count(connection: Connection, query: str, values: tuple[list[str], int]) ->
     with connection.transaction():
         # After a wait for another's retry, what that one did must show.
         connection.execute("set transaction isolation level read committed")
-        (retried,) = connection.execute(query, values).fetchone() or (0,)
+        retried = connection.value(query, values)
     return int(retried)
 
 

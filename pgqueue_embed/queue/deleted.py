@@ -204,7 +204,7 @@ def _truncate_was_seen(connection: Connection, pipeline: Pipeline) -> bool:
         where pipeline_id = %s and sweep_after is not null and allow_deletes
     )
     """
-    (seen,) = connection.execute(query, (pipeline.id,)).fetchone() or (False,)
+    seen = connection.value(query, (pipeline.id,))
     return bool(seen)
 
 

@@ -111,15 +111,18 @@ def enqueue(
 
 def estimated_records(connection: Connection, pipeline: Pipeline) -> int:
     """Return about how many rows the source has: counted if few, else by the statistics."""
-    (estimate,) = connection.execute(
-        "select reltuples::bigint from pg_class where oid = to_regclass(%s)",
-        (pipeline.source.quoted,),
-    ).fetchone() or (0,)
+    estimate = (
+        connection.value(
+            "select reltuples::bigint from pg_class where oid = to_regclass(%s)",
+            (pipeline.source.quoted,),
+        )
+        or 0
+    )
     if estimate > 1_000_000:
         return int(estimate)
     count = sql.SQL("select count(*) from {}").format(pipeline.source.identifier)
     with on_users_tables(connection, f"counting {pipeline.source}"):
-        (counted,) = connection.execute(count).fetchone() or (0,)
+        counted = connection.value(count)
     return int(counted)
 
 

@@ -252,7 +252,7 @@ where nspname = %(schema)s and relname = %(table)s
 def _check_referable(connection: Connection, table: Table, names: Sequence[str]) -> None:
     values = {"names": list(names), "schema": table.schema, "table": table.name}
     query = sql.SQL(REFERABLE).format(names_cover_index=NAMES_COVER_INDEX)
-    is_table, allowed, unique = connection.execute(query, values).fetchone() or (None,) * 3
+    is_table, allowed, unique = connection.row(query, values)
     listed = ", ".join(names)
     if not is_table:
         raise UsageError(f"--foreign-key: {table} is not a table; leave the option out")

@@ -288,7 +288,7 @@ def is_anything_untrusted(connection: Connection) -> bool:
     query = sql.SQL(ANYTHING_UNTRUSTED).format(
         untrusted_roles=sql.SQL(UNTRUSTED_ROLES), first_normal_oid=sql.Literal(FIRST_NORMAL_OID)
     )
-    (is_anything,) = connection.execute(query).fetchone() or (True,)
+    is_anything = connection.value(query)
     return bool(is_anything)
 
 
@@ -349,7 +349,7 @@ LOCKABLE = "select has_table_privilege(to_regclass(%s), 'select')"
 
 def _lock(connection: Connection, wanted: PipelineSpec) -> None:
     for table in (wanted.source, wanted.target):
-        (lockable,) = connection.execute(LOCKABLE, (table.quoted,)).fetchone() or (None,)
+        lockable = connection.value(LOCKABLE, (table.quoted,))
         if lockable:
             lock = sql.SQL("lock table {} in access share mode")
             connection.execute(lock.format(table.identifier))

@@ -42,9 +42,7 @@ class ChunkView:
 
     def is_there(self, connection: Connection) -> bool:
         """Return whether anything has the view's name."""
-        (found,) = connection.execute(
-            "select to_regclass(%s) is not null", (self.table.quoted,)
-        ).fetchone() or (False,)
+        found = connection.value("select to_regclass(%s) is not null", (self.table.quoted,))
         return bool(found)
 
     def check(self, connection: Connection) -> None:

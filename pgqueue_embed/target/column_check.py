@@ -45,10 +45,10 @@ def find_column(connection: Connection, table: Table, name: str) -> FoundColumn 
 
 def check_column(connection: Connection, table: Table, name: str, vector_type: str) -> None:
     """Raise UsageError unless vectors can be written to column `name`, or it can be added."""
-    kind, owned = connection.execute(
+    kind, owned = connection.row(
         "select relkind, pg_has_role(relowner, 'usage') from pg_class where oid = %s::regclass",
         (table.quoted,),
-    ).fetchone() or ("", False)
+    )
     if kind not in ("r", "p"):
         raise UsageError(
             f"{table} is no ordinary table: no column of it can hold the vectors; leave"

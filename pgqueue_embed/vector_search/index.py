@@ -130,7 +130,8 @@ def _check_dimensions(pipeline: Pipeline) -> None:
 def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
     """Raise UsageError for a partitioned source that has the vectors in a column."""
     target = pipeline.target
-    _, kind = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone() or (0, "")
+    estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
+    kind = estimate[1] if estimate else None
     if kind == "p":
         raise UsageError(
             f"{target} is partitioned, and PostgreSQL builds no index concurrently on all of it;"
@@ -140,13 +141,10 @@ def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
 
 
 def _check_version(connection: Connection, method: str) -> None:
-    installed = vector_extension(connection)
-    if installed is None:
-        raise SetupError("the vector extension is not created here; run: pgembed migrate")
-    version = tuple(int(part) for part in installed[1].split(".")[:2])
-    if method == "hnsw" and version < (0, 5):
+    extension = vector_extension(connection)
+    if method == "hnsw" and not extension.is_at_least(0, 5):
         raise SetupError(
-            f"pgvector {installed[1]} has no hnsw (it came with 0.5); use --method ivfflat,"
+            f"pgvector {extension.version} has no hnsw (it came with 0.5); use --method ivfflat,"
             " or run: alter extension vector update"
         )
 
@@ -168,7 +166,7 @@ def _count_vectors(connection: Connection, pipeline: Pipeline) -> int:
     if estimate[0] > 1_000_000:
         return int(estimate[0])
     query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).rows)
-    (rows,) = connection.execute(query, ()).fetchone() or (0,)
+    rows = connection.value(query, ())
     return int(rows)
 
 
@@ -182,7 +180,7 @@ select
 
 
 def _read_limits(connection: Connection) -> ServerLimits:
-    memory, buffers, workers, builders = connection.execute(LIMITS).fetchone() or (0, 0, 0, 0)
+    memory, buffers, workers, builders = connection.row(LIMITS)
     return ServerLimits(
         maintenance_work_mem_bytes=memory,
         shared_buffers_bytes=buffers,

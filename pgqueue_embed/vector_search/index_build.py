@@ -65,7 +65,7 @@ def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
     # Held by the session: CONCURRENTLY takes several transactions. It also keeps a build that
     # has lost its client, and goes on, from being taken for a leftover.
     key = ADVISORY_LOCK + pipeline.id
-    (mine,) = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone() or (False,)
+    mine = connection.value("select pg_try_advisory_lock(%s)", (key,))
     if not mine:
         raise UsageError(
             f"an index of {pipeline.name} is being built already, here or on another machine;"
@@ -105,9 +105,7 @@ select exists (
 
 def _drop_invalid(connection: Connection, pipeline: Pipeline, name: str) -> None:
     target = pipeline.target
-    (invalid,) = connection.execute(INVALID, (target.schema, target.name, name)).fetchone() or (
-        False,
-    )
+    invalid = connection.value(INVALID, (target.schema, target.name, name))
     if invalid:
         index = sql.Identifier(target.schema, name)
         connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
@@ -151,9 +149,7 @@ using {method} ({embedding} {operator_class}) with ({parameters})
 
 
 def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str) -> None:
-    installed = vector_extension(connection)
-    if installed is None:
-        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    schema = vector_extension(connection).schema
     parameters = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(parameter), sql.Literal(value))
         for parameter, value in plan.parameters.items()
@@ -163,7 +159,7 @@ def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: s
         target=pipeline.target.identifier,
         method=sql.Identifier(plan.method),
         embedding=sql.Identifier(pipeline.spec.columns.embedding),
-        operator_class=sql.Identifier(installed[0], f"{pipeline.spec.vector_type}_cosine_ops"),
+        operator_class=sql.Identifier(schema, f"{pipeline.spec.vector_type}_cosine_ops"),
         parameters=parameters,
     )
     connection.execute(query)

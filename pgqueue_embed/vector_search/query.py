@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.extension import VectorExtension, vector_extension
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import (
     PipelineFault,
     PipelineReplaced,
-    SetupError,
     UntrustedCode,
     UsageError,
 )
@@ -88,15 +87,13 @@ def search(
     threshold outside -1 to 1, or a target table that is not there or may not be read.
     """
     check_options(limit, threshold)
-    schema, version = vector_extension(connection) or ("", "")
-    if not schema:
-        raise SetupError("the vector extension is not created here; run: pgembed migrate")
+    extension = vector_extension(connection)
     query = sql.SQL(SEARCH).format(
         **column_names(pipeline.spec.columns),
         key=pipeline.key.text("target", pipeline.spec.columns.fulltext_id),
         target=target_of(pipeline).rows,
-        extension=sql.Identifier(schema),
-        vector_type=sql.Identifier(schema, pipeline.spec.vector_type),
+        extension=sql.Identifier(extension.schema),
+        vector_type=sql.Identifier(extension.schema, pipeline.spec.vector_type),
     )
     values = {
         "query": "[" + ",".join(map(repr, query_vector.tolist())) + "]",
@@ -109,7 +106,7 @@ def search(
             on_users_tables(connection, _SEARCHING),
             connection.transaction(),
         ):
-            _widen_scan(connection, pipeline, limit, version)
+            _widen_scan(connection, pipeline, limit, extension)
             connection.execute(WHAT_ONE_MAY_SEE)
             hits = [_hit(row) for row in connection.execute(query, values)]
             _check_present(connection, pipeline)
@@ -157,13 +154,15 @@ def _hit(row: tuple[Any, ...]) -> Hit:
     )
 
 
-def _widen_scan(connection: Connection, pipeline: Pipeline, limit: int, version: str) -> None:
+def _widen_scan(
+    connection: Connection, pipeline: Pipeline, limit: int, extension: VectorExtension
+) -> None:
     """Let an index look at enough candidates for `limit` rows, for this transaction only."""
     candidates = min(MAX_CANDIDATES, max(DEFAULT_CANDIDATES, 2 * limit))
     settings = {"hnsw.ef_search": candidates, "ivfflat.probes": _probes(connection, pipeline)}
     for name, value in settings.items():
         connection.execute(RAISE, {"name": name, "value": value})
-    if _version(version) >= (0, 8):
+    if extension.is_at_least(0, 8):
         connection.execute("set local hnsw.iterative_scan = strict_order")
         connection.execute("set local ivfflat.iterative_scan = relaxed_order")
 
@@ -188,10 +187,6 @@ def _probes(connection: Connection, pipeline: Pipeline) -> int:
     return math.ceil(math.sqrt(max(lists, default=1)))
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])
-
-
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
@@ -202,7 +197,7 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
             connection.transaction(),
         ):
             connection.execute(WHAT_ONE_MAY_SEE)
-            (found,) = connection.execute(query, ()).fetchone() or (False,)
+            found = connection.value(query, ())
     except UntrustedCode:
         raise
     except PipelineFault as error:

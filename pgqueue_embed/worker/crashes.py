@@ -64,9 +64,9 @@ def _read_crash(connection: Connection, worker_id: int) -> Crash:
         """,
         (worker_id, worker_id),
     ).fetchall()
-    (committed,) = connection.execute(
+    committed = connection.value(
         "select exists (select 1 from pgembed.batches where worker_id = %s)", (worker_id,)
-    ).fetchone() or (False,)
+    )
     return Crash(
         keys=frozenset((pipeline_id, key) for pipeline_id, keys, _ in rows for key in keys),
         known_suspects=any(suspect for _, _, suspect in rows),

@@ -28,7 +28,7 @@ class WorkerIdentity:
 
 def register(connection: Connection, identity: WorkerIdentity) -> int:
     """Insert a row for this process and return its id."""
-    (worker_id,) = connection.execute(
+    worker_id = connection.value(
         """
         insert into pgembed.workers
             (host, pid, device, precision, model, version, concurrency, pipeline_ids)
@@ -36,7 +36,7 @@ def register(connection: Connection, identity: WorkerIdentity) -> int:
         returning id
         """,
         _described(identity),
-    ).fetchone() or (0,)
+    )
     return int(worker_id)
 
 
@@ -130,7 +130,7 @@ def another_role_serves(connection: Connection, pipeline_id: int, worker_id: int
     and the last role agrees.
     """
     values = {"pipeline_id": pipeline_id, "worker_id": worker_id}
-    (found,) = connection.execute(ANOTHER_ROLE_SERVES, values).fetchone() or (False,)
+    found = connection.value(ANOTHER_ROLE_SERVES, values)
     return bool(found)
 
 
