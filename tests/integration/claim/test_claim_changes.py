@@ -58,6 +58,28 @@ class TestChangesWhileTheModelRuns:
         drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    def test_changed_record_goes_back_as_it_was_queued(
+        self, connection: Connection, session: Session
+    ) -> None:
+        """With its priority, which a switch of generations looks at, and counted as before."""
+        pipeline = queue_documents(connection, texts(2))
+        waiting = "select keys, priority, known from pgembed.work"
+
+        def change() -> None:
+            connection.execute("update reports set body = body || '!' where id = 1")
+
+        work_once(session, pipeline, FakeDevice(during=once(change)))
+        assert connection.execute(waiting).fetchall() == [(["1"], 1, False)]
+        assert counted(connection) == (2, 1)
+        drain(session, pipeline)
+        change()
+        queue_keys(connection, pipeline, 1, known=True, priority=0)
+        work_once(session, pipeline, FakeDevice(during=once(change)))
+        assert connection.execute(waiting).fetchall() == [(["1"], 0, True)]
+        assert counted(connection) == (2, 1)
+        drain(session, pipeline)
+        assert_converged(connection, "reports")
+
     def test_embedded_record_that_changes_twice_is_never_stale(
         self, connection: Connection, session: Session
     ) -> None:
