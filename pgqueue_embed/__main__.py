@@ -10,6 +10,7 @@ leave_out_working_folder()
 
 import errno  # noqa: E402
 import signal  # noqa: E402
+from contextlib import suppress  # noqa: E402
 
 # Of a stream: an error of a file has its name.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
@@ -31,12 +32,12 @@ def main() -> None:
     except SystemExit as end:
         _flush()
         if end.code == INTERRUPTED_CODE:  # Typer leaves without a word
-            _complain(INTERRUPTED, INTERRUPTED_CODE)
+            _say_interrupted()
         raise
     except PgembedError as error:
         _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _complain(INTERRUPTED, INTERRUPTED_CODE)
+        _say_interrupted()
     except UnicodeError as error:
         _complain(f"something that was given is not UTF-8: {error.reason}", 2)  # type: ignore[attr-defined]
     except OSError as error:
@@ -66,7 +67,7 @@ class _LeavingAtOnce:
 
     @staticmethod
     def _leave(*_: object) -> None:
-        os.write(2, f"error: {INTERRUPTED}\n".encode())
+        os.write(2, f"{INTERRUPTED}\n".encode())
         os._exit(INTERRUPTED_CODE)
 
 
@@ -118,12 +119,19 @@ def _is_database_error(error: Exception) -> bool:
     return psycopg is not None and isinstance(error, psycopg.Error)
 
 
+def _say_interrupted() -> None:
+    with suppress(OSError):
+        sys.stderr.write(f"{INTERRUPTED}\n")
+    sys.exit(INTERRUPTED_CODE)
+
+
 def _complain(message: str, exit_code: int) -> None:
     from pgqueue_embed.log import mask
     from pgqueue_embed.untrusted.foreign_text import printable
 
     prefix = "\x1b[31merror:\x1b[0m" if sys.stderr.isatty() else "error:"
-    sys.stderr.write(f"{prefix} {printable(mask(message))}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"{prefix} {printable(mask(message))}\n")
     sys.exit(exit_code)
 
 

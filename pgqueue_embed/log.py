@@ -13,6 +13,7 @@ import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -22,6 +23,9 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.untrusted.foreign_text import printable_lines
 
 LEVELS = ("debug", "info", "warning", "error")
+
+# What Python's own logging calls them besides.
+OTHER_LEVEL_NAMES = {"warn": "warning", "critical": "error", "fatal": "error"}
 FORMATS = ("console", "json")
 
 # What a line of a log, and a traceback in it, may have at most.
@@ -112,8 +116,10 @@ class LogSettings:
 def configure(*, level: str = "info", file: Path | None = None, style: str = "console") -> None:
     """Send log events of `level` and above to stderr, or to `file`, as lines of `style`.
 
-    Raises UsageError for an unknown level or style, or a file that cannot be written.
+    A level may be in capitals. Raises UsageError for an unknown level or style, or a file that
+    cannot be written.
     """
+    level = OTHER_LEVEL_NAMES.get(level.lower(), level.lower())
     if level not in LEVELS:
         raise UsageError(f"unknown log level '{level}'; choose one of {', '.join(LEVELS)}")
     if style not in FORMATS:
@@ -123,9 +129,9 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
         logger=structlog.WriteLogger(stream),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(
-                fmt="iso" if style == "json" else "%H:%M:%S", utc=False
-            ),
+            _stamp_in_utc
+            if style == "json"
+            else structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             # As text, and before it is masked: a renderer's own traceback shows local variables.
             structlog.processors.format_exc_info,
             _mask_values,
@@ -154,6 +160,14 @@ def _renderer(style: str, stream: TextIO) -> Any:
     if style == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
+
+
+def _stamp_in_utc(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Add the time with its offset: logs of machines in several zones are read together."""
+    event["timestamp"] = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return event
 
 
 def _mask_values(

@@ -20,10 +20,11 @@ Row = dict[str, Any]
 class Status:
     """Rows of pgembed.progress and pgembed.worker_status by column name.
 
-    `unindexed` names the pipelines that have vectors, nothing pending and no vector index; `now`
-    is the database's clock.
+    `place` says where that is, if it is the private server. `unindexed` names the pipelines that
+    have vectors, nothing pending and no vector index; `now` is the database's clock.
     """
 
+    place: str
     now: datetime
     pipelines: list[Row]
     workers: list[Row]
@@ -38,7 +39,7 @@ def read_status(connection: Connection, name: str | None = None) -> Status:
     pipelines = _rows(connection, PROGRESS, {})
     if name is not None:
         known = [row["pipeline"] for row in pipelines]
-        _check_known(name, known)
+        _check_known(connection, name, known)
         pipelines = [row for row in pipelines if name in (row["pipeline"], row["next_of"])]
     shown = [row["pipeline"] for row in pipelines]
     # A switch builds the indexes of a next generation.
@@ -49,6 +50,7 @@ def read_status(connection: Connection, name: str | None = None) -> Status:
     ]
     indexed = indexed_pipelines(connection) if settled else set()
     return Status(
+        place=connection.place_if_private,
         now=_rows(connection, "select clock_timestamp() as now", {})[0]["now"],
         pipelines=pipelines,
         workers=_rows(connection, WORKERS, {"names": name and shown}),
@@ -85,10 +87,12 @@ def _rows(connection: Connection, query: str, values: Row) -> list[Row]:
         return cursor.execute(query, values).fetchall()
 
 
-def _check_known(name: str, known: list[str]) -> None:
+def _check_known(connection: Connection, name: str, known: list[str]) -> None:
     if name not in known:
         names = ", ".join(known) or "none yet; make one: pgembed create"
-        raise UsageError(f"there is no pipeline '{name}'; there is {names}")
+        raise UsageError(
+            f"there is no pipeline '{name}'{connection.place_if_private}; there is {names}"
+        )
 
 
 def is_complete(row: Row) -> bool:

@@ -7,12 +7,12 @@ from warnings import warn
 
 from pgqueue_embed import adopt as adopting
 from pgqueue_embed.api.arguments import given_options, unusual
+from pgqueue_embed.api.explained import explained, opened
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 from pgqueue_embed.configuration.existing import make_or_keep
 from pgqueue_embed.db import migrate
 from pgqueue_embed.db.dsn import describe_dsn
-from pgqueue_embed.db.session import connect
 from pgqueue_embed.lifecycle.create import Created, create
 from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
 from pgqueue_embed.pipeline.options import spec_of_options
@@ -38,7 +38,8 @@ class Database:
         or else the embedded server, which is started. Raises UsageError for a string that cannot
         be read.
         """
-        self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))
+        with explained():
+            self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))
 
     def __repr__(self) -> str:
         return f"Database({describe_dsn(self.conninfo)})"
@@ -52,7 +53,8 @@ class Database:
 
             Database().migrate()
         """
-        return migrate.migrate(self.conninfo)
+        with explained():
+            return migrate.migrate(self.conninfo)
 
     def create(
         self,
@@ -102,8 +104,7 @@ class Database:
         """
         given = given_options(locals())
         spec = spec_of_options(name, given)
-        with connect(self.conninfo) as connection:
-            migrate.check_schema(connection)
+        with opened(self.conninfo) as connection:
 
             def make() -> Created:
                 return create(connection, spec, model, sync=sync)
@@ -151,8 +152,7 @@ class Database:
             )
         """
         spec = spec_of_options(name, given_options(locals()))
-        with connect(self.conninfo) as connection:
-            migrate.check_schema(connection)
+        with opened(self.conninfo) as connection:
             adopting.adopt(connection, spec, model, sample_chunks=sample, min_cosine=min_cosine)
         return Pipeline(self.conninfo, name)
 
@@ -163,8 +163,7 @@ class Database:
 
             reports = database.pipeline("reports")
         """
-        with connect(self.conninfo) as connection:
-            migrate.check_schema(connection)
+        with opened(self.conninfo) as connection:
             return Pipeline(self.conninfo, load_pipeline(connection, name).name)
 
     def pipelines(self) -> list[Pipeline]:
@@ -174,6 +173,5 @@ class Database:
 
             print([pipeline.progress().percent for pipeline in database.pipelines()])
         """
-        with connect(self.conninfo) as connection:
-            migrate.check_schema(connection)
+        with opened(self.conninfo) as connection:
             return [Pipeline(self.conninfo, each.name) for each in load_pipelines(connection)]

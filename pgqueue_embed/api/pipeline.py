@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgqueue_embed.api.arguments import given_options
-from pgqueue_embed.db.migrate import check_schema
-from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.api.explained import opened
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineReplaced
 from pgqueue_embed.lifecycle import drop
 from pgqueue_embed.lifecycle.alter import Changes, abort, catch_up
@@ -25,7 +25,7 @@ from pgqueue_embed.queue import dead_letters, enqueue
 from pgqueue_embed.status import Progress, read_progress
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.query import Hit
-from pgqueue_embed.vector_search.query_vector import encoder_of
+from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
 
 
 class Pipeline:
@@ -130,7 +130,7 @@ class Pipeline:
                     connection, settings, vector, limit=limit, threshold=threshold
                 )
 
-    def retry(self, keys: Sequence[str] = ()) -> int:
+    def retry(self, keys: str | Sequence[str] = ()) -> int:
         """Queue dead letters again, those of `keys` or all of them; returns how many.
 
         Example::
@@ -138,7 +138,9 @@ class Pipeline:
             reports.retry(["4711"])
         """
         with self._opened() as (connection, settings):
-            return dead_letters.retry(connection, settings, keys)
+            return dead_letters.retry(
+                connection, settings, (keys,) if isinstance(keys, str) else keys
+            )
 
     def alter(
         self,
@@ -254,8 +256,7 @@ class Pipeline:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Connection, Settings]]:
-        with connect(self._conninfo) as connection:
-            check_schema(connection)
+        with opened(self._conninfo) as connection:
             yield connection, catalog.load_pipeline(connection, self.name)
 
 
@@ -271,5 +272,6 @@ def search(pipeline: Pipeline, query: str, *, limit: int = 5, threshold: float =
         for hit in search(reports, "battery overheated while charging"):
             print(hit.score, hit.key, hit.chunk)
     """
+    check_query(query)
     semantic_search.check_options(limit, threshold)
     return pipeline.find(query, limit=limit, threshold=threshold)

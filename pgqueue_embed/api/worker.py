@@ -13,6 +13,7 @@ from types import TracebackType
 import psycopg
 
 from pgqueue_embed.api.database import Database
+from pgqueue_embed.api.explained import explained
 from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.log import get_logger
@@ -122,7 +123,8 @@ class Worker:
         if not self._ended.wait(timeout_seconds):
             return None
         if self._failure is not None:
-            raise self._failure
+            with explained():
+                raise self._failure
         return self._ending
 
     def run(self, *, handle_signals: bool = False) -> str:

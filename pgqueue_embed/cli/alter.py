@@ -205,18 +205,25 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
 
 def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
     from pgqueue_embed.cli.display import progress_console
+    from pgqueue_embed.cli.progress_bar import MinuteLines
     from pgqueue_embed.lifecycle.switch import switch
     from pgqueue_embed.pipeline.catalog import is_paused
     from pgqueue_embed.target import target_of
 
     patience_seconds = math.inf if wait else 0.0
+    lines = MinuteLines()
     with progress_console().status("looking") as line:
+
+        def show(step: str) -> None:
+            line.update(step)
+            lines.say(f"{pipeline.name}: {step}")
+
         switched = switch(
             connection,
             pipeline,
             force=force,
             patience_seconds=patience_seconds,
-            on_step=line.update,
+            on_step=show,
         )
     say(f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone")
     if is_paused(connection, switched):

@@ -23,9 +23,11 @@ from pgqueue_embed.cli import (
     work,
 )
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.cli.group import PrintableGroup
+from pgqueue_embed.cli.group import PrintableGroup, show_no_type_of_flags
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 from pgqueue_embed.version import VERSION
+
+show_no_type_of_flags()
 
 app = typer.Typer(
     name="pgembed",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import one_line, say
+from pgqueue_embed.cli.display import command, one_line, say
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
@@ -40,6 +40,7 @@ def create(
             make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
         elif make_or_keep(connection, name, wanted) is None:
             say(f"pipeline {name} exists already and was left as it is")
+    say(f"next: {command('enqueue', name)}, then on each machine: pgembed work")
 
 
 def make_or_keep(

@@ -85,16 +85,15 @@ def command(*words: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time by its two largest units: ``45 s``, ``12 min``, ``1 h 39 min``."""
+    """Return a length of time by its two largest units: ``45 s``, ``1 min 59 s``, ``2 d 3 h``."""
     whole = int(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if minutes < 60:
-        return f"{minutes} min"
-    if hours < 24:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"))
+    units = [*parts, (whole % 60, "s")]
+    while len(units) > 1 and not units[0][0]:
+        units.pop(0)
+    largest, *rest = units
+    second = [unit for unit in rest[:1] if unit[0]]
+    return " ".join(f"{number} {name}" for number, name in (largest, *second))
 
 
 def size(byte_count: int | None) -> str:

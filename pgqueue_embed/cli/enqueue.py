@@ -62,13 +62,21 @@ def queue_records(
 
 @contextmanager
 def scanning(connection: Connection, pipeline: Pipeline) -> Iterator[Callable[[Slice], None]]:
-    """Draw a progress bar of a scan of the source, fed by what is yielded."""
+    """Draw a progress bar of a scan of the source, fed by what is yielded, or say it by lines."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from pgqueue_embed.cli.display import progress_console
+    from pgqueue_embed.cli.progress_bar import MinuteLines
     from pgqueue_embed.queue.enqueue import estimated_records
 
     columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
     with Progress(*columns, console=progress_console(), transient=True) as bar:
-        task = bar.add_task("scan", total=estimated_records(connection, pipeline))
-        yield lambda done: bar.advance(task, done.scanned)
+        total = estimated_records(connection, pipeline)
+        task, lines = bar.add_task("scan", total=total), MinuteLines()
+
+        def advance(done: Slice) -> None:
+            bar.advance(task, done.scanned)
+            scanned = int(bar.tasks[task].completed)
+            lines.say(f"scanned {scanned:,} of {total:,} records of {pipeline.source}")
+
+        yield advance

@@ -135,13 +135,10 @@ def _warn(text: str) -> None:
 
 @contextmanager
 def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
-    """Draw a progress bar, fed by a connection and thread of its own, if anybody looks."""
-    out = console()
-    if not out.is_terminal:
-        yield
-        return
+    """Draw a progress bar, fed by a connection and thread of its own, or say it by lines."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+    out = console()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -149,6 +146,7 @@ def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
         TimeElapsedColumn(),
         console=out,
         transient=True,
+        disable=not out.is_terminal,
     )
     finished = threading.Event()
     with bar:
@@ -168,9 +166,12 @@ def _watch(
 ) -> None:
     import psycopg
 
+    from pgqueue_embed.cli.progress_bar import MinuteLines
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.errors import PgembedError
     from pgqueue_embed.vector_search.index_build import read_progress
+
+    lines = MinuteLines()
 
     # The bar is for the eye: the build goes on without it.
     with (
@@ -180,6 +181,8 @@ def _watch(
         while not finished.wait(POLL_SECONDS):
             found = read_progress(connection, pipeline)
             if found is not None:
+                share = f": {100 * found.done // found.total} %" if found.total else ""
+                lines.say(f"{_sentence(found)}{share}")
                 bar.update(
                     task,
                     description=_sentence(found),

@@ -36,6 +36,8 @@ def migrate(conninfo: str) -> None:
         say(f"applied {name}")
     if not applied:
         say("schema pgembed is up to date")
+    elif applied[0].startswith("0001"):
+        say("next: pgembed create NAME --source-table TABLE, or all in one: pgembed run")
 
 
 def pause(conninfo: str, name: options.PipelineName) -> None:

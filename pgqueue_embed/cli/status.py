@@ -87,7 +87,7 @@ def show(found: Status, *, notes: bool = True) -> None:
     """Print tables of pipelines and workers, and below them what a person may do next."""
     out = console()
     if not found.pipelines:
-        out.print("no pipeline yet; make one: pgembed create")
+        out.print(f"no pipeline yet{found.place}; make one: pgembed create", soft_wrap=True)
         return
     out.print(_pipeline_table(found.pipelines, wide=out.width >= WIDE))
     if found.workers:

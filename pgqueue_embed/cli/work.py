@@ -57,8 +57,8 @@ def work(
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 
-    Ctrl-C or SIGTERM finishes the claim in hand and leaves; a second one gives it back and leaves
-    at once.
+    Ctrl-C or SIGTERM finishes the claims in hand and leaves; a second one gives them back and
+    leaves at once. Exits with 130 after Ctrl-C, with 0 after SIGTERM.
 
     Example: pgembed work --concurrency 4
     """
@@ -84,8 +84,15 @@ def _supervise(
     how = log_settings(quiet=quiet)
     how.apply()
     log.get_logger().debug("supervisor started")
-    supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick)
-    return supervisor.run(), supervisor.left
+    supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick, tell=_tell)
+    ending = supervisor.run()
+    if supervisor.interrupted:
+        raise KeyboardInterrupt
+    return ending, supervisor.left
+
+
+def _tell(text: str) -> None:
+    say(text, err=True)
 
 
 def run(
@@ -130,12 +137,16 @@ def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
     """Drain one pipeline with a live progress bar, and say what to do next."""
     from pgqueue_embed.cli.progress_bar import progress_bar
 
-    with progress_bar(conninfo, name) as bar:
-        ending, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
-    if ending == DRAINED:
-        suggest_index(conninfo, (name,), left)
-    else:
-        say(f"{ending}; go on with: pgembed work --drain --pipeline {name}", err=True)
+    go_on = f"go on with: {command('work', '--drain', '--pipeline', name)}"
+    try:
+        with progress_bar(conninfo, name) as bar:
+            ending, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
+    except KeyboardInterrupt:
+        say(go_on, err=True)
+        raise
+    if ending != DRAINED:
+        raise SetupError(f"{ending} before all was embedded; {go_on}")
+    suggest_index(conninfo, (name,), left)
 
 
 def suggest_index(

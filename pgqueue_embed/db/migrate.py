@@ -23,10 +23,11 @@ ADVISORY_LOCK = 7_034_212_890
 
 MINIMUM_SERVER_VERSION = 130_000
 MINIMUM_VECTOR_VERSION = (0, 5)
+ENCODING = "UTF8"
 
 WHERE_PGVECTOR_IS = (
-    "Debian 13 and apt.postgresql.org: postgresql-NN-pgvector; Homebrew: pgvector; Postgres.app,"
-    " RDS and most hosted servers have it"
+    "Debian 13 and PostgreSQL's own APT repository: postgresql-NN-pgvector; Homebrew: pgvector;"
+    " Postgres.app, RDS and most hosts have it"
 )
 
 
@@ -56,7 +57,8 @@ def migrate(conninfo: str) -> list[str]:
 
 
 def _applied(conninfo: str, connection: Connection) -> list[str]:
-    if applied_migrations(connection) == available_migrations():
+    is_complete = applied_migrations(connection) == available_migrations()
+    if is_complete and vector_extension(connection) is not None:
         return []  # a role that may not create anything comes this far
     connection.refuse_pooler("pgembed migrate")
     _create_extension(connection)
@@ -106,12 +108,12 @@ def check_schema(connection: Connection) -> None:
     newer = sorted(set(applied) - set(available))
     if newer:
         raise MigrationError(
-            f"the database has migration {newer[-1]}, which this pgembed does not know;"
+            f"{connection.place} has migration {newer[-1]}, which this pgembed does not know;"
             " upgrade pgembed on this machine"
         )
     if applied != available:
         what = "has no schema pgembed yet" if not applied else "needs a newer schema pgembed"
-        raise MigrationError(f"the database {what}; run: pgembed migrate")
+        raise MigrationError(f"{connection.place} {what}; run: pgembed migrate")
 
 
 def _apply(conninfo: str) -> list[str]:
@@ -184,6 +186,13 @@ def _check_server(connection: Connection) -> None:
     if version < MINIMUM_SERVER_VERSION:
         raise MigrationError(
             f"PostgreSQL {version // 10_000} is too old; pgembed needs PostgreSQL 13 or newer"
+        )
+    (encoding,) = connection.execute("show server_encoding").fetchone() or ("",)
+    if encoding != ENCODING:
+        # Others lack letters of our own messages, and SQL_ASCII counts bytes for characters.
+        raise MigrationError(
+            f"{connection.place} is encoded in {encoding}, and pgembed needs {ENCODING}: create"
+            f" database … encoding '{ENCODING}' template template0, and move the tables there"
         )
 
 

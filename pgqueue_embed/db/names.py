@@ -32,6 +32,16 @@ def check_identifier(name: str) -> None:
         raise UsageError(f"the name '{name}' holds a %; rename it, or make a view without it")
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean reports?`` where `name` is much like one of `known`, else nothing."""
+    # Imported for a mistake alone.
+    from difflib import get_close_matches
+
+    lower = {each.lower(): each for each in known}
+    close = get_close_matches(name.lower(), lower, n=1, cutoff=0.75)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
 def next_name(name: str) -> str:
     """Return what the next generation of the table, column or index `name` is called."""
     return with_suffix(name, NEXT)

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
 
-from pgqueue_embed.db.dsn import describe_dsn
+from pgqueue_embed.db.dsn import THE_DATABASE, describe_dsn, place_of
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
@@ -117,6 +117,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def is_pooled_and_idle(self) -> bool:
         """Whether the next statement would run with the settings of whoever was there last."""
         return self.pooled and self.info.transaction_status == TransactionStatus.IDLE
+
+    @property
+    def place(self) -> str:
+        """What messages call its database: the private one, if nobody has named another."""
+        return place_of(self.info.dsn)
+
+    @property
+    def place_if_private(self) -> str:
+        """The same, to be put behind what is in it; nothing where a person knows which it is."""
+        return f" in {self.place}" if self.place != THE_DATABASE else ""
 
     @property
     def silent_seconds(self) -> float:

@@ -37,7 +37,7 @@ def check_connection(connection: Connection, conninfo: str) -> Iterator[Check]:
     """Say where the database is, as whom it is used and how far away it is."""
     role = connection.value("select current_user")
     place = describe_dsn(conninfo)
-    where = place if place.startswith(f"{role}@") else f"{place}, as {role}"
+    where = place if f"{role}@" in place else f"{place}, as {role}"
     milliseconds = statistics.median(_round_trip(connection) for _ in range(5)) * 1000
     away = f"{milliseconds:.1f} ms a round trip"
     if milliseconds > SLOW_MILLISECONDS:

@@ -226,7 +226,7 @@ def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepar
     )
     old, new = target_of(pipeline), target_of(made)
     if not made.target_is_made:
-        raise UsageError(f"{new} is there already, and not pgembed's; rename or drop it")
+        raise UsageError(f"{new} is there already, and not pgembed's; rename it")
     try:
         replacement_of(pipeline, made).copy_rights(connection)
     except psycopg.errors.InsufficientPrivilege as error:

@@ -9,6 +9,8 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.local_server.account import running_as_root, server_account
 from pgqueue_embed.local_server.server import LocalServer
 
+# What libpq would call a session that has no name; ours have. See db.dsn.
+MARK = "pgembed-private"
 HOME_VARIABLE = "PGEMBED_HOME"
 ROOT_HOME = Path("/var/lib/pgembed")
 DATA_NAME = "postgresql"
@@ -39,6 +41,7 @@ def default_home() -> Path:
 def ensure_running(*, may_make: bool = True) -> str:
     """Start the default server if needed and return its connection string, with the password.
 
+    The string says whose it is, for messages: nobody has named this database.
     Raises UsageError where there is none yet and none `may_make` be made: what a person wants to
     look at is somewhere else then.
     """
@@ -49,7 +52,7 @@ def ensure_running(*, may_make: bool = True) -> str:
             " private one; name yours, or make a private one: pgembed db start"
         )
     server.start()
-    return server.conninfo()
+    return f"{server.conninfo()} fallback_application_name={MARK}"
 
 
 def _is_usable(data_folder: Path) -> bool:

@@ -35,7 +35,9 @@ def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pi
     for name in names:
         if name not in pipelines:
             known = ", ".join(pipelines) or "none yet; make one: pgembed create"
-            raise UsageError(f"there is no pipeline '{name}'; there is {known}")
+            raise UsageError(
+                f"there is no pipeline '{name}'{connection.place_if_private}; there is {known}"
+            )
     return [pipeline for pipeline in pipelines.values() if not names or pipeline.name in names]
 
 
@@ -76,7 +78,39 @@ MEND_AND_RESUME = "; mend it and run: pgembed resume "
 
 def pause_at_fault(connection: Connection, pipeline: Pipeline, reason: str) -> None:
     """Pause a pipeline for a fault of its tables, and say how to go on."""
-    pause_pipeline(connection, pipeline, f"{reason}{MEND_AND_RESUME}{pipeline.name}")
+    renamed = IF_RENAMED if _is_renamed(connection, pipeline) else ""
+    pause_pipeline(connection, pipeline, f"{reason}{renamed}{MEND_AND_RESUME}{pipeline.name}")
+
+
+IF_RENAMED = (
+    "; if the source or a column of it has another name now, pgembed drop and then pgembed adopt"
+    " with that name keep all vectors"
+)
+
+# By name: to_regclass raises an error without the right to use the schema.
+MISSING_COLUMNS = """
+select exists (
+    select
+    from unnest(%s::text[]) as listed (name)
+    where not exists (
+        select
+        from pg_attribute
+        join pg_class on pg_class.oid = attrelid
+        join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname = %s and relname = %s and attname = listed.name and not attisdropped
+    )
+)
+"""
+
+
+def _is_renamed(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether the source, or what is read of it, is not there by its name."""
+    if pipeline.spec.into_column is not None:
+        return False  # its vectors go where the table goes, and are not adopted
+    columns = [column.name for column in pipeline.source_columns]
+    place = (pipeline.source.schema, pipeline.source.name)
+    (missing,) = connection.execute(MISSING_COLUMNS, (columns, *place)).fetchone() or (False,)
+    return bool(missing)
 
 
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:

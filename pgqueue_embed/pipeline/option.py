@@ -9,10 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
+from numbers import Integral, Number, Real
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pgqueue_embed.errors import UsageError
+
+# What a value of a type is called.
+CALLED: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+}
+
+
+def check_type(flag: str, value: Any, type_: type) -> None:
+    """Raise UsageError for a value of another type, as a program may give, and no command line."""
+    accepted = {int: Integral, float: Real}.get(type_, type_)
+    if not isinstance(value, accepted) or (type_ is not bool and isinstance(value, bool)):
+        raise UsageError(f"{flag} {value!r}: give {CALLED[type_]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +81,24 @@ class Option:
             return
         if self.choices and value not in self.choices:
             raise UsageError(f"{self.flag} {value}: give {' or '.join(self.choices)}")
-        if self.minimum is not None and not self._is_in_range(value):
+        if self._is_out_of_range(value):
             shown = f"{value:g}" if isinstance(value, float) else value
             raise UsageError(f"{self.flag} {shown}: give {self._range()}")
+        self._check_type(value)
         if self.rule is not None:
             self.rule(self, value)
 
-    def _is_in_range(self, value: float) -> bool:
+    def _check_type(self, value: Any) -> None:
+        is_object = not isinstance(value, (Number, bytes, list, dict))
+        # Tables are objects by now.
+        if self.type in CALLED and not (self.type is str and is_object):
+            check_type(self.flag, value, self.type)
+
+    def _is_out_of_range(self, value: Any) -> bool:
+        if self.minimum is None or not isinstance(value, (int, float)):
+            return False
         # NaN is in none.
-        return (self.minimum or 0) <= value and (self.maximum is None or value <= self.maximum)
+        return not (self.minimum <= value and (self.maximum is None or value <= self.maximum))
 
     def _range(self) -> str:
         unit = self.unit

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line, is_row_security
-from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.names import Table, did_you_mean
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import BASE_TYPE, Column
@@ -60,7 +60,8 @@ def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     for name in (*spec.id_fields, *recipe.names(), *spec.copy_columns):
         if name not in columns:
             known = ", ".join(columns)
-            raise UsageError(f"{table} has no column '{name}'; it has {known}")
+            meant = did_you_mean(name, columns)
+            raise UsageError(f"{table} has no column '{name}'{meant}; it has {known}")
     for name in recipe.names():
         _check_text(table, name, columns[name], alone=name in recipe.text_fields)
     for name in spec.copy_columns:
@@ -91,8 +92,21 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
     try:
         connection.execute(query, ())
     except psycopg.Error as error:
-        reason = first_line(error) + (NAME_IT_FULLY if isinstance(error, UNKNOWN) else "")
+        refused = _as_typed(connection, table, where, error)
+        reason = first_line(refused) + (NAME_IT_FULLY if isinstance(error, UNKNOWN) else "")
         raise UsageError(f"--where is not a condition over {table}: {reason}") from None
+
+
+def _as_typed(
+    connection: Connection, table: Table, where: str, error: psycopg.Error
+) -> psycopg.Error:
+    """Return what PostgreSQL says to a condition with nothing of ours behind it, if it says so."""
+    query = sql.SQL("explain select 1 from {source} as source where {where}")
+    try:
+        connection.execute(query.format(source=table.identifier, where=condition(where)), ())
+    except psycopg.Error as bare:
+        return bare
+    return error
 
 
 def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:
@@ -118,7 +132,10 @@ def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:
     ).format(base_type=sql.SQL(BASE_TYPE))
     rows = connection.execute(query, (table.schema, table.name)).fetchall()
     if not rows:
-        raise UsageError(f"there is no table or view {table}{_similar(connection, table)}")
+        raise UsageError(
+            f"there is no table or view {table}{connection.place_if_private}"
+            f"{_similar(connection, table)}"
+        )
     return {name: _SourceColumn(type_, category, ok) for name, type_, category, ok in rows}
 
 
@@ -130,15 +147,23 @@ def _similar(connection: Connection, table: Table) -> str:
         join pg_namespace on pg_namespace.oid = relnamespace
         where relkind in ('r', 'p', 'v', 'm', 'f')
             and nspname not in ('pg_catalog', 'information_schema', 'pgembed')
-            and (lower(relname) = lower(%s) or nspname = %s)
-        order by lower(relname) = lower(%s) desc, 1
-        limit 5
+            and nspname !~ '^pg_(toast|temp)'
+        order by nspname = %s desc, 1
+        limit 10000
         """,
-        (table.name, table.schema, table.name),
+        (table.schema,),
     ).fetchall()
-    if rows:
-        return f"; there is {', '.join(name for (name,) in rows)}"
-    return f", and no other in schema {table.schema}; name one of this database: schema.table"
+    names = [name for (name,) in rows]
+    same = [name for name in names if name.partition(".")[2].lower() == table.name.lower()]
+    if same:
+        return f"; did you mean {' or '.join(same[:3])}?"
+    meant = did_you_mean(str(table), names)
+    if not names:
+        return ", and this database has no other yet; name one of it: schema.table"
+    if meant:
+        return meant
+    some = ", ".join(names[:5])
+    return f"; there is {some}{f' and {len(names) - 5:,} more' if len(names) > 5 else ''}"
 
 
 def _check_readable(connection: Connection, table: Table, columns: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,33 @@ with copied as materialized (
 ),
 inserted as (
     {insert}
+    returning true
 )
-select copied_key from copied
+select copied_key, (select count(*) from inserted) from copied
 """
+COUNT = """
+select {key_text}, count(*)
+from {target} as target
+where {key_is_among_keys}
+group by 1
+"""
+
+NOT_TAKEN = "the table has not kept all of its chunks: a trigger or a rule lets rows vanish"
 MOVED_ON = "the record changed while it was written"
+
+
+def whose(connection: Connection, table: Table) -> str:
+    """Return whose a table is that is there, and what to do instead of dropping it."""
+    row = connection.execute(
+        "select name from pgembed.pipelines where target_schema = %s and target_table = %s",
+        (table.schema, table.name),
+    ).fetchone()
+    if row is not None:
+        return f", for the vectors of pipeline '{row[0]}'; name another with --target-table"
+    return (
+        " and is of no pipeline; name another with --target-table or, if it has vectors of this"
+        " source, let pgembed go on with it: pgembed adopt, with the same options"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +156,7 @@ class ChunkTable:
         ).fetchone()
         there, schema_there = row or (None, None)
         if there is not None:
-            raise UsageError(
-                f"table {self.table} exists already; name another with --target-table, or drop it"
-            )
+            raise UsageError(f"table {self.table} exists already{whose(connection, self.table)}")
         if schema_there is None:
             raise UsageError(
                 f"there is no schema {self.table.schema}; create it: create schema {schema}"
@@ -183,23 +205,45 @@ class ChunkTable:
         """Delete what is there unconditionally, and insert.
 
         A table takes all or raises, but for records that have changed just now, if columns are
-        copied; these are left without any chunk.
+        copied, and for those of which a trigger or rule lets chunks vanish; these are left without
+        any chunk.
         """
         self.clear(connection, keys)
         refused: dict[str, str] = {}
+        sent: Counter[str] = Counter()
+        inserted = 0
         for rows in portions:
-            inserted = self.insert(connection, codec, rows)
-            refused |= dict.fromkeys(set(rows.keys) - inserted, MOVED_ON)
+            current, number = self.insert(connection, codec, rows)
+            refused |= dict.fromkeys(set(rows.keys) - current, MOVED_ON)
+            sent.update(key for key in rows.keys if key in current)
+            inserted += number
+        if inserted < sent.total():
+            refused |= dict.fromkeys(self._not_taken(connection, sent), NOT_TAKEN)
         self.clear(connection, list(refused))
         return refused
+
+    def _not_taken(self, connection: Connection, sent: Counter[str]) -> list[str]:
+        """Return the records of which the table lacks chunks that it was sent without an error.
+
+        By what there is to be seen: a trigger may put rows elsewhere, such as into an heir.
+        """
+        query = sql.SQL(COUNT).format(
+            **self._names(), key_text=self.key.text("target", self.columns.fulltext_id)
+        )
+        there = dict(connection.execute(query, {"keys": list(sent)}).fetchall())
+        return [key for key, number in sent.items() if there.get(key, 0) < number]
 
     def clear(self, connection: Connection, keys: Sequence[str]) -> None:
         if keys:
             query = sql.SQL(DELETE).format(**self._names())
             connection.execute(query, {"keys": list(keys)})
 
-    def insert(self, connection: Connection, codec: VectorCodec, rows: ChunkRows) -> set[str]:
-        """Insert `rows` by one statement over binary arrays; returns the keys of the records.
+    def insert(
+        self, connection: Connection, codec: VectorCodec, rows: ChunkRows
+    ) -> tuple[set[str], int]:
+        """Insert `rows` by one statement over binary arrays.
+
+        Returns the keys of the records that are as they were, and how many rows the table took.
 
         Not COPY: a client that stops inside COPY FROM STDIN switches every server timeout off and
         holds its claim for ever.
@@ -216,11 +260,11 @@ class ChunkTable:
         names = self._names()
         insert = sql.SQL(INSERT).format(**names)
         if not self.document.copied:
-            connection.execute(insert, values)
-            return set(rows.keys)
+            return set(rows.keys), connection.execute(insert, values).rowcount
         values["document_hashes"] = list(rows.document_hashes)
         query = sql.SQL(COPY_AND_INSERT).format(**names, insert=insert)
-        return {key for (key,) in connection.execute(query, values)}
+        found = connection.execute(query, values).fetchall()
+        return {key for key, _ in found}, found[0][1] if found else 0
 
     def drop(self, connection: Connection) -> None:
         if self.view is not None:

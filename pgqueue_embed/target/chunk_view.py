@@ -49,7 +49,7 @@ class ChunkView:
         """Raise UsageError if something has the view's name."""
         if self.is_there(connection):
             raise UsageError(
-                f"--view: {self.table} exists already; rename or drop it, or leave the option out"
+                f"--view: {self.table} exists already; rename it, or leave the option out"
             )
 
     def create(self, connection: Connection) -> None:

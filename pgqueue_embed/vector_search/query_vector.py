@@ -37,6 +37,12 @@ def encoder_of(pipeline: Pipeline) -> QueryEncoder:
         return found
 
 
+def check_query(query: object) -> None:
+    """Raise UsageError for what is no text, or has nothing in it."""
+    if not isinstance(query, str) or not query.strip():
+        raise UsageError("the query is empty; give a few words")
+
+
 class QueryEncoder:
     """A pipeline's own model, loaded to encode queries: on the CPU, where one query is fast."""
 
@@ -53,8 +59,7 @@ class QueryEncoder:
         Of the first `truncate_dim` dimensions, if given: pipelines of one model may differ in it.
         Raises UsageError for a query without text, or longer than the model reads.
         """
-        if not query.strip():
-            raise UsageError("the query is empty; give a few words")
+        check_query(query)
         vector = self._model.encode_query(query)
         return vector if truncate_dim is None else first_dimensions(vector[None], truncate_dim)[0]
 

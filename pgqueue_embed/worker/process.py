@@ -14,7 +14,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -23,6 +23,9 @@ from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import STALLED
+
+if TYPE_CHECKING:
+    from pgqueue_embed.worker.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ def main() -> None:
 
     worker = Worker(orders.conninfo, orders.settings)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: worker.stop())
+        signal.signal(number, lambda *_: _stop(worker, report))
     threading.Thread(target=_watch_supervisor, args=(worker.stop,), daemon=True).start()
     try:
         ending = worker.run(
@@ -92,6 +95,11 @@ def main() -> None:
     else:
         report.tell(ended=ending.reason, model=ending.model, left=dict(ending.left))
     _leave()
+
+
+def _stop(worker: Worker, report: Reporter) -> None:
+    worker.stop()
+    report.tell(claims_in_hand=worker.claims_in_hand)
 
 
 def _watch_supervisor(stop: Any) -> None:

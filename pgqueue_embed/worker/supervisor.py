@@ -34,6 +34,9 @@ TICK_SECONDS = 0.2
 # What a worker process runs; tests put one with a model that costs nothing in its place.
 WORKER_PROGRAM = "pgqueue_embed.worker.process"
 
+# How long a worker process may take to say what it has in hand, before a person hears the most.
+ANSWER_SECONDS = 0.7
+
 # A machine whose worker dies so often before its first claim will not get better by itself.
 MAX_STARTUP_CRASHES = 3
 
@@ -52,6 +55,7 @@ class _Process:
     model: str | None = None
     failed: str | None = None
     exit_code: int = 1
+    claims_in_hand: int | None = None
     left: dict[str, str] = field(default_factory=dict)
     unavailable: bool = False
     signalled: bool = False
@@ -100,13 +104,21 @@ class Supervisor:
         log: LogSettings,
         *,
         on_tick: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`on_tick` is called several times a second while the worker works."""
+        """`on_tick` is called several times a second while the worker works.
+
+        What a person who stops it wants to know at once, one line, is handed to `tell`.
+        """
         self._conninfo = conninfo
         self._settings = settings
         self._log = log
         self._on_tick = on_tick
+        self._tell = tell
         self._stops = 0
+        self._stopped_at: float | None = None
+        self._told_stops = 0
+        self.interrupted = False
         self._process: _Process | None = None
         self._crashes_in_a_row = 0
         self._startup_crashes = 0
@@ -138,7 +150,13 @@ class Supervisor:
     def stop(self) -> None:
         """Ask for the end: after the claim in hand, at once, and the third time by force."""
         self._stops += 1
+        self._stopped_at = self._stopped_at or time.monotonic()
         self._forward()
+
+    def _interrupt(self) -> None:
+        """Stop at a Ctrl-C."""
+        self.interrupted = True
+        self.stop()
 
     def _start(self) -> _Process:
         reading, writing = os.pipe()
@@ -164,6 +182,7 @@ class Supervisor:
     def _wait(self, process: _Process) -> None:
         while process.popen.poll() is None:
             process.read_reports()
+            self._tell_of_stop(process)
             self._on_tick()
             time.sleep(TICK_SECONDS)
         process.read_reports()
@@ -173,6 +192,30 @@ class Supervisor:
         if process.popen.stdin:
             process.popen.stdin.close()
         self._process = None
+
+    def _tell_of_stop(self, process: _Process) -> None:
+        """Say once what a first and a second stop do, as soon as the process has said its part."""
+        if self._told_stops >= min(self._stops, 2) or self._stopped_at is None:
+            return
+        is_waited_for = process.worker_id is not None and process.claims_in_hand is None
+        if is_waited_for and time.monotonic() < self._stopped_at + ANSWER_SECONDS:
+            return
+        self._told_stops = min(self._stops, 2)
+        self._tell(self._what_a_stop_does(process))
+
+    def _what_a_stop_does(self, process: _Process) -> str:
+        if self._stops > 1:
+            return "giving back what is in hand"
+        claims = process.claims_in_hand
+        if claims == 0 or process.worker_id is None:
+            return "stopping; nothing is in hand"
+        number = self._settings.concurrency if claims is None else claims
+        again = "Ctrl-C again gives" if self.interrupted else "a second signal gives"
+        # A claim takes as long as planned, and as long again while it waits for the device.
+        seconds = 2 * min(self._settings.claim_seconds, self._settings.lease_seconds / 2)
+        some = "1 claim" if number == 1 else f"{number} claims"
+        them = "it" if number == 1 else "them"
+        return f"finishing {some} (up to {seconds:.0f} s); {again} {them} back"
 
     def _forward(self) -> None:
         process = self._process
@@ -244,8 +287,15 @@ class Supervisor:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         # A closed terminal is a request to leave, too.
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, lambda *_: self.stop()) for number in numbers}
+        handlers = {
+            signal.SIGINT: self._interrupt,
+            signal.SIGTERM: self.stop,
+            signal.SIGHUP: self.stop,
+        }
+        before = {
+            number: signal.signal(number, lambda *_, react=react: react())
+            for number, react in handlers.items()
+        }
         try:
             yield
         finally:

@@ -26,7 +26,8 @@ class Turn:
 class Turns:
     """Whose turn it is, for several threads; a claim is expected to take `claim_seconds`.
 
-    Who works on a suspect enters `gate` alone, and all others share it.
+    Who works on a suspect enters `gate` alone, and all others share it. `in_hand` counts the claims
+    that are held at this moment, or looked for.
     """
 
     def __init__(self, *, claim_seconds: float) -> None:
@@ -35,6 +36,7 @@ class Turns:
         self._claim_seconds = claim_seconds
         self._lock = threading.Lock()
         self._next_suspect_poll = 0.0
+        self.in_hand = 0
 
     def order(self, pipelines: Mapping[int, Pipeline], claimable: Sequence[int]) -> list[int]:
         """Return the claimable pipelines by whose turn it is, so that none is starved."""
@@ -49,14 +51,14 @@ class Turns:
         back counts as a whole turn at least: one that always is would starve the others.
         """
         turn, began = Turn(), time.monotonic()
-        self._charge(pipeline, self._claim_seconds)
+        self._charge(pipeline, self._claim_seconds, begun=1)
         try:
             yield turn
         except BaseException:
             turn.seconds = max(self._claim_seconds, time.monotonic() - began)
             raise
         finally:
-            self._charge(pipeline, turn.seconds - self._claim_seconds)
+            self._charge(pipeline, turn.seconds - self._claim_seconds, begun=-1)
 
     def suspects_due(self, *, idle: bool) -> bool:
         """Return whether it is time to look for items that must run alone."""
@@ -66,6 +68,7 @@ class Turns:
                 self._next_suspect_poll = time.monotonic() + SUSPECT_POLL_SECONDS
         return due
 
-    def _charge(self, pipeline: Pipeline, seconds: float) -> None:
+    def _charge(self, pipeline: Pipeline, seconds: float, *, begun: int) -> None:
         with self._lock:
+            self.in_hand += begun
             self.share.charge(pipeline.id, seconds, pipeline.spec.priority)

@@ -46,6 +46,12 @@ class Worker:
         self._conninfo = conninfo
         self._settings = settings
         self._shutdown = Shutdown()
+        self._shared: Shared | None = None
+
+    @property
+    def claims_in_hand(self) -> int:
+        """How many claims its loops hold at this moment, or look for."""
+        return self._shared.turns.in_hand if self._shared else 0
 
     def stop(self) -> None:
         """Finish the claim in hand and leave; called again: roll it back and leave at once."""
@@ -75,6 +81,7 @@ class Worker:
                 return self._identity(device, served)
 
             shared = self._register(device, served, identity())
+            self._shared = shared
             on_start(shared.worker_id)
             heartbeat = Heartbeat(shared, identity, device.stalled_seconds, on_stall)
             try:

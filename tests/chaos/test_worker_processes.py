@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -88,7 +89,14 @@ def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
     with workers(conninfo, tmp_path, batch_seconds=0.3) as [worker]:
         pid_with_claim(connection)
         worker.stop()
-        assert worker.wait() == 0, worker.log()
+        assert worker.wait() == 130, worker.log()
+    said = worker.log()
+    assert re.search(r"^finishing [12] claims? \(up to 16 s\); Ctrl-C again gives", said, re.M), (
+        said
+    )
+    assert said.rstrip().endswith(
+        "interrupted; what was committed stays, everything else is still queued"
+    )
     done, pending, in_flight = progress(connection)
     assert done > 0
     assert (done + pending, in_flight) == (RECORDS, 0)
@@ -96,12 +104,25 @@ def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
     assert "reason=stopped" in worker.log()
 
 
+def test_worker_that_a_service_manager_stops_leaves_with_zero(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    queue_all(connection, texts(3))
+    with workers(conninfo, tmp_path, 1, ["--concurrency", "1"]) as [worker]:
+        wait_until(lambda: progress(connection)[0] == 3, "the worker has done it all")
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0, worker.log()
+    assert "interrupted" not in worker.log()
+    assert "nothing is in hand" in worker.log() or "a second signal gives it back" in worker.log()
+
+
 def stop_twice(connection: Connection, worker: RunningWorker) -> None:
     worker.stop()
     wait_until(lambda: "stopping" in states(connection), "the worker has heard")
     started = time.monotonic()
     worker.stop()
-    assert worker.wait() == 0, worker.log()
+    assert worker.wait() == 130, worker.log()
+    assert "giving back what is in hand" in worker.log()
     assert time.monotonic() - started < 10
     assert attempts_left(connection) == 0
 

@@ -151,7 +151,7 @@ def test_change_between_re_check_and_write_is_not_mixed_with_what_was_read(
     changes = [change]
     insert = ChunkTable.insert
 
-    def changed_just_before(*arguments: Any) -> set[str]:
+    def changed_just_before(*arguments: Any) -> tuple[set[str], int]:
         if changes:
             connection.execute(changes.pop())
         return insert(*arguments)

@@ -16,6 +16,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.catalog import load_pipelines, resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker import loop, unserved
 from pgqueue_embed.worker.loop import Shared, run_loop
@@ -27,6 +28,7 @@ from tests.support.light import light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.rows import one_row, one_value
+from tests.support.working import drain, open_session
 
 # All errors of one origin come after each other in one test.
 pytestmark = pytest.mark.timeout(400)
@@ -443,3 +445,62 @@ def test_command_says_in_one_line_what_a_function_of_the_source_raises(
         ) as raised:
             commands(sick)[command](connection)
         assert "\n" not in str(raised.value)
+
+
+SWALLOWING_TRIGGER = """
+create trigger swallow before insert on public.reports_chunks
+    for each row execute function swallow()
+"""
+SWALLOWING_RULE = """
+create rule swallow as on insert to public.reports_chunks
+    where new.fulltext_id = 3 do instead nothing
+"""
+
+
+@pytest.mark.parametrize(
+    ("swallow", "copied"),
+    [(SWALLOWING_TRIGGER, ()), (SWALLOWING_TRIGGER, ("id",)), (SWALLOWING_RULE, ())],
+    ids=["trigger", "trigger, copied columns", "rule"],
+)
+def test_chunks_that_the_target_lets_vanish_are_a_dead_letter(
+    connection: Connection, conninfo: str, swallow: str, copied: tuple[str, ...]
+) -> None:
+    make_source(connection, texts(5))
+    columns = TargetColumns(id="chunk_number")
+    pipeline = make_pipeline(
+        connection, copy_columns=copied, columns=columns, max_attempts=1, trust_owners=True
+    )
+    connection.execute(
+        "create function swallow() returns trigger language plpgsql as"
+        " $$ begin if new.fulltext_id = 3 then return null; end if; return new; end $$"
+    )
+    connection.execute(swallow)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    letters = connection.execute("select key, last_error from pgembed.dead_letters").fetchall()
+    assert [(key, "has not kept all of its chunks" in error) for key, error in letters] == [
+        ("3", True)
+    ]
+    chunks = "select count(distinct fulltext_id) from public.reports_chunks"
+    assert connection.execute(chunks).fetchone() == (4,)
+
+
+def test_rows_that_a_trigger_puts_elsewhere_are_there(
+    connection: Connection, conninfo: str
+) -> None:
+    make_source(connection, texts(5))
+    pipeline = make_pipeline(connection)
+    connection.execute("create table public.heir () inherits (public.reports_chunks)")
+    connection.execute(
+        "create function divert() returns trigger language plpgsql as"
+        " $$ begin insert into public.heir select new.*; return null; end $$"
+    )
+    connection.execute(
+        "create trigger divert before insert on public.reports_chunks"
+        " for each row execute function divert()"
+    )
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    assert_converged(connection, "reports")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import pgqueue_embed
 from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search
@@ -443,3 +444,61 @@ def test_signals_outside_the_main_thread_are_refused(conninfo: str) -> None:
     thread.start()
     thread.join(10)
     assert "main thread only" in str(errors)
+
+
+# What a type checker would not let pass.
+ANYTHING: Callable[..., object] = search
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda each: each.retry(["\0"]), "cannot be sent"),
+        (lambda each: each.retry(["\ud800"]), "UTF-8"),
+        (lambda each: each.retry("4711"), "no dead letter '4711'"),
+        (lambda each: each.retry([1, "a"]), "cannot be sent|no dead letter"),
+        (lambda each: each.enqueue(where="id = '\0'"), "--where|cannot be sent"),
+        (lambda each: each.enqueue(where="\ud800 = 1"), "UTF-8"),
+        (lambda each: each.enqueue(limit="5"), "give a whole number"),
+        (lambda each: each.alter(chunk_size="64"), "--chunk-size '64': give a whole number"),
+        (lambda each: each.alter(priority=True), "--priority True: give a whole number"),
+        (lambda each: each.alter(view="yes"), "--view 'yes': give True or False"),
+        (lambda each: each.alter(name="\0"), "printable"),
+        (lambda each: each.pause("\0"), ""),
+        (lambda each: ANYTHING(each, "pump", limit="5"), "give a whole number"),
+        (lambda each: ANYTHING(each, "pump", threshold="high"), "give a number"),
+        (lambda each: ANYTHING(each, None), "give a few words"),
+    ],
+)
+def test_whatever_a_program_gives_is_answered_with_a_pgembed_error(
+    conninfo: str, connection: Connection, call: Callable[[Any], object], said: str
+) -> None:
+    make_source(connection, texts(2))
+    make_pipeline(connection)
+    pipeline = Database(conninfo).pipeline("reports")
+    if not said:
+        call(pipeline)
+        return
+    with pytest.raises(PgembedError, match=said):
+        call(pipeline)
+
+
+@pytest.mark.parametrize("dsn", ["a\0b", "host=\ud800", "postgresql://\ud800@x/y", "x"])
+def test_string_that_names_no_database_is_a_pgembed_error(dsn: str) -> None:
+    with pytest.raises(PgembedError):
+        Database(dsn)
+
+
+def test_right_that_is_missing_is_a_pgembed_error(conninfo: str, connection: Connection) -> None:
+    make_source(connection, texts(2))
+    make_pipeline(connection)
+    connection.execute("create role looker_on")
+    connection.execute("grant usage on schema pgembed to looker_on")
+    connection.execute("grant select on all tables in schema pgembed to looker_on")
+    looking = Database(make_conninfo(conninfo, options="-c role=looker_on"))
+    try:
+        with pytest.raises(PgembedError, match="permission denied"):
+            looking.pipeline("reports").pause()
+    finally:
+        connection.execute("drop owned by looker_on")
+        connection.execute("drop role looker_on")

@@ -92,11 +92,11 @@ def test_columns_that_hold_no_text_are_refused(connection: Connection, column: s
 def test_absent_table_is_refused_with_those_that_there_are(connection: Connection) -> None:
     with pytest.raises(
         UsageError,
-        match=r"^there is no table or view public\.reports, and no other in schema public; name",
+        match=r"^there is no table or view public\.reports, and this database has no other yet",
     ):
         check(connection)
     connection.execute('create schema fda; create table fda."Reports" (id int, body text)')
-    with pytest.raises(UsageError, match=r"public\.reports; there is fda\.Reports"):
+    with pytest.raises(UsageError, match=r"public\.reports; did you mean fda\.Reports\?"):
         check(connection)
 
 

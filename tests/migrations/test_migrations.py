@@ -21,7 +21,9 @@ from pgqueue_embed.db.migrate import (
 )
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import MigrationError
+from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from tests.conftest import Administrator, database_conninfo
 from tests.migrations.dump import dump_schema
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
@@ -211,3 +213,25 @@ def test_extension_may_live_in_any_schema(empty_conninfo: str) -> None:
         with open_session(empty_conninfo) as session:
             drain(session, pipeline)
         assert_converged(connection, "reports")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_database_that_cannot_hold_every_text_is_refused(
+    server: LocalServer, administrator: Administrator, encoding: str
+) -> None:
+    name = f"encoded_in_{encoding}".lower()
+    administrator.execute(
+        f"create database {name} template template0 encoding '{encoding}' locale 'C'"
+    )
+    try:
+        with pytest.raises(MigrationError, match=f"encoded in {encoding}, and pgembed needs UTF8"):
+            migrate(database_conninfo(server, name))
+    finally:
+        administrator.execute(f"drop database {name} with (force)")
+
+
+def test_extension_that_was_dropped_is_made_again(conninfo: str, connection: Connection) -> None:
+    connection.execute("drop extension vector cascade")
+    assert migrate(conninfo) == []
+    found = connection.execute("select from pg_extension where extname = 'vector'")
+    assert found.rowcount == 1

@@ -163,3 +163,17 @@ def test_log_repeats_nothing_that_a_terminal_obeys(
     line = file.read_text(encoding="utf-8")
     assert "owned" in line
     assert all(each.isprintable() or each == "\n" for each in line)
+
+
+@pytest.mark.parametrize("level", ["INFO", "Debug", "WARN", "CRITICAL", "error"])
+def test_level_may_be_called_as_python_calls_it(file: Path, level: str) -> None:
+    LogSettings(level=level, file=str(file)).apply()
+    get_logger().error("disk on fire")
+    assert "disk on fire" in file.read_text()
+
+
+def test_times_of_a_json_log_are_utc_with_their_offset(file: Path) -> None:
+    LogSettings(style="json", file=str(file)).apply()
+    get_logger().info("batch committed")
+    (line,) = file.read_text().splitlines()
+    assert json.loads(line)["timestamp"].endswith("+00:00")

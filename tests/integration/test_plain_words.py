@@ -1,0 +1,211 @@
+"""What a person is told: the way out of a mistake, and nothing that nobody has typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pgqueue_embed.cli import progress_bar as lines
+from pgqueue_embed.cli.display import duration
+from pgqueue_embed.cli.group import GONE
+from pgqueue_embed.cli.progress_bar import progress_bar
+from pgqueue_embed.db.dsn import describe_dsn
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.local_server import default
+from pgqueue_embed.pipeline.catalog import pause_at_fault
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from tests.support.commands import pgembed
+from tests.support.corpus import make_source, texts
+from tests.support.pipelines import REPORTS, make_pipeline
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def said(ran: object) -> str:
+    """Return all that a command printed or failed with, without the borders of a box."""
+    printed = f"{ran.stdout} {ran.stderr} {ran.error}"  # type: ignore[attr-defined]
+    return " ".join(printed.replace("│", " ").split())
+
+
+def options_of_macm4vecflow() -> set[str]:
+    """Return the options that README's table for its users names."""
+    table = README.read_text().split("## Coming from MacM4VecFlow")[1].split("\n## ")[0]
+    left = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    return set(re.findall(r"`(--[a-z-]+)", " ".join(left)))
+
+
+def test_every_option_of_macm4vecflow_works_or_says_what_replaces_it(conninfo: str) -> None:
+    options = options_of_macm4vecflow()
+    assert len(options) > 10
+    of_all = set(pgembed(conninfo, "work", "--help").stdout.split())
+    for option in options - of_all:
+        told = said(pgembed(conninfo, "work", option, "coordinator"))
+        assert re.search(f"no option {option}: (it belongs to|there) ", told), told
+    for option, way in GONE.items():
+        for command in ("work", "run"):
+            assert way in said(pgembed(conninfo, command, option, "8000"))
+    assert GONE["--role"] in said(pgembed(conninfo, "--role", "coordinator"))
+
+
+def test_option_in_front_of_its_command_is_said_to_go_behind_it(conninfo: str) -> None:
+    assert "write it behind the command" in said(pgembed(conninfo, "--dsn", "x", "status"))
+
+
+def test_target_that_is_taken_is_said_to_be_whose_it_is(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(2))
+    make_pipeline(connection)
+    line = ("create", "other", "--source-table", "reports", "--text-field", "body")
+    ran = pgembed(conninfo, *line, "--target-table", "reports_chunks")
+    assert ran.exit_code == 2
+    assert "for the vectors of pipeline 'reports'; name another with --target-table" in said(ran)
+    connection.execute("create table public.reports_vectors (precious text)")
+    ran = pgembed(conninfo, *line)
+    assert "is of no pipeline" in said(ran)
+    assert "pgembed adopt" in said(ran)
+    assert "drop" not in said(ran)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        "alter table public.reports rename to documents",
+        "alter table public.reports rename column body to text",
+        "alter table public.reports rename column id to number",
+    ],
+)
+def test_pause_of_a_renamed_source_names_what_keeps_the_vectors(
+    connection: Connection, rename: str
+) -> None:
+    make_source(connection, texts(2))
+    pipeline = make_pipeline(connection)
+    reason = "select state_reason from pgembed.progress"
+    pause_at_fault(connection, pipeline, "reading: on fire")
+    assert connection.execute(reason).fetchone() == (
+        "reading: on fire; mend it and run: pgembed resume reports",
+    )
+    connection.execute(rename)
+    pause_at_fault(connection, pipeline, "reading: it does not exist")
+    (told,) = connection.execute(reason).fetchone() or ("",)
+    assert "pgembed drop and then pgembed adopt with that name keep all vectors" in told
+    assert told.endswith("mend it and run: pgembed resume reports")
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("id >", "syntax error at end of input"),
+        ("id > 1 and", "syntax error at end of input"),
+        ("id > 1 limit 5 5", 'syntax error at or near "5"'),
+        ("(id > 1", "syntax error at end of input"),
+        ("1", "argument of WHERE must be type boolean, not type integer"),
+        ("", "--where is empty"),
+        ("nope = 1", 'column "nope" does not exist'),
+        ("id > 1) or (id < 5", 'syntax error at or near ")"'),
+    ],
+)
+def test_condition_is_refused_with_words_about_what_was_typed(
+    conninfo: str, connection: Connection, where: str, reason: str
+) -> None:
+    make_source(connection, texts(2))
+    make_pipeline(connection)
+    ran = pgembed(conninfo, "enqueue", "reports", "--where", where)
+    assert ran.exit_code == 2
+    assert reason in said(ran)
+    assert not re.search("then|case", said(ran), re.IGNORECASE)
+
+
+def test_table_or_column_that_is_not_there_is_answered_with_the_nearest(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(2))
+    for name in ("aaa", "bbb", "ccc", "ddd", "eee", "fff"):
+        connection.execute(f"create table public.{name} (id bigint primary key)")
+    line = ("create", "x", "--text-field")
+    for wrong in ("report", "Reports", "public.repotrs", "other.reports"):
+        told = said(pgembed(conninfo, *line, "body", "--source-table", wrong))
+        assert "; did you mean public.reports?" in told
+    told = said(pgembed(conninfo, *line, "body", "--source-table", "zzz"))
+    assert "there is public.aaa, public.bbb, public.ccc, public.ddd, public.eee and 2 more" in told
+    told = said(pgembed(conninfo, *line, "boddy", "--source-table", "reports"))
+    assert "has no column 'boddy'; did you mean body?; it has id, body" in told
+
+
+def test_flag_is_shown_without_a_type_that_nobody_can_give(conninfo: str) -> None:
+    for words in (("--help",), ("work", "--help"), ("create", "--help")):
+        shown = pgembed(conninfo, *words).stdout
+        assert "<bool>" not in shown
+        assert re.search(r"--(version|drain|view)  ", shown)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0 s"),
+        (89, "1 min 29 s"),
+        (119, "1 min 59 s"),
+        (120, "2 min"),
+        (3599, "59 min 59 s"),
+        (3660, "1 h 1 min"),
+        (86_400, "1 d"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_length_of_time_loses_less_than_its_second_unit(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_next_step_is_named(empty_conninfo: str) -> None:
+    assert "next: pgembed create" in pgembed(empty_conninfo, "migrate").stdout
+    assert "next" not in pgembed(empty_conninfo, "migrate").stdout
+
+
+def test_private_server_is_named_where_nobody_named_a_database(
+    conninfo: str, empty_conninfo: str, connection: Connection
+) -> None:
+    marked = f" fallback_application_name={default.MARK}"
+    private = "the private PostgreSQL (no database was named: --dsn, PGEMBED_DSN)"
+    assert f"{private} has no schema pgembed yet" in said(
+        pgembed(empty_conninfo + marked, "status")
+    )
+    assert f"no pipeline yet in {private}" in said(pgembed(conninfo + marked, "status"))
+    assert f"there is no pipeline 'x' in {private}" in said(
+        pgembed(conninfo + marked, "pause", "x")
+    )
+    told = said(pgembed(conninfo + marked, "create", "x", "--source-table", "reports"))
+    assert f"there is no table or view public.reports in {private}" in told
+    assert describe_dsn(conninfo + marked).startswith("the private PostgreSQL at app@")
+    assert "private" not in said(pgembed(empty_conninfo, "status"))
+
+
+def test_progress_is_a_line_now_and_then_where_no_terminal_is(
+    conninfo: str,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    make_source(connection, texts(5))
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    for seconds, wanted in ((60.0, 2), (0.0, 4)):
+        monkeypatch.setattr(lines, "LINE_SECONDS", seconds)
+        with progress_bar(conninfo, "reports") as bar:
+            for _ in range(3):
+                bar.update()
+        shown = capfd.readouterr().err.splitlines()
+        assert len(shown) == wanted
+        assert shown[0] == "reports: 0/5 records · starting workers"
+        assert re.fullmatch(r"reports: 0/5 records · in \d+ s", shown[-1])
+
+
+def test_long_scan_says_how_far_it_is(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(connection, texts(5))
+    make_pipeline(connection)
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0.0)
+    ran = pgembed(conninfo, "enqueue", "reports")
+    assert f"scanned 5 of 5 records of {REPORTS}" in ran.stderr
