@@ -58,7 +58,7 @@ def migrate(conninfo: str) -> list[str]:
 
 def _applied(conninfo: str, connection: Connection) -> list[str]:
     is_complete = applied_migrations(connection) == available_migrations()
-    if is_complete and vector_extension(connection) is not None:
+    if is_complete and find_extension(connection) is not None:
         return []  # a role that may not create anything comes this far
     connection.refuse_pooler("pgembed migrate")
     _create_extension(connection)
