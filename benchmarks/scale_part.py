@@ -12,7 +12,7 @@ from benchmarks.database import cloned, fake_identity, make_pipeline, new_databa
 from benchmarks.figures import Figure, Measured, Reach, interleaved
 from benchmarks.fleet import CLAIM_SECONDS, DIMENSIONS, RATE, Scaled, run_fleet
 from pgqueue_embed.db.session import connect
-from pgqueue_embed.queue.claims import add_items
+from pgqueue_embed.queue.work_items import add_items
 from tests.support.corpus import make_source
 
 PART = "scale-out"

@@ -27,9 +27,9 @@ from pgqueue_embed.ledger.verdicts import Current, Finding, Found
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import Adoption, Counts, advance, read_adoption, take_turn
-from pgqueue_embed.queue.claims import add_items
 from pgqueue_embed.queue.deleted import is_doubtful
 from pgqueue_embed.queue.enqueue import Slice
+from pgqueue_embed.queue.work_items import Handling, add_items
 
 KEYS_PER_SLICE = 10_000
 
@@ -252,7 +252,7 @@ def _walk_table(
         # Else their chunks stay until `pgembed enqueue` is told otherwise: it asks.
         so_far = adoption.counts + counts
         allowed = not is_doubtful(so_far.gone, so_far.records)
-        add_items(connection, pipeline.id, gone, allow_deletes=allowed)
+        add_items(connection, pipeline.id, gone, Handling(allow_deletes=allowed))
         finished = len(keys) < KEYS_PER_SLICE
         advance(
             connection,

@@ -34,7 +34,6 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.claims import (
     Claim,
-    WorkItem,
     claim_items,
     claim_transaction,
     delete_attempts,
@@ -43,9 +42,9 @@ from pgqueue_embed.queue.claims import (
     renew,
 )
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
-from pgqueue_embed.queue.regroup import add_like, alike
 from pgqueue_embed.queue.source_comparison import SLICE_RECORDS as COMPARED_RECORDS
 from pgqueue_embed.queue.source_comparison import compare_slice, comparisons
+from pgqueue_embed.queue.work_items import WorkItem, add_items, alike
 from pgqueue_embed.source.ambiguous import hash_of_rows
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.source.trust import look_often
@@ -180,7 +179,9 @@ def _owners(claim: Claim) -> dict[str, WorkItem]:
     owner: dict[str, WorkItem] = {}
     for item in claim.items:
         for key in item.keys:
-            if key not in owner or (item.embed_again and not owner[key].embed_again):
+            if key not in owner or (
+                item.handling.embed_again and not owner[key].handling.embed_again
+            ):
                 owner[key] = item
     return owner
 
@@ -195,7 +196,7 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -
     for finding in findings:
         del owner[finding.key]
     keys = list(owner)[: size.records]
-    again = [owner[key].embed_again for key in keys]
+    again = [owner[key].handling.embed_again for key in keys]
     records = read_in_time(session.side, pipeline, keys, again, limit_bytes=size.limit_bytes)
     found = {record.key: record for record in records}
     ambiguous = _ambiguous(pipeline, records)
@@ -210,7 +211,7 @@ def _read(session: Session, pipeline: Pipeline, claim: Claim, size: ClaimSize) -
         elif record is not None and record.beyond_limit:
             left_over.setdefault(item, []).append(key)
         elif record is not None and not record.unchanged and key not in give_up_reasons:
-            to_embed.append((record, item.embed_again))
+            to_embed.append((record, item.handling.embed_again))
         else:
             findings.append(_finding_unread(key, item, record, give_up_reasons.get(key)))
     _progress(session)
@@ -251,13 +252,13 @@ def _unreadable(
         Finding(
             key=key,
             found=Found.FAILED,
-            embed_again=owner[key].embed_again,
+            embed_again=owner[key].handling.embed_again,
             document_hash=UNREAD,
             error=reason,
             hopeless=True,
         )
         for key, reason in give_up_reasons.items()
-        if owner[key].died_of is not None
+        if owner[key].handling.died_of is not None
         and not is_hash_readable(session.side, pipeline, key, lease_seconds=session.lease_seconds)
     ]
 
@@ -266,11 +267,11 @@ def _finding_unread(
     key: str, item: WorkItem, record: SourceRecord | None, reason: str | None
 ) -> Finding:
     if record is None:
-        return Finding(key=key, found=Found.DELETED, embed_again=item.embed_again)
+        return Finding(key=key, found=Found.DELETED, embed_again=item.handling.embed_again)
     return Finding(
         key=key,
         found=Found.FAILED if reason else Found.UNCHANGED,
-        embed_again=item.embed_again,
+        embed_again=item.handling.embed_again,
         document_hash=record.document_hash,
         error=reason,
         hopeless=reason is not None,
@@ -328,7 +329,7 @@ def _write(
 
 def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with what their items say about records that are not there."""
-    told = {key for item in claim.items if item.allow_deletes for key in item.keys}
+    told = {key for item in claim.items if item.handling.allow_deletes for key in item.keys}
     return [replace(finding, allow_deletes=finding.key in told) for finding in findings]
 
 
@@ -345,7 +346,7 @@ def _put_back(
 ) -> None:
     for likes in alike(left_over):
         keys = [key for item in likes for key in left_over[item]]
-        add_like(connection, pipeline.id, likes[0], keys, deaths=likes[0].deaths)
+        add_items(connection, pipeline.id, keys, likes[0].handling)
 
 
 def _commit(

@@ -8,11 +8,12 @@ until a single record is left to blame.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.queue.claims import Claim, WorkItem
+from pgqueue_embed.queue.claims import Claim
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
-from pgqueue_embed.queue.regroup import add_like, alike
+from pgqueue_embed.queue.work_items import WorkItem, add_items, alike
 
 
 def suspects(claim: Claim) -> list[WorkItem]:
@@ -24,9 +25,9 @@ def isolate(connection: Connection, claim: Claim) -> None:
     """Mark or split the suspects of `claim`; to be committed with nothing else done."""
     marked = suspects(claim)
     for item in marked:
-        if item.alone:
+        if item.handling.alone:
             _narrow_down(connection, claim.pipeline_id, item)
-    for likes in alike(item for item in marked if not item.alone):
+    for likes in alike(item for item in marked if not item.handling.alone):
         _mark(connection, claim.pipeline_id, likes)
     connection.execute(
         "delete from pgembed.attempts where work_id = any(%s) and died_at is not null",
@@ -42,7 +43,7 @@ def _narrow_down(connection: Connection, pipeline_id: int, item: WorkItem) -> No
         size = split_size(len(item.keys))
         _replace(connection, pipeline_id, [item], records_per_item=size)
     else:
-        connection.execute(MARK, (item.deaths, item.died_of, item.id))
+        connection.execute(MARK, (item.handling.deaths, item.handling.died_of, item.id))
 
 
 def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> None:
@@ -54,16 +55,20 @@ def _mark(connection: Connection, pipeline_id: int, likes: list[WorkItem]) -> No
         _replace(connection, pipeline_id, likes)
         return
     (item,) = likes
-    connection.execute(MARK, (min(item.deaths, FATAL_DEATHS - 1), item.died_of, item.id))
+    connection.execute(
+        MARK, (min(item.handling.deaths, FATAL_DEATHS - 1), item.handling.died_of, item.id)
+    )
 
 
 def give_up_reason(item: WorkItem) -> str | None:
     """Return why the one record of `item` is given up on unread, or None if it is not."""
-    if not (item.alone and len(item.keys) == 1 and item.deaths >= FATAL_DEATHS):
+    handling = item.handling
+    if not (handling.alone and len(item.keys) == 1 and handling.deaths >= FATAL_DEATHS):
         return None
-    if item.died_of is not None:
-        return f"given up after {item.deaths} times that it was not done in time: {item.died_of}"
-    return f"the worker process died {item.deaths} times on this record"
+    if handling.died_of is not None:
+        times = f"{handling.deaths} times that it was not done in time"
+        return f"given up after {times}: {handling.died_of}"
+    return f"the worker process died {handling.deaths} times on this record"
 
 
 def _replace(
@@ -73,15 +78,14 @@ def _replace(
     *,
     records_per_item: int = MAX_ITEM_RECORDS,
 ) -> None:
-    add_like(
+    # One death short of the last, as where others ran beside it: a part must kill once more, by
+    # itself.
+    deaths = min(items[0].handling.deaths, FATAL_DEATHS - 1)
+    add_items(
         connection,
         pipeline_id,
-        items[0],
         [key for item in items for key in item.keys],
-        alone=True,
-        # One death short of the sentence, as where others ran beside it: a part must kill once
-        # more, by itself, to get it.
-        deaths=min(items[0].deaths, FATAL_DEATHS - 1),
+        replace(items[0].handling, alone=True, deaths=deaths),
         records_per_item=records_per_item,
     )
     connection.execute(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import Claim, WorkItem, renew
+from pgqueue_embed.queue.claims import Claim, renew
 from pgqueue_embed.queue.deleted import check_doubt, find_deleted, look_through, queue_deleted
 from pgqueue_embed.queue.told import Told
+from pgqueue_embed.queue.work_items import WorkItem
 
 SLICE_RECORDS = 50_000
 
@@ -39,7 +40,7 @@ def sweep_slice(
     cannot be read, or so much is gone that the source is to be doubted.
     """
     first, *others = sorted(sweeps(claim), key=lambda item: (item.sweep_after or "").encode())
-    told = any(item.allow_deletes for item in sweeps(claim))
+    told = any(item.handling.allow_deletes for item in sweeps(claim))
     if not told and not first.sweep_after:
         look = look_through(
             side,

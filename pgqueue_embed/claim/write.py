@@ -30,8 +30,8 @@ from pgqueue_embed.ledger.verdicts import (
     state_after,
 )
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import add_items
 from pgqueue_embed.queue.retry_delay import retry_delay_seconds
+from pgqueue_embed.queue.work_items import Handling, add_items
 from pgqueue_embed.source.read import with_key
 from pgqueue_embed.target import ChunkRows, target_of
 
@@ -304,31 +304,29 @@ def _queue_again(
 
     A changed one keeps its priority: a switch of generations waits for what is not a change.
     """
-    changed: dict[tuple[bool, bool, bool], list[str]] = {}
+    changed: dict[Handling, list[str]] = {}
     for finding in judged.having(Verdict.REQUEUE):
-        known = judged.current[finding.key].state is not None
-        how = (known, finding.embed_again, finding.allow_deletes)
-        changed.setdefault(how, []).append(finding.key)
-    for (known, embed_again, allow_deletes), keys in changed.items():
-        add_items(
-            connection,
-            pipeline.id,
-            keys,
+        handling = Handling(
             priority=priority,
-            known=known,
-            embed_again=embed_again,
-            allow_deletes=allow_deletes,
+            known=judged.current[finding.key].state is not None,
+            embed_again=finding.embed_again,
+            allow_deletes=finding.allow_deletes,
         )
+        changed.setdefault(handling, []).append(finding.key)
+    for handling, keys in changed.items():
+        add_items(connection, pipeline.id, keys, handling)
     for finding in judged.having(Verdict.RETRY):
         attempts = judged.current[finding.key].attempts_with(finding)
         add_items(
             connection,
             pipeline.id,
             [finding.key],
-            known=judged.current[finding.key].state is not None,
-            embed_again=finding.embed_again,
-            retrying=True,
-            allow_deletes=finding.allow_deletes,
+            Handling(
+                known=judged.current[finding.key].state is not None,
+                embed_again=finding.embed_again,
+                retrying=True,
+                allow_deletes=finding.allow_deletes,
+            ),
             delay_seconds=retry_delay_seconds(
                 attempts,
                 base_seconds=retry_delay_base_seconds,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pgqueue_embed.configuration.plan import Plan, PlannedPipeline
+from pgqueue_embed.db.locks import APPLY_LOCK
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import Alteration, carry_out, prepare_alteration
 from pgqueue_embed.lifecycle.cleanup import finish
@@ -14,18 +15,15 @@ from pgqueue_embed.lifecycle.create import Created, Prepared, make, prepare
 from pgqueue_embed.lifecycle.sync import start_capture, stop_capture
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
-# Any number that no other program uses; shared by every pgembed that applies a file.
-ADVISORY_LOCK = 7_034_212_891
-
 
 @contextmanager
 def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep others from applying a file to this database; calls `on_wait` while one does."""
     with connect(conninfo, application_name="pgembed apply") as lock, lock.transaction():
-        free = lock.value("select pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        free = lock.value("select pg_try_advisory_xact_lock(%s)", (APPLY_LOCK,))
         if not free:
             on_wait()
-            lock.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+            lock.execute("select pg_advisory_xact_lock(%s)", (APPLY_LOCK,))
         yield
 
 

@@ -14,12 +14,10 @@ from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import find_extension
+from pgqueue_embed.db.locks import MIGRATION_LOCK
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import MigrationError
 from pgqueue_embed.log import get_logger
-
-# Any number that no other program uses; shared by every pgembed that migrates.
-ADVISORY_LOCK = 7_034_212_890
 
 MINIMUM_SERVER_VERSION = 130_000
 MINIMUM_VECTOR_VERSION = (0, 5)
@@ -47,7 +45,7 @@ def migrate(conninfo: str) -> list[str]:
     is taken back, where the role may.
     """
     with connect(conninfo) as lock, lock.transaction():
-        lock.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        lock.execute("select pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         with connect(conninfo) as connection:
             _check_server(connection)
             with _explained():

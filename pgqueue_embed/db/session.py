@@ -36,6 +36,9 @@ SETTINGS = {
     "default_transaction_isolation": "read committed",
 }
 
+# The isolation of a transaction that has begun is not that of these settings.
+READ_COMMITTED = "set transaction isolation level read committed"
+
 # A pooler has told us a process id of its own making.
 PIN_SESSION = """
 select {settings}
@@ -156,6 +159,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         try:
             with super().transaction(savepoint_name, force_rollback) as transaction:
                 if must_pin:
+                    self.execute(READ_COMMITTED)
                     self.execute(self._pin_transaction())
                 yield transaction
         except psycopg.Rollback:

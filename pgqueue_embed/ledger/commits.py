@@ -87,6 +87,5 @@ def roll_up(connection: Connection, pipeline_id: int) -> bool:
     worth = connection.value(WORTH_ROLLING_UP, values)
     if worth:
         with connection.transaction():
-            connection.execute("set transaction isolation level read committed")
             connection.execute(ROLL_UP, values)
     return bool(worth)

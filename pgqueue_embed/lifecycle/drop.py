@@ -34,7 +34,6 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
     """
     successors = [each for each in load_pipelines(connection) if each.successor_of == pipeline.id]
     with _paused(connection, [*successors, pipeline]), connection.transaction():
-        connection.execute("set transaction isolation level read committed")
         for each in (*successors, pipeline):
             _remove(connection, each)
         # From here on users' writes wait, and what they had queued before is there.

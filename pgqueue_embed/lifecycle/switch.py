@@ -281,7 +281,6 @@ def _exchange(
     successor: Pipeline,
     on_step: Callable[[str], None],
 ) -> None:
-    connection.execute("set transaction isolation level read committed")
     set_lock_timeout(connection, CLAIM_SECONDS)
     connection.execute(LOCK_CURSOR, (pipeline.id,))
     connection.execute(LOCK_FREE, (pipeline.id,))

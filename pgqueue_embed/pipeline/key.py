@@ -141,9 +141,8 @@ def _row(values: Sequence[sql.Composable]) -> sql.Composable:
     return sql.SQL("row({})").format(sql.SQL(", ").join(values))
 
 
-# Keys must read the same, and the cursor be the newest, whatever the session's settings are.
+# Keys must read the same, whatever the session's settings are.
 OPENING = """
-set transaction isolation level read committed;
 set local datestyle = 'ISO, YMD';
 set local timezone = 'UTC'
 """

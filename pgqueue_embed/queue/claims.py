@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
@@ -21,41 +21,7 @@ from pgqueue_embed.db.session import Connection, OutOfTime
 from pgqueue_embed.errors import DatabaseUnavailable, LeaseExpired, LeaseLost
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkItem:
-    """One claimed row of pgembed.work; `deaths` counts those not yet marked too.
-
-    `died_of` says what the last death was, if no process died: the time was up. Only where
-    `allow_deletes` is set, a record that cannot be found has been deleted.
-
-    Instead of keys it may have `compare_after`, the key behind which to compare the source with the
-    ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
-    has lost.
-    """
-
-    id: int
-    keys: tuple[str, ...]
-    priority: int
-    known: bool
-    embed_again: bool
-    retrying: bool
-    allow_deletes: bool
-    alone: bool
-    deaths: int
-    unmarked_deaths: int
-    died_of: str | None = None
-    compare_after: str | None = None
-    sweep_after: str | None = None
-
-    @property
-    def weight(self) -> int:
-        """How many records it counts for in a claim.
-
-        Items of bulk loading count as full ones: enqueue has sized them to be shared.
-        """
-        return len(self.keys) if self.priority == CHANGES else MAX_ITEM_RECORDS
+from pgqueue_embed.queue.work_items import HANDLING, PRIORITIES, Handling, WorkItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +35,7 @@ class Claim:
     @property
     def priority(self) -> int:
         """The priority of the items, which is the same for all."""
-        return self.items[0].priority
+        return self.items[0].handling.priority
 
     @property
     def work_ids(self) -> list[int]:
@@ -81,9 +47,9 @@ class Claim:
 def claim_transaction(connection: Connection, *, lease_seconds: float) -> Iterator[None]:
     """Open the transaction of a claim, which the server ends after `lease_seconds` of silence.
 
-    READ COMMITTED is said aloud: under a REPEATABLE READ default the re-check before the write
-    would see the snapshot of the claim. SET LOCAL only, so that pgbouncer in transaction mode
-    works. Raises LeaseLost when the connection is gone.
+    It is READ COMMITTED, as all of ours are: else the re-check before the write would see the
+    snapshot of the claim. SET LOCAL only, so that pgbouncer in transaction mode works. Raises
+    LeaseLost when the connection is gone.
     """
     connection.patience_seconds = lease_seconds
     try:
@@ -101,7 +67,6 @@ def _opening(lease_seconds: float) -> sql.Composed:
     # The keepalives are the server's: it notices a machine that went to sleep in mid-statement.
     return sql.SQL(
         """
-        set transaction isolation level read committed;
         set local idle_in_transaction_session_timeout = {lease};
         set local statement_timeout = {lease};
         set local tcp_keepalives_idle = 15;
@@ -126,11 +91,9 @@ def renew(connection: Connection) -> None:
 # The locking query is materialised: inlined, the planner may run it again and lock more rows than
 # the limit. OF: a joined table would be locked too. Locked rows are another worker's. Places are
 # compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
-CLAIM = """
+CLAIM = sql.SQL("""
 with claimed as materialized (
-    select
-        id, keys, priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of,
-        compare_after, sweep_after
+    select id, keys, compare_after, sweep_after, {handling}
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
@@ -148,11 +111,7 @@ cross join lateral (
     where attempts.work_id = claimed.id and attempts.died_at is not null
 ) as unmarked
 order by claimed.id
-"""
-
-# Changes of the source before bulk loading and retries.
-CHANGES = 0
-PRIORITIES = (CHANGES, 1)
+""").format(handling=sql.SQL(", ").join(map(sql.Identifier, HANDLING)))
 
 
 def claim_items(
@@ -175,7 +134,7 @@ def claim_items(
     if claim is None and place and cursor is not None:
         claim = _claim_behind(connection, values, cursor.nearby())
     if claim is not None and cursor is not None and not alone:
-        cursor.advance(claim.items[0].priority, claim.work_ids)
+        cursor.advance(claim.items[0].handling.priority, claim.work_ids)
     return claim
 
 
@@ -216,20 +175,15 @@ def _number_that_fits(items: Sequence[WorkItem], room: int) -> int:
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, priority, known, embed_again, retrying, deletes, alone, deaths, *rest = row
-    died_of, compare_after, sweep_after, unmarked, reason, _ = rest
+    id_, keys, compare_after, sweep_after, *values, unmarked, reason, _ = row
+    handling = Handling(**dict(zip(HANDLING, values, strict=True)))
+    if unmarked:
+        handling = replace(handling, deaths=handling.deaths + unmarked, died_of=reason)
     return WorkItem(
         id=id_,
         keys=tuple(keys),
-        priority=priority,
-        known=known,
-        embed_again=embed_again,
-        retrying=retrying,
-        allow_deletes=deletes,
-        alone=alone,
-        deaths=deaths + unmarked,
+        handling=handling,
         unmarked_deaths=unmarked,
-        died_of=reason if unmarked else died_of,
         compare_after=compare_after,
         sweep_after=sweep_after,
     )
@@ -302,38 +256,6 @@ def finish_items(connection: Connection, claim: Claim) -> None:
         """,
         {"work_ids": claim.work_ids},
     )
-
-
-def add_items(
-    connection: Connection,
-    pipeline_id: int,
-    keys: Sequence[str],
-    *,
-    priority: int = 1,
-    known: bool = False,
-    embed_again: bool = False,
-    retrying: bool = False,
-    allow_deletes: bool = False,
-    alone: bool = False,
-    deaths: int = 0,
-    died_of: str | None = None,
-    delay_seconds: float = 0.0,
-    records_per_item: int = MAX_ITEM_RECORDS,
-) -> None:
-    """Insert work items of `records_per_item` keys each, to be claimed after `delay_seconds`."""
-    wanted = (priority, known, embed_again, retrying, allow_deletes, alone, deaths, died_of)
-    for start in range(0, len(keys), records_per_item):
-        part = list(keys[start : start + records_per_item])
-        connection.execute(ADD, (pipeline_id, part, len(part), *wanted, delay_seconds))
-
-
-ADD = """
-insert into pgembed.work
-    (pipeline_id, keys, records, priority, known, embed_again, retrying, allow_deletes,
-    alone, deaths, died_of, available_at)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-    clock_timestamp() + make_interval(secs => %s))
-"""
 
 
 def is_drained(side: Connection, pipeline_ids: Sequence[int]) -> bool:

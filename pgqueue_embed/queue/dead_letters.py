@@ -80,8 +80,6 @@ def _retry_keys(connection: Connection, pipeline: Pipeline, keys: Sequence[str])
 
 def _count(connection: Connection, query: str, values: tuple[list[str], int]) -> int:
     with connection.transaction():
-        # After a wait for another's retry, what that one did must show.
-        connection.execute("set transaction isolation level read committed")
         retried = connection.value(query, values)
     return int(retried)
 

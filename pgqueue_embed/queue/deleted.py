@@ -20,8 +20,8 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.pipeline.catalog import keep_pipeline, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import add_items
 from pgqueue_embed.queue.told import Told
+from pgqueue_embed.queue.work_items import CHANGES, Handling, add_items
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.source.trust import trusting
 
@@ -128,7 +128,8 @@ def find_deleted(
 
 def queue_deleted(connection: Connection, pipeline: Pipeline, keys: list[str]) -> None:
     """Queue records of the ledger that the source has lost, to be forgotten."""
-    add_items(connection, pipeline.id, keys, priority=0, known=True, allow_deletes=True)
+    handling = Handling(priority=CHANGES, known=True, allow_deletes=True)
+    add_items(connection, pipeline.id, keys, handling)
 
 
 def enqueue_deleted(

@@ -14,9 +14,10 @@ from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import read_adoption
-from pgqueue_embed.queue.claims import Claim, WorkItem
+from pgqueue_embed.queue.claims import Claim
 from pgqueue_embed.queue.enqueue import Selection, queue_slice
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
+from pgqueue_embed.queue.work_items import WorkItem
 
 # Short texts are hashed in a second or so, those of 60 kB within a lease.
 SLICE_RECORDS = 10_000

@@ -11,14 +11,12 @@ from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.locks import INDEX_LOCK
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.index import index_name
 from pgqueue_embed.vector_search.index_plan import IndexPlan
-
-# Any numbers that no other program uses; plus the pipeline's id, the lock of one build.
-ADVISORY_LOCK = 7_034_213_000_000
 
 # Dropping waits, as building does, for every transaction that uses the table.
 CLEAN_UP_SECONDS = 5.0
@@ -64,7 +62,7 @@ def build_index(
 def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
     # Held by the session: CONCURRENTLY takes several transactions. It also keeps a build that
     # has lost its client, and goes on, from being taken for a leftover.
-    key = ADVISORY_LOCK + pipeline.id
+    key = INDEX_LOCK + pipeline.id
     mine = connection.value("select pg_try_advisory_lock(%s)", (key,))
     if not mine:
         raise UsageError(

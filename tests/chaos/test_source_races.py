@@ -15,8 +15,9 @@ from pgqueue_embed.claim import process
 from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import Claim, add_items, finish_items, is_drained
+from pgqueue_embed.queue.claims import Claim, finish_items, is_drained
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.capture import CAPTURE
 from tests.support.conditions import wait_until
 from tests.support.corpus import delete_records, make_source, set_text, texts
@@ -137,7 +138,7 @@ def test_enqueue_finds_a_record_that_is_deleted_while_a_claim_writes_it(
         if embedded_before:
             drain(session, pipeline)
             set_text(connection, REPORTS, 3, "A new text.")
-            add_items(connection, pipeline.id, ["3"], priority=0, known=True)
+            add_items(connection, pipeline.id, ["3"], Handling(priority=0, known=True))
         just_before_commit(monkeypatch, delete_and_enqueue)
         drain(session, pipeline)
     assert_converged(connection, "reports")

@@ -10,9 +10,10 @@ from psycopg import sql
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli.declared_pipelines import read_pipelines
-from pgqueue_embed.configuration.apply import ADVISORY_LOCK, Applied, taking_turns
+from pgqueue_embed.configuration.apply import Applied, taking_turns
 from pgqueue_embed.configuration.apply import apply as carry_out
 from pgqueue_embed.configuration.plan import compare
+from pgqueue_embed.db.locks import APPLY_LOCK
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import abort
 from pgqueue_embed.lifecycle.switch import switch
@@ -395,7 +396,7 @@ def test_two_machines_that_apply_at_once_take_turns(
 ) -> None:
     with connect(conninfo) as holder, ThreadPoolExecutor() as pool:
         with holder.transaction():
-            holder.execute("select pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+            holder.execute("select pg_advisory_xact_lock(%s)", (APPLY_LOCK,))
             waiting = [pool.submit(apply_here, conninfo, file) for _ in range(2)]
             wait_until(lambda: waiting_for_advice(connection) == 2, "both wait for their turn")
             assert load_pipelines(connection) == []

@@ -10,13 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.queue import claims
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.claims import (
-    add_items,
     claim_items,
     claim_transaction,
     claimable_pipelines,
@@ -27,6 +27,7 @@ from pgqueue_embed.queue.claims import (
     renew,
 )
 from pgqueue_embed.queue.housekeeping import clean_up
+from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
@@ -50,9 +51,12 @@ def other(conninfo: str) -> Iterator[Connection]:
         yield session
 
 
-def fill(connection: Connection, items: int, **fields: object) -> None:
+def fill(
+    connection: Connection, items: int, *, delay_seconds: float = 0.0, **fields: object
+) -> None:
+    handling = Handling(**fields)  # type: ignore[arg-type]
     for number in range(items):
-        add_items(connection, PIPELINE, [str(number)], **fields)  # type: ignore[arg-type]
+        add_items(connection, PIPELINE, [str(number)], handling, delay_seconds=delay_seconds)
 
 
 def claim(connection: Connection, limit: int = 1, *, alone: bool = False) -> list[int]:
@@ -253,8 +257,8 @@ def test_item_that_became_due_after_begin_is_claimed(connection: Connection) -> 
 
 
 def test_changes_come_before_bulk_loading(connection: Connection) -> None:
-    add_items(connection, PIPELINE, ["bulk"], priority=1)
-    add_items(connection, PIPELINE, ["change"], priority=0)
+    add_items(connection, PIPELINE, ["bulk"])
+    add_items(connection, PIPELINE, ["change"], Handling(priority=0))
     with claim_transaction(connection, lease_seconds=30):
         for key in ("change", "bulk"):
             claimed = claim_items(connection, PIPELINE, limit=2)
@@ -265,14 +269,14 @@ def test_changes_come_before_bulk_loading(connection: Connection) -> None:
 
 def test_items_set_apart_are_claimed_apart(connection: Connection) -> None:
     add_items(connection, PIPELINE, ["ordinary"])
-    add_items(connection, PIPELINE, ["suspect"], alone=True, deaths=2)
+    add_items(connection, PIPELINE, ["suspect"], Handling(alone=True, deaths=2))
     with claim_transaction(connection, lease_seconds=30):
         ordinary = claim_items(connection, PIPELINE, limit=9)
         suspect = claim_items(connection, PIPELINE, limit=9, alone=True)
     assert ordinary is not None
     assert suspect is not None
     assert [item.keys for item in ordinary.items] == [("ordinary",)]
-    assert [(item.keys, item.deaths) for item in suspect.items] == [(("suspect",), 2)]
+    assert [(item.keys, item.handling.deaths) for item in suspect.items] == [(("suspect",), 2)]
 
 
 def test_items_of_other_pipelines_are_not_claimed(connection: Connection) -> None:
@@ -304,7 +308,7 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
         connection.execute("vacuum analyze pgembed.work")
     values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, "priority": 1, "after_id": 0}
     with connect(conninfo) as planner, planner.transaction():
-        explain = "explain (analyze, format json) " + claims.CLAIM
+        explain = sql.SQL("explain (analyze, format json) ") + claims.CLAIM
         plan = one_value(planner, explain, values)
         # A lock of a row is in its xmax, and in no view; another worker skips those locked.
         with connection.transaction():
@@ -350,7 +354,7 @@ def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
     with claim_transaction(connection, lease_seconds=30):
         again = claim_items(connection, PIPELINE, limit=1)
         assert again is not None
-        assert again.items[0].deaths == 0
+        assert again.items[0].handling.deaths == 0
         finish_items(connection, again)
     assert count(connection, "attempts") == 0
 
@@ -381,7 +385,7 @@ def test_only_deaths_count_against_an_item(connection: Connection) -> None:
     with claim_transaction(connection, lease_seconds=30):
         claimed = claim_items(connection, PIPELINE, limit=1)
     assert claimed is not None
-    assert (claimed.items[0].deaths, claimed.items[0].unmarked_deaths) == (2, 2)
+    assert (claimed.items[0].handling.deaths, claimed.items[0].unmarked_deaths) == (2, 2)
 
 
 def test_attempts_of_other_claims_are_left_alone(connection: Connection) -> None:

@@ -13,8 +13,8 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import add_items
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
+from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set_text, texts
 from tests.support.fakes import FakeDevice
@@ -104,7 +104,7 @@ def test_all_queues_what_waits_and_would_be_found_unchanged(
     enqueue(connection, pipeline, Selection())
     with open_session(conninfo) as session:
         drain(session, pipeline)
-        add_items(connection, pipeline.id, ["2", "3"], priority=0, known=True)
+        add_items(connection, pipeline.id, ["2", "3"], Handling(priority=0, known=True))
         assert enqueue(connection, pipeline, Selection(everything=True)) == 5
         assert enqueue(connection, pipeline, Selection(everything=True)) == 0
         total = connection.execute("select total, pending from pgembed.progress").fetchone()

@@ -12,7 +12,6 @@ from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.claim_cursor import NEARBY_ITEMS, ClaimCursor
 from pgqueue_embed.queue.claims import (
     Claim,
-    add_items,
     claim_items,
     claim_transaction,
     claimable_pipelines,
@@ -21,6 +20,7 @@ from pgqueue_embed.queue.claims import (
 )
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
+from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
@@ -97,7 +97,13 @@ def test_what_does_not_fit_is_free_for_others(
 
 
 def test_one_suspect_is_claimed_at_a_time(connection: Connection, pipeline: Pipeline) -> None:
-    add_items(connection, pipeline.id, [str(n) for n in range(9)], alone=True, records_per_item=1)
+    add_items(
+        connection,
+        pipeline.id,
+        [str(n) for n in range(9)],
+        Handling(alone=True),
+        records_per_item=1,
+    )
     connection.execute("update pgembed.work set priority = 0")
     assert claimed(connection, pipeline, 1, alone=True) == [1]
 

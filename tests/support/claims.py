@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import add_items
+from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.fakes import FakeDevice
 from tests.support.rows import one_row, one_value
 
@@ -15,7 +15,7 @@ from tests.support.rows import one_row, one_value
 def queue_keys(connection: Connection, pipeline: Pipeline, *keys: int, **fields: object) -> None:
     """Queue records as a trigger does that tells of changes and deletions."""
     told = {"allow_deletes": True, **fields}
-    add_items(connection, pipeline.id, [str(key) for key in keys], **told)  # type: ignore[arg-type]
+    add_items(connection, pipeline.id, [str(key) for key in keys], Handling(**told))  # type: ignore[arg-type]
 
 
 def states(connection: Connection) -> dict[str, str | None]:
