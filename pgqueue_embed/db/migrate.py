@@ -227,6 +227,14 @@ def _require_available(connection: Connection) -> None:
         )
 
 
+# Of a name that a migration gives.
+TAKEN = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateObject,
+)
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
@@ -235,6 +243,11 @@ def _explained() -> Iterator[None]:
         raise MigrationError(
             f"this role may not create schema pgembed ({first_line(error)});"
             " grant create on the database, or migrate as its owner"
+        ) from None
+    except TAKEN as error:
+        raise MigrationError(
+            f"schema pgembed holds something that pgembed did not make ({first_line(error)});"
+            " rename it or drop it, and run pgembed migrate again"
         ) from None
     except psycopg.errors.LockNotAvailable:
         raise MigrationError(

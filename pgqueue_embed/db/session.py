@@ -30,10 +30,13 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
 # come first otherwise. Rows that a policy hides would pass for deleted ones: with row_security off,
 # PostgreSQL raises an error instead. The isolation is for a single statement, without a BEGIN.
+# Times and lengths of time are read in the one form that psycopg knows.
 SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     "row_security": "off",
     "default_transaction_isolation": "read committed",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
 }
 
 # The isolation of a transaction that has begun is not that of these settings.

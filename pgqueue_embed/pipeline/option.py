@@ -31,6 +31,19 @@ def check_type(flag: str, value: Any, type_: type) -> None:
         raise UsageError(f"{flag} {value!r}: give {CALLED[type_]}")
 
 
+# Of what PostgreSQL counts by.
+MOST_COUNT = 2**63 - 1
+
+
+def check_count(flag: str, value: Any) -> None:
+    """Raise UsageError unless `value` is a number of rows to ask for, 1 or more."""
+    check_type(flag, value, int)
+    if value < 1:
+        raise UsageError(f"{flag} {value}: give at least 1")
+    if value > MOST_COUNT:
+        raise UsageError(f"{flag} {value}: give at most {MOST_COUNT:,}, or leave it out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One setting that a person may give.

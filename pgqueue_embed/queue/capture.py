@@ -132,7 +132,7 @@ def _enabled(connection: Connection, table: Table) -> dict[str, str]:
 # A foreign table has no transition tables; and what others change there, no trigger is told of.
 TABLES = """
 with recursive family (oid, depth) as (
-    select %s::regclass::oid, 0
+    select to_regclass(%s)::oid, 0
     union all
     select inhrelid, depth + 1
     from family
@@ -149,7 +149,12 @@ order by min(depth), nspname, relname
 
 
 def _tables(connection: Connection, pipeline: Pipeline) -> list[Table]:
-    rows = connection.execute(TABLES, (pipeline.source.quoted,))
+    rows = connection.execute(TABLES, (pipeline.source.quoted,)).fetchall()
+    if not rows:
+        raise UsageError(
+            f"there is no table {pipeline.source}{connection.place_if_private}; put it back as it"
+            f" was, or: pgembed drop {pipeline.name}"
+        )
     return [Table(schema=schema, name=name) for schema, name in rows]
 
 

@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import check_count
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # The records stay locked while a slice commits, and workers with the same records wait.
@@ -28,8 +29,7 @@ def read_failures(
     connection: Connection, pipeline: Pipeline, *, limit: int
 ) -> list[dict[str, Any]]:
     """Return up to `limit` rows of pgembed.dead_letters by column name, the newest first."""
-    if limit < 1:
-        raise UsageError(f"--limit {limit}: give at least 1")
+    check_count("--limit", limit)
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(NEWEST, (pipeline.name, limit)).fetchall()
 

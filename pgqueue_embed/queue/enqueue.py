@@ -17,7 +17,7 @@ from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UntrustedCode, UsageError
 from pgqueue_embed.pipeline.key import OPENING
-from pgqueue_embed.pipeline.option import check_type
+from pgqueue_embed.pipeline.option import check_count
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
@@ -45,9 +45,7 @@ class Selection:
         if self.where is not None and not self.where.strip():
             raise UsageError("--where is empty; leave it out, or give a condition")
         if self.limit is not None:
-            check_type("--limit", self.limit, int)
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give at least 1")
+            check_count("--limit", self.limit)
 
     @property
     def is_whole(self) -> bool:

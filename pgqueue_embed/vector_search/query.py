@@ -20,7 +20,7 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.pipeline.catalog import is_current
-from pgqueue_embed.pipeline.option import check_type
+from pgqueue_embed.pipeline.option import check_count, check_type
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import column_names, target_of
@@ -134,10 +134,8 @@ def _check_present(connection: Connection, pipeline: Pipeline) -> None:
 
 def check_options(limit: int, threshold: float) -> None:
     """Raise UsageError for what `search` cannot take, before a model is loaded."""
-    check_type("--limit", limit, int)
+    check_count("--limit", limit)
     check_type("--threshold", threshold, float)
-    if limit < 1:
-        raise UsageError(f"--limit {limit}: give at least 1")
     if not -1 <= threshold <= 1:
         raise UsageError(
             f"--threshold {threshold:g}: a cosine similarity lies between -1 and 1; unrelated"

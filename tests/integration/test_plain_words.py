@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
+from pgqueue_embed import Database
 from pgqueue_embed.cli import progress_bar as lines
 from pgqueue_embed.cli.display import duration
 from pgqueue_embed.cli.group import GONE
@@ -15,10 +19,12 @@ from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.local_server import default
 from pgqueue_embed.pipeline.catalog import pause_at_fault
+from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.working import drain, open_session
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -209,3 +215,64 @@ def test_long_scan_says_how_far_it_is(
     monkeypatch.setattr(lines, "LINE_SECONDS", 0.0)
     ran = pgembed(conninfo, "enqueue", "reports")
     assert f"scanned 5 of 5 records of {REPORTS}" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("datestyle", "German, DMY"),
+        ("datestyle", "SQL, MDY"),
+        ("intervalstyle", "iso_8601"),
+        ("timezone", "Asia/Kathmandu"),
+        ("standard_conforming_strings", "off"),
+        ("quote_all_identifiers", "on"),
+        ("bytea_output", "escape"),
+    ],
+)
+def test_setting_of_a_database_changes_no_answer(
+    conninfo: str, connection: Connection, setting: str, value: str
+) -> None:
+    make_source(connection, texts(3))
+    pipeline = make_pipeline(connection)
+    enqueue(connection, pipeline, Selection())
+    connection.execute(
+        sql.SQL("alter database {} set {} = {}").format(
+            sql.Identifier(connection.info.dbname), sql.Identifier(setting), sql.Literal(value)
+        )
+    )
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    connection.execute("select pgembed.enqueue('reports', array[1])")
+    for command in ("status", "failures reports", "show", "sync reports", "enqueue reports"):
+        ran = pgembed(conninfo, *command.split())
+        assert (ran.exit_code, ran.error) == (0, None)
+    shown = json.loads(pgembed(conninfo, "status", "--json").stdout)
+    assert datetime.fromisoformat(shown["pipelines"][0]["last_commit_at"]).utcoffset() is not None
+    assert Database(conninfo).pipeline("reports").progress().oldest_pending_at is not None
+
+
+def test_number_that_no_database_counts_to_is_refused(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(3))
+    make_pipeline(connection)
+    for command in ("enqueue reports", "failures reports", "search reports pump"):
+        ran = pgembed(conninfo, *command.split(), "--limit", "99999999999999999999")
+        assert ran.exit_code == 2
+        assert "give at most 9,223,372,036,854,775,807" in said(ran)
+
+
+def test_source_that_is_gone_is_said_and_its_pipeline_can_be_dropped(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(3))
+    install(connection, make_pipeline(connection))
+    connection.execute("drop table public.reports cascade")
+    for command in ("sync reports", "sync reports --on", "enqueue reports"):
+        ran = pgembed(conninfo, *command.split())
+        assert ran.exit_code in (1, 2)
+        assert re.search(r"there is no table public.reports|does not exist", said(ran))
+    ran = pgembed(conninfo, "drop", "reports", "--yes", "--delete-vectors")
+    assert (ran.exit_code, ran.error) == (0, None)
+    functions = "select from pg_proc where proname ^@ 'capture_'"
+    assert connection.execute(functions).rowcount == 0

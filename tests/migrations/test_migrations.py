@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -228,6 +229,19 @@ def test_database_that_cannot_hold_every_text_is_refused(
             migrate(database_conninfo(server, name))
     finally:
         administrator.execute(f"drop database {name} with (force)")
+
+
+def test_schema_that_holds_something_else_is_said_and_left(empty_conninfo: str) -> None:
+    with psycopg.connect(empty_conninfo, autocommit=True) as session:
+        session.execute("create schema pgembed")
+        session.execute("create table pgembed.work (precious text)")
+        with pytest.raises(MigrationError, match=r"did not make .*\"work\" already exists"):
+            migrate(empty_conninfo)
+        tables = "select relname from pg_class where relnamespace = 'pgembed'::regnamespace"
+        left = [name for (name,) in session.execute(tables) if "yoyo" not in name]
+        assert left == ["work"]
+        session.execute("drop table pgembed.work")
+    assert migrate(empty_conninfo) == available_migrations()
 
 
 def test_extension_that_was_dropped_is_made_again(conninfo: str, connection: Connection) -> None:
