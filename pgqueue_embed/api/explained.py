@@ -1,4 +1,4 @@
-"""What a program gets for an error of the database: a PgembedError, whatever driver we use."""
+"""Turns errors of the database into PgembedErrors for a program, whatever driver we use."""
 
 from __future__ import annotations
 

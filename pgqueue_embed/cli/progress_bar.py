@@ -1,4 +1,4 @@
-"""How far `run` and `demo` are, read from pgembed.progress: a live bar, or a line a minute."""
+"""The progress of `run` and `demo`, read from pgembed.progress: a live bar, or a line a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is used, where that is not left to its files."""
+"""Uses of a model (prompts, pooling, control tokens) that are not left to its files."""
 
 from __future__ import annotations
 

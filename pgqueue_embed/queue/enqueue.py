@@ -15,13 +15,14 @@ from psycopg import sql
 
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import PipelineFault, PipelineReplaced, UntrustedCode, UsageError
+from pgqueue_embed.errors import PipelineFault, UntrustedCode, UsageError
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.option import check_count
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
 from pgqueue_embed.queue.item_size import records_per_item
+from pgqueue_embed.queue.scan_cursor import advance, open_scan, take_turn
 from pgqueue_embed.source.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.source.check import check_condition
 from pgqueue_embed.source.read import and_chunk_is_of, relation, source_names
@@ -94,7 +95,7 @@ def enqueue(
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
     queued = 0
     while True:
-        resumed = _open_scan(connection, pipeline, selection)
+        resumed = open_scan(connection, pipeline, selection.as_text())
         while True:
             done = _scan_slice(connection, pipeline, selection, slice_records, item_records)
             queued += done.queued
@@ -134,67 +135,6 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
     return min(estimate, selection.limit) if selection.limit else estimate
 
 
-OPEN = """
-insert into pgembed.scans (pipeline_id, selection)
-select id, %(selection)s
-from pgembed.pipelines
-where id = %(pipeline_id)s
-for key share
-on conflict (pipeline_id) do update
-set selection = excluded.selection,
-    last_key = null,
-    queued = 0,
-    finished = false,
-    started_at = clock_timestamp()
-where scans.finished or scans.selection <> excluded.selection
-"""
-
-
-def _open_scan(connection: Connection, pipeline: Pipeline, selection: Selection) -> bool:
-    """Start a scan, or join an unfinished one of the same selection; returns whether joined."""
-    values = {"pipeline_id": pipeline.id, "selection": selection.as_text()}
-    with connection.transaction():
-        # The turn before the pipeline, as in a switch of generations, which has its turn first.
-        connection.execute(TURN, (pipeline.id,))
-        return connection.execute(OPEN, values).rowcount == 0
-
-
-# The cursor's row is the turn of one machine; FOR NO KEY UPDATE holds it until the slice commits.
-TURN = """
-select selection, finished, last_key, queued
-from pgembed.scans
-where pipeline_id = %s
-for no key update
-"""
-
-ADVANCE = """
-update pgembed.scans
-set last_key = coalesce(%(last_key)s, last_key),
-    queued = queued + %(queued)s,
-    finished = %(finished)s
-where pipeline_id = %(pipeline_id)s
-"""
-
-
-def _take_turn(
-    connection: Connection, pipeline: Pipeline, selection: Selection
-) -> tuple[str | None, int] | None:
-    """Return (last key, records queued) of the scan, or None when another machine finished it."""
-    row = connection.execute(TURN, (pipeline.id,)).fetchone()
-    if row is None:
-        raise PipelineReplaced(
-            f"{pipeline.name} was replaced by its next generation, or dropped, just now; enqueue"
-            " again"
-        )
-    if row[0] != selection.as_text():
-        raise UsageError(
-            f"another enqueue of pipeline '{pipeline.name}' with other options has taken over;"
-            " what is queued stays queued, run this one again after it"
-        )
-    _, finished, last_key, queued = row
-    return None if finished else (last_key, queued)
-
-
 def _scan_slice(
     connection: Connection,
     pipeline: Pipeline,
@@ -204,7 +144,7 @@ def _scan_slice(
 ) -> Slice:
     with connection.transaction():
         connection.execute(OPENING)
-        turn = _take_turn(connection, pipeline, selection)
+        turn = take_turn(connection, pipeline, selection.as_text())
         if turn is None:
             return Slice(scanned=0, queued=0, finished=True)
         last_key, queued_before = turn
@@ -219,8 +159,7 @@ def _scan_slice(
             room=room,
         )
         finished = scanned < slice_records or (room is not None and queued >= room)
-        advance = {"last_key": reached, "queued": queued, "finished": finished}
-        connection.execute(ADVANCE, {**advance, "pipeline_id": pipeline.id})
+        advance(connection, pipeline, reached, queued, finished=finished)
     return Slice(scanned=scanned, queued=queued, finished=finished)
 
 

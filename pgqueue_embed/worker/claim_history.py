@@ -1,4 +1,4 @@
-"""What the loops of a worker process have learnt from their claims, by pipeline."""
+"""Lessons from the claims of one worker process, by pipeline: sizes, cursors, late items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the loops of a worker process are asked to leave, and what they leave for."""
+"""The end of a worker: asks its loops to leave, at once or after a claim, and says why."""
 
 from __future__ import annotations
 
