@@ -268,7 +268,8 @@ select
 """
 
 # A record that was deleted and is there again has the text of before, and its chunks went with the
-# foreign key; or they came with another key that is called like it now, and has the same text.
+# foreign key, or its vector with the row; or they came with another key that is called like it now,
+# and has the same text.
 OR_CHUNKS_ARE_GONE = """
 or (
     ledger.state = 'embedded'
@@ -343,7 +344,7 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
     }
     for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
-    if pipeline.spec.foreign_key:
+    if pipeline.spec.foreign_key or pipeline.spec.into_column is not None:
         names["and_chunk_is_of_slice"] = and_chunk_is_of(pipeline, names["slice_key_text"])
         names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
     names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)

@@ -103,6 +103,17 @@ def test_statement_queues_the_records_that_it_changes_once(
 
 
 @pytest.mark.on_both_servers
+def test_key_of_a_record_without_text_is_queued_before_and_after(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    """Nothing but the key tells that there is a change."""
+    del pipeline
+    connection.execute("insert into reports values (10, null)")
+    connection.execute("delete from pgembed.work")
+    connection.execute("update reports set id = 20 where id = 10")
+    assert captured(connection) == ["10", "20"]
+
+
 def test_keys_that_are_swapped_in_one_statement_are_both_queued(connection: Connection) -> None:
     connection.execute(
         """

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
@@ -21,7 +22,7 @@ from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.rows import one_value
-from tests.support.working import drain, open_session
+from tests.support.working import drain, embed_documents, open_session, work_once
 
 ODD_SETTINGS = {"datestyle": "SQL, DMY", "timezone": "Asia/Kathmandu", "intervalstyle": "iso_8601"}
 
@@ -113,6 +114,27 @@ def test_all_queues_what_waits_and_would_be_found_unchanged(
         drain(session, pipeline, device)
     assert sum(text.startswith("Report ") for text in device.embedded_texts) == 5
     assert_converged(connection, "reports")
+
+
+def test_changes_that_wait_in_any_order_are_not_queued_again(
+    connection: Connection, pipeline: Pipeline
+) -> None:
+    """The first and the last key of their item tell nothing of those between."""
+    add_items(connection, pipeline.id, ["500", "1", "1000", "499"], Handling(priority=0))
+    assert enqueue(connection, pipeline, Selection(), slice_records=300) == 996
+
+
+def test_record_of_a_claim_in_flight_is_queued_once_more(
+    connection: Connection, session: Session
+) -> None:
+    """Its text may have changed, and back, since the claim has looked: the ledger knows neither."""
+    pipeline = embed_documents(connection, session, texts(3))
+    add_items(connection, pipeline.id, ["2"], Handling(known=True, embed_again=True))
+    queued: list[int] = []
+    device = FakeDevice(during=lambda: queued.append(enqueue(connection, pipeline, Selection())))
+    work_once(session, pipeline, device)
+    assert queued == [1]
+    assert queued_keys(connection) == ["2"]
 
 
 def test_limit_queues_so_many_and_the_next_run_as_many_more(

@@ -33,6 +33,10 @@ create table reports (
 """
 
 
+# The fields by which the column `kind` gets into what is stored.
+READS_KIND = ("copy_columns", "template", "chunk_template")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetKind:
     """One kind of target: the fields of its PipelineSpec, and what they mean for its vectors.
@@ -49,6 +53,29 @@ class TargetKind:
         """Create the source `reports`, empty, and the pipeline `reports`."""
         connection.execute(SOURCE.format(key=", ".join(self.id_fields)))
         return make_pipeline(connection, REPORTS, id_fields=self.id_fields, **self.fields)
+
+    @property
+    def depends_on_kind(self) -> bool:
+        """Whether a record is to be written again where its column `kind` has changed."""
+        return any("kind" in str(self.fields.get(name)) for name in READS_KIND)
+
+    def ids_with_vectors(self, pipeline: Pipeline) -> sql.Composed:
+        """Return the query for the ids of the records that have vectors."""
+        columns = pipeline.spec.columns
+        if pipeline.spec.into_column is not None:
+            query = sql.SQL("select id from reports where {} is not null")
+            return query.format(sql.Identifier(columns.embedding))
+        query = sql.SQL("select distinct {} from {}")
+        return query.format(sql.Identifier(columns.fulltext_id[-1]), pipeline.target.identifier)
+
+    def removal(self, pipeline: Pipeline) -> sql.Composed:
+        """Return the statement by which somebody removes the vectors of a record `id`."""
+        columns = pipeline.spec.columns
+        if pipeline.spec.into_column is not None:
+            statement = sql.SQL("update reports set {} = null where id = %(id)s")
+            return statement.format(sql.Identifier(columns.embedding))
+        statement = sql.SQL("delete from {} where {} = %(id)s")
+        return statement.format(pipeline.target.identifier, sql.Identifier(columns.fulltext_id[-1]))
 
     @property
     def chunker(self) -> Chunker:
