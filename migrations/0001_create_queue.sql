@@ -247,6 +247,7 @@ create table pgembed.records (
     failed_hash bytea,
     last_error text,
     embedded_at timestamptz,
+    worker_id bigint,
     dead_at timestamptz,
     constraint records_pkey primary key (pipeline_id, key),
     constraint records_long_key_is_longer check (octet_length(long_key) > 500),
@@ -272,6 +273,8 @@ comment on column pgembed.records.last_error is
     'What the last attempt at the document of failed_hash failed with.';
 comment on column pgembed.records.embedded_at is
     'When the state embedded or empty was reached.';
+comment on column pgembed.records.worker_id is
+    'The worker process that reached it; null for what adopt found. Its row in pgembed.workers may be gone.';
 comment on column pgembed.records.dead_at is
     'When the record was given up on; null unless it is dead.';
 comment on column pgembed.records.state is 'embedded, empty (no text), dead (given up on), or null while no verdict is reached.';

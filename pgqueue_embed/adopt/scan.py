@@ -172,7 +172,7 @@ def _settle(
             )
             for key in keys
         ]
-        records.settle(connection, pipeline, findings, state)
+        records.settle(connection, pipeline, findings, state, worker_id=None)
     others = [key for key, worth in worths.items() if worth not in RIGHT]
     add_items(connection, pipeline.id, others)
     # No records and chunks: they were not embedded now, and would pass for the workers' rate.

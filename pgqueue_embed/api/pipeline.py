@@ -19,13 +19,14 @@ from pgqueue_embed.lifecycle.follow_source import follow_source
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
 from pgqueue_embed.pipeline import catalog
-from pgqueue_embed.pipeline.options import ALTERABLE
+from pgqueue_embed.pipeline.options import ALTERABLE, VerifyOptions
 from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
 from pgqueue_embed.queue import dead_letters, enqueue
 from pgqueue_embed.status import Progress, read_progress
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.query import Hit
 from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
+from pgqueue_embed.verification import Verification, put_back, verify
 
 
 class Pipeline:
@@ -129,6 +130,30 @@ class Pipeline:
                 return semantic_search.search(
                     connection, settings, vector, limit=limit, threshold=threshold
                 )
+
+    def verify(
+        self,
+        *,
+        sample: int = VerifyOptions.sample,
+        min_cosine: float = VerifyOptions.min_cosine,
+        requeue: bool = False,
+    ) -> Verification:
+        """Embed up to `sample` stored chunks again, in fp32, and compare; see ``pgembed verify``.
+
+        They are drawn at random. With `requeue`, the records of what differs are queued to be
+        embedded again; otherwise nothing is changed.
+
+        Example::
+
+            found = reports.verify(sample=1000)
+            print(found.agreeing_share, found.interval, len(found.differing))
+        """
+        options = VerifyOptions(sample=sample, min_cosine=min_cosine)
+        with self._opened() as (connection, settings):
+            found = verify(connection, settings, options)
+            if requeue:
+                put_back(connection, settings, found)
+            return found
 
     def retry(self, keys: str | Sequence[str] = ()) -> int:
         """Queue dead letters again, those of `keys` or all of them; returns how many.

@@ -308,6 +308,7 @@ def _write(
         records=_with_evidence(claim, [*reading.findings, *embedding.findings]),
         chunks=embedding.chunks,
         vectors=_stacked(embedding, pipeline.dimensions),
+        worker_id=session.worker_id,
     )
     written = write(
         session.connection,

@@ -53,12 +53,14 @@ COMMON_FAULT_RECORDS = 8
 class Findings:
     """What a claim found: one finding a record, with the chunks and vectors they point into.
 
-    `vectors` is float32 of shape (chunks, dimensions), in the order of `chunks`.
+    `vectors` is float32 of shape (chunks, dimensions), in the order of `chunks`; `worker_id` that
+    of the process that found all this.
     """
 
     records: Sequence[Finding]
     chunks: Sequence[Chunk]
     vectors: NDArray[np.float32]
+    worker_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def _write_once(
         judged = _judge(pipeline, {**judged.findings, **_failed(refused, judged)}, current)
         _check_common_fault(refused, judged, wanted)
     judged = _clear(connection, pipeline, judged)
-    _settle(connection, pipeline, judged)
+    _settle(connection, pipeline, judged, findings.worker_id)
     _queue_again(connection, pipeline, judged, priority, retry_delay_base_seconds)
     return _account(judged)
 
@@ -280,9 +282,9 @@ def _clear(connection: Connection, pipeline: Pipeline, judged: _Judged) -> _Judg
     return judged
 
 
-def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged) -> None:
-    ledger.settle(connection, pipeline, judged.having(Verdict.REPLACE), "embedded")
-    ledger.settle(connection, pipeline, judged.having(Verdict.MARK_EMPTY), "empty")
+def _settle(connection: Connection, pipeline: Pipeline, judged: _Judged, worker_id: int) -> None:
+    for verdict, state in ((Verdict.REPLACE, "embedded"), (Verdict.MARK_EMPTY, "empty")):
+        ledger.settle(connection, pipeline, judged.having(verdict), state, worker_id=worker_id)
     # A text that failed may have been changed back to the one that is embedded.
     kept = judged.keys(Verdict.KEEP)
     ledger.clear_failures(

@@ -20,6 +20,7 @@ from pgqueue_embed.cli import (
     show,
     status,
     sync,
+    verify,
     work,
 )
 from pgqueue_embed.cli.display import say
@@ -49,6 +50,7 @@ failures.add_commands(app)
 index.add_commands(app)
 search.add_commands(app)
 doctor.add_commands(app)
+verify.add_commands(app)
 work.add_commands(app)
 demo.add_commands(app)
 

@@ -141,6 +141,10 @@ class EmbeddingModel:
         """The tokens of text that fit beside special tokens and the document prompt."""
         return max(1, self.max_sequence_tokens - self._documents.overhead)
 
+    def whole_chunk(self, text: str) -> Chunk:
+        """Return a text as one chunk, whatever its length."""
+        return self._documents.whole(text)
+
     def sample_chunks(self, tokens: int) -> list[Chunk]:
         """Return chunks of plain text that the model reads as sequences of about ``tokens``."""
         budget = min(self.content_budget, max(1, tokens - self._documents.overhead))

@@ -159,6 +159,7 @@ set state = settled.state,
     failed_hash = null,
     last_error = null,
     embedded_at = clock_timestamp(),
+    worker_id = %(worker_id)s,
     dead_at = null
 from unnest(%(keys)b::text[], %(states)b::text[], %(hashes)b::bytea[], %(chunks)b::integer[])
     as settled (key, state, document_hash, chunks)
@@ -167,14 +168,23 @@ where records.pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key
 
 
 def settle(
-    connection: Connection, pipeline: Pipeline, findings: Sequence[Finding], state: str
+    connection: Connection,
+    pipeline: Pipeline,
+    findings: Sequence[Finding],
+    state: str,
+    *,
+    worker_id: int | None,
 ) -> None:
-    """Give the records of `findings` the state ``embedded`` or ``empty``."""
+    """Give the records of `findings` the state ``embedded`` or ``empty``, reached by a worker.
+
+    `worker_id` is None for what was there before.
+    """
     if not findings:
         return
     values = {
         "pipeline_id": pipeline.id,
         "generation": pipeline.generation,
+        "worker_id": worker_id,
         "keys": [finding.key for finding in findings],
         "states": [state] * len(findings),
         "hashes": [finding.document_hash for finding in findings],
@@ -200,6 +210,7 @@ set state = 'dead',
     document_hash = failed_hash,
     chunks = 0,
     embedded_at = null,
+    worker_id = null,
     dead_at = clock_timestamp()
 where pipeline_id = %(pipeline_id)s
     and key = any(array(select pgembed.ledger_key(listed) from unnest(%(keys)s::text[]) as listed))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pgqueue_embed.db.names import Table, parse_table, with_suffix
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import Option, options_of
+from pgqueue_embed.pipeline.option import Option, check_options, options_of
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import MODEL, TABLES, PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
@@ -56,6 +56,33 @@ class SampleOptions:
     sample: Annotated[
         int, Option(help="Chunks to draw at random and compare.", unit="chunk", panel="Comparing")
     ] = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """How a sample of stored vectors is drawn and judged; raises UsageError for what cannot be."""
+
+    sample: Annotated[
+        int,
+        Option(
+            help="Compare so many chunks, drawn at random.",
+            unit="chunk",
+            minimum=1,
+            panel="Comparing",
+        ),
+    ] = 200
+    min_cosine: Annotated[
+        float,
+        Option(
+            help="Least cosine of a vector that agrees with fp32.",
+            minimum=0,
+            maximum=1,
+            panel="Comparing",
+        ),
+    ] = 0.999
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def _in_order() -> Iterator[Option]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from psycopg.types.json import Jsonb
 from sentence_transformers import SentenceTransformer
 
 from pgqueue_embed import Database, Pipeline, Worker
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import ModelMismatch, UsageError
 from pgqueue_embed.lifecycle.alter import Changes
 from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
-from pgqueue_embed.pipeline.model import use_of
+from pgqueue_embed.pipeline.model import check_local_model, use_of
+from tests.support import zoo
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
 from tests.support.zoo import BERT, Animal
@@ -184,3 +187,38 @@ def test_changes_know_what_goes_along_with_vectors() -> None:
     assert Changes(query_prompt="a: ").at_once == {"query_prompt": "a: "}
     assert Changes(query_prompt="").at_once == {"query_prompt": None}
     assert Changes(query_prompt="a: ", chunk_tokens=8, priority=2).at_once == {"priority": 2}
+
+
+def test_a_fingerprint_of_an_earlier_version_is_taken_with_a_note_and_renewed_by_alter(
+    conninfo: str,
+    connection: Connection,
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It had the adapter's weights, and neither its settings nor the model that it is for."""
+    folder = zoo.static_model(tmp_path / "static")
+    adapter = folder / "adapter_config.json"
+    adapter.write_text(json.dumps({"base_model_name_or_path": str(model), "lora_alpha": 8}))
+    reports = create(conninfo, connection, folder)
+    whole = load_pipeline(connection, "reports")
+    earlier = {
+        name: digest
+        for name, digest in whole.model_files.items()
+        if not name.startswith(("adapter_config.json", "base/"))
+    }
+    assert len(earlier) < len(whole.model_files)
+    connection.execute(
+        "update pgembed.pipelines set model_fingerprint = %s, model_files = %s",
+        ("e" * 64, Jsonb(earlier)),
+    )
+    reports.enqueue()
+    work(conninfo)
+    assert "model fingerprint of an earlier version" in caplog.text
+    assert len(stored(connection, "reports")) == 2
+    reports.alter(model=str(folder))
+    assert load_pipelines(connection)[1].model_fingerprint == whole.model_fingerprint
+    adapter.write_text(json.dumps({"base_model_name_or_path": str(model), "lora_alpha": 16}))
+    check_local_model(load_pipeline(connection, "reports"))
+    with pytest.raises(ModelMismatch, match=r"adapter_config\.json differ"):
+        check_local_model(load_pipelines(connection)[1])
