@@ -1,6 +1,6 @@
 """Adopting: a table of vectors that is there becomes the target of a pipeline.
 
-The story: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
+In order: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
 `attach_table` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
 through the source: what is right is settled, everything else queued. `survey` only looks.
 """

@@ -169,7 +169,7 @@ class Worker:
         settings, has_worked, failures = self._settings, False, 0
         while (core := self._next_core(settings)) is not None:
             try:
-                ending = core.run(on_stall=self._stall)
+                exit_ = core.run(on_stall=self._stall)
             except (PgembedError, psycopg.Error) as error:
                 if not (has_worked and is_away(error)):
                     raise
@@ -177,9 +177,9 @@ class Worker:
                 self._stopping.wait(reconnect_delay_seconds(failures, jitter=random.random()))
                 failures += 1
                 continue
-            if ending.reason != ANOTHER_MODEL:
-                return ending.reason
-            settings = replace(settings, last_model=ending.model)
+            if exit_.reason != ANOTHER_MODEL:
+                return exit_.reason
+            settings = replace(settings, last_model=exit_.model)
             has_worked, failures = True, 0
         return STOPPED
 

@@ -247,7 +247,7 @@ def _unreadable(
     owner: Mapping[str, WorkItem],
     give_up_reasons: Mapping[str, str],
 ) -> list[Finding]:
-    """Return the findings on condemned records that took too long and cannot tell their hash."""
+    """Return the findings on records to be given up on, whose hash takes too long to read."""
     return [
         Finding(
             key=key,

@@ -65,8 +65,8 @@ def work(
     settings = worker.settings(
         drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
     )
-    ending, left = _supervise(conninfo, settings)
-    if ending == DRAINED:
+    reason, left = _supervise(conninfo, settings)
+    if reason == DRAINED:
         suggest_index(conninfo, settings.pipelines, left)
 
 
@@ -85,10 +85,10 @@ def _supervise(
     how.apply()
     log.get_logger().debug("supervisor started")
     supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick, tell=_tell)
-    ending = supervisor.run()
+    reason = supervisor.run()
     if supervisor.interrupted:
         raise KeyboardInterrupt
-    return ending, supervisor.left
+    return reason, supervisor.left
 
 
 def _tell(text: str) -> None:
@@ -140,12 +140,12 @@ def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
     go_on = f"go on with: {command('work', '--drain', '--pipeline', name)}"
     try:
         with progress_bar(conninfo, name) as bar:
-            ending, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
+            reason, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
     except KeyboardInterrupt:
         say(go_on, err=True)
         raise
-    if ending != DRAINED:
-        raise SetupError(f"{ending} before all was embedded; {go_on}")
+    if reason != DRAINED:
+        raise SetupError(f"{reason} before all was embedded; {go_on}")
     suggest_index(conninfo, (name,), left)
 
 

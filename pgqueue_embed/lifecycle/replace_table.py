@@ -119,7 +119,7 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
         connection.execute(grant)
 
 
-# What a table can have that neither `create` makes nor a takeover copies. An adopted one may say
+# What a table can have that neither `create` makes nor a replacement copies. An adopted one may say
 # that a chunk's id is unique, which the keys and indexes that it is made of are by themselves.
 EXTRAS = """
 select 'column ' || attname as extra

@@ -46,7 +46,10 @@ class Key:
         return tuple(column.name for column in self.columns)
 
     def of(self, alias: str, names: Sequence[str] | None = None) -> sql.Composable:
-        """Return the key in the table `alias`, where its columns are called `names`."""
+        """Return the key in the table `alias`, where its columns are called `names`.
+
+        Of one column ``"source"."id"``, of two ``row("source"."a", "source"."b")``.
+        """
         return _row(_identifiers(alias, names or self.names))
 
     @property
@@ -57,19 +60,29 @@ class Key:
     def listed(
         self, alias: str, names: Sequence[str] | None = None, suffix: str = ""
     ) -> sql.Composable:
-        """Return the columns of the key in the table `alias`, with commas between them."""
+        """Return the columns of the key in the table `alias`, with commas between them.
+
+        With suffix `` desc``: ``"source"."a" desc, "source"."b" desc``.
+        """
         columns = _identifiers(alias, names or self.names)
         return sql.SQL(", ").join(sql.SQL("{}" + suffix).format(column) for column in columns)
 
     def numbered(self, values: Sequence[sql.Composable]) -> sql.Composable:
-        """Return `values`, one a column, under the names of `positions`."""
+        """Return `values`, one a column, under the names of `positions`.
+
+        Say ``"source"."a" as "key_1", "source"."b" as "key_2"``.
+        """
         return sql.SQL(", ").join(
             sql.SQL("{} as {}").format(value, sql.Identifier(name))
             for value, name in zip(values, self.positions, strict=True)
         )
 
     def values(self, text: sql.Composable) -> list[sql.Composable]:
-        """Return the columns' values out of the key's text in the queue."""
+        """Return the columns' values out of the key's text in the queue.
+
+        Of one column ``key::bigint``, of two ``(key::json ->> 0)::date`` and
+        ``(key::json ->> 1)::bigint``.
+        """
         if len(self.columns) == 1:
             return [sql.SQL("{}::{}").format(text, self._type(0))]
         return [
@@ -80,13 +93,18 @@ class Key:
         ]
 
     def value(self, text: sql.Composable) -> sql.Composable:
-        """Return the key out of its text in the queue, to compare with `of`."""
+        """Return the key out of its text in the queue, to compare with `of`.
+
+        Of one column ``key::bigint``, of two ``row((key::json ->> 0)::date, …)``.
+        """
         return _row(self.values(text))
 
     def text(self, alias: str, names: Sequence[str] | None = None) -> sql.Composable:
         """Return the text in the queue of the key in the table `alias`.
 
-        To be evaluated with DateStyle ISO and TimeZone UTC where the key has a time in it.
+        Of one column ``"source"."id"::text``, of two
+        ``json_build_array("source"."a"::date, "source"."b"::bigint)::text``. To be evaluated with
+        DateStyle ISO and TimeZone UTC where the key has a time in it.
         """
         columns = _identifiers(alias, names or self.names)
         if len(columns) == 1:
@@ -100,7 +118,8 @@ class Key:
     def plain_text(self, alias: str) -> sql.Composable:
         """Return the same text for columns of any of KEY_TYPES, whichever they are of now.
 
-        A type that has become wider since fails no cast.
+        A type that has become wider since fails no cast:
+        ``json_build_array("source"."a", "source"."b")::text``.
         """
         columns = _identifiers(alias, self.names)
         if len(columns) == 1:
@@ -108,7 +127,11 @@ class Key:
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(columns))
 
     def among(self, alias: str, names: Sequence[str], keys: str) -> sql.Composable:
-        """Return the condition that the key in the table `alias` is in the parameter `keys`."""
+        """Return the condition that the key in the table `alias` is in the parameter `keys`.
+
+        Of one column ``"target"."fulltext_id" = any(%(keys)s::text[]::bigint[])``, of two
+        ``("target"."a", "target"."b") in (select … from unnest(%(keys)s::text[]) as listed …)``.
+        """
         parameter = sql.SQL("%({})s::text[]").format(sql.SQL(keys))
         if len(self.columns) == 1:
             return sql.SQL("{} = any({}::{}[])").format(
@@ -121,7 +144,10 @@ class Key:
         )
 
     def present(self, alias: str) -> sql.Composable:
-        """Return the condition that no column of the key is null in the table `alias`."""
+        """Return the condition that no column of the key is null in the table `alias`.
+
+        Say ``"source"."a" is not null and "source"."b" is not null``.
+        """
         return sql.SQL(" and ").join(
             sql.SQL("{} is not null").format(column) for column in _identifiers(alias, self.names)
         )

@@ -141,7 +141,7 @@ def enqueue_deleted(
     Without `allow_deletes`, pauses the pipeline and raises PipelineFault if too much is gone: see
     `Look.is_doubtful`.
     """
-    in_flight = _gone_in_flight(connection, pipeline)
+    in_flight = _deleted_in_flight(connection, pipeline)
     told = Told(pipeline)
     look = look_through(connection, pipeline, told, slice_records=slice_records)
     if look.is_doubtful and not allow_deletes:
@@ -229,7 +229,7 @@ def dispel_doubt(connection: Connection, pipeline: Pipeline) -> None:
     )
 
 
-def _gone_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
+def _deleted_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
     query = sql.SQL(GONE_IN_FLIGHT).format(**source_names(pipeline))
     doing = _LOOKING.format(pipeline.source)
     with trusting(connection, pipeline.spec), on_users_tables(connection, doing):

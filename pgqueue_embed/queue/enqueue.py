@@ -234,7 +234,7 @@ wanted as (
             when %(everything)s or ledger.state is null or waiting.in_flight then true
             when ledger.generation is distinct from %(generation)s then true
             else ledger.document_hash is distinct from {hash_of_rows}
-                {or_chunks_are_gone}
+                {or_chunks_are_missing}
         end
     order by {slice_order}
     limit %(room)s
@@ -270,7 +270,7 @@ select
 # A record that was deleted and is there again has the text of before, and its chunks went with the
 # foreign key, or its vector with the row; or they came with another key that is called like it now,
 # and has the same text.
-OR_CHUNKS_ARE_GONE = """
+OR_CHUNKS_ARE_MISSING = """
 or (
     ledger.state = 'embedded'
     and not exists (
@@ -340,13 +340,13 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         "slice_columns": key.listed("slice", key.positions),
         "pending_columns": key.listed("pending", key.positions),
         "slice_key_text": key.text("slice", key.positions),
-        "or_chunks_are_gone": sql.SQL(""),
+        "or_chunks_are_missing": sql.SQL(""),
     }
     for alias in ("first", "last", "slice", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
     if pipeline.spec.foreign_key or pipeline.spec.into_column is not None:
         names["and_chunk_is_of_slice"] = and_chunk_is_of(pipeline, names["slice_key_text"])
-        names["or_chunks_are_gone"] = sql.SQL(OR_CHUNKS_ARE_GONE).format(**names)
+        names["or_chunks_are_missing"] = sql.SQL(OR_CHUNKS_ARE_MISSING).format(**names)
     names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)
     names["keys_that_occur_twice"] = keys_that_occur_twice(pipeline, names)
     return sql.SQL(QUEUE_SLICE).format(**names)

@@ -72,7 +72,7 @@ class Reporter:
 
 
 def main() -> None:
-    """Work as ordered; always exits with 0 once the ending is reported."""
+    """Work as ordered; always exits with 0 once the exit is reported."""
     orders = Orders.from_line(sys.stdin.buffer.readline())
     orders.log.apply()
     report = Reporter(orders.report_descriptor)
@@ -84,7 +84,7 @@ def main() -> None:
         signal.signal(number, lambda *_: _stop(worker, report))
     threading.Thread(target=_watch_supervisor, args=(worker.stop,), daemon=True).start()
     try:
-        ending = worker.run(
+        exit_ = worker.run(
             on_start=lambda worker_id: report.tell(worker_id=worker_id),
             on_stall=lambda: _leave_stalled(report),
         )
@@ -93,7 +93,7 @@ def main() -> None:
         exit_code = getattr(error, "exit_code", PgembedError.exit_code)
         report.tell(failed=failed, exit_code=exit_code, unavailable=is_away(error))
     else:
-        report.tell(ended=ending.reason, model=ending.model, left=dict(ending.left))
+        report.tell(ended=exit_.reason, model=exit_.model, left=dict(exit_.left))
     _leave()
 
 

@@ -2,7 +2,7 @@
 
 The worker is spawned, never forked (a fork after Metal has started kills the child), in a process
 group of its own, so that Ctrl-C reaches it once, through us. A process that ends without having
-reported its ending has crashed, whatever its exit code.
+reported its exit has crashed, whatever its exit code.
 """
 
 from __future__ import annotations
