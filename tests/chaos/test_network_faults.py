@@ -14,6 +14,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.worker import supervisor
 from tests.support.conditions import wait_until, wait_until_gone
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
@@ -116,8 +117,13 @@ def test_worker_cut_off_without_a_word_notices_and_goes_on(
 
 
 def test_restarted_worker_waits_for_a_database_that_is_away(
-    connection: Connection, conninfo: str, pipeline: Pipeline, tmp_path: Path
+    connection: Connection,
+    conninfo: str,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(supervisor, "reconnect_delay_seconds", lambda _failures, jitter: 0.05)
     recycling: dict[str, Any] = {"batch_seconds": 0.05, "memory_limit_megabytes": 1, "drain": False}
     with (
         proxied(conninfo) as (proxy, through),
@@ -125,11 +131,11 @@ def test_restarted_worker_waits_for_a_database_that_is_away(
     ):
         wait_until(lambda: has_heartbeat(connection), "the worker looks at its memory")
         proxy.refuse()
-        in_vain: set[int | None] = set()
-        wait_until(lambda: in_vain.add(worker.pid) or len(in_vain) > 3, "it tries again")
+        in_vain = lambda: worker.supervisor._failed_starts > 1  # noqa: E731
+        wait_until(in_vain, "two processes have started in vain", seconds=90)
         before = starts(worker)
         proxy.refuse(False)
-        wait_until(lambda: starts(worker) > before, "the worker starts again")
+        wait_until(lambda: starts(worker) > before, "the worker starts again", seconds=90)
         worker.supervisor.stop()
         assert worker.wait() == "stopped"
     with open_session(conninfo, worker_id=0) as session:

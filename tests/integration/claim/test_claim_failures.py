@@ -332,6 +332,15 @@ class TestFaultsOfThePipeline:
             work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1 << 20))
         assert nothing_was_written(connection)
 
+    def test_many_records_that_the_target_refuses_are_theirs_if_it_takes_another(
+        self, connection: Connection, session: Session
+    ) -> None:
+        pipeline = queue_documents(connection, texts(20))
+        connection.execute("alter table public.reports_chunks add check (fulltext_id > 18)")
+        done = work_once(session, pipeline, size=ClaimSize(items=9, limit_bytes=1 << 20))
+        assert done is not None
+        assert (done.commit.embedded, done.commit.failed) == (2, 18)
+
 
 class PoisonedChunker:
     """A chunker that cannot take documents with poison in them."""
