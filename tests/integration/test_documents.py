@@ -258,20 +258,6 @@ class TestChunkTemplates:
         assert load_pipeline(connection, "reports") == pipeline
         assert_converged(connection, "reports")
 
-    def test_change_of_the_context_alone_embeds_again(
-        self, connection: Connection, session: Session
-    ) -> None:
-        make_articles(connection, ("Pump", "It stopped."), ("Valve", "It leaked."))
-        pipeline = make_pipeline(connection, chunk_template=self.TEMPLATE)
-        enqueue(connection, pipeline, Selection())
-        drain(session, pipeline)
-        connection.execute("update reports set title = 'Tube' where id = 2")
-        assert enqueue(connection, pipeline, Selection()) == 1
-        device = FakeDevice()
-        drain(session, pipeline, device)
-        assert device.embedded_texts == ["<Tube>: It leaked."]
-        assert_converged(connection, "reports")
-
     def test_nothing_moves_between_text_and_context_unseen(self, connection: Connection) -> None:
         make_articles(connection, ("a", "b"), ("a,b", ""), ("", "ab"), (None, "ab"), ("ab", None))
         pipeline = make_pipeline(connection, chunk_template="$title$chunk$title")

@@ -41,18 +41,6 @@ def test_deleting_a_record_deletes_its_vectors_at_once(
     assert_converged(connection, "reports")
 
 
-def test_record_that_was_deleted_and_is_there_again_is_embedded_again(
-    connection: Connection, session: Session, reports: Pipeline
-) -> None:
-    connection.execute("create table kept as select * from reports")
-    connection.execute("delete from reports; insert into reports select * from kept")
-    assert keys(connection) == set()
-    assert embed(connection, session, reports) == 5
-    assert keys(connection) == {1, 2, 3, 4, 5}
-    assert embed(connection, session, reports) == 0
-    assert_converged(connection, "reports")
-
-
 def test_key_that_changes_takes_its_vectors_along(
     connection: Connection, session: Session, reports: Pipeline
 ) -> None:

@@ -307,17 +307,6 @@ class TestWriting:
             5,
         }
 
-    def test_vector_that_somebody_removed_comes_back_with_all(
-        self, connection: Connection, session: Session
-    ) -> None:
-        make_source(connection, texts(5))
-        pipeline = into_column(connection)
-        embed(connection, session, pipeline)
-        connection.execute("update reports set embedding = null where id = 2")
-        enqueue(connection, pipeline, Selection(everything=True))
-        drain(session, pipeline, chunker=whole_chunker())
-        assert_column_converged(connection, pipeline)
-
     def test_poison_and_what_a_constraint_refuses_become_dead_letters(
         self, connection: Connection, session: Session
     ) -> None:
