@@ -72,10 +72,13 @@ select exists (
 FIRST_NORMAL_OID = 16384
 
 # What is looked at are the tables, the partitions and children that are read along, and what lies
-# beneath views; then their parts, and by PostgreSQL's own notes of what depends on what, the
-# functions, operators and types that these use. What came with PostgreSQL has no such notes.
-# Expressions of indexes are simplified for every plan, constraints of children too, which runs what
-# is immutable in them; a trigger or a default is run by writing alone. Policies are obeyed by
+# beneath views and rules; then their parts, and by PostgreSQL's own notes of what depends on what,
+# the functions, operators and types that these use. What came with PostgreSQL has no such notes.
+# Expressions of indexes are simplified for every plan, which runs what is immutable in them; a
+# trigger, a default or a constraint is run by writing alone (see SETTINGS of a session). Chunks come
+# and go as a whole: foreign keys then read the tables at their other ends, or change them. That is
+# done as their owners, but in our session: what they set stays, and what they defer to the commit
+# runs with our rights before PostgreSQL 18. Policies are obeyed by
 # searches alone: elsewhere PostgreSQL raises where one would apply (see connect). Of the columns,
 # only those that are read or occur in a condition count: the types beneath their domains, since
 # PostgreSQL knows no casts of domains.
@@ -94,11 +97,14 @@ given as materialized (
 reached (oid, is_written) as (
     select oid, is_written from given
     union
-    select coalesce(inhrelid, beneath.refobjid), is_written and beneath.refobjid is null
+    select next.oid, next.is_written
     from reached
-    left join pg_inherits on inhparent = reached.oid
-    left join lateral (
-        select pg_depend.refobjid
+    cross join lateral (
+        select inhrelid, reached.is_written
+        from pg_inherits
+        where inhparent = reached.oid
+        union all
+        select pg_depend.refobjid, reached.is_written
         from pg_class
         join pg_rewrite on ev_class = pg_class.oid
         join pg_depend
@@ -107,8 +113,19 @@ reached (oid, is_written) as (
             and refclassid = 'pg_class'::regclass
             and refobjid <> reached.oid
         where pg_class.oid = reached.oid and (relkind = 'v' or reached.is_written)
-    ) as beneath on inhrelid is null
-    where coalesce(inhrelid, beneath.refobjid) is not null
+        union all
+        select
+            tgconstrrelid,
+            conrelid <> reached.oid
+                and (confdeltype in ('c', 'n', 'd') or confupdtype in ('c', 'n', 'd'))
+        from pg_trigger
+        join pg_constraint on pg_constraint.oid = tgconstraint
+        where tgrelid = reached.oid
+            and tgconstrrelid <> 0
+            and reached.is_written
+            and %(writes_target)s
+            and not %(writes_source)s
+    ) as next (oid, is_written)
 ),
 relations as materialized (
     select reached.oid, bool_or(is_written) as is_written, relkind, relowner
@@ -124,7 +141,7 @@ parts (classid, objid) as (
     select 'pg_constraint'::regclass, pg_constraint.oid
     from pg_constraint
     join relations on relations.oid = conrelid
-    where is_written or exists (select from pg_inherits where inhrelid = conrelid)
+    where is_written
     union all
     select 'pg_rewrite'::regclass, pg_rewrite.oid
     from pg_rewrite

@@ -247,11 +247,6 @@ READ = {
         "create index on shop.docs (id) where shop.trap('constant') = body",
         "function shop.trap",
     ),
-    "a constraint of a child": (
-        f"{PLAIN}; alter table shop.docs add kind text;"
-        "create table shop.child (check (shop.trap('constant') <> body)) inherits (shop.docs)",
-        "function shop.trap",
-    ),
     "statistics": (
         f"{PLAIN}; alter table shop.docs add kind text;"
         "create statistics shop.more on (shop.trap('constant')), id from shop.docs",
@@ -364,6 +359,86 @@ def test_nothing_writes_a_table_of_the_tenant_that_has_become_a_trap(
     assert_nothing_was_stolen(connection)
 
 
+# What the tenant hangs on a target that he owns: its chunks go, and a foreign key leads elsewhere.
+BEYOND = {
+    "a trigger that waits for the commit": """
+        create table shop.notes (chunk bigint references shop.chunks (id) on delete cascade);
+        create constraint trigger trap after delete on shop.notes deferrable initially deferred
+            for each row execute function shop.trap()
+        """,
+    "a trigger that sets the search path": """
+        create function shop.lead() returns trigger language plpgsql as $$ begin
+            perform set_config('search_path', 'shop, pg_catalog', false);
+            return old;
+        end $$;
+        create table shop.notes (chunk bigint references shop.chunks (id) on delete set null);
+        create trigger trap before update on shop.notes
+            for each row execute function shop.lead()
+        """,
+    "a second step": """
+        create table shop.notes (
+            id bigint unique default 1, chunk bigint references shop.chunks (id) on delete cascade
+        );
+        create table shop.more (note bigint references shop.notes (id) on delete cascade);
+        create constraint trigger trap after delete on shop.more deferrable initially deferred
+            for each row execute function shop.trap()
+        """,
+    "an index of a table that only looks": """
+        create table shop.notes (chunk bigint references shop.chunks (id));
+        create index on shop.notes (shop.trap('constant'))
+        """,
+    "an index of the table that it names": """
+        create table shop.kinds (id bigint primary key);
+        create index on shop.kinds (shop.trap('constant'));
+        alter table shop.chunks add kind bigint references shop.kinds
+        """,
+}
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("trap", BEYOND)
+def test_foreign_keys_lead_to_no_code_of_the_tenant(
+    conninfo: str, connection: Connection, tenant: Connection, trap: str
+) -> None:
+    tenant.execute(PLAIN)
+    target = Table(schema="shop", name="chunks")
+    pipeline = make_docs_pipeline(connection, target=target)
+    connection.execute("alter table shop.chunks owner to tenant")
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    tenant.execute(FUNCTION)
+    tenant.execute(BEYOND[trap])
+    tenant.execute("update shop.docs set body = 'changed'")
+    connection.execute("select pgembed.enqueue('reports', array['1'])")
+    with open_session(conninfo) as session, pytest.raises(PipelineFault, match="role tenant"):
+        work_once(session, pipeline)
+    assert_nothing_was_stolen(connection)
+
+
+def test_view_of_the_administrator_over_tables_of_the_tenant_runs_none_of_their_constraints(
+    conninfo: str, connection: Connection, tenant: Connection
+) -> None:
+    """PostgreSQL would take them into its plan of a UNION ALL, and run what is immutable in them."""
+    tenant.execute(FUNCTION)
+    for name in ("shop.one", "shop.two"):
+        tenant.execute(
+            f"create table {name} ({COLUMNS}, check (shop.trap('constant') <> body));"
+            f"insert into {name} values (length('{name}'), 'Pump') on conflict do nothing"
+        )
+    connection.execute(
+        "create view public.docs as"
+        " select id, body from shop.one union all select id + 1, body from shop.two"
+    )
+    source = Table(schema="public", name="docs")
+    pipeline = make_pipeline(connection, source, target=Table(schema="public", name="vectors"))
+    enqueue(connection, pipeline, Selection(where="body <> 'constant'"))
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    assert_converged(connection, "reports")
+    assert_nothing_was_stolen(connection)
+
+
 def test_search_runs_no_code_of_whoever_owns_the_target_now(
     connection: Connection, tenant: Connection
 ) -> None:
@@ -421,9 +496,13 @@ def test_plain_table_of_the_tenant_is_embedded_as_ever(
         """
         create domain shop.number as bigint check (shop.trap(value::text) <> '0');
         create table shop.docs (
-            id shop.number primary key, body text check (shop.trap(body) is not null),
-            kind shop.evil, more text default shop.trap('more')
+            id shop.number primary key,
+            body text check (shop.trap(body) is not null),
+            kind shop.evil,
+            more text default shop.trap('more'),
+            check (shop.trap('constant') <> body)
         );
+        create table shop.child (check (shop.trap('constant') <> body)) inherits (shop.docs);
         create trigger trap before insert or update on shop.docs
             for each row execute function shop.trap();
         insert into shop.docs (id, body) values (1, 'Pump'), (2, 'Valve')
