@@ -174,6 +174,7 @@ def _session(shared: Shared) -> Iterator[Session]:
 def _work(shared: Shared, session: Session) -> None:
     idle_polls = 0
     while not shared.shutdown.asked.is_set():
+        _forget_reasons(shared.served.unserved, session.side)
         pipelines = {
             pipeline.id: pipeline
             for pipeline in shared.served.pipelines()
@@ -190,6 +191,13 @@ def _work(shared: Shared, session: Session) -> None:
         else:
             idle_polls += 1
             shared.shutdown.asked.wait(_idle_delay(shared, idle_polls))
+
+
+def _forget_reasons(unserved: Unserved, side: Connection) -> None:
+    """Forget why pipelines were left out that have no work to leave to others any more."""
+    for pipeline_id in unserved.due():
+        if is_drained(side, [pipeline_id]):
+            unserved.remove(pipeline_id)
 
 
 def _idle_delay(shared: Shared, idle_polls: int) -> float:

@@ -38,6 +38,12 @@ class Unserved:
         with self._lock:
             return time.monotonic() < self._until.get(pipeline_id, 0.0)
 
+    def due(self) -> list[int]:
+        """Return the pipelines that are to be looked at again."""
+        with self._lock:
+            now = time.monotonic()
+            return [each for each, until in self._until.items() if until <= now]
+
     def reasons(self) -> dict[int, str]:
         """Return why, by the id of each pipeline that could not be served when last looked at."""
         with self._lock:

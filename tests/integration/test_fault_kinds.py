@@ -326,6 +326,20 @@ def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
     assert (letters(connection), charged(connection)) == ({}, 0)
 
 
+def test_reason_goes_when_others_have_done_the_work(
+    connection: Connection, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to others any more then, whether the right was granted or not."""
+    monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
+    pipelines = sick_and_neighbour(connection, conninfo)
+    ORIGINS["source's own condition"].arrange(connection, "42501")
+    with working(conninfo, pipelines) as shared:
+        reasons = shared.served.unserved.reasons
+        wait_until(lambda: "as role" in reasons().get(pipelines[0].id, ""), "it says why not")
+        connection.execute("truncate pgembed.work")
+        wait_until(lambda: reasons() == {}, "it says so no more")
+
+
 class TestKinds:
     """What the table above cannot arrange: errors of PostgreSQL itself."""
 
