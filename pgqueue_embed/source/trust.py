@@ -75,10 +75,10 @@ FIRST_NORMAL_OID = 16384
 # beneath views and rules; then their parts, and by PostgreSQL's own notes of what depends on what,
 # the functions, operators and types that these use. What came with PostgreSQL has no such notes.
 # Expressions of indexes are simplified for every plan, which runs what is immutable in them; a
-# trigger, a default or a constraint is run by writing alone (see SETTINGS of a session). Chunks come
-# and go as a whole: foreign keys then read the tables at their other ends, or change them. That is
-# done as their owners, but in our session: what they set stays, and what they defer to the commit
-# runs with our rights before PostgreSQL 18. Policies are obeyed by
+# trigger, a default or a constraint is run by writing alone (see SETTINGS of a session). Chunks
+# come and go as a whole: foreign keys then read the tables at their other ends, or change them.
+# That is done as their owners, but in our session: what they set stays, and what they defer to the
+# commit runs with our rights before PostgreSQL 18. Policies are obeyed by
 # searches alone: elsewhere PostgreSQL raises where one would apply (see connect). Of the columns,
 # only those that are read or occur in a condition count: the types beneath their domains, since
 # PostgreSQL knows no casts of domains.

@@ -419,7 +419,7 @@ def test_foreign_keys_lead_to_no_code_of_the_tenant(
 def test_view_of_the_administrator_over_tables_of_the_tenant_runs_none_of_their_constraints(
     conninfo: str, connection: Connection, tenant: Connection
 ) -> None:
-    """PostgreSQL would take them into its plan of a UNION ALL, and run what is immutable in them."""
+    """PostgreSQL would plan a UNION ALL with them, and run what is immutable in them."""
     tenant.execute(FUNCTION)
     for name in ("shop.one", "shop.two"):
         tenant.execute(
