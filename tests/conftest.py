@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -204,7 +205,19 @@ def _temporary_database(session: Administrator, statement: str, *names: str) -> 
     name = f"test_{next(_numbers)}"
     _execute(session, statement, name, *names)
     yield name
+    _end_sessions(session, name)
     _execute(session, "drop database {} with (force)", name)
+
+
+# DROP DATABASE looks for the end of a session ten times a second, and a test's last one is ending.
+SESSIONS = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+ENDING_SECONDS = 1.0
+
+
+def _end_sessions(session: Administrator, database: str) -> None:
+    deadline = time.monotonic() + ENDING_SECONDS
+    while session.execute(SESSIONS, (database,)).rowcount and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _execute(session: Administrator, statement: str, *names: str) -> None:
