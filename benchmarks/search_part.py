@@ -19,6 +19,7 @@ from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.corpus import make_source
 
 PART = "search"
@@ -102,5 +103,5 @@ def _row_bytes(connection: Connection, rows: int) -> float:
 def _search(connection: Connection, pipeline: Pipeline, dimensions: int) -> float:
     query = _direction(1, dimensions)
     started = time.perf_counter()
-    search(connection, pipeline, query, limit=10, threshold=-1.0)
+    search(connection, pipeline, query, SearchRequest(limit=10, threshold=-1.0))
     return time.perf_counter() - started

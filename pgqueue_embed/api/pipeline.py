@@ -26,6 +26,7 @@ from pgqueue_embed.status import Progress, read_progress
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.query import Hit
 from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
+from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.verification import Verification, put_back, verify
 
 
@@ -122,14 +123,12 @@ class Pipeline:
         settings = self.settings()
         return encoder_of(settings).encode(query, settings.spec.truncate_dim)
 
-    def find(self, query: str, *, limit: int, threshold: float) -> list[Hit]:
+    def find(self, query: str, request: SearchRequest) -> list[Hit]:
         """Do what the function `search` does; see there."""
         while True:
             with self._opened() as (connection, settings), suppress(PipelineReplaced):
                 vector = encoder_of(settings).encode(query, settings.spec.truncate_dim)
-                return semantic_search.search(
-                    connection, settings, vector, limit=limit, threshold=threshold
-                )
+                return semantic_search.search(connection, settings, vector, request)
 
     def verify(
         self,
@@ -285,18 +284,40 @@ class Pipeline:
             yield connection, catalog.load_pipeline(connection, self.name)
 
 
-def search(pipeline: Pipeline, query: str, *, limit: int = 5, threshold: float = 0.0) -> list[Hit]:
-    """Return up to `limit` chunks nearest in meaning to `query`, best first.
+def search(
+    pipeline: Pipeline,
+    query: str,
+    *,
+    limit: int = 5,
+    offset: int = 0,
+    threshold: float = 0.0,
+    where: str | None = None,
+    columns: Sequence[str] = (),
+    per_record: bool = False,
+) -> list[Hit]:
+    """Return up to `limit` chunks nearest in meaning to `query`, best first, behind `offset`.
 
-    Those with a cosine similarity of at least `threshold`, -1 to 1. The query goes through the
+    Those with a cosine similarity of at least `threshold`, -1 to 1, for which the SQL condition
+    `where` over columns of source and target holds: never fewer than there are. Each hit has the
+    values of `columns`. With `per_record` a record is found once, by its best chunk, and `matched`
+    counts those that reach the threshold. The query goes through the
     pipeline's own model, on the CPU of this machine, loaded at the first search of the process.
-    Raises PgembedError for a query without text, or a model that is not to be had.
+    Raises PgembedError for a query without text, a condition that PostgreSQL refuses, or a model
+    that is not to be had.
 
     Example::
 
-        for hit in search(reports, "battery overheated while charging"):
+        for hit in search(reports, "battery overheated", where="event_type = 'D'"):
             print(hit.score, hit.key, hit.chunk)
     """
     check_query(query)
-    semantic_search.check_options(limit, threshold)
-    return pipeline.find(query, limit=limit, threshold=threshold)
+    request = SearchRequest(
+        limit=limit,
+        offset=offset,
+        threshold=threshold,
+        where=where,
+        columns=(columns,) if isinstance(columns, str) else tuple(columns),
+        per_record=per_record,
+    )
+    request.check()
+    return pipeline.find(query, request)

@@ -88,13 +88,14 @@ def _ask(connection: Connection) -> None:
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.query import search
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
+    from pgqueue_embed.vector_search.request import SearchRequest
 
     pipeline = load_pipeline(connection, PIPELINE)
     encoder = QueryEncoder(pipeline)
     for question in QUESTIONS:
         say(f'\npgembed search {PIPELINE} "{question}" --limit 2\n')
         vector = encoder.encode(question)
-        show_hits(search(connection, pipeline, vector, limit=2, threshold=0.0))
+        show_hits(search(connection, pipeline, vector, SearchRequest(limit=2, threshold=0.0)))
 
 
 def _show_way_on(conninfo: str) -> None:

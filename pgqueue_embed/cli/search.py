@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.query import Hit
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
+    from pgqueue_embed.vector_search.request import SearchRequest
 
 # Longer lines are hard to read, however wide the terminal is.
 MAX_WIDTH = 100
@@ -28,7 +29,24 @@ WORRYING_SHARE = 0.2
 
 
 Query = Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", help="Show at most so many chunks.")]
+Limit = Annotated[int, typer.Option("--limit", help="Show at most so many.")]
+Offset = Annotated[int, typer.Option("--offset", help="Leave the first so many out.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Only where this SQL condition over columns of source and target holds.",
+        show_default=False,
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Columns of source or target to show: a,b.", show_default=False),
+]
+PerRecord = Annotated[
+    bool,
+    typer.Option("--per-record", help="Each record once, by its best chunk, with how many match."),
+]
 Threshold = Annotated[float, typer.Option("--threshold", help="Least cosine similarity, -1 to 1.")]
 AsJson = Annotated[
     bool,
@@ -57,7 +75,11 @@ def search(
     name: PipelineName,
     query: Query,
     limit: Limit = 5,
+    offset: Offset = 0,
     threshold: Threshold = 0.0,
+    where: Where = None,
+    columns: Columns = None,
+    per_record: PerRecord = False,
     as_json: AsJson = False,
     model_path: ModelPath = None,
 ) -> None:
@@ -66,25 +88,36 @@ def search(
     Scores are cosine similarities, 1 for the same meaning. The query goes
     through the pipeline's own model, on this machine.
 
-    Example: pgembed search reports "battery overheated while charging"
+    Examples:
+    pgembed search reports "battery overheated while charging"
+    pgembed search reports "stent" --where "event_type = 'D'" --per-record
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.vector_search import query as finder
+    from pgqueue_embed.vector_search.query import has_vectors
+    from pgqueue_embed.vector_search.request import SearchRequest
 
-    finder.check_options(limit, threshold)
+    request = SearchRequest(
+        limit=limit,
+        offset=offset,
+        threshold=threshold,
+        where=where,
+        columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
+        per_record=per_record,
+    )
+    request.check()
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
         hits: list[Hit] = []
-        if finder.has_vectors(connection, pipeline):
-            hits = _search(connection, pipeline, query, model_path, limit, threshold)
+        if has_vectors(connection, pipeline):
+            hits = _search(connection, pipeline, query, model_path, request)
         elif not as_json:
             say(f"{name} has no vectors yet; embed some: pgembed work")
             return
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json([_as_json(hit, request) for hit in hits])
     else:
         show_hits(hits)
 
@@ -94,8 +127,7 @@ def _search(
     pipeline: Pipeline,
     query: str,
     model_path: str | None,
-    limit: int,
-    threshold: float,
+    request: SearchRequest,
 ) -> list[Hit]:
     from pgqueue_embed.vector_search.query import search as find
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
@@ -104,10 +136,21 @@ def _search(
         encoder = QueryEncoder(pipeline, model_path=model_path)
         vector = encoder.encode(query, pipeline.spec.truncate_dim)
     _warn_of_unknown_words(encoder, pipeline, query)
-    hits = find(connection, pipeline, vector, limit=limit, threshold=threshold)
+    hits = find(connection, pipeline, vector, request)
     if not hits:
-        _say_what_would_be_found(find(connection, pipeline, vector, limit=1, threshold=-1))
+        anything = replace(request, limit=1, offset=0, threshold=-1)
+        _say_what_would_be_found(find(connection, pipeline, vector, anything))
     return hits
+
+
+def _as_json(hit: Hit, request: SearchRequest) -> dict[str, object]:
+    """Return what is printed of a hit: what was not asked for is left out."""
+    values = asdict(hit)
+    if not request.columns:
+        del values["columns"]
+    if not request.per_record:
+        del values["matched"]
+    return values
 
 
 def _waiting(what: str) -> AbstractContextManager[object]:
@@ -133,12 +176,15 @@ def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str
 def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
     for hit in nearest:
         say(f"nothing reaches the --threshold; the nearest chunk has {hit.score:.3f}", err=True)
+    if not nearest:
+        say("no chunk fulfils the --where", err=True)
 
 
 def _place_of(hit: Hit) -> str:
     if hit.start_char is None or hit.end_char is None:
         return ", in a table that is being adopted"
-    return f", chunk {hit.chunk_index}, characters {hit.start_char:,}–{hit.end_char:,}"
+    of_record = f" of {hit.matched} that match" if hit.matched and hit.matched > 1 else ""
+    return f", chunk {hit.chunk_index}{of_record}, characters {hit.start_char:,}–{hit.end_char:,}"
 
 
 def show_hits(hits: Sequence[Hit]) -> None:
@@ -153,5 +199,8 @@ def show_hits(hits: Sequence[Hit]) -> None:
         record = ("record " + one_line(hit.key), "bold")
         score = (f"{hit.score:.3f}", "bold green")
         out.print(Text.assemble(score, "  ", record, (place, "dim")), soft_wrap=True)
+        for name, value in hit.columns.items():
+            shown = f"{one_line(name)}: {one_line(str(value))}"
+            out.print(Text(" " * INDENT + shown, style="cyan"), soft_wrap=True)
         for line in Text(one_line(hit.chunk)).wrap(out, min(out.width, MAX_WIDTH) - INDENT):
             out.print(" " * INDENT + line.plain.rstrip(), soft_wrap=True)

@@ -251,6 +251,7 @@ class Trust:
     may_change: bool
     where: str | None = None
     searching: bool = False
+    reads_source: bool = True
 
     @contextmanager
     def kept(self, connection: Connection) -> Iterator[None]:
@@ -264,7 +265,13 @@ class Trust:
             return
         with connection.transaction():
             _lock(connection, self.wanted)
-            look(connection, self.wanted, where=self.where, searching=self.searching)
+            look(
+                connection,
+                self.wanted,
+                where=self.where,
+                searching=self.searching,
+                reads_source=self.reads_source,
+            )
             yield
 
 
@@ -274,10 +281,12 @@ def look(
     *,
     where: str | None = None,
     searching: bool = False,
+    reads_source: bool = True,
 ) -> Trust:
     """Return that this role may use the tables of `wanted`; `where` is a condition besides its own.
 
-    With `searching`, the target is read and nothing else. Raises UntrustedCode if code of a role
+    With `searching`, the target is read and nothing written, and the source is read only if it
+    `reads_source`. Raises UntrustedCode if code of a role
     with fewer rights would run with those of this one.
     """
     if wanted.trust_owners:
@@ -287,17 +296,25 @@ def look(
         query = sql.SQL(UNTRUSTED).format(
             untrusted_roles=sql.SQL(UNTRUSTED_ROLES), base_type=sql.SQL(BASE_TYPE)
         )
-        found = connection.execute(query, _values(wanted, where, searching)).fetchone()
+        found = connection.execute(
+            query, _values(wanted, where, searching, reads_source)
+        ).fetchone()
         may_change, role, untrusted = found or (True, "", None)
     if untrusted is not None:
         what, owner = untrusted
-        tables = wanted.target if searching else f"{wanted.source} or {wanted.target}"
+        tables = f"{wanted.source} or {wanted.target}" if reads_source else wanted.target
         raise UntrustedCode(
             f"{what} is of role {owner} and would run with the rights of role {role} where {tables}"
             f" is used; do it as a role with no more rights than {owner}, or, if the owners of the"
             f" tables are to be trusted: --trust-owners, at create or pgembed alter {wanted.name}"
         )
-    return Trust(wanted=wanted, may_change=may_change, where=where, searching=searching)
+    return Trust(
+        wanted=wanted,
+        may_change=may_change,
+        where=where,
+        searching=searching,
+        reads_source=reads_source,
+    )
 
 
 def is_anything_untrusted(connection: Connection) -> bool:
@@ -334,24 +351,28 @@ def trusting(
     *,
     where: str | None = None,
     searching: bool = False,
+    reads_source: bool = True,
 ) -> Iterator[None]:
     """Run the block only if no code of a role with fewer rights can run in it; see `look`."""
-    with look(connection, wanted, where=where, searching=searching).kept(connection):
+    trust = look(connection, wanted, where=where, searching=searching, reads_source=reads_source)
+    with trust.kept(connection):
         yield
 
 
-def _values(wanted: PipelineSpec, where: str | None, searching: bool) -> dict[str, Any]:
+def _values(
+    wanted: PipelineSpec, where: str | None, searching: bool, reads_source: bool
+) -> dict[str, Any]:
     conditions = [each for each in (wanted.where, where) if each is not None]
     named = [pair for each in conditions for pair in named_in(each)]
     columns = (*wanted.id_fields, *wanted.recipe.names(), *wanted.copy_columns)
     return {
         "source_schema": wanted.source.schema,
-        "source": None if searching else wanted.source.name,
+        "source": wanted.source.name if reads_source else None,
         "target_schema": wanted.target.schema,
         "target": wanted.target.name,
         "writes_source": wanted.into_column is not None and not searching,
         "writes_target": not searching,
-        "columns": None if searching else list(columns),
+        "columns": list(columns) if reads_source and not searching else None,
         "conditions": conditions,
         "reads_whole_rows": any(WHOLE_ROW.search(each) for each in conditions),
         "obeys_policies": searching,

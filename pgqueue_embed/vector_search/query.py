@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import VectorExtension, vector_extension
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
@@ -20,11 +23,12 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.pipeline.catalog import is_current
-from pgqueue_embed.pipeline.option import check_count, check_type
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
-from pgqueue_embed.target import column_names, target_of
-from pgqueue_embed.vector_search.index import vector_indexes
+from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.index import VectorIndex, vector_indexes
+from pgqueue_embed.vector_search.relation import relation_of
+from pgqueue_embed.vector_search.request import SearchRequest
 
 # pgvector README, "Query Options": hnsw looks at 40 candidates by default, 1,000 at most.
 DEFAULT_CANDIDATES = 40
@@ -37,6 +41,8 @@ class Hit:
 
     `chunk` is verbatim: the document's characters from `start_char` up to `end_char`. In a table
     that is being adopted, a chunk that was not found right yet may have no index and offsets.
+    `columns` are those that were asked for. Where a record was to be found once, `matched` counts
+    its chunks that reach the threshold.
     """
 
     key: str
@@ -45,6 +51,8 @@ class Hit:
     start_char: int | None
     end_char: int | None
     chunk: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    matched: int | None = None
 
 
 # Ordered by the operator itself, so that the index is used; ordered again because an iterative
@@ -53,63 +61,65 @@ SEARCH = """
 with nearest as materialized (
     select
         {key} as key,
-        target.{chunk_index} as chunk_index,
-        target.{start_char} as start_char,
-        target.{end_char} as end_char,
-        target.{text_chunk} as chunk,
-        target.{embedding} operator({extension}.<=>) %(query)s::{vector_type} as distance
-    from {target} as target
-    order by target.{embedding} operator({extension}.<=>) %(query)s::{vector_type}
+        {chunk_index} as chunk_index,
+        {start_char} as start_char,
+        {end_char} as end_char,
+        {text_chunk} as chunk,
+        {distance} as distance{columns}
+    from {tables}
+    where {condition}
+    order by {order}
     limit %(limit)s
 )
-select key, 1 - distance, chunk_index, start_char, end_char, chunk
+select *
 from nearest
-where 1 - distance >= %(threshold)s
 order by distance, key, chunk_index
 """
 
+# How many chunks of a record a search for it would find.
+MATCHED = """
+select {key}, count(*)
+from {tables}
+where {condition} and {key_is_among_keys} and 1 - ({distance}) >= %(threshold)s
+group by 1
+"""
 
 # Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
 WHAT_ONE_MAY_SEE = "set local row_security = on"
+
+# A condition is a person's own SQL, which may change nothing and not run for ever.
+CONDITION_SECONDS = 60
 
 
 def search(
     connection: Connection,
     pipeline: Pipeline,
     query_vector: NDArray[np.float32],
-    *,
-    limit: int,
-    threshold: float,
+    request: SearchRequest,
 ) -> list[Hit]:
-    """Return up to `limit` chunks with a cosine similarity of at least `threshold`, best first.
+    """Return the chunks that `request` asks for, best first: never fewer than there are.
 
     `query_vector` has shape (dimensions,). Raises PipelineReplaced if the next generation, to which
-    the query's vector may mean nothing, has just taken over; UsageError for a limit below 1, a
-    threshold outside -1 to 1, or a target table that is not there or may not be read.
+    the query's vector may mean nothing, has just taken over; UsageError for a request that cannot
+    be, or a target table that is not there or may not be read.
     """
-    check_options(limit, threshold)
+    request.check()
     extension = vector_extension(connection)
-    query = sql.SQL(SEARCH).format(
-        **column_names(pipeline.spec.columns),
-        key=pipeline.key.text("target", pipeline.spec.columns.fulltext_id),
-        target=target_of(pipeline).rows,
-        extension=sql.Identifier(extension.schema),
-        vector_type=sql.Identifier(extension.schema, pipeline.spec.vector_type),
-    )
-    values = {
-        "query": "[" + ",".join(map(repr, query_vector.tolist())) + "]",
-        "limit": limit,
-        "threshold": threshold,
-    }
     try:
         with (
-            trusting(connection, pipeline.spec, searching=True),
+            trusting(
+                connection,
+                pipeline.spec,
+                where=request.where,
+                searching=True,
+                reads_source=request.reads_source,
+            ),
             on_users_tables(connection, _SEARCHING),
             connection.transaction(),
         ):
-            _widen_scan(connection, pipeline, limit, extension)
-            connection.execute(WHAT_ONE_MAY_SEE)
-            hits = [_hit(row) for row in connection.execute(query, values)]
+            _prepare(connection, request)
+            scan = _Scan(connection, pipeline, query_vector, request, extension)
+            hits = _best_of_records(scan) if request.per_record else _best(scan)
             _check_present(connection, pipeline)
             return hits
     except UntrustedCode:
@@ -118,9 +128,136 @@ def search(
         # The vectors of another generation may be of another length, or have moved.
         _check_present(connection, pipeline)
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None
+    except psycopg.Error as error:
+        if request.where is None or connection.closed:
+            raise
+        raise UsageError(f"--where cannot be searched by: {first_line(error)}") from None
 
 
 _SEARCHING = "comparing its vectors"
+
+
+def _prepare(connection: Connection, request: SearchRequest) -> None:
+    connection.execute(WHAT_ONE_MAY_SEE)
+    if request.where is not None:
+        connection.execute("set local transaction_read_only = on")
+        connection.execute(f"set local statement_timeout = '{CONDITION_SECONDS}s'")
+
+
+class _Scan:
+    """The nearest chunks of one query, by the index where there is one, and exactly if need be."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pipeline: Pipeline,
+        query_vector: NDArray[np.float32],
+        request: SearchRequest,
+        extension: VectorExtension,
+    ) -> None:
+        self.request = request
+        self._connection = connection
+        self._pipeline = pipeline
+        self._extension = extension
+        self._indexes = vector_indexes(connection, pipeline)
+        self._relation = relation_of(connection, pipeline, request)
+        self._vector = "[" + ",".join(map(repr, query_vector.tolist())) + "]"
+
+    def nearest(self, count: int) -> list[Hit]:
+        """Return the `count` nearest chunks of those that the condition lets in, or all."""
+        _widen_scan(self._connection, self._indexes, count, self._extension)
+        hits = self._run(count, self._distance)
+        # An index gives up at some time: with a rare condition, before it has found them all.
+        if len(hits) < count and self._indexes:
+            hits = self._run(count, sql.SQL("({}) + 0").format(self._distance))
+        return hits
+
+    def matched(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return how many chunks of each record reach the threshold."""
+        query = sql.SQL(MATCHED).format(
+            key=self._key,
+            tables=self._relation.tables,
+            condition=self._relation.condition,
+            distance=self._distance,
+            key_is_among_keys=self._pipeline.key.among("chunk", self._relation.key_names, "keys"),
+        )
+        values = {
+            "keys": list(keys),
+            "threshold": self.request.threshold,
+            "query": self._vector,
+        }
+        return dict(self._connection.execute(query, values).fetchall())
+
+    def _run(self, count: int, order: sql.Composable) -> list[Hit]:
+        relation = self._relation
+        columns = [
+            sql.SQL(", {} as {}").format(column, sql.Identifier(f"pgembed_column_{number}"))
+            for number, column in enumerate(relation.columns)
+        ]
+        query = sql.SQL(SEARCH).format(
+            key=self._key,
+            chunk_index=relation.part("chunk_index"),
+            start_char=relation.part("start_char"),
+            end_char=relation.part("end_char"),
+            text_chunk=relation.part("text_chunk"),
+            distance=self._distance,
+            columns=sql.SQL("").join(columns),
+            tables=relation.tables,
+            condition=relation.condition,
+            order=order,
+        )
+        values = {"query": self._vector, "limit": count}
+        return [self._hit(row) for row in self._connection.execute(query, values)]
+
+    @property
+    def _key(self) -> sql.Composable:
+        return self._pipeline.key.text("chunk", self._relation.key_names)
+
+    @property
+    def _distance(self) -> sql.Composable:
+        schema = self._extension.schema
+        return sql.SQL("{} operator({}.<=>) %(query)s::{}").format(
+            self._relation.part("embedding"),
+            sql.Identifier(schema),
+            sql.Identifier(schema, self._pipeline.spec.vector_type),
+        )
+
+    def _hit(self, row: tuple[Any, ...]) -> Hit:
+        key, chunk_index, start_char, end_char, chunk, distance, *values = row
+        return Hit(
+            key=key,
+            score=1 - distance,
+            chunk_index=chunk_index,
+            start_char=start_char,
+            end_char=end_char,
+            chunk=chunk,
+            columns=dict(zip(self.request.columns, values, strict=True)),
+        )
+
+
+def _best(scan: _Scan) -> list[Hit]:
+    request = scan.request
+    found = scan.nearest(request.offset + request.limit)
+    return [hit for hit in found if hit.score >= request.threshold][request.offset :]
+
+
+def _best_of_records(scan: _Scan) -> list[Hit]:
+    """Return the best chunk of each record; looks at more chunks until there are enough records."""
+    request = scan.request
+    wanted = request.offset + request.limit
+    count = 4 * wanted
+    while True:
+        found = scan.nearest(count)
+        best: dict[str, Hit] = {}
+        for hit in found:
+            if hit.score >= request.threshold:
+                best.setdefault(hit.key, hit)
+        if len(best) >= wanted or len(found) < count or found[-1].score < request.threshold:
+            break
+        count *= 4
+    hits = list(best.values())[request.offset : wanted]
+    matched = scan.matched([hit.key for hit in hits])
+    return [replace(hit, matched=matched[hit.key]) for hit in hits]
 
 
 def _check_present(connection: Connection, pipeline: Pipeline) -> None:
@@ -132,35 +269,12 @@ def _check_present(connection: Connection, pipeline: Pipeline) -> None:
         )
 
 
-def check_options(limit: int, threshold: float) -> None:
-    """Raise UsageError for what `search` cannot take, before a model is loaded."""
-    check_count("--limit", limit)
-    check_type("--threshold", threshold, float)
-    if not -1 <= threshold <= 1:
-        raise UsageError(
-            f"--threshold {threshold:g}: a cosine similarity lies between -1 and 1; unrelated"
-            " text is near 0, a good answer often above 0.5"
-        )
-
-
-def _hit(row: tuple[Any, ...]) -> Hit:
-    key, score, chunk_index, start_char, end_char, chunk = row
-    return Hit(
-        key=key,
-        score=score,
-        chunk_index=chunk_index,
-        start_char=start_char,
-        end_char=end_char,
-        chunk=chunk,
-    )
-
-
 def _widen_scan(
-    connection: Connection, pipeline: Pipeline, limit: int, extension: VectorExtension
+    connection: Connection, indexes: Sequence[VectorIndex], limit: int, extension: VectorExtension
 ) -> None:
     """Let an index look at enough candidates for `limit` rows, for this transaction only."""
     candidates = min(MAX_CANDIDATES, max(DEFAULT_CANDIDATES, 2 * limit))
-    settings = {"hnsw.ef_search": candidates, "ivfflat.probes": _probes(connection, pipeline)}
+    settings = {"hnsw.ef_search": candidates, "ivfflat.probes": _probes(indexes)}
     for name, value in settings.items():
         connection.execute(RAISE, {"name": name, "value": value})
     if extension.is_at_least(0, 8):
@@ -178,12 +292,10 @@ select set_config(
 """
 
 
-def _probes(connection: Connection, pipeline: Pipeline) -> int:
+def _probes(indexes: Sequence[VectorIndex]) -> int:
     """Return how many ivfflat lists to look into: the square root of all (pgvector README)."""
     lists = [
-        int(index.parameters.get("lists", 100))
-        for index in vector_indexes(connection, pipeline)
-        if index.method == "ivfflat"
+        int(index.parameters.get("lists", 100)) for index in indexes if index.method == "ivfflat"
     ]
     return math.ceil(math.sqrt(max(lists, default=1)))
 

@@ -25,6 +25,7 @@ from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.query_vector import QueryEncoder
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.conftest import database_conninfo
 from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged
@@ -133,6 +134,8 @@ def test_search_finds_what_brute_force_finds(
         query = encoder.encode(question)
         scores = stored @ query
         best = np.argsort(-scores, kind="stable")[:10]
-        hits = search(demonstration.connection, pipeline, query, limit=10, threshold=-1.0)
+        hits = search(
+            demonstration.connection, pipeline, query, SearchRequest(limit=10, threshold=-1.0)
+        )
         assert {f"{hit.key}_{hit.chunk_index}" for hit in hits} == {chunk_ids[n] for n in best}
         assert np.allclose([hit.score for hit in hits], scores[best], atol=1e-4)

@@ -28,6 +28,7 @@ from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.status import read_status
 from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.worker.crashes import record_crash
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, unit_vector
@@ -153,7 +154,7 @@ ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
     "status": lambda session, pipeline: read_status(session, pipeline.name),
     "failures": lambda session, pipeline: read_failures(session, pipeline, limit=5),
     "search": lambda session, pipeline: search(
-        session, pipeline, unit_vector("pump"), limit=5, threshold=-1
+        session, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1)
     ),
     "create": lambda session, _: make_pipeline(
         session, Table(schema="public", name="more"), name="more"

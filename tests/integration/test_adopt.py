@@ -38,6 +38,7 @@ from pgqueue_embed.queue import deleted
 from pgqueue_embed.queue.adoptions import Counts
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.adopting import VECTORS, FakeModel, Row, adopt, candidate_of, make_vectors
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
@@ -636,7 +637,9 @@ def test_search_shows_what_is_not_adopted_yet_without_its_place(
     source = make_source(connection, texts(2))
     make_vectors(connection, own_rows(texts(2)))
     pipeline = attach_table(connection, candidate_of(connection, source), ())
-    hits = search(connection, pipeline, unit_vector(texts(2)[0]), limit=1, threshold=-1.0)
+    hits = search(
+        connection, pipeline, unit_vector(texts(2)[0]), SearchRequest(limit=1, threshold=-1.0)
+    )
     assert [(hit.start_char, hit.chunk_index) for hit in hits] == [(None, None)]
     show_hits(hits)
     refused = pgembed(conninfo, "adopt", "reports", "--dry-run")

@@ -34,6 +34,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.claims import allow
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
@@ -391,7 +392,7 @@ def find_a_hundred(own: Connection) -> None:
     """Search as a program does that reads the pipeline anew for each search."""
     pipeline = load_pipeline(own, "reports")
     try:
-        hits = search(own, pipeline, unit_vector("x"), limit=100, threshold=-1)
+        hits = search(own, pipeline, unit_vector("x"), SearchRequest(limit=100, threshold=-1))
     except PipelineReplaced:
         return
     assert len(hits) == 100
@@ -437,7 +438,7 @@ def test_search_with_the_old_vector_in_the_new_table_is_refused(
     embed(session, begin(connection, reports))
     switch(connection, reports)
     with pytest.raises(PipelineReplaced, match="search again"):
-        search(connection, reports, unit_vector("x"), limit=3, threshold=-1)
+        search(connection, reports, unit_vector("x"), SearchRequest(limit=3, threshold=-1))
 
 
 # Workers and crashes

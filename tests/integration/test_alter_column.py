@@ -26,6 +26,7 @@ from pgqueue_embed.vector_search.index import plan, vector_indexes
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until
@@ -367,7 +368,7 @@ def _find_all(own: Connection) -> None:
     current = load_pipeline(own, "reports")
     vector = unit_vector("q", current.dimensions)
     with suppress(PipelineReplaced):
-        hits = search(own, current, vector, limit=50, threshold=-1)
+        hits = search(own, current, vector, SearchRequest(limit=50, threshold=-1))
         assert {hit.key for hit in hits} >= {str(number) for number in range(2, 21)}
 
 

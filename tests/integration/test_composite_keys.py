@@ -18,6 +18,7 @@ from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.dead_letters import retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.corpus import KEY_OF_NUMBER, texts
 from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged
@@ -185,7 +186,7 @@ def test_search_tells_a_composite_key_as_the_queue_does(
     enqueue(connection, pipeline, Selection())
     drain(session, pipeline, FakeDevice())
     vector = unit_vector("A valve leaked.")
-    (hit,) = search(connection, pipeline, vector, limit=1, threshold=-1)
+    (hit,) = search(connection, pipeline, vector, SearchRequest(limit=1, threshold=-1))
     assert hit.key == '[0, "key/2 \'\'ü\\""]'.replace("''", "'")
     assert hit.score == pytest.approx(1)
 

@@ -20,6 +20,7 @@ from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, unit_vector
 from tests.support.oracle import assert_converged
@@ -163,7 +164,7 @@ def test_search_finds_what_its_role_may_see(
     connection.execute("create policy own on reports_chunks using (fulltext_id <= 3)")
     vector = unit_vector("Report 1.")
     with connect(embedder) as own:
-        hits = search(own, pipeline, vector, limit=RECORDS * 10, threshold=-1)
+        hits = search(own, pipeline, vector, SearchRequest(limit=RECORDS * 10, threshold=-1))
     assert {hit.key for hit in hits} == {"1", "2", "3"}
 
 

@@ -23,6 +23,7 @@ from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
 from tests.support.models import make_tiny_model, share_loaded_models
@@ -61,7 +62,9 @@ def reports(connection: Connection) -> Pipeline:
 
 
 def keys(connection: Connection, pipeline: Pipeline, degrees: float, limit: int) -> list[int]:
-    found = search(connection, pipeline, direction(degrees), limit=limit, threshold=-1)
+    found = search(
+        connection, pipeline, direction(degrees), SearchRequest(limit=limit, threshold=-1)
+    )
     return [int(hit.key) for hit in found]
 
 
@@ -74,7 +77,7 @@ def exact(degrees: float, limit: int) -> list[int]:
 def test_the_nearest_chunks_come_first_with_cosine_similarity(
     connection: Connection, reports: Pipeline
 ) -> None:
-    found = search(connection, reports, direction(0), limit=3, threshold=0)
+    found = search(connection, reports, direction(0), SearchRequest(limit=3, threshold=0))
     assert [hit.key for hit in found] == ["1", "2", "3"]
     assert found[1].score == pytest.approx(np.cos(np.radians(0.9)), abs=1e-6)
     assert (found[1].chunk, found[1].chunk_index) == ("text of 2", 0)
@@ -84,10 +87,13 @@ def test_the_nearest_chunks_come_first_with_cosine_similarity(
 def test_only_chunks_above_the_threshold_are_returned(
     connection: Connection, reports: Pipeline
 ) -> None:
-    found = search(connection, reports, direction(0), limit=1000, threshold=0.5)
+    found = search(connection, reports, direction(0), SearchRequest(limit=1000, threshold=0.5))
     assert len(found) == ROWS * 60 // 180
     assert min(hit.score for hit in found) >= 0.5
-    assert len(search(connection, reports, direction(0), limit=1000, threshold=-1)) == ROWS
+    assert (
+        len(search(connection, reports, direction(0), SearchRequest(limit=1000, threshold=-1)))
+        == ROWS
+    )
 
 
 @pytest.mark.on_both_servers
@@ -129,7 +135,8 @@ def test_the_extension_and_the_table_may_have_any_name(empty_conninfo: str) -> N
         fill(session, pipeline)
         session.execute("reset search_path")
         assert [
-            hit.key for hit in search(session, pipeline, direction(0), limit=1, threshold=0)
+            hit.key
+            for hit in search(session, pipeline, direction(0), SearchRequest(limit=1, threshold=0))
         ] == ["1"]
 
 
@@ -141,13 +148,13 @@ def test_impossible_options_are_refused(
     connection: Connection, reports: Pipeline, limit: int, threshold: float, complaint: str
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
-        search(connection, reports, direction(0), limit=limit, threshold=threshold)
+        search(connection, reports, direction(0), SearchRequest(limit=limit, threshold=threshold))
 
 
 def test_a_target_table_that_is_gone_is_said(connection: Connection, reports: Pipeline) -> None:
     connection.execute("drop table reports_chunks")
     with pytest.raises(UsageError, match="cannot search public"):
-        search(connection, reports, direction(0), limit=1, threshold=0)
+        search(connection, reports, direction(0), SearchRequest(limit=1, threshold=0))
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from pgqueue_embed.vector_search.index import has_vector_index, plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import has_vectors, search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support import working
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
@@ -273,7 +274,12 @@ class TestWriting:
         embed(connection, session, pipeline)
         embedded = one_value(connection, "select count(embedding) from reports")
         assert embedded == 38
-        hits = search(connection, pipeline, unit_vector("100 %: text 2"), limit=2, threshold=0.9)
+        hits = search(
+            connection,
+            pipeline,
+            unit_vector("100 %: text 2"),
+            SearchRequest(limit=2, threshold=0.9),
+        )
         assert [hit.key for hit in hits] == ['["a", "2024-01-03"]', '["b", "2024-01-03"]']
         assert {hit.chunk for hit in hits} == {"100 %: text 2"}
 
@@ -554,11 +560,15 @@ class TestUsing:
         assert not has_vectors(connection, pipeline)
         embed(connection, session, pipeline)
         wanted = texts(30)[6]
-        (hit,) = search(connection, pipeline, unit_vector(wanted), limit=1, threshold=0.0)
+        (hit,) = search(
+            connection, pipeline, unit_vector(wanted), SearchRequest(limit=1, threshold=0.0)
+        )
         assert (hit.key, hit.chunk, hit.chunk_index) == ("7", wanted, 0)
         assert (hit.start_char, hit.end_char) == (0, len(wanted))
         assert hit.score == pytest.approx(1.0, abs=1e-5)
-        everything = search(connection, pipeline, unit_vector(wanted), limit=50, threshold=-1.0)
+        everything = search(
+            connection, pipeline, unit_vector(wanted), SearchRequest(limit=50, threshold=-1.0)
+        )
         assert len(everything) == 30
 
     @pytest.mark.on_both_servers
@@ -576,7 +586,9 @@ class TestUsing:
         assert has_vector_index(connection, pipeline)
         connection.execute("set enable_seqscan = off")
         connection.execute("set auto_explain.log_analyze = off")
-        (hit,) = search(connection, pipeline, unit_vector(texts(60)[3]), limit=1, threshold=0.5)
+        (hit,) = search(
+            connection, pipeline, unit_vector(texts(60)[3]), SearchRequest(limit=1, threshold=0.5)
+        )
         assert hit.key == "4"
         connection.execute("select pg_stat_force_next_flush()")
         scans = one_value(

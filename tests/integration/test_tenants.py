@@ -25,6 +25,7 @@ from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.source.trust import is_anything_untrusted, look
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.corpus import make_source
 from tests.support.fakes import unit_vector
 from tests.support.oracle import assert_converged
@@ -445,15 +446,15 @@ def test_search_runs_no_code_of_whoever_owns_the_target_now(
     make_source(connection, ["Pump"])
     target = Table(schema="shop", name="chunks")
     pipeline = make_pipeline(connection, target=target)
-    search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+    search(connection, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1))
     tenant.execute(FUNCTION)
     connection.execute("alter table shop.chunks owner to tenant")
-    search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+    search(connection, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1))
     tenant.execute(
         "alter table shop.chunks rename to base; create view shop.chunks as select * from shop.base"
     )
     with pytest.raises(UntrustedCode, match=r"view shop.chunks is of role tenant"):
-        search(connection, pipeline, unit_vector("pump"), limit=5, threshold=-1)
+        search(connection, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1))
 
 
 @pytest.mark.parametrize(

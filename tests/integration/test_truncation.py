@@ -19,6 +19,7 @@ from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, unit_vector
 from tests.support.models import share_loaded_models
@@ -73,7 +74,7 @@ def test_search_ranks_by_the_cosine_of_what_is_kept(
 ) -> None:
     pipeline = embedded(connection, session)
     query = first("a question")
-    hits = search(connection, pipeline, query, limit=100, threshold=-1)
+    hits = search(connection, pipeline, query, SearchRequest(limit=100, threshold=-1))
     expected = [float(query @ first(hit.chunk)) for hit in hits]
     assert len(hits) > 20
     assert expected == sorted(expected, reverse=True)

@@ -1,0 +1,44 @@
+"""What a search asks for, and the checks that need no database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import check_count, check_type
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """How many chunks to return, and which ones.
+
+    Chunks have a cosine similarity of at least `threshold`; the first `offset` of them are left
+    out. `where` is an SQL condition over the columns of the source and of the target, and `columns`
+    are shown with each hit. With `per_record` each record is found once, by its best chunk.
+    """
+
+    limit: int = 5
+    threshold: float = 0.0
+    offset: int = 0
+    where: str | None = None
+    columns: tuple[str, ...] = ()
+    per_record: bool = False
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether rows of the source are read, and not chunks alone."""
+        return self.where is not None or bool(self.columns)
+
+    def check(self) -> None:
+        """Raise UsageError for what no search can be."""
+        check_count("--limit", self.limit)
+        check_type("--threshold", self.threshold, float)
+        if not -1 <= self.threshold <= 1:
+            raise UsageError(
+                f"--threshold {self.threshold:g}: a cosine similarity lies between -1 and 1;"
+                " unrelated text is near 0, a good answer often above 0.5"
+            )
+        if self.offset < 0:
+            raise UsageError(f"--offset {self.offset}: give 0 or more")
+        if self.where is not None and not self.where.strip():
+            raise UsageError("--where is empty; leave it out, or give a condition")
