@@ -88,9 +88,9 @@ def search(
     Scores are cosine similarities, 1 for the same meaning. The query goes
     through the pipeline's own model, on this machine.
 
-    Examples:
-    pgembed search reports "battery overheated while charging"
-    pgembed search reports "stent" --where "event_type = 'D'" --per-record
+    With --where, all that fulfil it can be found, with an index too.
+
+    Example: pgembed search reports "stent" --where "event_type = 'D'" --per-record
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
