@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, duration, say
+from pgqueue_embed.cli.display import console, count, duration, say, size
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
@@ -114,6 +114,7 @@ def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str
 
 
 def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> None:
+    from pgqueue_embed.db.extension import vector_extension
     from pgqueue_embed.queue.claims import is_drained
 
     parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
@@ -122,11 +123,25 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
         f" {pipeline.target}, {planned.memory_megabytes:,} MB,"
         f" up to {count(planned.parallel_workers, 'parallel worker')}"
     )
+    if not planned.rows:
+        _warn("there are no vectors yet, and an index slows their loading; better embed first")
+    for fault in vector_extension(connection).faults():
+        _warn(f"this server's pgvector: {fault}; install a newer one")
+    if not planned.fits:
+        _warn(_what_does_not_fit(planned))
     if not is_drained(connection, [pipeline.id]):
         _warn(
             f"{pipeline.name} has pending records, and an index slows their loading; better build"
             " it when the pipeline is complete"
         )
+
+
+def _what_does_not_fit(planned: IndexPlan) -> str:
+    return (
+        f"the index needs about {size(planned.needed_megabytes * 1024**2)} while it is built, and"
+        f" gets {size(planned.memory_megabytes * 1024**2)}: the rest is built on disk, which takes"
+        f" many times as long; if the server has the memory: --memory {planned.needed_megabytes}"
+    )
 
 
 def _warn(text: str) -> None:

@@ -19,6 +19,23 @@ class VectorExtension:
         """Return whether it is of version `numbers`, such as 0, 7, or a later one."""
         return tuple(int(part) for part in self.version.split(".")[: len(numbers)]) >= numbers
 
+    @property
+    def builds_in_parallel(self) -> bool:
+        """Whether several processes can build an HNSW index, and do it without a fault."""
+        return self.is_at_least(0, 8, 2)
+
+    def faults(self) -> list[str]:
+        """Return the faults of this version that can harm an index, for a person."""
+        found = []
+        if self.is_at_least(0, 6) and not self.builds_in_parallel:
+            found.append(
+                "building an HNSW index in parallel can read or write memory out of bounds"
+                " (CVE-2026-3172, mended in 0.8.2)"
+            )
+        if not self.is_at_least(0, 8, 4):
+            found.append("a vacuum can damage an HNSW index (mended in 0.8.3 and 0.8.4)")
+        return found
+
 
 def find_extension(connection: Connection) -> VectorExtension | None:
     """Return the vector extension of the database, or None if it is not created there."""

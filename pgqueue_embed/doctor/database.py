@@ -103,6 +103,11 @@ def check_extension(connection: Connection) -> Iterator[Check]:
     else:
         limits = "" if extension.is_at_least(0, 7) else " (halfvec needs 0.7)"
         yield ok("pgvector", f"{extension.version} in schema {extension.schema}{limits}")
+        fix = "install a newer pgvector on the server, and run: alter extension vector update"
+        yield from (
+            warning("pgvector", f"{extension.version}: {fault}", fix)
+            for fault in extension.faults()
+        )
 
 
 def _absent_extension(connection: Connection) -> Check:

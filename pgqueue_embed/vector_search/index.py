@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -175,13 +176,20 @@ select
     pg_size_bytes(current_setting('maintenance_work_mem')),
     pg_size_bytes(current_setting('shared_buffers')),
     current_setting('max_parallel_workers')::integer,
-    current_setting('max_parallel_maintenance_workers')::integer
+    current_setting('max_parallel_maintenance_workers')::integer,
+    host(inet_server_addr())
 """
+
+# A server that is reached by a socket or so runs on this machine, or in a container on it.
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 def _read_limits(connection: Connection) -> ServerLimits:
-    memory, buffers, workers, builders = connection.row(LIMITS)
+    memory, buffers, workers, builders, address = connection.row(LIMITS)
+    is_here = address is None or address in LOOPBACK
     return ServerLimits(
+        processors=os.cpu_count() if is_here else None,
+        builds_in_parallel=vector_extension(connection).builds_in_parallel,
         maintenance_work_mem_bytes=memory,
         shared_buffers_bytes=buffers,
         max_parallel_workers=workers,

@@ -57,23 +57,38 @@ class IndexOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
-    """What the server allows as it is set up."""
+    """What the server allows as it is set up.
+
+    `processors` are those of its machine, where that is this one. Not all versions of pgvector
+    build an index in parallel without a fault.
+    """
 
     maintenance_work_mem_bytes: int
     shared_buffers_bytes: int
     max_parallel_workers: int
     max_parallel_maintenance_workers: int
+    processors: int | None = None
+    builds_in_parallel: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexPlan:
-    """How one index is built; `parameters` are its WITH options."""
+    """How one index is built; `parameters` are its WITH options.
+
+    What does not fit into `memory_megabytes`, of the `needed_megabytes`, is built on disk.
+    """
 
     method: str
     rows: int
     parameters: dict[str, int]
     memory_megabytes: int
+    needed_megabytes: int
     parallel_workers: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the index is built in memory."""
+        return self.needed_megabytes <= self.memory_megabytes
 
 
 def plan_index(
@@ -86,22 +101,32 @@ def plan_index(
     cap = max(SPARE_BYTES, limits.shared_buffers_bytes // 2)
     if options.method == "hnsw":
         parameters = {"m": options.m, "ef_construction": options.ef_construction}
-        needed = min(hnsw_bytes(rows, vector_bytes, options.m), cap)
+        needed = hnsw_bytes(rows, vector_bytes, options.m)
+        given = min(needed, cap)
     else:
         lists = options.lists or _lists_within(rows, vector_bytes, cap)
         parameters = {"lists": lists}
-        needed = ivfflat_bytes(lists, vector_bytes)
-    memory = max(needed, limits.maintenance_work_mem_bytes)
+        needed = given = ivfflat_bytes(lists, vector_bytes)
+    memory = max(given, limits.maintenance_work_mem_bytes)
     return IndexPlan(
         method=options.method,
         rows=rows,
         parameters=parameters,
         memory_megabytes=options.memory_megabytes or math.ceil(memory / MEGABYTE),
-        parallel_workers=max(
-            limits.max_parallel_maintenance_workers,
-            min(limits.max_parallel_workers, MAX_PARALLEL_WORKERS),
-        ),
+        needed_megabytes=math.ceil(needed / MEGABYTE),
+        parallel_workers=_parallel_workers(options.method, limits),
     )
+
+
+def _parallel_workers(method: str, limits: ServerLimits) -> int:
+    """Return how many processes help the one that builds, which works too."""
+    if method == "hnsw" and not limits.builds_in_parallel:
+        return 0
+    wanted = max(
+        limits.max_parallel_maintenance_workers,
+        min(limits.max_parallel_workers, MAX_PARALLEL_WORKERS),
+    )
+    return wanted if limits.processors is None else min(wanted, limits.processors - 1)
 
 
 def recommended_lists(rows: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pgqueue_embed.db.extension import VectorExtension
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.vector_search.index_plan import (
     MEGABYTE,
@@ -77,6 +78,45 @@ def test_memory_that_a_person_names_is_taken() -> None:
 def test_parallel_workers_stay_within_the_servers(allowed: int, workers: int) -> None:
     limits = dataclasses.replace(SMALL_SERVER, max_parallel_workers=allowed)
     assert plan(10, limits).parallel_workers == workers
+
+
+def test_processors_of_this_machine_limit_the_workers_that_help_one() -> None:
+    limits = dataclasses.replace(SMALL_SERVER, processors=2)
+    assert plan(10, limits).parallel_workers == 1
+
+
+def test_pgvector_that_builds_in_parallel_with_a_fault_builds_alone() -> None:
+    limits = dataclasses.replace(SMALL_SERVER, builds_in_parallel=False)
+    assert plan(10, limits).parallel_workers == 0
+    assert plan(10_000, limits, method="ivfflat").parallel_workers == 4
+
+
+def test_graph_that_does_not_fit_is_known_with_what_it_needs() -> None:
+    planned = plan(20_000_000)
+    assert not planned.fits
+    assert 40 * 1024 < planned.needed_megabytes < 60 * 1024
+    assert plan(100_000).fits
+
+
+@pytest.mark.parametrize(
+    ("version", "faults", "in_parallel"),
+    [
+        ("0.5.1", ["vacuum"], False),
+        ("0.6.0", ["CVE-2026-3172", "vacuum"], False),
+        ("0.8.1", ["CVE-2026-3172", "vacuum"], False),
+        ("0.8.2", ["vacuum"], True),
+        ("0.8.4", [], True),
+        ("1.0", [], True),
+    ],
+)
+def test_faults_of_pgvector_are_known_by_its_version(
+    version: str, faults: list[str], in_parallel: bool
+) -> None:
+    extension = VectorExtension(schema="public", version=version)
+    assert extension.builds_in_parallel is in_parallel
+    assert len(extension.faults()) == len(faults)
+    for fault, word in zip(extension.faults(), faults, strict=True):
+        assert word in fault
 
 
 @pytest.mark.parametrize(
