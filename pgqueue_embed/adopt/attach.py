@@ -22,6 +22,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import to_row
 from pgqueue_embed.queue.adoptions import begin_adoption
 from pgqueue_embed.source.read import source_names
+from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import ChunkRows, target_of
 
 # No record has so many chunks: a row with this index is in no record's way.
@@ -53,7 +54,8 @@ def _take(connection: Connection, candidate: Candidate, doubtful: Sequence[str])
     _add_columns(connection, candidate)
     insert_pipeline(connection, to_row(candidate.spec, candidate.records, candidate.identity))
     pipeline = load_pipeline(connection, candidate.spec.name)
-    _rehearse(connection, pipeline)
+    with trusting(connection, pipeline.spec):
+        _rehearse(connection, pipeline)
     begin_adoption(connection, pipeline, doubtful)
     return pipeline
 

@@ -20,6 +20,7 @@ from pgqueue_embed.embedding.rows import unit_rows
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.options import SampleOptions
+from pgqueue_embed.source.trust import trusting
 
 MIN_COSINE = SampleOptions.min_cosine
 SAMPLE_CHUNKS = SampleOptions.sample
@@ -109,7 +110,7 @@ def _draw(connection: Connection, candidate: Candidate, sample_chunks: int) -> l
         (candidate.spec.target.quoted,),
     )
     percent = min(100.0, 100.0 * max(SAMPLE_BLOCKS, 2 * sample_chunks) / max(blocks, 1))
-    with connection.transaction():
+    with trusting(connection, candidate.spec), connection.transaction():
         connection.execute(OPENING)
         values = {"percent": percent, "sample_chunks": sample_chunks}
         rows = connection.execute(query, values).fetchall()

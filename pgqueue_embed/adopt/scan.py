@@ -30,6 +30,7 @@ from pgqueue_embed.queue.adoptions import Adoption, Counts, advance, read_adopti
 from pgqueue_embed.queue.deleted import is_doubtful
 from pgqueue_embed.queue.enqueue import Slice
 from pgqueue_embed.queue.work_items import Handling, add_items
+from pgqueue_embed.source.trust import trusting
 
 KEYS_PER_SLICE = 10_000
 
@@ -69,11 +70,12 @@ def _walk_source(
     connection: Connection, pipeline: Pipeline, judge: Judge, adoption: Adoption
 ) -> Slice | None:
     judged = next_slice(connection, pipeline, judge, last_key=adoption.last_key)
-    counts = in_short_waits(
-        connection,
-        lambda: _settle_slice(connection, pipeline, adoption, _doubting(judged, adoption)),
-        table=pipeline.source,
-    )
+
+    def settle() -> Counts | None:
+        with trusting(connection, pipeline.spec):
+            return _settle_slice(connection, pipeline, adoption, _doubting(judged, adoption))
+
+    counts = in_short_waits(connection, settle, table=pipeline.source)
     if counts is None:
         return None
     return Slice(scanned=len(judged.records), queued=counts.queued, finished=False)
@@ -246,7 +248,8 @@ def _walk_table(
         connection.execute(OPENING)
         if not take_turn(connection, pipeline, adoption):
             return None
-        keys = table_keys(connection, pipeline, adoption.last_key, KEYS_PER_SLICE)
+        with trusting(connection, pipeline.spec):
+            keys = table_keys(connection, pipeline, adoption.last_key, KEYS_PER_SLICE)
         gone = [key for key, is_gone in keys if is_gone]
         counts = Counts(gone=len(gone))
         # Else their chunks stay until `pgembed enqueue` is told otherwise: it asks.

@@ -13,6 +13,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord, read_records, source_names
+from pgqueue_embed.source.trust import trusting
 
 # A slice is judged in memory, and written while its records are locked: both are to be short.
 SLICE_RECORDS = 500
@@ -57,7 +58,7 @@ def next_slice(
         after=sql.SQL("") if last_key is None else after,
     )
     values = {"last_key": last_key, "slice_records": SLICE_RECORDS}
-    with connection.transaction():
+    with trusting(connection, pipeline.spec), connection.transaction():
         connection.execute(OPENING)
         keys = [each for (each,) in connection.execute(query, values)]
     return judge_keys(connection, pipeline, judge, keys)
@@ -67,7 +68,7 @@ def judge_keys(
     connection: Connection, pipeline: Pipeline, judge: Judge, keys: Sequence[str]
 ) -> JudgedSlice:
     """Read and judge those of the records `keys`, in that order, that fit the bytes of a slice."""
-    with connection.transaction():
+    with trusting(connection, pipeline.spec), connection.transaction():
         connection.execute(OPENING)
         read = read_records(connection, pipeline, keys, [True] * len(keys), limit_bytes=SLICE_BYTES)
         records = [record for record in read if not record.beyond_limit]

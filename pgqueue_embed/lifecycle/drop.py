@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import psycopg
 from psycopg import sql
@@ -21,6 +21,7 @@ from pgqueue_embed.pipeline.catalog import (
 )
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
+from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
 
 
@@ -83,8 +84,11 @@ def _remove(connection: Connection, pipeline: Pipeline) -> None:
 
 def _drop_target(connection: Connection, pipeline: Pipeline) -> None:
     target = target_of(pipeline)
+    # A column that was there before is emptied by an UPDATE, which runs triggers of its table.
+    is_emptied = pipeline.spec.into_column is not None and not pipeline.target_is_made
     try:
-        in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
+        with trusting(connection, pipeline.spec) if is_emptied else nullcontext():
+            in_short_waits(connection, lambda: target.drop(connection), table=pipeline.target)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(f"{target} is used: {dependents(error)}; drop that first") from None
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed.adopt.judge import Judge
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_tables
 from pgqueue_embed.errors import PgembedError, PipelineFault, UntrustedCode, UsageError
 from pgqueue_embed.lifecycle.alter import Changes, alter
+from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
@@ -26,6 +29,7 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.source.trust import is_anything_untrusted, look
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
+from tests.support import adopting
 from tests.support.corpus import make_source
 from tests.support.fakes import unit_vector
 from tests.support.oracle import assert_converged
@@ -437,6 +441,50 @@ def test_view_of_the_administrator_over_tables_of_the_tenant_runs_none_of_their_
     with open_session(conninfo) as session:
         drain(session, pipeline)
     assert_converged(connection, "reports")
+    assert_nothing_was_stolen(connection)
+
+
+def test_drop_empties_no_column_of_a_table_that_has_become_a_trap(
+    connection: Connection, tenant: Connection
+) -> None:
+    tenant.execute(f"create table shop.docs ({COLUMNS}, embedding public.vector(8))")
+    pipeline = make_docs_pipeline(
+        connection, into_column="embedding", chunking="none", target=DOCS, dimensions=8
+    )
+    tenant.execute(FUNCTION)
+    tenant.execute(
+        "insert into shop.docs values (1, 'Pump', '[1,0,0,0,0,0,0,0]');"
+        "create trigger trap before update on shop.docs"
+        " for each row execute function shop.trap()"
+    )
+    with pytest.raises(UntrustedCode, match="role tenant"):
+        drop_pipeline(connection, pipeline, delete_vectors=True)
+    assert_nothing_was_stolen(connection)
+    drop_pipeline(connection, pipeline, delete_vectors=False)
+
+
+def test_adoption_writes_no_table_that_becomes_a_trap_while_it_is_judged(
+    connection: Connection, tenant: Connection
+) -> None:
+    source = make_source(connection, ["Pump"])
+    adopting.make_vectors(connection, [(1, "Pump", None)])
+    connection.execute("alter table public.vectors owner to tenant")
+    candidate = adopting.candidate_of(connection, source)
+    pipeline = adopting.attach_table(connection, candidate, ())
+    tenant.execute(FUNCTION)
+
+    class SettingTraps(Judge):
+        def judge(self, *read: Any) -> Any:
+            tenant.execute(
+                "create trigger trap before update on public.vectors"
+                " for each row execute function shop.trap()"
+            )
+            return super().judge(*read)
+
+    judge = candidate.judge()
+    judge.__class__ = SettingTraps
+    with pytest.raises(PgembedError, match="role tenant"):
+        adopting.adopt_records(connection, pipeline, judge)
     assert_nothing_was_stolen(connection)
 
 
