@@ -229,7 +229,7 @@ def _conninfo(shared: dict[str, Any], file: Path | None, *, may_make_server: boo
         user=shared["db_user"],
         password=shared["db_password"],
     )
-    in_working_folder = DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    in_working_folder = DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     conninfo = resolve_conninfo(options, file=file or in_working_folder, may_make=may_make_server)
     _warn_of_shown_password(options, conninfo)
     return conninfo

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed.adopt import adopt_records, attach_table
 from pgqueue_embed.adopt.judge import Judge
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
@@ -470,7 +471,7 @@ def test_adoption_writes_no_table_that_becomes_a_trap_while_it_is_judged(
     adopting.make_vectors(connection, [(1, "Pump", None)])
     connection.execute("alter table public.vectors owner to tenant")
     candidate = adopting.candidate_of(connection, source)
-    pipeline = adopting.attach_table(connection, candidate, ())
+    pipeline = attach_table(connection, candidate, ())
     tenant.execute(FUNCTION)
 
     class SettingTraps(Judge):
@@ -484,7 +485,7 @@ def test_adoption_writes_no_table_that_becomes_a_trap_while_it_is_judged(
     judge = candidate.judge()
     judge.__class__ = SettingTraps
     with pytest.raises(PgembedError, match="role tenant"):
-        adopting.adopt_records(connection, pipeline, judge)
+        adopt_records(connection, pipeline, judge)
     assert_nothing_was_stolen(connection)
 
 

@@ -140,3 +140,18 @@ def test_python_is_started_in_one_place() -> None:
         if "sys.executable" in path.read_text(encoding="utf-8")
     }
     assert starting == {"worker/python_process.py"}
+
+
+def test_pipe_that_somebody_has_put_there_keeps_no_command_waiting(
+    conninfo: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pgembed.toml")
+    ran = subprocess.run(
+        STATUS["script"],
+        cwd=tmp_path,
+        env={**os.environ, "PGEMBED_DSN": conninfo},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
