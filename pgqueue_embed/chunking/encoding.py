@@ -68,7 +68,11 @@ def private_copy(tokenizer: Tokenizer, *, control_tokens: bool = False) -> Token
     All ids stay, those of control tokens too: only their names are out of the reach of a text. With
     ``control_tokens`` a text may spell them, for models that were trained so.
     """
-    state = json.loads(tokenizer.to_str())
+    return private_tokenizer(json.loads(tokenizer.to_str()), control_tokens=control_tokens)
+
+
+def private_tokenizer(state: dict[str, Any], *, control_tokens: bool = False) -> Tokenizer:
+    """Make a tokenizer as `private_copy` does, of the JSON of one, which is changed."""
     if not control_tokens:
         _hide_control_tokens(state)
     copy = Tokenizer.from_str(json.dumps(state))

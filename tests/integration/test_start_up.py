@@ -5,11 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.embedding import fingerprint, resolve_model
+from pgqueue_embed.lifecycle.create import check_tables, create_pipeline
+from pgqueue_embed.pipeline.model_identity import ModelIdentity
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec_checks import checked
+from tests.support.corpus import make_source
+
 # Each takes a good part of a second, or of the machine's memory.
 HEAVY = {"numpy", "tokenizers", "torch", "transformers", "sentence_transformers"}
 
 # A tenth more than today, those of Python itself, typer, rich and psycopg included.
 MOST_MODULES = 660
+
+# What takes seconds to import.
+LIBRARIES = {"torch", "transformers", "sentence_transformers"}
 
 PROGRAM = """
 import sys
@@ -43,3 +56,38 @@ def test_status_loads_nothing_that_computes(conninfo: str) -> None:
     assert "psycopg" in loaded
     assert not loaded & HEAVY
     assert len(loaded) < MOST_MODULES, len(loaded)
+
+
+def test_search_loads_none_of_the_libraries(conninfo: str, connection: Connection) -> None:
+    make_searchable(connection, "The battery overheated.")
+    loaded = loaded_by("search", "reports", "battery", "--threshold", "-1", "--dsn", conninfo)
+    assert "numpy" in loaded
+    assert not loaded & LIBRARIES
+
+
+def make_searchable(connection: Connection, text: str) -> None:
+    """Make a pipeline of the bundled model, with one vector."""
+    source = make_source(connection, [text])
+    spec = checked(
+        PipelineSpec(
+            name="reports",
+            source=source,
+            target=Table(schema="public", name="vectors"),
+            text_fields=("body",),
+        )
+    )
+    resolved = resolve_model(DEFAULT_MODEL)
+    files = fingerprint(resolved.path)
+    identity = ModelIdentity(
+        name=resolved.name,
+        revision=None,
+        fingerprint=files.digest,
+        files=files.files,
+        dimensions=384,
+    )
+    create_pipeline(connection, spec, check_tables(connection, spec), identity)
+    connection.execute(
+        "insert into vectors (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char,"
+        " tokens, embedding) values (1, 1, 0, %s, 0, 5, 4, array_fill(0.1::real, array[384]))",
+        (text,),
+    )

@@ -332,6 +332,13 @@ _ENCODER = {
 _DECODER = _ENCODER | {"num_key_value_heads": 2, "head_dim": 16}
 _SIZES: dict[str, dict[str, Any]] = {
     "Bert": _ENCODER,
+    "DistilBert": {
+        "dim": WIDTH,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 48,
+        "max_position_embeddings": 128,
+    },
     "MPNet": _ENCODER | {"max_position_embeddings": 130},
     "Roberta": _ENCODER | {"max_position_embeddings": 130},
     "XLMRoberta": _ENCODER | {"max_position_embeddings": 130},
@@ -393,6 +400,19 @@ ZOO: dict[str, Animal] = {
         specials=BERT,
         pooling="weightedmean",
         dtype=torch.float16,
+    ),
+    "bert-half-dense": Animal(
+        architecture="Bert",
+        tokenizer="wordpiece",
+        specials=BERT,
+        after=("normalize", "dense"),
+        dtype=torch.float16,
+    ),
+    "distilbert-dense": Animal(
+        architecture="DistilBert",
+        tokenizer="wordpiece",
+        specials=BERT,
+        after=("dense", "normalize"),
     ),
     "mpnet": Animal(architecture="MPNet", tokenizer="wordpiece", specials=BERT),
     "roberta": Animal(
