@@ -81,6 +81,6 @@ def _search(program: str, conninfo: str) -> float:
     """Return the processor seconds of the command, its children included."""
     words = ["search", "reports", "battery overheated while charging", "--dsn", conninfo]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", program, *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

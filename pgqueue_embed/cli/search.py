@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -92,6 +93,8 @@ def search(
 
     Example: pgembed search reports "stent" --where "event_type = 'D'" --per-record
     """
+    # Read when numpy is first imported. In one short text, its threads wait more than they compute.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
