@@ -76,6 +76,7 @@ def index(
 
     Example: pgembed index reports
     """
+    from pgqueue_embed.db import applications
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
@@ -90,7 +91,7 @@ def index(
         ef_construction=ef_construction,
         memory_megabytes=memory,
     )
-    with connect(conninfo, application_name="pgembed index") as connection:
+    with connect(conninfo, application_name=applications.INDEX) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
         if _says_that_it_exists(connection, pipeline, method):
@@ -182,6 +183,7 @@ def _watch(
     import psycopg
 
     from pgqueue_embed.cli.progress_bar import MinuteLines
+    from pgqueue_embed.db import applications
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.errors import PgembedError
     from pgqueue_embed.vector_search.index_build import read_progress
@@ -191,7 +193,7 @@ def _watch(
     # The bar is for the eye: the build goes on without it.
     with (
         suppress(psycopg.Error, PgembedError),
-        connect(conninfo, application_name="pgembed index (progress)") as connection,
+        connect(conninfo, application_name=applications.INDEX_PROGRESS) as connection,
     ):
         while not finished.wait(POLL_SECONDS):
             found = read_progress(connection, pipeline)

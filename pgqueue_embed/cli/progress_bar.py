@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from pgqueue_embed.cli.display import duration, progress_console, say
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.untrusted.foreign_text import printable
 
@@ -94,7 +95,7 @@ def progress_bar(conninfo: str, pipeline_name: str) -> Iterator[ProgressBar]:
     out = progress_console()
     draws, seconds = (_bar, REFRESH_SECONDS) if out.is_terminal else (_lines, LINE_SECONDS)
     with (
-        connect(conninfo, application_name="pgembed progress") as connection,
+        connect(conninfo, application_name=applications.PROGRESS) as connection,
         draws(out, printable(pipeline_name)) as show,
     ):
         shown = ProgressBar(connection, pipeline_name, show, seconds=seconds)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pgqueue_embed.configuration.plan import Plan, PlannedPipeline
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.locks import APPLY_LOCK
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import Alteration, carry_out, prepare_alteration
@@ -19,7 +20,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 @contextmanager
 def taking_turns(conninfo: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep others from applying a file to this database; calls `on_wait` while one does."""
-    with connect(conninfo, application_name="pgembed apply") as lock, lock.transaction():
+    with connect(conninfo, application_name=applications.APPLY) as lock, lock.transaction():
         free = lock.value("select pg_try_advisory_xact_lock(%s)", (APPLY_LOCK,))
         if not free:
             on_wait()

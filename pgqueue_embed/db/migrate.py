@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import find_extension
 from pgqueue_embed.db.locks import MIGRATION_LOCK
@@ -124,7 +125,7 @@ def _apply(conninfo: str) -> list[str]:
         """Yoyo over our own connections, with its tables in schema pgembed."""
 
         def connect(self, _uri: Any) -> Connection:
-            return connect(conninfo, application_name="pgembed migrate")
+            return connect(conninfo, application_name=applications.MIGRATE)
 
         def init_connection(self, connection: Connection) -> None:
             connection.execute("set search_path to pgembed")

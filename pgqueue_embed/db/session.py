@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
 
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.dsn import THE_DATABASE, describe_dsn, place_of
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
@@ -277,7 +278,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 def connect(
-    conninfo: str, *, application_name: str = "pgembed", patience_seconds: float | None = None
+    conninfo: str,
+    *,
+    application_name: str = applications.COMMAND,
+    patience_seconds: float | None = None,
 ) -> Connection:
     """Open an autocommit session that works through pgbouncer in transaction mode.
 

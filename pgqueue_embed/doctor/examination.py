@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import database, pipeline
 from pgqueue_embed.doctor.check import Check, Mark, failed, guarded, warning
@@ -25,7 +26,7 @@ def examine(
     models = Models()
     pipelines: list[Pipeline] = []
     try:
-        connection = connect(conninfo, application_name="pgembed doctor")
+        connection = connect(conninfo, application_name=applications.DOCTOR)
     except DatabaseUnavailable as error:
         fix = "check address, user and password (--dsn, PGEMBED_DSN, ~/.pgpass), and the server"
         yield failed("connection", str(error), fix)

@@ -11,6 +11,7 @@ from types import TracebackType
 import psutil
 import psycopg
 
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, Connection, connect
 from pgqueue_embed.embedding.devices import device_memory_bytes
@@ -69,7 +70,7 @@ class Heartbeat:
             try:
                 with connect(
                     self._shared.conninfo,
-                    application_name="pgembed heartbeat",
+                    application_name=applications.HEARTBEAT,
                     patience_seconds=BOOKKEEPING_SECONDS,
                 ) as own:
                     self._beat(own)

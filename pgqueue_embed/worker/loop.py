@@ -15,6 +15,7 @@ from pgqueue_embed.claim.embed import Device, DocumentChunker
 from pgqueue_embed.claim.lateness import READ_SHARE
 from pgqueue_embed.claim.process import ClaimOutcome, Session, process_claim
 from pgqueue_embed.claim.size import FIRST_CLAIM
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import is_given_back
 from pgqueue_embed.db.migrate import check_schema
@@ -149,11 +150,11 @@ def _session(shared: Shared) -> Iterator[Session]:
     lease_seconds = shared.settings.lease_seconds
     with (
         connect(
-            shared.conninfo, application_name="pgembed claim", patience_seconds=lease_seconds
+            shared.conninfo, application_name=applications.CLAIM, patience_seconds=lease_seconds
         ) as connection,
         connect(
             shared.conninfo,
-            application_name="pgembed side",
+            application_name=applications.SIDE,
             patience_seconds=lease_seconds * READ_SHARE,
         ) as side,
     ):
