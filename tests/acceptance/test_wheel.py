@@ -53,7 +53,9 @@ def test_wheel_carries_its_migrations_and_applies_them(
 ) -> None:
     migrations = sorted(path.stem for path in (REPOSITORY / "migrations").glob("*.sql"))
     output = run(installed / "pgembed", "migrate", PGEMBED_DSN=empty_conninfo)
-    assert output.split() == [word for name in migrations for word in ("applied", name)]
+    *applied, following = output.splitlines()
+    assert [line.split() for line in applied] == [["applied", name] for name in migrations]
+    assert following.startswith("next: pgembed create")
     again = run(installed / "pgembed", "migrate", PGEMBED_DSN=empty_conninfo)
     assert again.strip() == "schema pgembed is up to date"
 
