@@ -159,13 +159,19 @@ create table pgembed.work (
     sweep_after text,
     available_at timestamptz not null default clock_timestamp(),
     created_at timestamptz not null default clock_timestamp(),
+    delayed boolean generated always as (available_at > created_at) stored,
     constraint work_records_match_keys check (records = cardinality(keys) and records <= 256),
     constraint work_is_keys_or_a_sweep check ((records = 0) = (coalesce(compare_after, sweep_after) is not null)),
     constraint work_deaths_are_counted check (deaths >= 0)
 );
 
 -- The claim: one pipeline's items in order. `alone` leads because suspects are claimed apart.
-create index work_claim_order on pgembed.work (pipeline_id, alone, priority, id);
+-- What was delayed lies apart: a poll would have to step over all of it.
+create index work_claim_order on pgembed.work (pipeline_id, alone, priority, delayed, id);
+
+-- What was delayed, in the order in which it may be claimed.
+create index work_delayed on pgembed.work (pipeline_id, alone, priority, available_at, id)
+    where delayed;
 
 -- Comparisons that wait: whoever would queue one first looks whether another will do. There are
 -- few, and other items cost nothing here.
@@ -194,6 +200,8 @@ comment on column pgembed.work.compare_after is
 comment on column pgembed.work.sweep_after is
     'Not null: no keys, but a look through the ledger, behind this key, for what the source has lost, by a TRUNCATE for example.';
 comment on column pgembed.work.available_at is 'Not claimed before this moment.';
+comment on column pgembed.work.delayed is
+    'The item could not be claimed as soon as it was queued: it is claimed in the order of available_at, behind the others of its priority.';
 
 create table pgembed.attempts (
     id bigint generated always as identity primary key,
@@ -259,6 +267,9 @@ create table pgembed.records (
 -- The dead letters. On dead_at and not on state: a column that changes for every record would
 -- cost each of them a heap-only update.
 create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_at is not null;
+
+-- The walk through all of them, slice by slice.
+create index records_dead_by_key on pgembed.records (pipeline_id, key) where dead_at is not null;
 
 comment on table pgembed.records is
     'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';

@@ -107,13 +107,15 @@ select
     ) as unserved,
     workers.fp32_chunks
 from pgembed.workers
-left join lateral (
+-- Summed up once: there may be thousands of workers, and batches of them.
+left join (
     select
+        worker_id,
         round((sum(records) / max(seconds))::numeric, 1) as records_per_second,
         round((sum(chunks) / max(seconds))::numeric, 1) as chunks_per_second
     from pgembed.recent_batches
-    where recent_batches.worker_id = workers.id
-) as recent on true;
+    group by worker_id
+) as recent on recent.worker_id = workers.id;
 
 comment on view pgembed.worker_status is
     'Worker processes: what they run on, whether they are heard of, their rates over the last minute.';

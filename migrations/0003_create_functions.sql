@@ -467,7 +467,9 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $function$
 begin
-    -- Locked in bytewise key order, as a worker does before it writes: the two cannot deadlock.
+    -- Locked in bytewise key order, as a worker does before it writes: the two cannot deadlock. By
+    -- their state, and not by dead_at: an index of the dead alone may have been empty when it was last
+    -- analyzed, and then the planner would read all of it for each key.
     with locked as materialized (
         select records.key
         from pgembed.records
@@ -475,7 +477,7 @@ begin
             and records.key = any (
                 array(select pgembed.ledger_key(listed) from unnest(keys) as listed)
             )
-            and records.dead_at is not null
+            and records.state = 'dead'
         order by coalesce(records.long_key, records.key)
         for update
     ),
@@ -553,7 +555,10 @@ begin
     where not exists (
         select
         from pgembed.records
-        where pipeline_id = pipeline.id and records.key = pgembed.ledger_key(listed.key) and dead_at is not null
+        where pipeline_id = pipeline.id
+            and records.key = pgembed.ledger_key(listed.key)
+            -- See put_back.
+            and state = 'dead'
     )
     order by 1
     limit 1;

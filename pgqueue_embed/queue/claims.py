@@ -89,18 +89,14 @@ def renew(connection: Connection) -> None:
 
 
 # The locking query is materialised: inlined, the planner may run it again and lock more rows than
-# the limit. OF: a joined table would be locked too. Locked rows are another worker's. Places are
-# compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
-CLAIM = sql.SQL("""
+# the limit. OF: a joined table would be locked too. Locked rows are another worker's.
+_CLAIM = """
 with claimed as materialized (
     select id, keys, compare_after, sweep_after, {handling}
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
-        and (priority, id) > (%(priority)s, %(after_id)s)
-        and (priority, id) < (%(priority)s + 1, 0)
-        and available_at <= clock_timestamp()
-    order by priority, id
+        and {place}
     limit %(limit)s
     for update of work skip locked
 )
@@ -111,7 +107,31 @@ cross join lateral (
     where attempts.work_id = claimed.id and attempts.died_at is not null
 ) as unmarked
 order by claimed.id
-""").format(handling=sql.SQL(", ").join(map(sql.Identifier, HANDLING)))
+"""
+
+
+def _claim_of(place: str) -> sql.Composed:
+    handling = sql.SQL(", ").join(map(sql.Identifier, HANDLING))
+    return sql.SQL(_CLAIM).format(handling=handling, place=sql.SQL(place))
+
+
+# Places are compared as rows of the index work_claim_order, lest the planner walk along that of the
+# ids.
+CLAIM = _claim_of("""
+        (priority, delayed, id) > (%(priority)s, false, %(after_id)s)
+        and (priority, delayed, id) < (%(priority)s, true, 0)
+    order by priority, delayed, id
+""")
+
+# What was delayed and is due, along work_delayed. An index can be searched for this time; with
+# clock_timestamp(), each item that is not due would be compared.
+CLAIM_DELAYED = _claim_of("""
+        delayed
+        and priority = %(priority)s
+        and available_at <= statement_timestamp()
+        and id <> all (%(held_ids)s::bigint[])
+    order by available_at, id
+""")
 
 
 def claim_items(
@@ -125,43 +145,58 @@ def claim_items(
     """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
 
     Of small items, as many as `limit` full ones have records; of those that run `alone`, one.
-    Looks behind `cursor` first, then a little before it. None does not mean that the pipeline is
-    finished: other workers hold items.
+    Looks behind `cursor` first, then a little before it; what was delayed and is due comes behind
+    the others of its priority. None does not mean that the pipeline is finished: other workers hold
+    items.
     """
     place = {} if cursor is None or alone else cursor.start()
     values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
-    claim = _claim_behind(connection, values, place)
+    claim = _claim_behind(connection, values, place, cursor)
     if claim is None and place and cursor is not None:
-        claim = _claim_behind(connection, values, cursor.nearby())
-    if claim is not None and cursor is not None and not alone:
-        cursor.advance(claim.items[0].handling.priority, claim.work_ids)
+        claim = _claim_behind(connection, values, cursor.nearby(), cursor)
     return claim
 
 
 def _claim_behind(
-    connection: Connection, values: dict[str, Any], place: dict[int, int]
+    connection: Connection,
+    values: dict[str, Any],
+    place: dict[int, int],
+    cursor: ClaimCursor | None,
 ) -> Claim | None:
     for priority in PRIORITIES:
-        behind = {"priority": priority, "after_id": place.get(priority, 0)}
-        rows = connection.execute(CLAIM, {**values, **behind}).fetchall()
-        if rows:
-            items = [_item(row) for row in rows]
+        for query in (CLAIM, CLAIM_DELAYED):
+            wanted = {**values, "priority": priority, "after_id": place.get(priority, 0)}
+            items, xid = _lock(connection, query, {**wanted, "held_ids": []})
+            if not items:
+                continue
             if len(items) == values["limit"] and not values["alone"]:
-                items += _claim_more(connection, {**values, **behind}, items)
-            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=rows[0][-1])
+                items += _claim_more(connection, query, wanted, items)
+            if query is CLAIM and cursor is not None and not values["alone"]:
+                cursor.advance(priority, [item.id for item in items])
+            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=xid)
     return None
 
 
+def _lock(
+    connection: Connection, query: sql.Composed, values: dict[str, Any]
+) -> tuple[list[WorkItem], str]:
+    rows = connection.execute(query, values).fetchall()
+    return [_item(row) for row in rows], rows[0][-1] if rows else ""
+
+
 def _claim_more(
-    connection: Connection, values: dict[str, Any], items: Sequence[WorkItem]
+    connection: Connection,
+    query: sql.Composed,
+    values: dict[str, Any],
+    items: Sequence[WorkItem],
 ) -> list[WorkItem]:
     """Lock the items that come next, if those locked are small; too many of them are given back."""
     room = values["limit"] * MAX_ITEM_RECORDS - sum(item.weight for item in items)
     limit = min(room * len(items) // max(sum(item.weight for item in items), 1), room)
+    behind = {"after_id": items[-1].id, "held_ids": [item.id for item in items]}
     while limit > 0:
         with connection.transaction() as attempt:
-            next_items = {**values, "after_id": items[-1].id, "limit": limit}
-            more = [_item(row) for row in connection.execute(CLAIM, next_items)]
+            more, _ = _lock(connection, query, {**values, **behind, "limit": limit})
             limit = _number_that_fits(more, room)
             if limit == len(more):
                 return more
@@ -279,7 +314,7 @@ select exists (
             select work.id
             from pgembed.work
             where work.pipeline_id = pipelines.id and work.alone = kept.alone
-            order by work.priority desc, work.id desc
+            order by work.priority desc, work.delayed desc, work.id desc
             limit 1
         ) is not null
 )
@@ -293,16 +328,28 @@ from unnest(%(pipeline_ids)s::bigint[], %(priorities)s::smallint[], %(after_ids)
     as place (pipeline_id, priority, after_id)
 join pgembed.pipelines on pipelines.id = place.pipeline_id
 where pipelines.state = 'active'
-    and (
-        select work.id
-        from pgembed.work
-        where work.pipeline_id = place.pipeline_id
-            and work.alone = %(alone)s
-            and (work.priority, work.id) > (place.priority, place.after_id)
-            and (work.priority, work.id) < (place.priority + 1, 0)
-            and work.available_at <= clock_timestamp()
-        order by work.priority desc, work.id desc
-        limit 1
+    and coalesce(
+        (
+            select work.id
+            from pgembed.work
+            where work.pipeline_id = place.pipeline_id
+                and work.alone = %(alone)s
+                and (work.priority, work.delayed, work.id) > (place.priority, false, place.after_id)
+                and (work.priority, work.delayed, work.id) < (place.priority, true, 0)
+            order by work.priority desc, work.delayed desc, work.id desc
+            limit 1
+        ),
+        (
+            select work.id
+            from pgembed.work
+            where work.pipeline_id = place.pipeline_id
+                and work.alone = %(alone)s
+                and work.delayed
+                and work.priority = place.priority
+                and work.available_at <= statement_timestamp()
+            order by work.available_at desc, work.id desc
+            limit 1
+        )
     ) is not null
 order by pipelines.id
 """

@@ -23,12 +23,16 @@ from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
 from pgqueue_embed.queue.item_size import records_per_item
 from pgqueue_embed.queue.scan_cursor import advance, open_scan, take_turn
+from pgqueue_embed.queue.work_items import CHANGES
 from pgqueue_embed.source.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.source.check import check_condition
 from pgqueue_embed.source.read import and_chunk_is_of, relation, source_names
 from pgqueue_embed.source.trust import look, trusting
 
+# A slice has as many records as changes wait, since each slice looks at all of those; with more, it
+# would be long before it is committed.
 SLICE_RECORDS = 50_000
+MOST_SLICE_RECORDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ def enqueue(
     selection: Selection,
     *,
     on_slice: Callable[[Slice], None] = lambda _: None,
-    slice_records: int = SLICE_RECORDS,
+    slice_records: int | None = None,
     allow_deletes: bool = False,
 ) -> int:
     """Queue the records of `selection` that do not wait already; returns how many were.
@@ -81,10 +85,11 @@ def enqueue(
     These are new and changed records, and with neither `where` nor `limit` those that the source
     has lost, whose vectors go. If too much has gone (see deleted.Look), the pipeline is paused
     instead and PipelineFault raised; with `allow_deletes` it is queued, and such a pause ends.
-    Each slice is its own commit. An interrupted enqueue goes on where it stopped, and two
-    machines that enqueue at once take turns. A scan that was resumed is followed by a fresh one,
-    for what came in behind its cursor. Raises UsageError for a `where` that PostgreSQL refuses, and
-    while the target is being adopted, PipelineFault when the source cannot be read.
+    Each slice, of `slice_records` or as many as are good, is its own commit. An interrupted enqueue
+    goes on where it stopped, and two machines that enqueue at once take turns. A scan that was
+    resumed is followed by a fresh one, for what came in behind its cursor. Raises UsageError for a
+    `where` that PostgreSQL refuses, and while the target is being adopted, PipelineFault when the
+    source cannot be read.
     """
     check_adopted(connection, pipeline)
     if allow_deletes and not selection.is_whole:
@@ -93,6 +98,7 @@ def enqueue(
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     item_records = records_per_item(_wanted_records(connection, pipeline, selection))
+    slice_records = slice_records or _records_a_slice(connection, pipeline)
     queued = 0
     while True:
         resumed = open_scan(connection, pipeline, selection.as_text())
@@ -135,6 +141,16 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
     return min(estimate, selection.limit) if selection.limit else estimate
 
 
+def _records_a_slice(connection: Connection, pipeline: Pipeline) -> int:
+    waiting = connection.value(WAITING_CHANGES, (pipeline.id, CHANGES))
+    return min(max(SLICE_RECORDS, int(waiting)), MOST_SLICE_RECORDS)
+
+
+WAITING_CHANGES = """
+select coalesce(sum(records), 0) from pgembed.work where pipeline_id = %s and priority = %s
+"""
+
+
 def _scan_slice(
     connection: Connection,
     pipeline: Pipeline,
@@ -166,7 +182,8 @@ def _scan_slice(
 # Items of bulk loading hold their keys in key order, so that the first and the last one tell
 # whether an item can hold a key of the slice; those of changes are few and all looked into. The
 # ledger is looked up key by key: a hash join would read all of it for every slice. Before a
-# pipeline has any, nothing is looked up.
+# pipeline has any, nothing is looked up. Nor is the queue, but for what is in flight, if the ledger
+# says that nothing of the slice wants anything.
 #
 # A claim in flight may have compared a record with its text before that changed, so neither its
 # item nor the ledger says that the record needs nothing: it is queued once more. So is a record
@@ -191,6 +208,26 @@ first as (
 last as (
     select * from slice order by {slice_order_descending} limit 1
 ),
+compared as materialized (
+    select
+        {slice_columns},
+        ledger.state is not null as known,
+        case
+            when %(everything)s or ledger.state is null then true
+            when ledger.generation is distinct from %(generation)s then true
+            else ledger.document_hash is distinct from {hash_of_rows}
+                {or_chunks_are_missing}
+        end as differs
+    from slice
+    left join lateral (
+        select state, generation, document_hash
+        from pgembed.records
+        where (select begun from ledger_begun)
+            and pipeline_id = %(pipeline_id)s
+            and records.key = pgembed.ledger_key({slice_key_text}) collate "C"
+        limit 1
+    ) as ledger on true
+),
 pending as materialized (
     select
         {listed_key_columns},
@@ -203,6 +240,10 @@ pending as materialized (
             work.priority = 0
             or ({first_of_item} <= {last_key} and {last_of_item} >= {first_key})
         )
+        and (
+            work.id in (select work_id from flying)
+            or (select exists (select from compared where differs))
+        )
 ),
 waiting as (
     select
@@ -211,30 +252,18 @@ waiting as (
         bool_or(not in_flight) as in_queue,
         bool_or(not in_flight and embed_again) as in_queue_again
     from pending
+    where {pending_key} in (select {slice_columns} from slice)
     group by {pending_columns}
 ),
 wanted as (
-    select {slice_columns}, ledger.state is not null or waiting.in_flight is not null as known
-    from slice
+    select {slice_columns}, slice.known or waiting.in_flight is not null as known
+    from compared as slice
     left join waiting on {waiting_key} = {slice_key}
-    left join lateral (
-        select state, generation, document_hash
-        from pgembed.records
-        where (select begun from ledger_begun)
-            and pipeline_id = %(pipeline_id)s
-            and records.key = pgembed.ledger_key({slice_key_text}) collate "C"
-        limit 1
-    ) as ledger on true
-    where case
-            when %(everything)s and ledger.state is not null
+    where (slice.differs or waiting.in_flight)
+        and case
+            when %(everything)s and slice.known
             then waiting.in_queue_again is not true
             else waiting.in_queue is not true
-        end
-        and case
-            when %(everything)s or ledger.state is null or waiting.in_flight then true
-            when ledger.generation is distinct from %(generation)s then true
-            else ledger.document_hash is distinct from {hash_of_rows}
-                {or_chunks_are_missing}
         end
     order by {slice_order}
     limit %(room)s
@@ -342,7 +371,7 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         "slice_key_text": key.text("slice", key.positions),
         "or_chunks_are_missing": sql.SQL(""),
     }
-    for alias in ("first", "last", "slice", "waiting"):
+    for alias in ("first", "last", "slice", "pending", "waiting"):
         names[f"{alias}_key"] = key.of(alias, key.positions)
     if pipeline.spec.foreign_key or pipeline.spec.into_column is not None:
         names["and_chunk_is_of_slice"] = and_chunk_is_of(pipeline, names["slice_key_text"])
