@@ -6,6 +6,7 @@ import pytest
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue import dead_letters
 from pgqueue_embed.queue import enqueue as scan
 from tests.support.corpus import make_source
 from tests.support.growing import CASES, POLLS, Case
@@ -28,7 +29,9 @@ where relnamespace = 'pgembed'::regnamespace and relkind in ('r', 'i')
 def pipeline(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     make_source(connection)
     connection.execute("alter table pgembed.records set (autovacuum_enabled = off)")
+    # Several slices, whatever they look at more than once.
     monkeypatch.setattr(scan, "SLICE_RECORDS", SMALL // 4)
+    monkeypatch.setitem(dead_letters.retry.__kwdefaults__, "slice_records", SMALL // 4)
     return make_pipeline(connection)
 
 
