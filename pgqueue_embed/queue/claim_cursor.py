@@ -60,6 +60,6 @@ class ClaimCursor:
         return {priority: max(id_ - NEARBY_ITEMS, 0) for priority, id_ in self._after.items()}
 
     def advance(self, priority: int, work_ids: list[int]) -> None:
-        """Start behind `work_ids` from now on."""
+        """Start behind `work_ids` from now on, if there are any."""
         with self._lock:
-            self._after[priority] = max(work_ids)
+            self._after[priority] = max(work_ids, default=self._after.get(priority, 0))

@@ -88,50 +88,45 @@ def renew(connection: Connection) -> None:
         raise LeaseExpired(f"{lost}; no progress in {lease_seconds:g} s (--lease)") from None
 
 
-# The locking query is materialised: inlined, the planner may run it again and lock more rows than
-# the limit. OF: a joined table would be locked too. Locked rows are another worker's.
-_CLAIM = """
-with claimed as materialized (
-    select id, keys, compare_after, sweep_after, {handling}
+# The locking queries are materialised: inlined, the planner may run them again and lock more rows
+# than the limit. OF: a joined table would be locked too. Locked rows are another worker's. Places
+# are compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
+# What was delayed lies in work_delayed, by the time when it is due: an index can be searched for
+# the statement's time, and not for clock_timestamp(), which would be compared with each item.
+CLAIM = sql.SQL("""
+with at_once as materialized (
+    select id, keys, delayed, compare_after, sweep_after, {handling}
     from pgembed.work
     where pipeline_id = %(pipeline_id)s
         and alone = %(alone)s
-        and {place}
+        and (priority, delayed, id) > (%(priority)s, false, %(after_id)s)
+        and (priority, delayed, id) < (%(priority)s, true, 0)
+    order by priority, delayed, id
+    limit %(limit)s
+    for update of work skip locked
+),
+due as materialized (
+    select id, keys, delayed, compare_after, sweep_after, {handling}
+    from pgembed.work
+    where pipeline_id = %(pipeline_id)s
+        and alone = %(alone)s
+        and priority = %(priority)s
+        and delayed
+        and available_at <= statement_timestamp()
+        and id <> all (%(held_ids)s::bigint[])
+        and not exists (select from at_once)
+    order by available_at, id
     limit %(limit)s
     for update of work skip locked
 )
 select claimed.*, unmarked.deaths, unmarked.reason, pg_current_xact_id()::text as xid
-from claimed
+from (select * from at_once union all select * from due) as claimed
 cross join lateral (
     select count(*) as deaths, max(reason) as reason from pgembed.attempts
     where attempts.work_id = claimed.id and attempts.died_at is not null
 ) as unmarked
 order by claimed.id
-"""
-
-
-def _claim_of(place: str) -> sql.Composed:
-    handling = sql.SQL(", ").join(map(sql.Identifier, HANDLING))
-    return sql.SQL(_CLAIM).format(handling=handling, place=sql.SQL(place))
-
-
-# Places are compared as rows of the index work_claim_order, lest the planner walk along that of the
-# ids.
-CLAIM = _claim_of("""
-        (priority, delayed, id) > (%(priority)s, false, %(after_id)s)
-        and (priority, delayed, id) < (%(priority)s, true, 0)
-    order by priority, delayed, id
-""")
-
-# What was delayed and is due, along work_delayed. An index can be searched for this time; with
-# clock_timestamp(), each item that is not due would be compared.
-CLAIM_DELAYED = _claim_of("""
-        delayed
-        and priority = %(priority)s
-        and available_at <= statement_timestamp()
-        and id <> all (%(held_ids)s::bigint[])
-    order by available_at, id
-""")
+""").format(handling=sql.SQL(", ").join(map(sql.Identifier, HANDLING)))
 
 
 def claim_items(
@@ -151,52 +146,41 @@ def claim_items(
     """
     place = {} if cursor is None or alone else cursor.start()
     values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
-    claim = _claim_behind(connection, values, place, cursor)
+    claim = _claim_behind(connection, values, place)
     if claim is None and place and cursor is not None:
-        claim = _claim_behind(connection, values, cursor.nearby(), cursor)
+        claim = _claim_behind(connection, values, cursor.nearby())
+    if claim is not None and cursor is not None and not alone:
+        in_order = [item.id for item in claim.items if not item.delayed]
+        cursor.advance(claim.priority, in_order)
     return claim
 
 
 def _claim_behind(
-    connection: Connection,
-    values: dict[str, Any],
-    place: dict[int, int],
-    cursor: ClaimCursor | None,
+    connection: Connection, values: dict[str, Any], place: dict[int, int]
 ) -> Claim | None:
     for priority in PRIORITIES:
-        for query in (CLAIM, CLAIM_DELAYED):
-            wanted = {**values, "priority": priority, "after_id": place.get(priority, 0)}
-            items, xid = _lock(connection, query, {**wanted, "held_ids": []})
-            if not items:
-                continue
+        behind = {"priority": priority, "after_id": place.get(priority, 0), "held_ids": []}
+        rows = connection.execute(CLAIM, {**values, **behind}).fetchall()
+        if rows:
+            items = [_item(row) for row in rows]
             if len(items) == values["limit"] and not values["alone"]:
-                items += _claim_more(connection, query, wanted, items)
-            if query is CLAIM and cursor is not None and not values["alone"]:
-                cursor.advance(priority, [item.id for item in items])
-            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=xid)
+                items += _claim_more(connection, {**values, **behind}, items)
+            return Claim(pipeline_id=values["pipeline_id"], items=tuple(items), xid=rows[0][-1])
     return None
 
 
-def _lock(
-    connection: Connection, query: sql.Composed, values: dict[str, Any]
-) -> tuple[list[WorkItem], str]:
-    rows = connection.execute(query, values).fetchall()
-    return [_item(row) for row in rows], rows[0][-1] if rows else ""
-
-
 def _claim_more(
-    connection: Connection,
-    query: sql.Composed,
-    values: dict[str, Any],
-    items: Sequence[WorkItem],
+    connection: Connection, values: dict[str, Any], items: Sequence[WorkItem]
 ) -> list[WorkItem]:
     """Lock the items that come next, if those locked are small; too many of them are given back."""
     room = values["limit"] * MAX_ITEM_RECORDS - sum(item.weight for item in items)
     limit = min(room * len(items) // max(sum(item.weight for item in items), 1), room)
-    behind = {"after_id": items[-1].id, "held_ids": [item.id for item in items]}
+    after_id = max((item.id for item in items if not item.delayed), default=values["after_id"])
+    behind = {"after_id": after_id, "held_ids": [item.id for item in items]}
     while limit > 0:
         with connection.transaction() as attempt:
-            more, _ = _lock(connection, query, {**values, **behind, "limit": limit})
+            next_items = {**values, **behind, "limit": limit}
+            more = [_item(row) for row in connection.execute(CLAIM, next_items)]
             limit = _number_that_fits(more, room)
             if limit == len(more):
                 return more
@@ -210,7 +194,7 @@ def _number_that_fits(items: Sequence[WorkItem], room: int) -> int:
 
 
 def _item(row: tuple[Any, ...]) -> WorkItem:
-    id_, keys, compare_after, sweep_after, *values, unmarked, reason, _ = row
+    id_, keys, delayed, compare_after, sweep_after, *values, unmarked, reason, _ = row
     handling = Handling(**dict(zip(HANDLING, values, strict=True)))
     if unmarked:
         handling = replace(handling, deaths=handling.deaths + unmarked, died_of=reason)
@@ -221,6 +205,7 @@ def _item(row: tuple[Any, ...]) -> WorkItem:
         unmarked_deaths=unmarked,
         compare_after=compare_after,
         sweep_after=sweep_after,
+        delayed=delayed,
     )
 
 

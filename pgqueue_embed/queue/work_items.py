@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 
 from psycopg import sql
 
@@ -44,7 +44,7 @@ class WorkItem:
 
     Instead of keys it may have `compare_after`, the key behind which to compare the source with the
     ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
-    has lost.
+    has lost. One that was `delayed` was claimed in the order in which such items were due.
     """
 
     id: int
@@ -53,6 +53,7 @@ class WorkItem:
     unmarked_deaths: int = 0
     compare_after: str | None = None
     sweep_after: str | None = None
+    delayed: bool = field(default=False, compare=False)
 
     @property
     def weight(self) -> int:

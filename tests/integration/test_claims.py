@@ -306,7 +306,8 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     )
     if analyzed:
         connection.execute("vacuum analyze pgembed.work")
-    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, "priority": 1, "after_id": 0}
+    place = {"priority": 1, "after_id": 0, "held_ids": []}
+    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, **place}
     with connect(conninfo) as planner, planner.transaction():
         explain = sql.SQL("explain (analyze, format json) ") + claims.CLAIM
         plan = one_value(planner, explain, values)
@@ -318,6 +319,39 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     if analyzed:
         assert "Sort" not in node_types(plan[0]["Plan"]["Plans"][0])
     assert free == 6000 - 5
+
+
+def test_what_was_delayed_comes_when_it_is_due_behind_what_was_not(
+    connection: Connection,
+) -> None:
+    fill(connection, 2, delay_seconds=60.0)
+    fill(connection, 2)
+    late, early, *others = [
+        work_id for (work_id,) in connection.execute("select id from pgembed.work order by id")
+    ]
+    due = "update pgembed.work set available_at = clock_timestamp() - make_interval(secs => %s)"
+    cursor = ClaimCursor()
+
+    def claim_one() -> list[int]:
+        claimed = claim_items(connection, PIPELINE, limit=1, cursor=cursor)
+        if claimed is None:
+            return []
+        finish_items(connection, claimed)
+        return claimed.work_ids
+
+    with claim_transaction(connection, lease_seconds=30):
+        # Behind created_at still, if only just: else it would count as one that was not delayed.
+        connection.execute(f"{due}, created_at = '2000-01-01' where id = %s", (1, late))
+        connection.execute(f"{due}, created_at = '2000-01-01' where id = %s", (2, early))
+        assert [claim_one() for _ in range(5)] == [
+            *[[each] for each in others],
+            [early],
+            [late],
+            [],
+        ]
+    fill(connection, 1)
+    with claim_transaction(connection, lease_seconds=30):
+        assert claim_one() != []
 
 
 def test_attempts_are_in_flight_while_the_claim_is_open(
