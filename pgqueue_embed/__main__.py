@@ -8,12 +8,17 @@ from pgqueue_embed.search_path import leave_out_working_folder
 # Python has more to load than what has been loaded: `signal`, for one.
 leave_out_working_folder()
 
+import atexit  # noqa: E402
 import errno  # noqa: E402
 import signal  # noqa: E402
 from contextlib import suppress  # noqa: E402
 
 # Of a stream: an error of a file has its name.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
+
+# What asks a process to leave besides Ctrl-C. Left at once, the server would go on with its
+# statement: with the build of an index for hours.
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 INTERRUPTED_CODE = 130
 INTERRUPTED = "interrupted; what was committed stays, everything else is still queued"
@@ -26,6 +31,7 @@ def main() -> None:
         from pgqueue_embed.cli.app import app
         from pgqueue_embed.errors import PgembedError
 
+    _listen()
     try:
         _refuse_other_encodings()
         app()
@@ -50,6 +56,23 @@ def main() -> None:
         from pgqueue_embed.db.errors import first_line
 
         _complain(f"the database refused: {first_line(error)}", 1)
+
+
+def _listen() -> None:
+    for number in TERMINATING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _: object) -> None:
+    """Unwind as at Ctrl-C, which cancels the statement in hand; end by the signal itself then."""
+    atexit.register(_end_by, number)
+    raise KeyboardInterrupt
+
+
+def _end_by(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class _LeavingAtOnce:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
+from pgqueue_embed.cli.build_progress import sentence, share, watched_build
 from pgqueue_embed.cli.display import command, count, one_line, say
 from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
 from pgqueue_embed.errors import UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.lifecycle.alter import Changes
     from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.vector_search.index_build import BuildProgress
 
 AT_ONCE = "At once"
 NEW_GENERATION = "By a new generation"
@@ -131,7 +133,7 @@ def alter(
         elif abort:
             _abort(connection, pipeline)
         elif switch:
-            _switch(connection, pipeline, force=force, wait=wait)
+            _switch(conninfo, connection, pipeline, force=force, wait=wait)
         else:
             _alter(connection, pipeline, wanted)
 
@@ -203,28 +205,36 @@ def _abort(connection: Connection, pipeline: Pipeline) -> None:
     say(f"gave up {successor.name} and dropped {target_of(successor)}")
 
 
-def _switch(connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool) -> None:
+def _switch(
+    conninfo: str, connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool
+) -> None:
     from pgqueue_embed.cli.display import progress_console
     from pgqueue_embed.cli.progress_bar import MinuteLines
     from pgqueue_embed.lifecycle.switch import switch
     from pgqueue_embed.pipeline.catalog import is_paused
+    from pgqueue_embed.pipeline.generations import successor_of
     from pgqueue_embed.target import target_of
 
     patience_seconds = math.inf if wait else 0.0
     lines = MinuteLines()
+    successor = successor_of(connection, pipeline) or pipeline
     with progress_console().status("looking") as line:
 
         def show(step: str) -> None:
             line.update(step)
             lines.say(f"{pipeline.name}: {step}")
 
-        switched = switch(
-            connection,
-            pipeline,
-            force=force,
-            patience_seconds=patience_seconds,
-            on_step=show,
-        )
+        def show_build(found: BuildProgress) -> None:
+            line.update(f"building an index, {sentence(found)}{share(found)}")
+
+        with watched_build(conninfo, successor, show_build):
+            switched = switch(
+                connection,
+                pipeline,
+                force=force,
+                patience_seconds=patience_seconds,
+                on_step=show,
+            )
     say(f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone")
     if is_paused(connection, switched):
         go_on = command("resume", switched.name)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgqueue_embed.cli.build_progress import sentence, watched_build
 from pgqueue_embed.cli.display import console, count, duration, say, size
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.index_build import BuildProgress
     from pgqueue_embed.vector_search.index_plan import IndexPlan
-
-POLL_SECONDS = 0.5
-
 
 Method = Annotated[
     str,
@@ -151,7 +146,7 @@ def _warn(text: str) -> None:
 
 @contextmanager
 def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
-    """Draw a progress bar, fed by a connection and thread of its own, or say it by lines."""
+    """Draw a progress bar, or say it by lines."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     out = console()
@@ -164,51 +159,16 @@ def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
         transient=True,
         disable=not out.is_terminal,
     )
-    finished = threading.Event()
     with bar:
         task = bar.add_task("starting", total=None)
-        arguments = (conninfo, pipeline, bar, task, finished)
-        watcher = threading.Thread(target=_watch, args=arguments, daemon=True)
-        watcher.start()
-        try:
+
+        def show(found: BuildProgress) -> None:
+            bar.update(
+                task,
+                description=sentence(found),
+                total=found.total or None,
+                completed=found.done,
+            )
+
+        with watched_build(conninfo, pipeline, show):
             yield
-        finally:
-            finished.set()
-            watcher.join()
-
-
-def _watch(
-    conninfo: str, pipeline: Pipeline, bar: Progress, task: TaskID, finished: threading.Event
-) -> None:
-    import psycopg
-
-    from pgqueue_embed.cli.progress_bar import MinuteLines
-    from pgqueue_embed.db import applications
-    from pgqueue_embed.db.session import connect
-    from pgqueue_embed.errors import PgembedError
-    from pgqueue_embed.vector_search.index_build import read_progress
-
-    lines = MinuteLines()
-
-    # The bar is for the eye: the build goes on without it.
-    with (
-        suppress(psycopg.Error, PgembedError),
-        connect(conninfo, application_name=applications.INDEX_PROGRESS) as connection,
-    ):
-        while not finished.wait(POLL_SECONDS):
-            found = read_progress(connection, pipeline)
-            if found is not None:
-                share = f": {100 * found.done // found.total} %" if found.total else ""
-                lines.say(f"{_sentence(found)}{share}")
-                bar.update(
-                    task,
-                    description=_sentence(found),
-                    total=found.total or None,
-                    completed=found.done,
-                )
-
-
-def _sentence(found: BuildProgress) -> str:
-    if found.waits_for_pid is not None:
-        return f"{found.phase} (process {found.waits_for_pid})"
-    return found.phase.removeprefix("building index: ").removeprefix("index validation: ")

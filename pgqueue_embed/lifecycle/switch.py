@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import psycopg
 from psycopg import sql
@@ -30,6 +31,8 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.index import plan_of_copies
+from pgqueue_embed.vector_search.index_build import build_settings
 
 # A claim of the old generation is waited for as long as one may take on a slow machine, and longer
 # than a lease: meanwhile workers have all their time for the next one.
@@ -115,7 +118,9 @@ def _make_ready(
     replacement = replacement_of(pipeline, successor)
     replacement.check(connection)
     on_step("building the indexes that the old vectors have")
-    replacement.copy_indexes(connection)
+    plan = plan_of_copies(connection, pipeline, successor)
+    with nullcontext() if plan is None else build_settings(connection, plan):
+        replacement.copy_indexes(connection)
 
 
 # Changes that came just now wait for both generations. Bulk loading, retries, and what the old one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -112,6 +113,23 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
         vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.spec.vector_type],
         limits=_read_limits(connection),
     )
+
+
+def plan_of_copies(
+    connection: Connection, pipeline: Pipeline, successor: Pipeline
+) -> IndexPlan | None:
+    """Return how to build for `successor` what indexes the vectors of `pipeline` have.
+
+    Of several, for the one that needs most; None if there is none, or none that can be built: that
+    is for the build to say.
+    """
+    plans = []
+    for index in vector_indexes(connection, pipeline):
+        given = {name: int(value) for name, value in index.parameters.items()}
+        with suppress(UsageError):
+            options = IndexOptions(method=index.method, **given)
+            plans.append(plan(connection, successor, options))
+    return max(plans, key=lambda each: each.memory_megabytes, default=None)
 
 
 def _check_dimensions(pipeline: Pipeline) -> None:

@@ -45,8 +45,7 @@ def build_index(
     connection.refuse_pooler("pgembed index")
     name = index_name(pipeline, plan.method)
     connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
-    with _turn(connection, pipeline):
-        _set_up_session(connection, plan)
+    with _turn(connection, pipeline), build_settings(connection, plan):
         _drop_invalid(connection, pipeline, name)
         try:
             _create_with_retry(connection, pipeline, plan, name)
@@ -76,7 +75,17 @@ def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
             connection.execute("select pg_advisory_unlock(%s)", (key,))
 
 
-def _set_up_session(connection: Connection, plan: IndexPlan) -> None:
+# The server looks for its client while it builds: else it would go on for one that has been killed,
+# and refuse the next build meanwhile. From PostgreSQL 14, where the platform can tell.
+LOOK_FOR_CLIENT = "set client_connection_check_interval = '5s'"
+
+READ_SETTING = "select current_setting(%s)"
+WRITE_SETTING = "select set_config(%s, %s, false)"
+
+
+@contextmanager
+def build_settings(connection: Connection, plan: IndexPlan) -> Iterator[None]:
+    """Give the session, until it is left, the memory and the processes of `plan`."""
     # The build waits for transactions that are older than it, however long they take.
     settings = {
         "maintenance_work_mem": f"{plan.memory_megabytes}MB",
@@ -84,8 +93,17 @@ def _set_up_session(connection: Connection, plan: IndexPlan) -> None:
         "statement_timeout": "0",
         "lock_timeout": "0",
     }
+    before = {name: connection.value(READ_SETTING, (name,)) for name in settings}
+    with suppress(psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
+        connection.execute(LOOK_FOR_CLIENT)
     for name, value in settings.items():
-        connection.execute("select set_config(%s, %s, false)", (name, value))
+        connection.execute(WRITE_SETTING, (name, value))
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            for name, value in before.items():
+                connection.execute(WRITE_SETTING, (name, value))
 
 
 # Only an index of this name on this table, and only if it is of no use.

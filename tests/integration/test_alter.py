@@ -33,6 +33,7 @@ from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.housekeeping import clean_up
+from pgqueue_embed.vector_search import index_plan
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.claims import allow
@@ -658,6 +659,29 @@ def test_index_of_vectors_is_built_for_the_new_type(
     switch(connection, reports)
     definitions = " ".join(map(str, features(connection)[0]))
     assert "halfvec_cosine_ops" in definitions
+
+
+def test_switch_builds_its_indexes_with_the_memory_that_index_would(
+    connection: Connection,
+    session: Session,
+    reports: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection.execute("create index on reports_chunks using hnsw (embedding vector_cosine_ops)")
+    connection.execute("set maintenance_work_mem = '1MB'")
+    successor = begin(connection, reports, Changes(vector_type="halfvec"))
+    embed(session, successor)
+    copy_indexes, settings = TableReplacement.copy_indexes, []
+
+    def noting(replacement: TableReplacement, connection: Connection) -> None:
+        settings.append(one_value(connection, "show maintenance_work_mem"))
+        copy_indexes(replacement, connection)
+
+    monkeypatch.setattr(TableReplacement, "copy_indexes", noting)
+    monkeypatch.setattr(index_plan, "hnsw_bytes", lambda *_: 77 * index_plan.MEGABYTE)
+    switch(connection, reports)
+    assert settings == ["77MB"]
+    assert one_value(connection, "show maintenance_work_mem") == "1MB"
 
 
 @pytest.mark.parametrize(

@@ -209,22 +209,40 @@ def test_a_long_table_name_gives_a_stable_name_of_63_bytes(reports: Pipeline) ->
     assert names[0].endswith("_hnsw")
 
 
-def test_ctrl_c_cancels_the_build_and_leaves_nothing_behind(
-    conninfo: str, connection: Connection, reports: Pipeline
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
+)
+def test_whoever_asks_it_to_leave_cancels_the_build_and_leaves_nothing_behind(
+    conninfo: str, connection: Connection, reports: Pipeline, number: signal.Signals, code: int
 ) -> None:
     command = [sys.executable, "-m", "pgqueue_embed", "index", "reports"]
     environment = {**os.environ, "PGEMBED_DSN": conninfo}
     with someone_writes(conninfo, reports):
         # Whoever runs the tests in the background of a shell has SIGINT ignored, and hands that on.
-        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        listen = functools.partial(signal.signal, number, signal.SIG_DFL)
         process = subprocess.Popen(command, env=environment, preexec_fn=listen)
         wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
         assert vector_indexes(connection, reports)[0].valid is False
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         wait_until(lambda: read_progress(connection, reports) is None, "the build is cancelled")
     process.wait(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert vector_indexes(connection, reports) == []
+
+
+def test_a_build_whose_client_was_killed_ends_and_the_next_one_is_not_refused(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    command = [sys.executable, "-m", "pgqueue_embed", "index", "reports"]
+    environment = {**os.environ, "PGEMBED_DSN": conninfo}
+    with someone_writes(conninfo, reports):
+        process = subprocess.Popen(command, env=environment)
+        wait_until(lambda: read_progress(connection, reports), "the build waits for the writer")
+        process.kill()
+        process.wait(timeout=30)
+        wait_until(lambda: read_progress(connection, reports) is None, "the server gives it up")
+    build(connection, reports)
+    assert [index.valid for index in vector_indexes(connection, reports)] == [True]
 
 
 def test_what_could_not_be_cleaned_up_is_replaced_by_the_next_build(
