@@ -75,4 +75,4 @@ def assert_libraries_print_nothing(finished: subprocess.CompletedProcess[str]) -
     assert re.search(r"\nbuilt \S+ in \d+ s\n0\.\d+  record ", finished.stdout)
     bars = [line for line in finished.stderr.splitlines() if line.strip()]
     assert bars
-    assert all(re.match(r"reports ━+ \d+/20 records", line) for line in bars), finished.stderr
+    assert all(re.match(r"reports: \d+/20 records · ", line) for line in bars), finished.stderr
