@@ -1,4 +1,4 @@
-"""How far the build of an index is, looked up beside it: for `index` and `alter --switch`."""
+"""Progress of the build of an index, looked up beside it: for `index` and `alter --switch`."""
 
 from __future__ import annotations
 

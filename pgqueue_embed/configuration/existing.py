@@ -1,4 +1,4 @@
-"""A pipeline that is there already, beside what somebody asks for under its name."""
+"""A pipeline that is there already, beside what is asked for under its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_or_keep(
 ) -> Made | None:
     """Return `make()`, or None where the pipeline is there already and as it is `asked` for.
 
-    `asked` are the options that somebody gave, by name. So it is, too, if another session makes the
+    `asked` are the options that were given, by name. So it is, too, if another session makes the
     same pipeline at this moment. Raises UsageError for one that is another way, and as `make` does.
     """
     if name not in pipeline_names(connection):

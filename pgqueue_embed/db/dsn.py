@@ -42,7 +42,7 @@ MARKED = "fallback_application_name"
 
 
 def place_of(conninfo: str) -> str:
-    """Return what messages call a database: the private one, if nobody has named another."""
+    """Return what messages call a database: the private one, if none was named."""
     if conninfo_to_dict(conninfo).get(MARKED) == PRIVATE:
         return "the private PostgreSQL (no database was named: --dsn, PGEMBED_DSN)"
     return THE_DATABASE

@@ -140,8 +140,8 @@ def _apply(conninfo: str) -> list[str]:
         return [migration.id for migration in pending]
 
 
-# What runs with its owner's rights is for nobody, unless he grants it. A dump without privileges
-# forgets that, and a function is everybody's then.
+# What runs with its owner's rights is for the owner alone, unless it is granted. A dump without
+# privileges forgets that, and a function is everybody's then.
 OPEN_FUNCTIONS = """
 select
     format('%I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(pg_proc.oid)),

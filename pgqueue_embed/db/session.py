@@ -129,7 +129,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @property
     def place(self) -> str:
-        """What messages call its database: the private one, if nobody has named another."""
+        """What messages call its database: the private one, if none was named."""
         return place_of(self.info.dsn)
 
     @property

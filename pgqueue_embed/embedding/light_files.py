@@ -1,4 +1,4 @@
-"""What the files of a model say of its network and of what follows, where all of it is understood.
+"""Reads the files of a model (network, pooling, what follows) where all of them are understood.
 
 A setting counts only if its name is known here and its value is one for which the numpy network is
 proved equal to the library. All else raises `NotUnderstood`, and the library reads the model.

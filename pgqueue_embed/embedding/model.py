@@ -356,14 +356,9 @@ class EmbeddingModel:
         self._network.to(device)
 
     def _compute(
-        self,
-        reader: Reader,
-        chunks: Sequence[Chunk],
-        length: int | None,
-        *,
-        device: str | None = None,
+        self, reader: Reader, chunks: Sequence[Chunk], length: int | None, *, device: str = ""
     ) -> Any:
-        """Start one batch of a reader; returns raw vectors, float32, on the device."""
+        """Start one batch of a reader; returns raw vectors, float32, on `device` or its own."""
         features = reader.features(chunks, length, device or self.device)
         vectors = reader.network(features, task=reader.task)["sentence_embedding"]
         return vectors[:, : reader.network.truncate_dim].float()

@@ -41,7 +41,7 @@ def default_home() -> Path:
 def ensure_running(*, may_make: bool = True) -> str:
     """Start the default server if needed and return its connection string, with the password.
 
-    The string says whose it is, for messages: nobody has named this database.
+    The string says whose it is, for messages: no option has named this database.
     Raises UsageError where there is none yet and none `may_make` be made: what a person wants to
     look at is somewhere else then.
     """

@@ -9,7 +9,6 @@ have types of PostgreSQL's own runs no code of anybody, whoever owns it.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pgqueue_embed.errors import UntrustedCode
 from pgqueue_embed.pipeline.columns import BASE_TYPE
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.source.condition_names import names_whole_rows, qualified_names
 
 # Trusted are superusers, whoever may act as this role anyway, and whoever may write
 # pgembed.pipelines, who decides by a condition there what workers run.
@@ -44,7 +44,7 @@ untrusted as materialized (
 
 # Where no such role owns anything in the database, none of its code can be found. PostgreSQL notes
 # the owner of every object, or of the table that an index or a row type is of, if that is a role
-# that somebody made. What roles of its own have, such as pg_monitor, is their members', and what
+# that is not built in. What roles of its own have, such as pg_monitor, is their members', and what
 # pg_database_owner has is the database's owner's.
 ANYTHING_UNTRUSTED = """
 with {untrusted_roles}
@@ -363,7 +363,7 @@ def _values(
     wanted: PipelineSpec, where: str | None, searching: bool, reads_source: bool
 ) -> dict[str, Any]:
     conditions = [each for each in (wanted.where, where) if each is not None]
-    named = [pair for each in conditions for pair in named_in(each)]
+    named = [pair for each in conditions for pair in qualified_names(each)]
     columns = (*wanted.id_fields, *wanted.recipe.names(), *wanted.copy_columns)
     return {
         "source_schema": wanted.source.schema,
@@ -374,7 +374,7 @@ def _values(
         "writes_target": not searching,
         "columns": list(columns) if reads_source and not searching else None,
         "conditions": conditions,
-        "reads_whole_rows": any(WHOLE_ROW.search(each) for each in conditions),
+        "reads_whole_rows": any(names_whole_rows(each) for each in conditions),
         "obeys_policies": searching,
         "named_schemas": [schema for schema, _ in named],
         "named": [name for _, name in named],
@@ -391,21 +391,3 @@ def _lock(connection: Connection, wanted: PipelineSpec) -> None:
         if lockable:
             lock = sql.SQL("lock table {} in access share mode")
             connection.execute(lock.format(table.identifier))
-
-
-# Looked for at the beginning of a word alone, in time that grows with the length.
-NAME = r'(?:"(?:[^"]|"")+"|(?<![\w$])[^\W\d][\w$]*)'
-WHOLE_ROW = re.compile(r"\bsource\b(?!\s*\.)", re.IGNORECASE)
-QUALIFIED = re.compile(rf"({NAME})\s*\.\s*({NAME}|[-+*/<>=~!@#%^&|`?]+)")
-
-
-def named_in(condition: str) -> list[tuple[str, str]]:
-    """Return schema and name of what a condition names by both: nothing else can be a user's.
-
-    Some of it is a column of the source, or stands in a text; no function is called so, as a rule.
-    """
-    return [(_bare(schema), _bare(name)) for schema, name in QUALIFIED.findall(condition)]
-
-
-def _bare(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

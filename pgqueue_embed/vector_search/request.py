@@ -1,4 +1,4 @@
-"""What a search asks for, and the checks that need no database."""
+"""A search as it is asked for, and the checks that need no database."""
 
 from __future__ import annotations
 

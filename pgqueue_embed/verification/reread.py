@@ -1,4 +1,4 @@
-"""What the model has read for stored chunks: their own text, or that of their record, cut again."""
+"""Inputs of the model for stored chunks: their own text, or that of their record, cut again."""
 
 from __future__ import annotations
 

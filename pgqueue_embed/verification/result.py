@@ -1,4 +1,4 @@
-"""What a sample of stored vectors showed, and what that says of all of them."""
+"""The outcome of comparing a sample of stored vectors, and what it says of all of them."""
 
 from __future__ import annotations
 
