@@ -50,24 +50,24 @@ class Forwarding(logging.Handler):
 
 
 class TolerantStream:
-    """A stream whose loss ends nothing: a terminal that was closed, a disk that is full."""
+    """A stream whose loss ends nothing: one that was closed, a terminal too, or a full disk."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
         """Write `text`, or lose it."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.write(text)
 
     def flush(self) -> None:
         """Flush what was written, or lose it."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
     def close(self) -> None:
         """Close the stream."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.close()
 
     def isatty(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,3 +179,13 @@ def test_times_of_a_json_log_are_utc_with_their_offset(file: Path) -> None:
     get_logger().info("batch committed")
     (line,) = file.read_text().splitlines()
     assert json.loads(line)["timestamp"].endswith("+00:00")
+
+
+def test_stream_that_a_program_has_closed_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure()
+    stream.close()
+    get_logger().warning("nobody hears it")
