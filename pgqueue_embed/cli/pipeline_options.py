@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from pgqueue_embed.queue.enqueue import Selection
 
 PipelineName = Annotated[str, typer.Argument(help="Name of the pipeline.", show_default=False)]
+ModelPath = Annotated[
+    str | None,
+    typer.Option(
+        "--model-path",
+        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Queue at most so many records.", show_default=False)
 ]

@@ -12,7 +12,7 @@ import typer
 
 from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
-from pgqueue_embed.cli.pipeline_options import PipelineName
+from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
@@ -54,14 +54,6 @@ AsJson = Annotated[
     typer.Option(
         "--json",
         help="Print JSON: key, score, chunk_index, start_char, end_char, verbatim chunk.",
-    ),
-]
-ModelPath = Annotated[
-    str | None,
-    typer.Option(
-        "--model-path",
-        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
-        show_default=False,
     ),
 ]
 

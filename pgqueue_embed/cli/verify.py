@@ -17,7 +17,7 @@ from pgqueue_embed.cli.display import (
     say,
 )
 from pgqueue_embed.cli.options import OptionGroup, connected
-from pgqueue_embed.cli.pipeline_options import PipelineName
+from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import VerifyOptions
 
@@ -42,14 +42,6 @@ Requeue = Annotated[
     bool, typer.Option("--requeue", help="Queue the records of what differs to be embedded again.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ModelPath = Annotated[
-    str | None,
-    typer.Option(
-        "--model-path",
-        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
-        show_default=False,
-    ),
-]
 
 
 def add_commands(app: typer.Typer) -> None:
