@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed import log
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
@@ -73,6 +75,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         versions = [DEFAULT_VERSION, OLDER_VERSION]
         ids = [f"pg{version}" for version in versions]
         metafunc.parametrize("server", versions, indirect=True, ids=ids)
+
+
+@pytest.fixture(autouse=True)
+def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in this process may configure its log, and no other test's."""
+    monkeypatch.setattr(log, "_how", dict(log._how))
+    monkeypatch.setattr(logging.getLogger("psycopg"), "handlers", [])
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,7 @@ class Supervisor:
             self._on_tick()
             time.sleep(TICK_SECONDS)
         process.read_reports()
+        self._tell_of_stop(process)
         if process.worker_id is not None:
             self._has_worked, self._failed_starts = True, 0
         os.close(process.reports)
@@ -197,7 +198,8 @@ class Supervisor:
         """Say once what a first and a second stop do, as soon as the process has said its part."""
         if self._told_stops >= min(self._stops, 2) or self._stopped_at is None:
             return
-        is_waited_for = process.worker_id is not None and process.claims_in_hand is None
+        may_answer = process.worker_id is not None and process.popen.returncode is None
+        is_waited_for = may_answer and process.claims_in_hand is None
         if is_waited_for and time.monotonic() < self._stopped_at + ANSWER_SECONDS:
             return
         self._told_stops = min(self._stops, 2)
@@ -207,7 +209,8 @@ class Supervisor:
         if self._stops > 1:
             return "giving back what is in hand"
         claims = process.claims_in_hand
-        if claims == 0 or process.worker_id is None:
+        has_left = process.worker_id is None or process.popen.returncode is not None
+        if claims == 0 or has_left:
             return "stopping; nothing is in hand"
         number = self._settings.concurrency if claims is None else claims
         again = "Ctrl-C again gives" if self.interrupted else "a second signal gives"
