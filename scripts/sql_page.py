@@ -58,6 +58,14 @@ select pgembed.retry('reports', array(
 select pgembed.retry('reports');
 ```
 
+Search, with the vector that the pipeline's model made of a query ([more](search.md#in-sql)):
+
+<!-- search: executed by the tests -->
+```sql
+select key, score, chunk
+from pgembed.search('reports', array[1, 0, 0, 0, 0, 0, 0, 0], 10, '{"mdr_text_key": {"<": 5000}}');
+```
+
 The key of a pipeline with several key columns is a JSON array:
 
 <!-- several: executed by the tests -->
@@ -89,9 +97,14 @@ select pgembed.enqueue('visits', array(
 
 FUNCTIONS = """
 select
-    format('pgembed.%s(%s', proname, regexp_replace(
-        pg_get_function_arguments(oid), ', OUT (.*)', ') → \\1'
-    )),
+    format(
+        'pgembed.%s(%s) → %s',
+        proname,
+        regexp_replace(pg_get_function_arguments(oid), ', OUT .*', ''),
+        coalesce(
+            substring(pg_get_function_arguments(oid) from ', OUT (.*)'), pg_get_function_result(oid)
+        )
+    ),
     obj_description(oid, 'pg_proc')
 from pg_proc
 where pronamespace = 'pgembed'::regnamespace

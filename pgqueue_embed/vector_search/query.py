@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,13 +25,9 @@ from pgqueue_embed.pipeline.catalog import is_current
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
-from pgqueue_embed.vector_search.index import VectorIndex, vector_indexes
+from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.relation import relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
-
-# pgvector README, "Query Options": hnsw looks at 40 candidates by default, 1,000 at most.
-DEFAULT_CANDIDATES = 40
-MAX_CANDIDATES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +70,9 @@ select *
 from nearest
 order by distance, key, chunk_index
 """
+
+# Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
+WIDEN = "select pgembed.widen_scan(pipelines, %(count)s) from pgembed.pipelines where id = %(id)s"
 
 # How many chunks of a record a search for it would find.
 MATCHED = """
@@ -165,7 +163,7 @@ class _Scan:
 
     def nearest(self, count: int) -> list[Hit]:
         """Return the `count` nearest chunks of those that the condition lets in, or all."""
-        _widen_scan(self._connection, self._indexes, count, self._extension)
+        self._connection.execute(WIDEN, {"id": self._pipeline.id, "count": count})
         hits = self._run(count, self._distance)
         # An index gives up at some time: with a rare condition, before it has found them all.
         if len(hits) < count and self._indexes:
@@ -267,37 +265,6 @@ def _check_present(connection: Connection, pipeline: Pipeline) -> None:
             f"{pipeline.name} was replaced by its next generation, or dropped, just now; search"
             " again"
         )
-
-
-def _widen_scan(
-    connection: Connection, indexes: Sequence[VectorIndex], limit: int, extension: VectorExtension
-) -> None:
-    """Let an index look at enough candidates for `limit` rows, for this transaction only."""
-    candidates = min(MAX_CANDIDATES, max(DEFAULT_CANDIDATES, 2 * limit))
-    settings = {"hnsw.ef_search": candidates, "ivfflat.probes": _probes(indexes)}
-    for name, value in settings.items():
-        connection.execute(RAISE, {"name": name, "value": value})
-    if extension.is_at_least(0, 8):
-        connection.execute("set local hnsw.iterative_scan = strict_order")
-        connection.execute("set local ivfflat.iterative_scan = relaxed_order")
-
-
-# A person who has set more for the role or the database keeps it.
-RAISE = """
-select set_config(
-    %(name)s,
-    greatest(nullif(current_setting(%(name)s, true), '')::integer, %(value)s)::text,
-    true
-)
-"""
-
-
-def _probes(indexes: Sequence[VectorIndex]) -> int:
-    """Return how many ivfflat lists to look into: the square root of all (pgvector README)."""
-    lists = [
-        int(index.parameters.get("lists", 100)) for index in indexes if index.method == "ivfflat"
-    ]
-    return math.ceil(math.sqrt(max(lists, default=1)))
 
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:

@@ -9,6 +9,7 @@ from tests.acceptance.test_docs import event_pipeline
 from tests.support.corpus import texts
 from tests.support.documents import marked_block
 from tests.support.pipelines import make_pipeline
+from tests.support.working import drain, open_session
 
 
 def test_the_page_is_what_the_script_writes(connection: Connection) -> None:
@@ -44,3 +45,14 @@ def test_keys_of_several_columns_are_queued_as_the_page_says(connection: Connect
     )
     connection.execute(marked_block(PAGE, "several: executed by the tests", "sql"))
     assert connection.execute("select keys from pgembed.work").fetchone() == (['["acme", 7]'],)
+
+
+def test_search_finds_what_the_page_says(connection: Connection, conninfo: str) -> None:
+    pipeline = event_pipeline(connection, list(texts(5)))
+    connection.execute(
+        "select pgembed.enqueue('reports', array(select mdr_text_key from event_text))"
+    )
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    rows = connection.execute(marked_block(PAGE, "search: executed by the tests", "sql"))
+    assert len(rows.fetchall()) == 10

@@ -4,93 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from psycopg import sql
 
 from pgqueue_embed.db.names import Table
-from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.index import plan
-from pgqueue_embed.vector_search.index_build import build_index
-from pgqueue_embed.vector_search.index_plan import IndexOptions
-from pgqueue_embed.vector_search.query import Hit, search
-from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.pipelines import make_pipeline
-
-ROWS = 2_000
-CHUNKS = 2 * ROWS
-QUERY = np.eye(1, 8, dtype=np.float32)[0]
-
-# Of 2,000 rows: none, 2, 40, 1,000.
-CONDITIONS = ("kind = 5000", "id % 1000 = 7", "kind = 7", "id % 2 = 0")
-
-SOURCE = """
-create table public.reports as
-select n as id, 'text of ' || n as body, n % 50 as kind, date '2026-01-01' + n as made
-from generate_series(1, {rows}) as n;
-alter table public.reports add primary key (id);
-create index on public.reports (kind)
-"""
-
-# Two chunks a record, in directions that depend on both, and not on what a condition looks at.
-FILL = """
-insert into {target} (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens,
-    embedding)
-select id, id || '-' || chunk, chunk, 'chunk ' || chunk || ' of ' || id, 10, 20, 2,
-    array[cosd(angle), sind(angle), 0, 0, 0, 0, 0, 0]
-from (
-    select id, chunk, 180.0 * ((id * 7919 + chunk * 1009) %% 10007) / 10007 as angle
-    from public.reports cross join generate_series(0, 1) as chunk
-) as angles
-"""
-
-
-@pytest.fixture
-def reports(connection: Connection) -> Pipeline:
-    """A pipeline over a source with columns to ask for, two chunks a record."""
-    connection.execute(SOURCE.format(rows=ROWS))
-    pipeline = make_pipeline(connection, copy_columns=("kind",))
-    connection.execute(sql.SQL(FILL).format(target=pipeline.target.identifier), ())
-    return pipeline
-
-
-@pytest.fixture(params=["exact", "hnsw", "hnsw that gives up", "ivfflat"])
-def indexed(
-    request: pytest.FixtureRequest, connection: Connection, conninfo: str, reports: Pipeline
-) -> Pipeline:
-    """The same with each kind of index, one of which looks at a hundred chunks at most."""
-    kind = request.param
-    if kind != "exact":
-        with connect(conninfo) as builder:
-            method = kind.split()[0]
-            build_index(builder, reports, plan(builder, reports, IndexOptions(method=method)))
-    if "gives up" in kind:
-        name = sql.Identifier(connection.info.dbname)
-        limit = sql.SQL("alter database {} set hnsw.max_scan_tuples = 100").format(name)
-        connection.execute("load 'vector'")
-        connection.execute(limit)
-    return reports
-
-
-def brute_force(connection: Connection, where: str) -> list[tuple[int, int, float]]:
-    """Return (id, chunk, similarity) of all that a condition lets in, best first."""
-    rows = connection.execute(
-        "select reports.id, chunk_index, embedding::real[] from reports join reports_chunks"
-        f" on fulltext_id = reports.id where reports.id in (select id from reports where {where})"
-    )
-    found = [(key, index, float(np.dot(QUERY, vector))) for key, index, vector in rows]
-    return sorted(found, key=lambda each: -each[2])
-
-
-def ask(conninfo: str, pipeline: Pipeline, **asked: object) -> list[Hit]:
-    request = SearchRequest(**{"threshold": -1.0, **asked})  # type: ignore[arg-type]
-    with connect(conninfo) as own:
-        return search(own, pipeline, QUERY, request)
-
-
-def scores(hits: list[Hit]) -> NDArray[np.float64]:
-    return np.array([hit.score for hit in hits])
+from tests.support.searching import CONDITIONS, ROWS, ask, brute_force, scores
 
 
 @pytest.mark.parametrize("limit", [10, 100])

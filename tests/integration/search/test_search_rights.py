@@ -1,0 +1,59 @@
+"""A role with the documented grants of who searches, and nothing else, finds what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.db.migrate import check_schema
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from tests.acceptance.test_docs import event_pipeline
+from tests.support.corpus import texts
+from tests.support.documents import marked_block
+from tests.support.searching import QUERY, ask
+from tests.support.working import drain, open_session
+
+DOCS = Path(__file__).parents[3] / "docs"
+SEARCH = "select * from pgembed.search('reports', %s::real[], 3, '{\"mdr_text_key\": {\"<\": 5}}')"
+
+
+@pytest.fixture
+def searcher(connection: Connection, conninfo: str) -> Iterator[str]:
+    """The connection string of a role that may search, in a database with vectors."""
+    pipeline = event_pipeline(connection, list(texts(9)))
+    connection.execute(
+        "select pgembed.enqueue('reports', array(select 1 + n from generate_series(0, 8) n))"
+    )
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    block = marked_block(DOCS / "security.md", "searcher: executed by the tests", "sql")
+    connection.execute(block)
+    connection.execute("create role assistant login password 'secret' in role pgembed_searcher")
+    yield make_conninfo(conninfo, user="assistant", password="secret")
+    connection.execute("drop owned by pgembed_searcher; drop role assistant, pgembed_searcher")
+
+
+@pytest.mark.on_both_servers
+def test_documented_grants_are_enough_to_search(searcher: str) -> None:
+    with connect(searcher) as role:
+        check_schema(role)
+        pipeline = load_pipeline(role, "reports")
+        assert len(role.execute(SEARCH, (QUERY.tolist(),)).fetchall()) == 3
+    assert len(ask(searcher, pipeline, where="mdr_text_key < 5", per_record=True)) == 4
+
+
+def test_and_for_nothing_else(searcher: str) -> None:
+    with connect(searcher) as role:
+        for statement in (
+            "select from pgembed.work",
+            "update pgembed.pipelines set state = 'paused'",
+            "select pgembed.enqueue('reports', array['1'])",
+            "delete from public.event_text_vectors",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                role.execute(statement)

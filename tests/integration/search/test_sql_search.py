@@ -1,0 +1,171 @@
+"""Search in SQL: right with and without an index, its filter data, its rights the caller's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from tests.support.pipelines import make_pipeline
+from tests.support.searching import QUERY, ask, brute_force, scores
+
+# As a filter, and as the condition that it stands for.
+FILTERS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({}, "true"),
+    ({"kind": 5000}, "kind = 5000"),
+    ({"id": [7, 1007]}, "id in (7, 1007)"),
+    ({"kind": "7"}, "kind = 7"),
+    ({"id": {">": 500, "<=": 700}, "kind": [1, 2]}, "id > 500 and id <= 700 and kind in (1, 2)"),
+    ({"body": {"like": "%9"}}, "body like '%9'"),
+    ({"body": {"NOT ILIKE": "TEXT%"}}, "body not ilike 'TEXT%'"),
+    ({"body": None}, "body is null"),
+    ({"kind": [None, 3]}, "kind is null or kind = 3"),
+    ({"kind": []}, "false"),
+    ({"made": {"<": "2026-02-01"}}, "made < '2026-02-01'"),
+    ({"body": "it's \\ '; drop table reports; --"}, "false"),
+    ({"chunk_index": 1, "kind": 4}, "kind = 4"),
+)
+
+
+def find(
+    connection: Connection,
+    wanted: Any = None,
+    k: Any = 10,
+    query: Any = QUERY,
+    name: str = "reports",
+) -> list[tuple[Any, ...]]:
+    vector = None if query is None else np.asarray(query, dtype=np.float32).tolist()
+    return connection.execute(
+        "select * from pgembed.search(%s, %s::real[], %s::integer, %s)",
+        (name, vector, k, json.dumps({} if wanted is None else wanted)),
+    ).fetchall()
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_never_fewer_than_there_are_and_the_nearest_of_them(
+    connection: Connection, indexed: Pipeline, k: int
+) -> None:
+    for wanted, where in FILTERS:
+        expected = brute_force(connection, where)
+        if "chunk_index" in wanted:
+            expected = [each for each in expected if each[1] == wanted["chunk_index"]]
+        hits = find(connection, wanted, k)
+        similarities = [similarity for *_, similarity in expected[:k]]
+        assert len(hits) == len(similarities), wanted
+        found = np.isclose([hit[1] for hit in hits], similarities, atol=1e-5)
+        assert found.sum() >= 0.9 * len(similarities), wanted
+        assert {(hit[0], hit[2]) for hit in hits} <= {(str(key), at) for key, at, _ in expected}
+
+
+def test_hits_are_those_of_the_program(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    theirs = ask(conninfo, reports, limit=20, where="kind < 10")
+    ours = find(connection, {"kind": {"<": 10}}, 20)
+    assert [row[0] for row in ours] == [hit.key for hit in theirs]
+    assert np.allclose([row[1] for row in ours], scores(theirs))
+    assert [row[2:] for row in ours] == [
+        (hit.chunk_index, hit.start_char, hit.end_char, hit.chunk) for hit in theirs
+    ]
+
+
+def test_a_vector_of_pgvector_is_taken_as_it_is(connection: Connection, reports: Pipeline) -> None:
+    text = "[" + ",".join(map(str, QUERY.tolist())) + "]"
+    rows = connection.execute(
+        "select key from pgembed.search('reports', %s::public.vector, 3)", (text,)
+    ).fetchall()
+    assert rows == [(row[0],) for row in find(connection, k=3)]
+
+
+def test_settings_of_the_transaction_are_as_before(
+    connection: Connection, indexed: Pipeline
+) -> None:
+    names = (
+        "hnsw.ef_search",
+        "hnsw.iterative_scan",
+        "ivfflat.probes",
+        "search_path",
+        "row_security",
+    )
+    connection.execute("load 'vector'")
+    with connection.transaction():
+        connection.execute("set local hnsw.ef_search = 77")
+        before = [connection.value("select current_setting(%s)", (name,)) for name in names]
+        find(connection)
+        assert [connection.value("select current_setting(%s)", (name,)) for name in names] == before
+
+
+def test_vectors_in_a_column_and_keys_of_two_columns(connection: Connection, conninfo: str) -> None:
+    connection.execute(
+        """
+        create table public.letters (a int, b date, body text, embedding public.vector(8),
+            primary key (a, b));
+        insert into public.letters
+        select n, date '2026-01-01' + n, 'text', array[cosd(n), sind(n), 0, 0, 0, 0, 0, 0]
+        from generate_series(1, 20) as n
+        """
+    )
+    pipeline = make_pipeline(
+        connection,
+        Table(schema="public", name="letters"),
+        name="letters",
+        id_fields=("a", "b"),
+        into_column="embedding",
+        chunking="none",
+    )
+    hits = find(connection, {"b": {">": "2026-01-15"}}, 3, name="letters")
+    assert [hit[0] for hit in hits] == [
+        hit.key for hit in ask(conninfo, pipeline, where="b > '2026-01-15'", limit=3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"k": None}, "k is null"),
+        ({"query": None}, "the query has no numbers, and the vectors of reports have 8"),
+        ({"query": [1.0, 2.0]}, "the query has 2 numbers, and the vectors of reports have 8"),
+        ({"query": [0.0] * 8}, "the query is no direction"),
+        ({"query": [float("nan")] * 8}, "the query is no direction"),
+        ({"wanted": [1]}, r"a filter is a JSON object, and not: \[1\]"),
+        ({"wanted": {"colour": 1}}, "the filter names 'colour', which neither public.reports"),
+        ({"wanted": {"id) or (true": 1}}, "the filter names 'id\\) or \\(true'"),
+        ({"wanted": {"id": {"= 1 or true or id =": 1}}}, "the filter compares source.id by"),
+        ({"wanted": {"made": "soon"}}, 'invalid input syntax for type date: "soon"'),
+        ({"name": "nothing"}, "there is no pipeline 'nothing'"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused_in_one_line(
+    connection: Connection, reports: Pipeline, asked: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(psycopg.Error, match=words):
+        find(connection, **asked)
+
+
+def test_policies_hide_from_the_caller_what_they_hide(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    connection.execute(
+        """
+        create role reader login;
+        grant usage on schema pgembed, public to reader;
+        grant select on pgembed.pipelines, public.reports, public.reports_chunks to reader;
+        alter table public.reports_chunks enable row level security;
+        create policy few on public.reports_chunks using (fulltext_id < 100);
+        """
+    )
+    try:
+        with connect(conninfo) as reader:
+            reader.execute("set role reader")
+            hits = find(reader, k=1000)
+            assert len(hits) == 2 * 99
+            assert {int(hit[0]) < 100 for hit in hits} == {True}
+    finally:
+        connection.execute("drop owned by reader; drop role reader")
