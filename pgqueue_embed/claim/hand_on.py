@@ -29,7 +29,7 @@ settled as (
     left join lateral (
         select state
         from pgembed.records
-        where pipeline_id = successor.id and records.key = listed.key
+        where pipeline_id = successor.id and records.key = pgembed.ledger_key(listed.key)
         limit 1
     ) as ledger on true
 ),

@@ -150,7 +150,7 @@ def _check_complete(connection: Connection, successor: Pipeline) -> None:
 # Those that the old generation has settled and the next one has not, though its source has them.
 MISSING = """
 with missing as materialized (
-    select known.key
+    select coalesce(known.long_key, known.key) as key
     from pgembed.records as known
     where known.pipeline_id = %(pipeline_id)s
         and known.state is not null

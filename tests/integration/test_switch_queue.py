@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.lifecycle.switch import NotCovered, switch
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import texts
 from tests.support.fakes import fake_chunker
 from tests.support.oracle import assert_converged
+from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, embed_documents
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
@@ -52,6 +55,44 @@ def test_record_that_only_the_old_generation_has_settled_is_not_covered(
     with pytest.raises(NotCovered, match="lacks 1 records that reports has"):
         switching._check_covered(connection, old, new)
     connection.execute("delete from reports where id = 3")
+    switching._check_covered(connection, old, new)
+
+
+# Keys that the ledger holds by their beginning and a hash.
+LONG_KEYS = {
+    "text": ("id text primary key, number int default 0", ("id",)),
+    "composite": ("id text, number int, primary key (number, id)", ("number", "id")),
+}
+
+
+@pytest.mark.parametrize("columns, id_fields", LONG_KEYS.values(), ids=LONG_KEYS)
+def test_records_of_long_keys_are_looked_for_and_counted_as_others_are(
+    connection: Connection, session: Session, columns: str, id_fields: tuple[str, ...]
+) -> None:
+    connection.execute(f"create table reports ({columns}, body text)")
+    connection.execute(
+        "insert into reports"
+        " select repeat(md5(i::text), 20), i, 'Report ' || i from generate_series(1, 6) as i"
+    )
+    source = Table(schema="public", name="reports")
+    old = make_pipeline(connection, source, id_fields=id_fields)
+    enqueue(connection, old, Selection())
+    drain(session, old)
+    new = alter(connection, old, Changes(chunk_tokens=8, overlap_tokens=0))
+    assert new is not None
+    catch_up(connection, old, new)
+    drain(session, new, chunker=fake_chunker(8, 0))
+    enqueue(connection, old, Selection(everything=True))
+    drain(session, old)
+    totals = "select distinct total from pgembed.progress"
+    assert connection.execute(totals).fetchall() == [(6,)]
+    connection.execute(
+        "delete from pgembed.records where pipeline_id = %s and long_key like %s",
+        (new.id, f"%{'c4ca4238a0b923820dcc509a6f75849b' * 20}%"),
+    )
+    with pytest.raises(NotCovered, match="lacks 1 records that reports has"):
+        switching._check_covered(connection, old, new)
+    connection.execute("delete from reports where id = repeat(md5('1'), 20)")
     switching._check_covered(connection, old, new)
 
 
