@@ -81,7 +81,9 @@ def _option(name: str, text: str) -> typer.models.OptionInfo:
 
 Switch = Annotated[bool, _option("--switch", "Let the new generation take the old one's place.")]
 Wait = Annotated[bool, _option("--wait", "With --switch: wait until it is complete.")]
-Force = Annotated[bool, _option("--force", "With --switch: even if more of its records failed.")]
+Force = Annotated[
+    bool, _option("--force", "With --switch: even if records failed that the old one has.")
+]
 Abort = Annotated[bool, _option("--abort", "Give it up, and leave nothing of it.")]
 
 

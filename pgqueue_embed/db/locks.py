@@ -16,10 +16,12 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 
 # Advisory locks, numbers that no other program uses: of a migration, of a file that is applied,
-# and, plus a pipeline's id, of an index that is built. Those of capture are made in SQL.
+# and, plus a pipeline's id, of an index that is built, and of claims, which share theirs. Those of
+# capture are made in SQL.
 MIGRATION_LOCK = 7_034_212_890
 APPLY_LOCK = 7_034_212_891
 INDEX_LOCK = 7_034_213_000_000
+CLAIM_LOCK = 7_034_214_000_000
 
 LOCK_SECONDS = 1.0
 TRIES = 10

@@ -24,12 +24,20 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import catch_up
 from pgqueue_embed.lifecycle.cleanup import finish
+from pgqueue_embed.lifecycle.completeness import (
+    NotComplete,
+    NotCovered,
+    check_complete,
+    check_covered,
+    check_failures,
+    pending_records,
+)
 from pgqueue_embed.lifecycle.replace import replacement_of
 from pgqueue_embed.pipeline.catalog import MEND_AND_RESUME, is_current, load_pipeline
 from pgqueue_embed.pipeline.generations import successor_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
-from pgqueue_embed.source.read import source_names
+from pgqueue_embed.queue.claims import no_claims
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index import plan_of_copies
 from pgqueue_embed.vector_search.index_build import build_settings
@@ -51,14 +59,6 @@ POLL_SECONDS = 0.2
 LAST_RECORDS = 10_000
 
 
-class NotComplete(UsageError):
-    """The next generation has records to embed yet; switch again later."""
-
-
-class NotCovered(NotComplete):
-    """It lacks records that the old one has, and that are not queued for it."""
-
-
 def switch(
     connection: Connection,
     pipeline: Pipeline,
@@ -70,8 +70,8 @@ def switch(
     """Put the next generation in the place of `pipeline`, and return it under its new name.
 
     Raises NotComplete if records wait after `patience_seconds` still, UsageError when there is no
-    next generation, when more of its records failed than of the old one's (not with `force`), or
-    when something of the old table cannot be taken over.
+    next generation, when records failed in it that the old one has (not with `force`), or when
+    something of the old table cannot be taken over.
     """
     successor = successor_of(connection, pipeline)
     if successor is None:
@@ -83,7 +83,9 @@ def switch(
             # A record that is being claimed is queued once more, however often one looks.
             patience_seconds = max(patience_seconds, SETTLE_SECONDS)
         _make_ready(connection, pipeline, successor, force=force, on_step=on_step)
-        _exchange_when_complete(connection, pipeline, successor, patience_seconds, on_step)
+        _exchange_when_complete(
+            connection, pipeline, successor, patience_seconds, force=force, on_step=on_step
+        )
     except TARGET_REPLACED:
         if is_current(connection, successor):
             raise
@@ -114,74 +116,13 @@ def _make_ready(
 ) -> None:
     """Do everything that can be done while both generations are in use."""
     if not force:
-        _check_failures(connection, pipeline, successor)
+        check_failures(connection, pipeline, successor, retried_too=False)
     replacement = replacement_of(pipeline, successor)
     replacement.check(connection)
     on_step("building the indexes that the old vectors have")
     plan = plan_of_copies(connection, pipeline, successor)
     with nullcontext() if plan is None else build_settings(connection, plan):
         replacement.copy_indexes(connection)
-
-
-# Changes that came just now wait for both generations. Bulk loading, retries, and what the old one
-# has settled (see hand_on.hand_on) must be over.
-PENDING = """
-select coalesce(sum(records), 0)
-from pgembed.work
-where pipeline_id = %s and priority > 0
-"""
-
-
-def pending_records(connection: Connection, successor: Pipeline) -> int:
-    """Return how many records the next generation has to embed before it is complete."""
-    pending = connection.value(PENDING, (successor.id,))
-    return int(pending)
-
-
-def _check_complete(connection: Connection, successor: Pipeline) -> None:
-    pending = pending_records(connection, successor)
-    if pending:
-        raise NotComplete(
-            f"{successor.name} has {pending:,} records to embed yet; see how far it is with"
-            " pgembed status, and switch when it is complete, or with --wait as soon as it is"
-        )
-
-
-# Those that the old generation has settled and the next one has not, though its source has them.
-MISSING = """
-with missing as materialized (
-    select coalesce(known.long_key, known.key) as key
-    from pgembed.records as known
-    where known.pipeline_id = %(pipeline_id)s
-        and known.state is not null
-        and not exists (
-            select
-            from pgembed.records as covered
-            where covered.pipeline_id = %(successor_id)s
-                and covered.key = known.key
-                and covered.state is not null
-        )
-)
-select count(*)
-from missing as listed
-where exists (select from {source} as source where {source_key} = {listed_key})
-"""
-
-
-def _check_covered(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    """Raise NotCovered unless the ledger of `successor` has whatever that of `pipeline` has.
-
-    It may lack what a claim settled that had looked for a successor before that was made, and what
-    waits as a change without having been embedded before.
-    """
-    ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
-    query = sql.SQL(MISSING).format(**source_names(successor))
-    missing = connection.value(query, ids)
-    if missing:
-        raise NotCovered(
-            f"{successor.name} lacks {missing:,} records that {pipeline.name} has; they are queued"
-            " for it now: switch when it is complete, or with --wait as soon as it is"
-        )
 
 
 def _wait_until_complete(
@@ -200,7 +141,7 @@ def _wait_until_complete(
             return
         on_step(f"{pending:,} records to embed yet")
         time.sleep(POLL_SECONDS)
-    _check_complete(connection, successor)
+    check_complete(connection, successor)
 
 
 def _wait_for_handed_on(
@@ -215,18 +156,7 @@ def _wait_for_handed_on(
             break
         on_step(f"{pending:,} records to embed yet")
         time.sleep(POLL_SECONDS)
-    _check_complete(connection, successor)
-
-
-def _check_failures(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
-    dead = "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null"
-    before = connection.value(dead, (pipeline.id,))
-    after = connection.value(dead, (successor.id,))
-    if after > before:
-        raise UsageError(
-            f"{after:,} records failed in {successor.name}, {before:,} in {pipeline.name}; see"
-            f" pgembed failures '{successor.name}', or switch in spite of them with --force"
-        )
+    check_complete(connection, successor)
 
 
 def _exchange_when_complete(
@@ -234,6 +164,8 @@ def _exchange_when_complete(
     pipeline: Pipeline,
     successor: Pipeline,
     patience_seconds: float,
+    *,
+    force: bool,
     on_step: Callable[[str], None],
 ) -> None:
     """Try to exchange the generations until the next one is complete, or patience has run out."""
@@ -244,7 +176,7 @@ def _exchange_when_complete(
         on_step("switching")
         began = time.monotonic()
         try:
-            return _try_to_exchange(connection, pipeline, successor, on_step)
+            return _try_to_exchange(connection, pipeline, successor, force=force, on_step=on_step)
         except NotComplete as error:
             if isinstance(error, NotCovered):
                 catch_up(connection, pipeline, successor)
@@ -259,13 +191,15 @@ def _try_to_exchange(
     connection: Connection,
     pipeline: Pipeline,
     successor: Pipeline,
+    *,
+    force: bool,
     on_step: Callable[[str], None],
 ) -> None:
     target = target_of(pipeline)
     try:
         in_short_waits(
             connection,
-            lambda: _exchange(connection, pipeline, successor, on_step),
+            lambda: _exchange(connection, pipeline, successor, force=force, on_step=on_step),
             table=f"{pipeline.target} or {pipeline.source}",
         )
     except psycopg.errors.InsufficientPrivilege as error:
@@ -284,17 +218,21 @@ def _exchange(
     connection: Connection,
     pipeline: Pipeline,
     successor: Pipeline,
+    *,
+    force: bool,
     on_step: Callable[[str], None],
 ) -> None:
     set_lock_timeout(connection, CLAIM_SECONDS)
     connection.execute(LOCK_CURSOR, (pipeline.id,))
-    connection.execute(LOCK_FREE, (pipeline.id,))
-    connection.execute(LOCK_QUEUE, (pipeline.id,))
+    # Workers have their time for the next generation, whatever is queued for the old one meanwhile.
+    no_claims(connection, pipeline.id)
     _wait_for_handed_on(connection, successor, on_step)
     set_lock_timeout(connection, LOCK_SECONDS)
     _lock(connection, pipeline, successor)
-    _check_complete(connection, successor)
-    _check_covered(connection, pipeline, successor)
+    check_complete(connection, successor)
+    check_covered(connection, pipeline, successor)
+    if not force:
+        check_failures(connection, pipeline, successor, retried_too=True)
     _lock_targets(connection, pipeline, successor)
     # Waits for those who write to the source: what they have queued can be taken over then.
     capture.drop_functions(connection, pipeline)
@@ -305,21 +243,8 @@ def _exchange(
 # An enqueue has its turn first and the source second; so have we, whose target may be the source.
 LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
 
-# Locked, nothing of it is claimed any more, and workers have their time for the next generation.
-# What is free is locked first: waiting for one claim in hand, workers would claim the rest.
-LOCK_FREE = """
-select count(*)
-from (select from pgembed.work where pipeline_id = %s for update skip locked) as locked
-"""
-
-# A claim in hand is waited for.
-LOCK_QUEUE = """
-select count(*)
-from (select from pgembed.work where pipeline_id = %s for update) as locked
-"""
-
 # What waited for the old generation waits for the new one, which skips what it has done already.
-# An item that was queued, and claimed, just now is left to `finish`.
+# An item that somebody has locked just now is left to `finish`.
 MOVE_QUEUE = """
 update pgembed.work
 set pipeline_id = %(successor_id)s,

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.locks import CLAIM_LOCK
 from pgqueue_embed.db.session import Connection, OutOfTime
 from pgqueue_embed.errors import DatabaseUnavailable, LeaseExpired, LeaseLost
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
@@ -93,6 +94,7 @@ def renew(connection: Connection) -> None:
 # are compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
 # What was delayed lies in work_delayed, by the time when it is due: an index can be searched for
 # the statement's time, and not for clock_timestamp(), which would be compared with each item.
+# Nothing is claimed from when somebody waits for the claims of a pipeline: see no_claims.
 CLAIM = sql.SQL("""
 with at_once as materialized (
     select id, keys, delayed, compare_after, sweep_after, {handling}
@@ -101,6 +103,7 @@ with at_once as materialized (
         and alone = %(alone)s
         and (priority, delayed, id) > (%(priority)s, false, %(after_id)s)
         and (priority, delayed, id) < (%(priority)s, true, 0)
+        and (select pg_try_advisory_xact_lock_shared(%(claim_lock)s))
     order by priority, delayed, id
     limit %(limit)s
     for update of work skip locked
@@ -115,6 +118,7 @@ due as materialized (
         and available_at <= statement_timestamp()
         and id <> all (%(held_ids)s::bigint[])
         and not exists (select from at_once)
+        and (select pg_try_advisory_xact_lock_shared(%(claim_lock)s))
     order by available_at, id
     limit %(limit)s
     for update of work skip locked
@@ -145,7 +149,12 @@ def claim_items(
     items.
     """
     place = {} if cursor is None or alone else cursor.start()
-    values = {"pipeline_id": pipeline_id, "alone": alone, "limit": 1 if alone else limit}
+    values = {
+        "pipeline_id": pipeline_id,
+        "claim_lock": CLAIM_LOCK + pipeline_id,
+        "alone": alone,
+        "limit": 1 if alone else limit,
+    }
     claim = _claim_behind(connection, values, place)
     if claim is None and place and cursor is not None:
         claim = _claim_behind(connection, values, cursor.nearby())
@@ -153,6 +162,11 @@ def claim_items(
         in_order = [item.id for item in claim.items if not item.delayed]
         cursor.advance(claim.priority, in_order)
     return claim
+
+
+def no_claims(connection: Connection, pipeline_id: int) -> None:
+    """Wait for the claims of a pipeline, and let none begin until the open transaction ends."""
+    connection.execute("select pg_advisory_xact_lock(%s)", (CLAIM_LOCK + pipeline_id,))
 
 
 def _claim_behind(

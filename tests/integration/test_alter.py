@@ -19,9 +19,10 @@ from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, Usa
 from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.lifecycle.cleanup import finish
+from pgqueue_embed.lifecycle.completeness import NotComplete, pending_records
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.replace_table import TableReplacement
-from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.pipeline.catalog import (
     is_current,
     load_pipeline,
@@ -351,7 +352,7 @@ def test_searcher_never_sees_an_empty_or_mixed_result_while_writers_and_workers_
         thread.start()
     try:
         wait_until(
-            lambda: errors or switching.pending_records(connection, successor) == 0,
+            lambda: errors or pending_records(connection, successor) == 0,
             "all is embedded",
         )
         assert errors == []

@@ -13,8 +13,8 @@ import pytest
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
-from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
+from pgqueue_embed.lifecycle.completeness import pending_records
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.replace_column import ColumnReplacement
 from pgqueue_embed.lifecycle.switch import switch
@@ -318,7 +318,7 @@ class TestBusy:
                     threads.submit(_repeat, stop, conninfo, lambda _own: _work_a_little(session)),
                 ]
                 wait_until(
-                    lambda: switching.pending_records(connection, successor) == 0,
+                    lambda: pending_records(connection, successor) == 0,
                     "all is embedded",
                 )
                 switched = switch(connection, reports, patience_seconds=20)

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.lifecycle.completeness import NotComplete
+from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.generations import successor_of

@@ -307,7 +307,7 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     if analyzed:
         connection.execute("vacuum analyze pgembed.work")
     place = {"priority": 1, "after_id": 0, "held_ids": []}
-    values = {"pipeline_id": PIPELINE, "alone": False, "limit": 5, **place}
+    values = {"pipeline_id": PIPELINE, "claim_lock": 1, "alone": False, "limit": 5, **place}
     with connect(conninfo) as planner, planner.transaction():
         explain = sql.SQL("explain (analyze, format json) ") + claims.CLAIM
         plan = one_value(planner, explain, values)

@@ -23,8 +23,9 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import LeaseLost, UsageError
 from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.completeness import NotComplete
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.lifecycle.switch import NotComplete, switch
+from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
 from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
 from pgqueue_embed.pipeline.pipeline import Pipeline

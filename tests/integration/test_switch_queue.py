@@ -7,18 +7,21 @@ import pytest
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.lifecycle import switch as switching
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
-from pgqueue_embed.lifecycle.switch import NotCovered, switch
+from pgqueue_embed.lifecycle.completeness import NotCovered, check_covered
+from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.lifecycle.sync import start_capture
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.dead_letters import retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from tests.support.corpus import texts
-from tests.support.fakes import fake_chunker
+from tests.support.corpus import set_text, texts
+from tests.support.fakes import FakeDevice, fake_chunker
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, embed_documents
+from tests.support.working import drain, embed_documents, work_once
 
-pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
+pytestmark = pytest.mark.usefixtures("fake_next_model")
 
 
 @pytest.fixture
@@ -50,12 +53,12 @@ def new(connection: Connection, session: Session, old: Pipeline) -> Pipeline:
 def test_record_that_only_the_old_generation_has_settled_is_not_covered(
     connection: Connection, old: Pipeline, new: Pipeline, undo: str
 ) -> None:
-    switching._check_covered(connection, old, new)
+    check_covered(connection, old, new)
     connection.execute(undo, (new.id,))
     with pytest.raises(NotCovered, match="lacks 1 records that reports has"):
-        switching._check_covered(connection, old, new)
+        check_covered(connection, old, new)
     connection.execute("delete from reports where id = 3")
-    switching._check_covered(connection, old, new)
+    check_covered(connection, old, new)
 
 
 # Keys that the ledger holds by their beginning and a hash.
@@ -65,7 +68,7 @@ LONG_KEYS = {
 }
 
 
-@pytest.mark.parametrize("columns, id_fields", LONG_KEYS.values(), ids=LONG_KEYS)
+@pytest.mark.parametrize(("columns", "id_fields"), LONG_KEYS.values(), ids=LONG_KEYS)
 def test_records_of_long_keys_are_looked_for_and_counted_as_others_are(
     connection: Connection, session: Session, columns: str, id_fields: tuple[str, ...]
 ) -> None:
@@ -91,9 +94,79 @@ def test_records_of_long_keys_are_looked_for_and_counted_as_others_are(
         (new.id, f"%{'c4ca4238a0b923820dcc509a6f75849b' * 20}%"),
     )
     with pytest.raises(NotCovered, match="lacks 1 records that reports has"):
-        switching._check_covered(connection, old, new)
+        check_covered(connection, old, new)
     connection.execute("delete from reports where id = repeat(md5('1'), 20)")
-    switching._check_covered(connection, old, new)
+    check_covered(connection, old, new)
+
+
+def test_records_that_fail_while_a_switch_waits_are_not_switched_to_unasked(
+    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+) -> None:
+    enqueue(connection, new, Selection(everything=True))
+    broken = FakeDevice(broken=True)
+    before = connection.execute("select * from reports_chunks order by id").fetchall()
+
+    def fail(step: str) -> None:
+        if "to embed yet" in step:
+            drain(session, new, broken, chunker=fake_chunker(8, 0))
+
+    with pytest.raises(UsageError, match=r"6 records failed in reports \(next\) that reports has"):
+        switch(connection, old, patience_seconds=60, on_step=fail)
+    assert connection.execute("select * from reports_chunks order by id").fetchall() == before
+    switch(connection, old, force=True)
+    assert connection.execute("select count(*) from reports_chunks").fetchone() == (0,)
+
+
+def test_record_that_failed_and_is_to_be_tried_again_is_waited_for(
+    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+) -> None:
+    enqueue(connection, new, Selection(everything=True, limit=2))
+    drain(session, new, FakeDevice(broken=True), chunker=fake_chunker(8, 0))
+    for key in (1, 2):
+        set_text(connection, old.source, key, f"Mended {key}.")
+
+    def go_on(step: str) -> None:
+        if "to embed yet" in step or step == "switching":
+            drain(session, new, chunker=fake_chunker(8, 0))
+
+    switched = switch(connection, old, patience_seconds=60, on_step=go_on)
+    drain(session, switched, chunker=fake_chunker(8, 0))
+    assert_converged(connection, "reports")
+
+
+def test_records_that_both_generations_failed_at_are_no_reason_to_refuse(
+    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+) -> None:
+    """Nor if somebody has put those of the old one back."""
+    enqueue(connection, old, Selection(everything=True, limit=2))
+    for each, chunker in ((old, None), (new, fake_chunker(8, 0))):
+        drain(session, each, FakeDevice(broken=True), chunker=chunker)
+    assert retry(connection, old) == 2
+    switched = switch(connection, old)
+    drain(session, switched, chunker=fake_chunker(8, 0))
+    assert_converged(connection, "reports")
+
+
+def test_old_generation_claims_nothing_while_a_switch_waits_for_the_next_one(
+    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+) -> None:
+    """Else it would hand on more, for as long as somebody writes."""
+    start_capture(connection, old)
+    start_capture(connection, new)
+    enqueue(connection, new, Selection(everything=True, limit=1))
+    claims = []
+
+    def write(step: str) -> None:
+        if "to embed yet" in step:
+            for number in range(3):
+                set_text(session.side, old.source, 2, f"Changed {number}.")
+                claims.append(work_once(session, old))
+            drain(session, new, chunker=fake_chunker(8, 0))
+
+    switched = switch(connection, old, patience_seconds=60, on_step=write)
+    assert claims == [None, None, None]
+    drain(session, switched, chunker=fake_chunker(8, 0))
+    assert_converged(connection, "reports")
 
 
 @pytest.mark.parametrize("column", ["sweep_after", "compare_after"])
