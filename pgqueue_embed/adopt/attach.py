@@ -17,7 +17,6 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import to_row
 from pgqueue_embed.queue.adoptions import begin_adoption
@@ -50,7 +49,6 @@ def attach_table(connection: Connection, candidate: Candidate, doubtful: Sequenc
 
 
 def _take(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
-    connection.execute(OPENING)
     _add_columns(connection, candidate)
     insert_pipeline(connection, to_row(candidate.spec, candidate.records, candidate.identity))
     pipeline = load_pipeline(connection, candidate.spec.name)

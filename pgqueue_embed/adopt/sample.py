@@ -18,7 +18,6 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding.rows import unit_rows
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.options import SampleOptions
 from pgqueue_embed.source.trust import trusting
 
@@ -111,7 +110,6 @@ def _draw(connection: Connection, candidate: Candidate, sample_chunks: int) -> l
     )
     percent = min(100.0, 100.0 * max(SAMPLE_BLOCKS, 2 * sample_chunks) / max(blocks, 1))
     with trusting(connection, candidate.spec), connection.transaction():
-        connection.execute(OPENING)
         values = {"percent": percent, "sample_chunks": sample_chunks}
         rows = connection.execute(query, values).fetchall()
     if not rows:

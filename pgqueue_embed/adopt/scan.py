@@ -24,7 +24,6 @@ from pgqueue_embed.errors import LeaseLost, UsageError
 from pgqueue_embed.ledger import records
 from pgqueue_embed.ledger.commits import Commit, record_commit
 from pgqueue_embed.ledger.verdicts import Current, Finding, Found
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import Adoption, Counts, advance, read_adoption, take_turn
 from pgqueue_embed.queue.deleted import is_doubtful
@@ -98,7 +97,6 @@ def _settle_slice(
 
     None if another session has done the slice.
     """
-    connection.execute(OPENING)
     if not take_turn(connection, pipeline, adoption):
         return None
     keys = [record.key for record in judged.records]
@@ -245,7 +243,6 @@ def _walk_table(
     connection: Connection, pipeline: Pipeline, _judge: Judge, adoption: Adoption
 ) -> Slice | None:
     def queue_slice() -> Slice | None:
-        connection.execute(OPENING)
         if not take_turn(connection, pipeline, adoption):
             return None
         with trusting(connection, pipeline.spec):

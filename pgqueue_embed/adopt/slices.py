@@ -10,7 +10,6 @@ from psycopg import sql
 from pgqueue_embed.adopt.judge import Judge, Judgement, StoredChunk
 from pgqueue_embed.adopt.stored_chunks import read_stored
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord, read_records, source_names
 from pgqueue_embed.source.trust import trusting
@@ -59,7 +58,6 @@ def next_slice(
     )
     values = {"last_key": last_key, "slice_records": SLICE_RECORDS}
     with trusting(connection, pipeline.spec), connection.transaction():
-        connection.execute(OPENING)
         keys = [each for (each,) in connection.execute(query, values)]
     return judge_keys(connection, pipeline, judge, keys)
 
@@ -69,7 +67,6 @@ def judge_keys(
 ) -> JudgedSlice:
     """Read and judge those of the records `keys`, in that order, that fit the bytes of a slice."""
     with trusting(connection, pipeline.spec), connection.transaction():
-        connection.execute(OPENING)
         read = read_records(connection, pipeline, keys, [True] * len(keys), limit_bytes=SLICE_BYTES)
         records = [record for record in read if not record.beyond_limit]
         whole = len(records) == len(read)

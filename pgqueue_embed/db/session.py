@@ -27,19 +27,29 @@ Statement = str | sql.SQL | sql.Composed
 # takes it in, and without a log it is not wanted.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+# Whatever changes how a value is spelled. A text with another hash is embedded again, so that a
+# document, a key or what a view makes of a number has to be the same for every machine and role.
+TEXT_SETTINGS = {
+    "datestyle": "ISO, YMD",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+}
+
 # A function or operator that another role created in a schema on our path could fit our arguments
 # better than PostgreSQL's own, and would run with our rights. pg_temp is named, since it would
 # come first otherwise. Rows that a policy hides would pass for deleted ones: with row_security off,
 # PostgreSQL raises an error instead. The isolation is for a single statement, without a BEGIN.
-# Times and lengths of time are read in the one form that psycopg knows. Constraints of tables that
-# are read stay out of plans, which would run what is immutable in them.
+# Constraints of tables that are read stay out of plans, which would run what is immutable in them.
 SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     "row_security": "off",
     "default_transaction_isolation": "read committed",
-    "datestyle": "ISO, YMD",
-    "intervalstyle": "postgres",
     "constraint_exclusion": "off",
+    **TEXT_SETTINGS,
 }
 
 # The isolation of a transaction that has begun is not that of these settings.

@@ -129,8 +129,6 @@ set key_columns = %(key)s, document_columns = %(document)s, copied_columns = %(c
 where id = %(id)s
 """
 
-SETTINGS = "set local datestyle = 'ISO, YMD'; set local timezone = 'UTC'"
-
 SPELLED_OTHERWISE = """
 select key
 from (
@@ -156,7 +154,6 @@ def _check_spelling(connection: Connection, pipeline: Pipeline, present: Key) ->
         return
     types = [column.type for column in present.columns]
     try:
-        connection.execute(SETTINGS)
         row = connection.execute(
             SPELLED_OTHERWISE, {"pipeline_id": pipeline.id, "types": types}
         ).fetchone()

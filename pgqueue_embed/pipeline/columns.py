@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgqueue_embed.db.session import TEXT_SETTINGS
+
 # The type beneath a domain, or beneath a domain over domains: what pgembed.base_type says, for
 # whoever may not use that schema (yet).
 BASE_TYPE = """(
@@ -17,17 +19,9 @@ BASE_TYPE = """(
     select type from beneath where next = 0
 )"""
 
-# Of a function: whatever changes how a value is spelled, as it is everywhere else.
-TEXT_SETTINGS = sql.SQL(
-    """
-set datestyle = 'ISO, YMD'
-set timezone = 'UTC'
-set intervalstyle = 'postgres'
-set extra_float_digits = 1
-set lc_monetary = 'C'
-set bytea_output = 'hex'
-set xmlbinary = 'base64'
-"""
+# Of a function: values are spelled as they are in our sessions.
+OF_A_FUNCTION = sql.SQL("\n").join(
+    sql.SQL("set {} = {}").format(sql.SQL(name), value) for name, value in TEXT_SETTINGS.items()
 )
 
 # JSON writes these by ISO 8601 whatever DateStyle says.

@@ -104,7 +104,7 @@ class Key:
 
         Of one column ``"source"."id"::text``, of two
         ``json_build_array("source"."a"::date, "source"."b"::bigint)::text``. To be evaluated with
-        DateStyle ISO and TimeZone UTC where the key has a time in it.
+        db.session.TEXT_SETTINGS.
         """
         columns = _identifiers(alias, names or self.names)
         if len(columns) == 1:
@@ -165,10 +165,3 @@ def _row(values: Sequence[sql.Composable]) -> sql.Composable:
     if len(values) == 1:
         return values[0]
     return sql.SQL("row({})").format(sql.SQL(", ").join(values))
-
-
-# Keys must read the same, whatever the session's settings are.
-OPENING = """
-set local datestyle = 'ISO, YMD';
-set local timezone = 'UTC'
-"""

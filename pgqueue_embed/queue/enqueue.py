@@ -16,7 +16,6 @@ from psycopg import sql
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UntrustedCode, UsageError
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.option import check_count
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
@@ -159,7 +158,6 @@ def _scan_slice(
     item_records: int,
 ) -> Slice:
     with connection.transaction():
-        connection.execute(OPENING)
         turn = take_turn(connection, pipeline, selection.as_text())
         if turn is None:
             return Slice(scanned=0, queued=0, finished=True)
@@ -323,7 +321,7 @@ def queue_slice(
     """Queue what differs from the ledger of the `slice_records` records behind `last_key`.
 
     At most `room` records are queued. Returns how many were looked at and how many were queued, and
-    the last key that was looked at. To be called in a transaction that has executed OPENING.
+    the last key that was looked at.
     """
     values: dict[str, Any] = {
         "pipeline_id": pipeline.id,

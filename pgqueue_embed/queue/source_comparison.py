@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.queue.claims import Claim
@@ -87,7 +86,6 @@ def _queue(
 ) -> str | None:
     """Queue what differs behind `last_key`; returns the slice's last key, or None at the end."""
     with side.transaction():
-        side.execute(OPENING)
         scanned, _, reached = queue_slice(
             side,
             pipeline,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgqueue_embed.db.names import Table
-from pgqueue_embed.pipeline.columns import TEXT_SETTINGS
+from pgqueue_embed.pipeline.columns import OF_A_FUNCTION
 from pgqueue_embed.pipeline.key import KEY_TYPES
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
@@ -291,7 +291,7 @@ def create_function(
     )
     return sql.SQL(FUNCTION).format(
         function=sql.Identifier("pgembed", event.function(pipeline)),
-        settings=TEXT_SETTINGS,
+        settings=OF_A_FUNCTION,
         body=sql.Literal(body.as_string()),
     )
 

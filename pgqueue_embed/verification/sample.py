@@ -10,7 +10,6 @@ from psycopg import sql
 
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.pipeline.key import OPENING
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 
@@ -127,7 +126,6 @@ def _draw(connection: Connection, pipeline: Pipeline, chunks: int, percent: floa
         on_users_tables(connection, doing),
         connection.transaction(),
     ):
-        connection.execute(OPENING)
         rows = connection.execute(query).fetchall()
     return [
         Drawn(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -24,7 +25,13 @@ from tests.support.pipelines import REPORTS, make_pipeline
 from tests.support.rows import one_value
 from tests.support.working import drain, embed_documents, open_session, work_once
 
-ODD_SETTINGS = {"datestyle": "SQL, DMY", "timezone": "Asia/Kathmandu", "intervalstyle": "iso_8601"}
+ODD_SETTINGS = {
+    "datestyle": "SQL, DMY",
+    "timezone": "Asia/Kathmandu",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "-3",
+    "bytea_output": "escape",
+}
 
 
 class Interrupted(Exception):
@@ -65,8 +72,12 @@ def pipeline(connection: Connection) -> Pipeline:
 @pytest.fixture
 def odd_settings(connection: Connection) -> None:
     """Settings of the database that change how dates and times read, for sessions to come."""
+    set_of_database(connection, ODD_SETTINGS)
+
+
+def set_of_database(connection: Connection, settings: Mapping[str, str]) -> None:
     database = sql.Identifier(connection.info.dbname)
-    for name, value in ODD_SETTINGS.items():
+    for name, value in settings.items():
         statement = sql.SQL("alter database {} set {} = {}")
         connection.execute(statement.format(database, sql.Identifier(name), sql.Literal(value)))
 
@@ -421,19 +432,45 @@ def test_gone_records_do_not_stop_a_scan(connection: Connection, pipeline: Pipel
 def test_keys_of_every_type_survive_odd_settings(conninfo: str, key_type: str) -> None:
     """Keys travel as text: a date must mean the same day on every machine."""
     with connect(conninfo) as connection:
-        assert connection.execute("show timezone").fetchone() == ("Asia/Kathmandu",)
         source = make_source(connection, texts(120, chunks=2), key_type=key_type)
         pipeline = make_pipeline(connection, source)
         assert enqueue(connection, pipeline, Selection(), slice_records=50) == 120
-        connection.execute("set datestyle = 'German'; set timezone = 'America/Lima'")
-        assert enqueue(connection, pipeline, Selection(), slice_records=50) == 0
+        set_of_database(connection, {"datestyle": "German", "timezone": "America/Lima"})
+        with connect(conninfo) as other:
+            assert enqueue(other, pipeline, Selection(), slice_records=50) == 0
+        set_of_database(connection, {"datestyle": "Postgres, MDY", "timezone": "Europe/Paris"})
         with open_session(conninfo) as session:
-            session.side.execute("set datestyle = 'Postgres, MDY'; set timezone = 'Europe/Paris'")
             drain(session, pipeline)
         assert enqueue(connection, pipeline, Selection(), slice_records=50) == 0
-    with connect(conninfo) as connection:
-        connection.execute("set datestyle = 'ISO'; set timezone = 'UTC'")
         assert_converged(connection, "reports")
+
+
+# What stands for a value of each type that some setting spells otherwise.
+SPELLED = """
+create table public.base (
+    id integer primary key, number double precision, bytes bytea, price money, moment timestamptz,
+    day date, span interval
+);
+insert into public.base
+select n, n / 7.0, decode('00ff', 'hex'), n / 3.0, now(), now()::date, '1 day 2 hours'::interval
+from generate_series(1, 5) as n;
+create view public.reports as
+select id, number, concat_ws(' ', number, bytes, price, moment, day, span) as body from public.base
+"""
+
+
+@pytest.mark.parametrize("recipe", [{}, {"text_fields": (), "template": "about $number"}])
+def test_text_that_settings_spell_otherwise_is_the_same_for_every_session(
+    connection: Connection, conninfo: str, recipe: dict[str, Any]
+) -> None:
+    connection.execute(SPELLED)
+    pipeline = make_pipeline(connection, **recipe)
+    assert enqueue(connection, pipeline, Selection()) == 5
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    set_of_database(connection, ODD_SETTINGS)
+    with connect(conninfo) as other:
+        assert enqueue(other, pipeline, Selection()) == 0
 
 
 def test_dates_of_all_ages_are_keys(connection: Connection, conninfo: str) -> None:
