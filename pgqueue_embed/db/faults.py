@@ -23,6 +23,10 @@ PASSING = ("40", "55P03", "57014")
 # A function of a user's may raise these codes too, and does so again and again.
 PROCEDURAL = ("pl_exec.c", "plpy_", "plperl.c", "pltcl.c")
 
+# The state of a transaction: a function that makes its own read-only gets this too. A server that
+# may not be written refuses our own statements before any of a user's.
+OF_A_TRANSACTION = "25"
+
 # A right that this role lacks, or who it is to a foreign server.
 OF_THE_ROLE = ("42501", "28")
 
@@ -46,7 +50,7 @@ def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
     except psycopg.Error as error:
         if connection.closed:
             raise DatabaseUnavailable(f"the connection was lost: {first_line(error)}") from None
-        if is_given_back(error):
+        if not is_of_users(error):
             raise
         raise fault(connection, error, doing) from None
 
@@ -85,6 +89,11 @@ def is_passing(error: BaseException) -> bool:
 def is_given_back(error: BaseException) -> bool:
     """Return whether a claim that failed with `error` is given back without a charge."""
     return isinstance(error, LeaseLost) or is_away(error) or is_passing(error)
+
+
+def is_of_users(error: psycopg.Error) -> bool:
+    """Return whether an error on a user's table is that table's doing, if the session lives."""
+    return (error.sqlstate or "").startswith(OF_A_TRANSACTION) or not is_given_back(error)
 
 
 def naming_the_record(

@@ -8,7 +8,7 @@ from functools import partial
 import psycopg
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import fault, is_given_back, is_of_the_table
+from pgqueue_embed.db.faults import fault, is_of_the_table, is_of_users
 from pgqueue_embed.db.halves import by_halves
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import RecordFault
@@ -58,7 +58,7 @@ def _reason(connection: Connection, doing: str, error: Exception) -> str:
         return str(error)
     if not isinstance(error, psycopg.Error):
         raise error
-    if connection.closed or isinstance(error, WAITS_FOR_OTHERS) or is_given_back(error):
+    if connection.closed or isinstance(error, WAITS_FOR_OTHERS) or not is_of_users(error):
         raise error
     if is_of_the_table(error):
         raise fault(connection, error, doing) from None
