@@ -17,7 +17,7 @@ from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import KEY_TYPES, Key
 from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
-from pgqueue_embed.source.read import condition
+from pgqueue_embed.source.condition import refusal
 from pgqueue_embed.source.trust import look
 
 # Types of text, numbers, truth, enumeration, time and addresses, and of a few others, have one
@@ -75,38 +75,12 @@ def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     return SourceShape(key=key, document=Document(recipe=recipe, columns=texts, copied=copied))
 
 
-UNKNOWN = (
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedObject,
-)
-NAME_IT_FULLY = "; what is not PostgreSQL's own is named with its schema: schema.name"
-
-
 def check_condition(connection: Connection, table: Table, where: str) -> None:
     """Raise UsageError unless `where` is a condition over the columns of `table`."""
-    # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
-    query = sql.SQL(
-        "select 1 from {source} as source where case when {where}\nthen true end limit 0"
-    ).format(source=table.identifier, where=condition(where))
-    try:
-        connection.execute(query, ())
-    except psycopg.Error as error:
-        refused = _as_typed(connection, table, where, error)
-        reason = first_line(refused) + (NAME_IT_FULLY if isinstance(error, UNKNOWN) else "")
-        raise UsageError(f"--where is not a condition over {table}: {reason}") from None
-
-
-def _as_typed(
-    connection: Connection, table: Table, where: str, error: psycopg.Error
-) -> psycopg.Error:
-    """Return what PostgreSQL says to a condition with nothing of ours behind it, if it says so."""
-    query = sql.SQL("explain select 1 from {source} as source where {where}")
-    try:
-        connection.execute(query.format(source=table.identifier, where=condition(where)), ())
-    except psycopg.Error as bare:
-        return bare
-    return error
+    relation = sql.SQL("{} as source").format(table.identifier)
+    refused = refusal(connection, relation, where)
+    if refused is not None:
+        raise UsageError(f"--where is not a condition over {table}: {refused}")
 
 
 def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:

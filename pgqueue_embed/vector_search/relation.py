@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import sql
 
-from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.source.condition import refusal
 from pgqueue_embed.source.read import condition
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -120,20 +119,8 @@ def _check_condition(
     connection: Connection, pipeline: Pipeline, relation: Relation, where: str
 ) -> None:
     """Raise UsageError, in the words of PostgreSQL, for what is no condition over `relation`."""
-    # Inside CASE, a parenthesis of the condition cannot close one of the statement's.
-    closed = sql.SQL("select 1 from {} where case when {}\nthen true end limit 0")
-    bare = sql.SQL("explain select 1 from {} where {}")
-    try:
-        with connection.transaction():
-            connection.execute(closed.format(relation.tables, condition(where)), ())
-    except psycopg.Error as error:
-        refused: psycopg.Error = error
-        try:
-            with connection.transaction():
-                connection.execute(bare.format(relation.tables, condition(where)), ())
-        except psycopg.Error as as_typed:
-            refused = as_typed
+    refused = refusal(connection, relation.tables, where)
+    if refused is not None:
         raise UsageError(
-            f"--where is not a condition over {pipeline.source} and {pipeline.target}:"
-            f" {first_line(refused)}"
-        ) from None
+            f"--where is not a condition over {pipeline.source} and {pipeline.target}: {refused}"
+        )

@@ -77,6 +77,7 @@ def test_columns_of_source_and_target_are_shown_in_their_own_type(
         ("id", "argument of WHERE must be type boolean"),
         ("true) or (true", "syntax error"),
         (" ", "--where is empty"),
+        ("true; commit; drop table public.reports", "more than one statement"),
     ],
 )
 def test_condition_that_is_none_is_refused_in_the_words_typed(
