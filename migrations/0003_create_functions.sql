@@ -88,7 +88,8 @@ comment on function pgembed.queue_comparison is
 
 -- What a source is made of, apart from its rows. A file is another one once a table was rewritten, by
 -- ALTER TABLE … TYPE … USING for example, but also by VACUUM FULL, which changes no row. An enum
--- counts with its labels, which can be renamed.
+-- counts with its labels, which can be renamed, and a row type with its attributes; so do those that
+-- an array, a domain, a range or a row type is made of.
 create function pgembed.source_identity(pipeline pgembed.pipelines)
 returns jsonb
 language sql
@@ -117,12 +118,7 @@ as $function$
             attname,
             attnum,
             atttypid,
-            pg_get_expr(adbin, adrelid) as expression,
-            (
-                select string_agg(enumlabel, ',' order by oid)
-                from pg_enum
-                where enumtypid = pgembed.base_type(atttypid)
-            ) as labels
+            pg_get_expr(adbin, adrelid) as expression
         from pg_attribute
         left join pg_attrdef on adrelid = attrelid and adnum = attnum and attgenerated <> ''
         where attrelid
@@ -132,14 +128,54 @@ as $function$
             and attname <> coalesce(pipeline.into_column, '')
             and (pipeline.where_condition is not null or attname in (select name from used))
     ),
+    made_of (attnum, type) as (
+        select attnum, atttypid from columns
+        union
+        select made_of.attnum, beneath.type
+        from made_of
+        join pg_type on pg_type.oid = made_of.type
+        cross join lateral (
+            values
+                (typbasetype),
+                (typelem),
+                ((select rngsubtype from pg_range where rngtypid = pg_type.oid))
+            union all
+            select atttypid
+            from pg_attribute
+            where attrelid = typrelid and pg_attribute.attnum > 0 and not attisdropped
+        ) as beneath (type)
+        where beneath.type <> 0
+    ),
+    labels as (
+        select attnum, string_agg(enumlabel, ',' order by pg_enum.oid) as value
+        from made_of
+        join pg_enum on enumtypid = made_of.type
+        group by attnum
+    ),
+    attributes as (
+        select
+            made_of.attnum,
+            string_agg(format('%s %s', attname, atttypid), ',' order by attrelid, pg_attribute.attnum)
+                as value
+        from made_of
+        join pg_type on pg_type.oid = made_of.type
+        join pg_attribute on attrelid = typrelid
+        where pg_attribute.attnum > 0 and not attisdropped
+        group by made_of.attnum
+    ),
     described as (
         select encode(sha256(convert_to(
             jsonb_agg(
-                jsonb_build_array(attname, attnum, atttypid::text, expression, labels)
-                order by attnum
+                jsonb_build_array(
+                    attname, columns.attnum, atttypid::text, expression, labels.value,
+                    attributes.value
+                )
+                order by columns.attnum
             )::text, 'UTF8'
         )), 'hex') as value
         from columns
+        left join labels on labels.attnum = columns.attnum
+        left join attributes on attributes.attnum = columns.attnum
     )
     select jsonb_object_agg(name, value)
     from (select * from files union all select 'columns', value from described) as parts

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from pgqueue_embed.claim import process
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
@@ -102,6 +103,51 @@ def test_change_that_no_trigger_tells_of_is_noticed_once_and_leaves_nothing_stal
     assert connection.execute("select total, pending from pgembed.progress").fetchone() == (
         connection.execute("select count(*), 0 from reports").fetchone()
     )
+
+
+# What a column of the condition is of, the condition, and what becomes of it.
+MADE_OF = {
+    "array of an enum": ("mood[] default '{sad}'", "'sad' = any(value::text[])", "rename"),
+    "domain over such arrays": ("moods default '{sad}'", "value[1]::text = 'sad'", "rename"),
+    "row type with an enum": ("pair default (1, 'sad')", "(value).mood::text = 'sad'", "rename"),
+    "array of row types": (
+        "pair[] default array[(1, 'sad')::pair]",
+        "value[1]::text = '(1,sad)'",
+        "rename",
+    ),
+    "range": ("between_moods default '[glad,sad]'", "upper(value)::text = 'sad'", "rename"),
+    "row type that loses an attribute": (
+        "pair default (1, 'sad')",
+        "value::text = '(1,sad)'",
+        "drop",
+    ),
+}
+CHANGES_OF_TYPE = {
+    "rename": "alter type mood rename value 'sad' to 'low'",
+    "drop": "alter type pair drop attribute number cascade",
+}
+
+
+@pytest.mark.parametrize("made_of", MADE_OF)
+def test_change_of_a_type_beneath_that_of_a_column_is_noticed(
+    connection: Connection, session: Session, made_of: str
+) -> None:
+    type_, condition, change = MADE_OF[made_of]
+    connection.execute("create type mood as enum ('glad', 'sad')")
+    connection.execute("create type pair as (number int, mood mood)")
+    connection.execute("create domain moods as mood[]")
+    connection.execute("create type between_moods as range (subtype = mood)")
+    connection.execute(f"create table reports (id int primary key, body text, value {type_})")
+    connection.execute("insert into reports select n, 'Report ' || n from generate_series(1, 9) n")
+    made = make_pipeline(connection, where=condition)
+    install(connection, made)
+    assert enqueue(connection, made, Selection()) == 9
+    drain(session, made)
+    assert noticed(connection) == []
+    connection.execute(CHANGES_OF_TYPE[change])
+    assert noticed(connection) == ["reports"]
+    drain(session, made)
+    assert_converged(connection, "reports")
 
 
 def test_comparison_finds_a_change_behind_and_before_its_cursor(
