@@ -44,8 +44,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
     if kind_of(model.device) == "cpu":
         variants["one thread"] = _with_threads(1, _forward(model, chunks, chosen))
         variants["bf16 by autocast"] = _forward(model, chunks, chosen, _autocast)
-        compiled = torch.compile(model._network, dynamic=True)
-        variants["torch.compile"] = _forward(model, chunks, chosen, network=compiled)
+        compiled = torch.compile(model._network.vectors, dynamic=True)
+        variants["torch.compile"] = _forward(model, chunks, chosen, vectors=compiled)
     bench.say("a first pass of each variant, to warm up and to compile")
     for variant in variants.values():
         variant()
@@ -73,7 +73,10 @@ def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure
     """
     import torch
 
-    layers = [each for each in model._network.modules() if isinstance(each, torch.nn.Linear)]
+    library = ceiling.load_library().to(model.device)
+    if model.precision == "fp16":
+        library.half()
+    layers = [each for each in library.modules() if isinstance(each, torch.nn.Linear)]
     rows = model.limits.max_tokens_per_batch
     inputs = [torch.randn(rows, layer.in_features).to(layer.weight) for layer in layers]
     flops = sum(2 * layer.in_features * layer.out_features for layer in layers)
@@ -106,17 +109,18 @@ def _forward(
     chunks: Sequence[Chunk],
     size: int,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    network: Any = None,
+    vectors: Any = None,
 ) -> Rate:
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
     batches = plan_batches(lengths, model.limits.resized(size))
 
     def measure_once() -> float:
-        own, model._network = model._network, network or model._network
+        if vectors is not None:
+            vars(model._network)["vectors"] = vectors
         try:
             return len(chunks) / _seconds(model, chunks, batches, context)
         finally:
-            model._network = own
+            vars(model._network).pop("vectors", None)
 
     return measure_once
 

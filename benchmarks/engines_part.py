@@ -24,7 +24,6 @@ from benchmarks.figures import Figure, Measured, interleaved, ratio
 from benchmarks.packages import Missing
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.inputs import pad
-from pgqueue_embed.embedding.network import padding_id
 from pgqueue_embed.embedding.rows import lowest_cosine
 from pgqueue_embed.embedding.shapes import Batch, plan_batches
 
@@ -119,7 +118,7 @@ def _timed(run: Run) -> Callable[[], tuple[float, float]]:
 
 def _input(model: EmbeddingModel, chunks: Sequence[Any], batch: Batch) -> Input:
     sequences = model._documents.sequences([chunks[row] for row in batch.rows])
-    ids, mask = pad(sequences, batch.length, padding_id(model._documents.module) or 0)
+    ids, mask = pad(sequences, batch.length, model._documents.part.padding_id or 0)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids) if mask is None else mask}
 
 
@@ -130,7 +129,7 @@ def _others(model: EmbeddingModel, threads: int) -> Iterator[dict[str, Engine]]:
     _installed("onnx")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        _export(model, file)
+        _export(file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # A thread that spins while it waits would count as work.
@@ -151,14 +150,14 @@ def _installed(name: str) -> Any:
         raise Missing(f"other engines: there is no {name} here") from None
 
 
-def _export(model: EmbeddingModel, file: Path) -> None:
+def _export(file: Path) -> None:
     """Write the network, mean pooling and scaling included, for any number and length of rows."""
     import torch
 
     class Network(torch.nn.Module):  # type: ignore[misc]  # of a library that is Any here
         def __init__(self) -> None:
             super().__init__()
-            self.layers = model._network[0].auto_model
+            self.layers = ceiling.load_library()[0].auto_model
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             tokens = self.layers(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -81,7 +81,9 @@ class Models:
     def _check(self, subject: str, resolved: ResolvedModel, use: ModelUse) -> Iterator[Check]:
         if (resolved.path, use) in self._loaded:
             return
-        model = EmbeddingModel.load(resolved, device="auto", precision="auto", use=use)
+        model = EmbeddingModel.load(
+            resolved, device="auto", precision="auto", use=use, compare=True
+        )
         settled = calibrate(model, anew=True)  # the machine may be another one by now
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path, use] = model

@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pgqueue_embed.embedding import network as library
+from pgqueue_embed.embedding.network import UNLIMITED_TOKENS, Network, names_pooling
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
+from pgqueue_embed.embedding.self_test import SelfTest
 from pgqueue_embed.errors import ModelError
 
 COSINE = "cosine"
 # Of vectors of length 1, an inner product is their cosine and a distance falls with it.
 _SAME_ORDER_AT_UNIT_LENGTH = ("dot", "euclidean")
-
-
-_UNIT = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfTest:
-    """What a model gave for known texts: the lowest cosine to the library's own vectors."""
-
-    lowest_cosine: float
-    dimensions: int
-    is_unit_length: bool
-
-    @classmethod
-    def of(cls, vectors: dict[str, NDArray[np.float32]], lowest_cosine: float) -> SelfTest:
-        """Judge the library's own vectors, by text."""
-        rows = np.stack(list(vectors.values())).astype(np.float64)
-        lengths = np.linalg.norm(rows, axis=1)
-        return cls(
-            lowest_cosine=lowest_cosine,
-            dimensions=rows.shape[1],
-            is_unit_length=bool((np.abs(lengths - 1) < _UNIT).all()),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +24,8 @@ class ModelFacts:
     ``feeding`` is what is fed to it, in words. ``is_unit_length`` says that the model itself gives
     vectors of length 1. ``routes``: documents and queries are read by different modules.
     ``pooling_is_known``: its files, or the pipeline, say how tokens become one vector.
-    ``lowest_cosine`` is that of the self-test, to the vectors of sentence-transformers.
+    ``lowest_cosine`` is that of the self-test, to the vectors of sentence-transformers; None where
+    they were not computed, for a kind of model that is proved to have them.
     """
 
     name: str
@@ -67,7 +42,7 @@ class ModelFacts:
     feeding: str
     routes: bool
     pooling_is_known: bool
-    lowest_cosine: float
+    lowest_cosine: float | None
 
     @property
     def ranks_by_cosine(self) -> bool:
@@ -86,9 +61,13 @@ class ModelFacts:
             f" document, {_limit(self.query_tokens)} of a query"
             + (", read by networks of their own" if self.routes else ""),
             f"prompt of documents {self.document_prompt!r}, of queries {self.query_prompt!r}",
-            f"is fed {self.feeding}; lowest cosine to sentence-transformers"
-            f" {self.lowest_cosine:.6f}",
+            f"is fed {self.feeding}; {self._comparison()}",
         )
+
+    def _comparison(self) -> str:
+        if self.lowest_cosine is None:
+            return "of a kind that has the vectors of sentence-transformers"
+        return f"lowest cosine to sentence-transformers {self.lowest_cosine:.6f}"
 
 
 def refuse_unsuited(facts: ModelFacts) -> None:
@@ -110,7 +89,7 @@ def refuse_unsuited(facts: ModelFacts) -> None:
 
 
 def learn_facts(
-    network: Any,
+    network: Network,
     documents: Reader,
     queries: Reader,
     tests: tuple[SelfTest, SelfTest],
@@ -122,41 +101,30 @@ def learn_facts(
 
     ``pooling`` is what the pipeline says of it.
     """
-    modules = library.modules_of(network, library.DOCUMENT)
     if tests[0].dimensions != tests[1].dimensions:
         raise ModelError(
             f"model {resolved.name} gives documents {tests[0].dimensions} dimensions and queries"
             f" {tests[1].dimensions}: they cannot be compared"
         )
-    modes = [_pooling(module) for module in modules if hasattr(module, "pooling_mode")]
+    cosines = [test.lowest_cosine for test in tests if test.lowest_cosine is not None]
     return ModelFacts(
         name=resolved.name,
-        kind=" + ".join(_kind(module) for module in modules),
-        pooling=", ".join(modes),
+        kind=" + ".join(documents.part.kinds),
+        pooling=", ".join(documents.part.poolings),
         dimensions=tests[0].dimensions,
         document_tokens=documents.max_tokens,
         query_tokens=queries.max_tokens,
         document_prompt=documents.prompt,
         query_prompt=queries.prompt,
-        similarity=network.similarity_fn_name or COSINE,
+        similarity=network.similarity,
         is_unit_length=all(test.is_unit_length for test in tests),
         tokenizer=documents.tokenizer_kind,
         feeding=documents.feeding,
-        routes=documents.module is not queries.module,
-        pooling_is_known=pooling is not None or library.names_pooling(resolved.path),
-        lowest_cosine=min(test.lowest_cosine for test in tests),
+        routes=documents.part is not queries.part,
+        pooling_is_known=pooling is not None or names_pooling(resolved.path),
+        lowest_cosine=min(cosines, default=None),
     )
 
 
 def _limit(tokens: int) -> str:
-    return "all" if tokens == library.UNLIMITED_TOKENS else f"{tokens:,}"
-
-
-def _kind(module: Any) -> str:
-    model = getattr(module, "auto_model", module)
-    return type(model).__name__
-
-
-def _pooling(module: Any) -> str:
-    mode = module.pooling_mode
-    return mode if isinstance(mode, str) else "+".join(mode)
+    return "all" if tokens == UNLIMITED_TOKENS else f"{tokens:,}"

@@ -1,28 +1,58 @@
 """Reads the files of a model (network, pooling, what follows) where all of them are understood.
 
-A setting counts only if its name is known here and its value is one for which the numpy network is
-proved equal to the library. All else raises `NotUnderstood`, and the library reads the model.
+A setting counts only if its name is known here and its value is one for which the networks of this
+package are proved equal to the library. All else raises `NotUnderstood`, and the library reads the
+model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from pgqueue_embed.embedding.mapped_weights import Weights, map_weights
-from pgqueue_embed.embedding.numpy_network import Array, Names, NumpyNetwork, Plan
+from pgqueue_embed.embedding.network_plan import Names, Plan
 from pgqueue_embed.untrusted.bounded_file import read_json
 
 Settings = dict[str, Any]
-# From the vectors of tokens, shape (tokens, width), to the vector of the text, and on from there.
-Step = Callable[[Array], Array]
 
 
 class NotUnderstood(Exception):
     """The files of a model say something that only the library can follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """A linear layer for the vector of a text: ``weight`` of shape (outputs, inputs), and a bias.
+
+    ``activation``, Tanh or Identity, is what comes behind it.
+    """
+
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    activation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """A vector is scaled to length 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A network with its weights, of which ``plan.shapes()`` names all, and what follows.
+
+    ``pooling``, mean or cls, is how the vectors of tokens become one; ``after`` what becomes of it.
+    """
+
+    plan: Plan
+    weights: Weights
+    pooling: str
+    after: tuple[Dense | Normalize, ...]
 
 
 def require(condition: object, what: str) -> None:
@@ -95,6 +125,7 @@ _DISTIL_SIZES = _SIZES | {
     "layers": "n_layers",
     "heads": "n_heads",
 }
+_LIKE_BERT = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 _MPNET = Names(
     query="attention.attn.q",
     key="attention.attn.k",
@@ -115,12 +146,13 @@ _DISTIL = Names(
 )
 
 
-def open_network(path: Path) -> NumpyNetwork:
-    """Return the network of a model's folder; raises NotUnderstood."""
+def open_stack(path: Path) -> Stack:
+    """Return what makes a vector in a model's folder; raises NotUnderstood."""
     plan = plan_of(settings_of(path, "config.json"))
     weights, others = map_weights(path / "model.safetensors")
     _check_weights(weights, others, plan.shapes())
-    return NumpyNetwork(plan, weights)
+    pooling, after = _what_follows(path, plan.width)
+    return Stack(plan=plan, weights=weights, pooling=pooling, after=after)
 
 
 def plan_of(config: Settings) -> Plan:
@@ -141,12 +173,19 @@ def plan_of(config: Settings) -> Plan:
 
 def _plan(kind: str, config: Settings, sizes: dict[str, Any]) -> Plan:
     if kind == "distilbert":
-        return Plan(names=_DISTIL, **sizes)
+        return Plan(architecture="DistilBertModel", names=_DISTIL, **sizes)
     if kind == "mpnet":
-        return Plan(names=_MPNET, padding_id=1, distances=True, **sizes)
-    require(kind in ("bert", "roberta", "xlm-roberta"), "its architecture")
+        kinds = {"architecture": "MPNetModel", "names": _MPNET}
+        return Plan(padding_id=1, distances=True, **(sizes | kinds))
+    require(kind in _LIKE_BERT, "its architecture")
     behind = None if kind == "bert" else int(config["pad_token_id"])
-    return Plan(names=Names(), padding_id=behind, types=config["type_vocab_size"], **sizes)
+    return Plan(
+        architecture=_LIKE_BERT[kind],
+        names=Names(),
+        padding_id=behind,
+        types=config["type_vocab_size"],
+        **sizes,
+    )
 
 
 def _check_weights(
@@ -163,23 +202,27 @@ def _check_weights(
 # What follows the network ---------------------------------------------------------------------
 
 
-def open_steps(path: Path, width: int) -> list[Step]:
-    """Return what makes one vector of the vectors of tokens; raises NotUnderstood.
-
-    Scaling to length 1 is left out at the end, where every vector is scaled, and is a step before.
-    """
+def _what_follows(path: Path, width: int) -> tuple[str, tuple[Dense | Normalize, ...]]:
+    """Return the pooling and what is behind it, as the list of modules says."""
     modules = read_json(path / "modules.json")
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     require(kinds[:2] == ["Transformer", "Pooling"], "its modules")
     require(not modules[0]["path"], "where its network lies")
-    steps = [_pooling(settings_of(path / modules[1]["path"], "config.json"), width)]
+    pooling = _pooling(settings_of(path / modules[1]["path"], "config.json"), width)
+    after: list[Dense | Normalize] = []
     for kind, module in zip(kinds[2:], modules[2:], strict=True):
         require(kind in ("Dense", "Normalize"), "its modules")
-        steps.append(_scaled if kind == "Normalize" else _dense(path / module["path"]))
-    return steps
+        if kind == "Normalize":
+            after.append(_normalize(path / module["path"]))
+            continue
+        layer = _dense(path / module["path"])
+        require(layer.weight.shape[1] == width, "the width of a Dense layer")
+        width = len(layer.weight)
+        after.append(layer)
+    return pooling, tuple(after)
 
 
-def _pooling(config: Settings, width: int) -> Step:
+def _pooling(config: Settings, width: int) -> str:
     asked = {"word_embedding_dimension", "embedding_dimension", "include_prompt", "pooling_mode"}
     flags = {name: on for name, on in config.items() if name.startswith("pooling_mode_")}
     require(config.keys() <= asked | flags.keys(), "a setting of its pooling")
@@ -196,49 +239,34 @@ def _pooling(config: Settings, width: int) -> Step:
     return pooling
 
 
-def _mean(tokens: Array) -> Array:
-    mean: Array = tokens.sum(0) / np.float32(len(tokens))
-    return mean
-
-
-def _first(tokens: Array) -> Array:
-    first: Array = tokens[0]
-    return first
-
-
-_POOLINGS: dict[str, Step] = {
-    "mean": _mean,
-    "pooling_mode_mean_tokens": _mean,
-    "cls": _first,
-    "pooling_mode_cls_token": _first,
+_POOLINGS = {
+    "mean": "mean",
+    "pooling_mode_mean_tokens": "mean",
+    "cls": "cls",
+    "pooling_mode_cls_token": "cls",
 }
-
-
-def _scaled(vector: Array) -> Array:
-    scaled: Array = vector / np.maximum(np.linalg.norm(vector), np.float32(1e-12))
-    return scaled
-
-
-_ACTIVATIONS: dict[str, Step] = {
-    "torch.nn.modules.activation.Tanh": np.tanh,
-    "torch.nn.modules.linear.Identity": np.asarray,
+_ACTIVATIONS = {
+    "torch.nn.modules.activation.Tanh": "Tanh",
+    "torch.nn.modules.linear.Identity": "Identity",
 }
-_DENSE = {
-    "in_features",
-    "out_features",
-    "bias",
-    "activation_function",
-    "module_input_name",
-    "module_output_name",
-}
+_SENTENCE = "sentence_embedding"
+_PLACES = {"module_input_name", "module_output_name"}
+_DENSE = {"in_features", "out_features", "bias", "activation_function"}
 
 
-def _dense(folder: Path) -> Step:
+def _normalize(folder: Path) -> Normalize:
+    # Models that were saved long ago have no file for it.
+    if (folder / "config.json").is_file():
+        config = settings_of(folder, "config.json")
+        require(config.keys() <= _PLACES, "a setting of its scaling")
+        _check_places(config)
+    return Normalize()
+
+
+def _dense(folder: Path) -> Dense:
     config = settings_of(folder, "config.json")
-    require(config.keys() <= _DENSE, "a setting of a Dense layer")
-    places = {config.get(name, _SENTENCE) for name in ("module_input_name", "module_output_name")}
-    require(places == {_SENTENCE}, "what a Dense layer reads")
-    activation = _ACTIVATIONS[config["activation_function"]]
+    require(config.keys() <= _DENSE | _PLACES, "a setting of a Dense layer")
+    _check_places(config)
     shapes: dict[str, tuple[int, ...]] = {
         "linear.weight": (config["out_features"], config["in_features"])
     }
@@ -247,9 +275,13 @@ def _dense(folder: Path) -> Step:
     weights, others = map_weights(folder / "model.safetensors")
     found = {name: array.shape for name, array in weights.items()}
     require(found == shapes and not others, "the weights of a Dense layer")
-    matrix = weights["linear.weight"].astype(np.float32)
-    bias = weights["linear.bias"].astype(np.float32) if config["bias"] else np.float32(0)
-    return lambda vector: activation(matrix @ vector + bias)
+    return Dense(
+        weight=weights["linear.weight"],
+        bias=weights.get("linear.bias"),
+        activation=_ACTIVATIONS[config["activation_function"]],
+    )
 
 
-_SENTENCE = "sentence_embedding"
+def _check_places(config: Settings) -> None:
+    """Raise NotUnderstood unless a module reads and writes the vector of the text."""
+    require({config.get(name, _SENTENCE) for name in _PLACES} == {_SENTENCE}, "its places")

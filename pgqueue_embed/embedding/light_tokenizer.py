@@ -7,7 +7,8 @@ transformers makes the tokenizers of some classes anew, from a vocabulary and th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,38 +55,77 @@ _KNOWN = {f"{name}_token" for name in _NAMES} | {
 _OTHERS = ("added_tokens.json", "chat_template.*", "*processor_config.json")
 
 
-def open_tokenizer(path: Path) -> tuple[Tokenizer, Settings, set[str]]:
-    """Return a private tokenizer, the settings of its files, and the control tokens hidden in it.
+@dataclass(frozen=True, kw_only=True)
+class LightTokenizer:
+    """A tokenizer of a model's files.
 
-    Raises NotUnderstood where the library might make another one.
+    ``private`` reads control tokens as text; ``controls`` are those that are hidden in it,
+    ``padding`` the one that pads a batch, and ``settings`` what ``tokenizer_config.json`` says.
     """
+
+    path: Path
+    private: Tokenizer
+    controls: frozenset[str]
+    padding: str | None
+    settings: Settings
+
+    def as_library(self, max_tokens: int) -> Tokenizer:
+        """Return the tokenizer as the library reads a text with it, cut to ``max_tokens``."""
+        made = Tokenizer.from_file(str(self.path))
+        made.no_padding()
+        side = self.settings.get("truncation_side", "right")
+        made.enable_truncation(max_tokens, strategy="longest_first", direction=side)
+        return made
+
+    def has_control(self, text: str) -> bool:
+        """Tell whether a text spells a control token."""
+        return any(each in text for each in self.controls)
+
+
+def open_tokenizer(path: Path) -> LightTokenizer:
+    """Open the tokenizer of a model; raises NotUnderstood if the library might make another one."""
     require(not any(any(path.glob(pattern)) for pattern in _OTHERS), "files of its tokenizer")
     config = settings_of(path, "tokenizer_config.json")
     require(config.keys() <= _KNOWN, "a setting of its tokenizer")
     state = settings_of(path, "tokenizer.json")
     controls = {token["content"] for token in state["added_tokens"] if token["special"]}
-    _check_added(path, config, state, controls)
+    named = [config, _named_elsewhere(path)]
+    _check_added(config, named, state, controls)
     require(state["post_processor"] and state["model"]["type"], "a tokenizer of an older form")
     ids = {token["content"]: token["id"] for token in state["added_tokens"]}
     # Taken before control tokens are hidden, which is done in the state itself.
     model = {name: value for name, value in state["model"].items() if name != "vocab"}
     tokenizer = private_tokenizer(state)
+    padding = {_content(each["pad_token"]) for each in named if "pad_token" in each}
+    require(len(padding) <= 1, "two tokens that pad")
     if config["tokenizer_class"] not in _AS_IT_IS:
         require(controls == ids.keys(), "an added token")
         first, last = _check_made_anew(config, tokenizer, model)
         require(tokenizer.encode("").ids == [ids[first], ids[last]], "its special tokens")
-    return tokenizer, config, controls
+        padding = padding or {_PADDING[_class_of(config)]}
+    return LightTokenizer(
+        path=path / "tokenizer.json",
+        private=tokenizer,
+        controls=frozenset(controls),
+        padding=next(iter(padding), None),
+        settings=config,
+    )
 
 
-def _check_added(path: Path, config: Settings, state: Settings, controls: set[str]) -> None:
+def _named_elsewhere(path: Path) -> Settings:
+    """Return the control tokens that older models name in a file of their own."""
+    name = "special_tokens_map.json"
+    return settings_of(path, name) if (path / name).is_file() else {}
+
+
+def _check_added(
+    config: Settings, named: Sequence[Settings], state: Settings, controls: set[str]
+) -> None:
     """Raise NotUnderstood where settings name a token that the file has not, or has otherwise."""
     known = {token["id"]: token["content"] for token in state["added_tokens"]}
     for number, token in config.get("added_tokens_decoder", {}).items():
         require(known.get(int(number)) == token["content"], "an added token")
         require(token["special"] == (token["content"] in controls), "an added token")
-    named = [config, {}]
-    if (path / "special_tokens_map.json").is_file():
-        named.append(settings_of(path, "special_tokens_map.json"))
     contents = {_content(each[name]) for each in named for name in each if name.endswith("_token")}
     require(contents - {None} <= controls, "a control token")
     more = ("additional_special_tokens", "extra_special_tokens", "never_split")
@@ -101,13 +141,17 @@ def _check_made_anew(config: Settings, tokenizer: Tokenizer, model: Settings) ->
 
     Parts and defaults are those of the classes of transformers.
     """
-    kind = str(config["tokenizer_class"]).removesuffix("Fast")
+    kind = _class_of(config)
     require(kind in _MADE_ANEW, "the class of its tokenizer")
     normalizer, words, settings, (first, last) = _MADE_ANEW[kind](config)
     require(_is_like(tokenizer.normalizer, normalizer), "its normalizer")
     require(_is_like(tokenizer.pre_tokenizer, words), "its words")
     require(all(model.get(name) in usual for name, usual in settings.items()), "its model")
     return first, last
+
+
+def _class_of(config: Settings) -> str:
+    return str(config["tokenizer_class"]).removesuffix("Fast")
 
 
 def _is_like(part: Any, other: Any) -> bool:
@@ -174,4 +218,11 @@ _MADE_ANEW: dict[str, Callable[[Settings], Parts]] = {
     "MPNetTokenizer": _mpnet,
     "RobertaTokenizer": _roberta,
     "XLMRobertaTokenizer": _xlm_roberta,
+}
+_PADDING = {
+    "BertTokenizer": "[PAD]",
+    "DistilBertTokenizer": "[PAD]",
+    "MPNetTokenizer": "<pad>",
+    "RobertaTokenizer": "<pad>",
+    "XLMRobertaTokenizer": "<pad>",
 }

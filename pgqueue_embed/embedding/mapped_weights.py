@@ -1,4 +1,7 @@
-"""The weights of a safetensors file where they lie: a page is read when it is first used."""
+"""The weights of a safetensors file where they lie: a page is read when it is first used.
+
+They are read alone, and mapped as if they were written to: torch warns of what cannot be.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def map_weights(path: Path) -> tuple[Weights, set[str]]:
     Raises OSError, ValueError, KeyError or TypeError for a file that is not of this format.
     """
     with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     begin = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     if begin > min(len(content), _MOST_HEADER_BYTES):
         raise ValueError(f"{path} has no header of safetensors")

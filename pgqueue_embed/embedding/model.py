@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import canaries, network, precision
+from pgqueue_embed.embedding import canaries, network, precision, self_test
 from pgqueue_embed.embedding.devices import choose_device, configure_device, kind_of
-from pgqueue_embed.embedding.facts import SelfTest, learn_facts
+from pgqueue_embed.embedding.facts import learn_facts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
+from pgqueue_embed.embedding.library_network import LibraryNetwork
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
+from pgqueue_embed.embedding.opening import open_network
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
@@ -25,15 +27,13 @@ from pgqueue_embed.embedding.rows import (
     Vectors,
     WrongVectors,
     agreement,
-    lowest_cosine,
     unit_rows,
 )
+from pgqueue_embed.embedding.self_test import SelfTest
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.log import get_logger
 
-# Feeding ids must give the vectors of feeding texts; what differs is rounding.
-_SAME_VECTORS = 0.9999
 # Canaries have all lengths: in one batch two thirds of its tokens would be padding, which a CPU
 # computes for seconds whenever a model is opened.
 _CANARIES_AT_ONCE = 2
@@ -41,8 +41,6 @@ _LONGEST_TRY = 4_096
 # In fp32 on a CPU, a longer one of a large model may take as long as a lease.
 _LONGEST_SAMPLE = 512
 SAMPLED_BATCHES = 16
-# One at a time, and twice: the library's way and this.
-_SHORT_TEXTS = 6
 
 Read = Callable[[], Vectors]
 Raw = NDArray[np.float32]
@@ -58,14 +56,16 @@ class EmbeddingModel:
     lower precision had no vector for.
     """
 
-    def __init__(self, resolved: ResolvedModel, use: ModelUse = AS_ITS_FILES_SAY) -> None:
+    def __init__(
+        self, resolved: ResolvedModel, use: ModelUse = AS_ITS_FILES_SAY, *, compare: bool = False
+    ) -> None:
         """Open the model on the CPU in fp32; use `load` to place it on a device."""
         self.name = resolved.name
         self.revision = resolved.revision
         self.device = "cpu"
         self.precision = "fp32"
         self.limits = limits_for("cpu")
-        self._path = resolved.path
+        self._resolved = resolved
         self._use = use
         opened = self._open()
         self.notes = opened.notes
@@ -73,24 +73,20 @@ class EmbeddingModel:
         self._requested = "fp32"
         self._samples_left = 0
         self._whole: Any = None
-        self._network: Any = opened.network
+        self._network = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
         self._queries = self._reader(network.QUERY, use.query_prompt)
         self.tokenizer: Tokenizer = self._documents.tokenizer
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
+        self._references: dict[int, Vectors] = {}
+        tests = self._test_itself(compare)
         self.facts = learn_facts(
-            self._network,
-            self._documents,
-            self._queries,
-            self._test_itself(),
-            resolved,
-            pooling=use.pooling,
+            self._network, self._documents, self._queries, tests, resolved, pooling=use.pooling
         )
         self.dimensions = self.facts.dimensions
-        self._references = self._of_canaries(self._plain_forward)
 
-    def _open(self) -> network.Opened:
-        return network.open_network(self._path, self.name, pooling=self._use.pooling)
+    def _open(self, *, by_library: bool = False) -> network.Opened:
+        return open_network(self._resolved, self._use, by_library=by_library)
 
     def _reader(self, task: str, prompt: str | None) -> Reader:
         obeys = self._use.control_tokens
@@ -104,15 +100,17 @@ class EmbeddingModel:
         device: str = "auto",
         precision: str = "auto",
         use: ModelUse = AS_ITS_FILES_SAY,
+        compare: bool = False,
     ) -> EmbeddingModel:
         """Load a model and place it where and how its canaries agree with fp32 on the CPU.
 
-        ``device`` is auto, mps, cuda, cuda:N or cpu; ``precision`` auto, fp32, fp16 or bf16.
+        ``device`` is auto, mps, cuda, cuda:N or cpu; ``precision`` auto, fp32, fp16 or bf16. With
+        ``compare`` its vectors are compared with the library's, be they proved for its kind or not.
         Raises UsageError for what this machine does not have, ModelError for a model that
         cannot be loaded or computes wrong vectors here.
         """
         chosen = choose_device(device)
-        model = cls(resolved, use)
+        model = cls(resolved, use, compare=compare)
         if device == "auto" and not model.is_transformer:
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
@@ -124,7 +122,7 @@ class EmbeddingModel:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What the model is made of; hashes its files on first use."""
-        return fingerprint(self._path)
+        return fingerprint(self._resolved.path)
 
     @property
     def is_transformer(self) -> bool:
@@ -285,7 +283,7 @@ class EmbeddingModel:
         try:
             with self.session():
                 features = self._documents.features_of_length(length, self.device)
-                self._network(features, task=network.DOCUMENT)
+                self._network.vectors(features, network.DOCUMENT)
         except Exception as error:  # torch has many; each means that such chunks cannot be had
             reason = str(error).strip().split("\n")[0]
             raise ModelError(
@@ -311,9 +309,12 @@ class EmbeddingModel:
 
         Metal has given wrong numbers in some shapes only, and after errors it did not raise.
         """
-        picked = canaries.of_shape(list(map(self.sequence_tokens, self._canaries)), rows, length)
+        numbers = sorted(self._references)
+        lengths = [self.sequence_tokens(self._canaries[number]) for number in numbers]
+        picked = [numbers[n] for n in canaries.of_shape(lengths, rows, length)]
         chunks = [self._canaries[n] for n in picked]
-        cosine = agreement(lambda: self._plain_forward(chunks, length), self._references[picked])
+        references = np.stack([self._references[n] for n in picked])
+        cosine = agreement(lambda: self._plain_forward(chunks, length), references)
         if cosine < precision.LOWEST_COSINE:
             raise WrongVectors(
                 f"{precision.disagreement(self.device, self.precision, cosine)} in batches of "
@@ -321,23 +322,27 @@ class EmbeddingModel:
                 "restart the machine or use --device cpu"
             )
 
-    def _of_canaries(self, embed: Callable[[Sequence[Chunk]], Vectors]) -> Vectors:
+    def _of_canaries(self) -> Vectors:
         """Embed all canaries; on a GPU in one batch, since Metal compiles every new shape."""
         lengths = [self.sequence_tokens(chunk) for chunk in self._canaries]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         size = _CANARIES_AT_ONCE if kind_of(self.device) == "cpu" else len(order)
         batches = [order[first : first + size] for first in range(0, len(order), size)]
-        vectors = [embed([self._canaries[n] for n in batch]) for batch in batches]
+        vectors = [self._plain_forward([self._canaries[n] for n in batch]) for batch in batches]
         in_order: Vectors = np.concatenate(vectors)[np.argsort(order)]
         return in_order
 
     def _settle(self, device: str, requested: str) -> None:
         """Take the first precision whose canaries agree, noting those that did not."""
         for name in precision.candidates(device, requested):
-            self._place(device, name)
             if (device, name) == ("cpu", "fp32"):
+                self._place(device, name)
                 return  # what the others are compared with
-            cosine = agreement(lambda: self._of_canaries(self._plain_forward), self._references)
+            if len(self._references) < len(self._canaries):
+                self._references = dict(enumerate(self._of_canaries()))
+            self._place(device, name)
+            wanted = np.stack([self._references[n] for n in range(len(self._canaries))])
+            cosine = agreement(self._of_canaries, wanted)
             if cosine >= precision.LOWEST_COSINE:
                 return
             self.notes += (precision.disagreement(device, name, cosine),)
@@ -360,39 +365,26 @@ class EmbeddingModel:
     ) -> Any:
         """Start one batch of a reader; returns raw vectors, float32, on `device` or its own."""
         features = reader.features(chunks, length, device or self.device)
-        vectors = reader.network(features, task=reader.task)["sentence_embedding"]
+        vectors = reader.network.vectors(features, reader.task)
         return vectors[:, : reader.network.truncate_dim].float()
 
-    def _test_itself(self) -> tuple[SelfTest, SelfTest]:
-        """Compare with the vectors of the library; feed it texts where ids give others.
+    def _test_itself(self, compare: bool) -> tuple[SelfTest, SelfTest]:
+        """Embed known texts, and compare with the library where it is at work, or is to be."""
+        numbers = self_test.shortest(self._canaries)
+        own = self._raw(self._documents, [self._canaries[number] for number in numbers])
+        self._references = dict(zip(numbers, unit_rows(own), strict=True))
+        library = self._open(by_library=True).network if compare else self._network
+        if not isinstance(library, LibraryNetwork):
+            test = SelfTest.of(own)
+            return test, test
+        documents, queries = (
+            self_test.compare(reader, self._canaries, library, self._raw)
+            for reader in (self._documents, self._queries)
+        )
+        return documents, queries
 
-        Raises ModelError where neither gives its vectors.
-        """
-        tests: list[SelfTest] = []
-        for reader in (self._documents, self._queries):
-            wanted = self._of_library(reader)
-            cosine = self._agreement_with(reader, wanted)
-            if cosine < _SAME_VECTORS:
-                reader.ask_for_texts()
-                cosine = self._agreement_with(reader, wanted)
-            if cosine < _SAME_VECTORS:
-                raise ModelError(
-                    f"model {self.name} gives other vectors here than by sentence-transformers"
-                    f" (lowest cosine {cosine:.4f})"
-                )
-            tests.append(SelfTest.of(wanted, cosine))
-        return tests[0], tests[1]
-
-    def _of_library(self, reader: Reader) -> dict[str, Raw]:
-        """Return the library's own vectors of a few canaries without control tokens, by text."""
-        texts = reader.readable([chunk.text for chunk in self._canaries])
-        fitting = sorted(filter(reader.fits, texts), key=len)
-        fitting = [*fitting[:_SHORT_TEXTS], *fitting[_SHORT_TEXTS:][-1:]]
-        vectors = network.encode(self._network, reader.task, fitting, reader.prompt)
-        return dict(zip(fitting, vectors, strict=True))
-
-    def _agreement_with(self, reader: Reader, wanted: dict[str, Raw]) -> float:
+    def _raw(self, reader: Reader, chunks: Sequence[Chunk]) -> Raw:
+        """Embed chunks one at a time; returns the vectors as the network gives them."""
         with self.session():
-            raw = [self._compute(reader, [reader.whole(text)], None) for text in wanted]
-        found = np.concatenate([network.on_host(each) for each in raw])
-        return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))
+            raw = [self._compute(reader, [chunk], None) for chunk in chunks]
+        return np.concatenate([network.on_host(each) for each in raw])

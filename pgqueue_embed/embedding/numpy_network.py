@@ -1,4 +1,4 @@
-"""The forward pass of BERT and its relatives for one text, in numpy and fp32.
+"""A stack of BERT or a relative of it for one text, in numpy and fp32.
 
 Operations follow those of transformers in their order, so that what differs is rounding.
 """
@@ -6,114 +6,42 @@ Operations follow those of transformers in their order, so that what differs is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed.embedding.mapped_weights import Weights
+from pgqueue_embed.embedding.light_files import Dense, Stack
+from pgqueue_embed.embedding.network_plan import (
+    DISTANCE_BUCKETS,
+    DISTANCES,
+    EMBEDDED_NORM,
+    FARTHEST,
+    POSITIONS,
+    TYPES,
+    WORDS,
+)
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    """What the files of a family call the parts of the network; ``{}`` is a layer's number."""
-
-    layer: str = "encoder.layer.{}."
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attended: str = "attention.output.dense"
-    attended_norm: str = "attention.output.LayerNorm"
-    inner: str = "intermediate.dense"
-    outer: str = "output.dense"
-    outer_norm: str = "output.LayerNorm"
-
-
-WORDS = "embeddings.word_embeddings"
-POSITIONS = "embeddings.position_embeddings"
-TYPES = "embeddings.token_type_embeddings"
-EMBEDDED_NORM = "embeddings.LayerNorm"
-DISTANCES = "encoder.relative_attention_bias"
-
-# Fixed in MPNet's code, whatever its configuration says.
-DISTANCE_BUCKETS = 32
-_FARTHEST = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The sizes and the variants of one network.
-
-    Positions count from behind ``padding_id`` where it is not None, else from 0. With ``types``
-    every token has the first token type; with ``distances`` attention depends on how far away a
-    token is.
-    """
-
-    names: Names
-    vocabulary: int
-    width: int
-    inner_width: int
-    layers: int
-    heads: int
-    positions: int
-    epsilon: float
-    padding_id: int | None = None
-    types: int = 0
-    distances: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the network has positions for."""
-        return self.positions - (0 if self.padding_id is None else self.padding_id + 1)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the name and shape of every weight that the network needs."""
-        width = self.width
-        found: dict[str, tuple[int, ...]] = {
-            f"{WORDS}.weight": (self.vocabulary, width),
-            f"{POSITIONS}.weight": (self.positions, width),
-            **_norm(EMBEDDED_NORM, width),
-        }
-        if self.types:
-            found[f"{TYPES}.weight"] = (self.types, width)
-        if self.distances:
-            found[f"{DISTANCES}.weight"] = (DISTANCE_BUCKETS, self.heads)
-        for number in range(self.layers):
-            found |= self._shapes_of_layer(self.names.layer.format(number))
-        return found
-
-    def _shapes_of_layer(self, layer: str) -> dict[str, tuple[int, ...]]:
-        names, width = self.names, self.width
-        found: dict[str, tuple[int, ...]] = {}
-        for part in (names.query, names.key, names.value, names.attended):
-            found |= _linear(layer + part, width, width)
-        found |= _linear(layer + names.inner, width, self.inner_width)
-        found |= _linear(layer + names.outer, self.inner_width, width)
-        return (
-            found
-            | _norm(layer + names.attended_norm, width)
-            | _norm(layer + names.outer_norm, width)
-        )
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
 class NumpyNetwork:
-    """A network with its weights, of which ``plan.shapes()`` names all."""
+    """All that makes a vector of the ids of a text."""
 
-    def __init__(self, plan: Plan, weights: Weights) -> None:
-        self.plan = plan
-        self._weights = weights
+    def __init__(self, stack: Stack) -> None:
+        self.plan = stack.plan
+        self._weights = stack.weights
+        self._pool = _POOLINGS[stack.pooling]
+        self._after = stack.after
+
+    def vector(self, ids: Ids) -> Array:
+        """Return the vector of the ids of one text, shape (dimensions,)."""
+        vector = self._pool(self.tokens(ids))
+        for step in self._after:
+            vector = _dense(step, vector) if isinstance(step, Dense) else _scaled(vector)
+        return vector
 
     def tokens(self, ids: Ids) -> Array:
         """Return the vector of each token, shape (tokens, width), of the ids of one text."""
@@ -181,6 +109,32 @@ class NumpyNetwork:
         return self._weights[f"{table}.weight"][rows].astype(np.float32, copy=False)
 
 
+def _mean(tokens: Array) -> Array:
+    mean: Array = tokens.sum(0) / np.float32(len(tokens))
+    return mean
+
+
+def _first(tokens: Array) -> Array:
+    first: Array = tokens[0]
+    return first
+
+
+_POOLINGS: dict[str, Callable[[Array], Array]] = {"mean": _mean, "cls": _first}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Identity": np.asarray}
+
+
+def _scaled(vector: Array) -> Array:
+    scaled: Array = vector / np.maximum(np.linalg.norm(vector), np.float32(1e-12))
+    return scaled
+
+
+def _dense(layer: Dense, vector: Array) -> Array:
+    product = layer.weight.astype(np.float32, copy=False) @ vector
+    if layer.bias is not None:
+        product = product + layer.bias.astype(np.float32, copy=False)
+    return _ACTIVATIONS[layer.activation](product)
+
+
 def softmax(scores: Array) -> Array:
     """Return the softmax over the last axis."""
     powers = np.exp(scores - scores.max(-1, keepdims=True))
@@ -194,7 +148,7 @@ def distance_buckets(distances: Ids) -> Ids:
     half = DISTANCE_BUCKETS // 2
     exact = half // 2
     far = np.maximum(np.abs(distances), 1).astype(np.float32) / exact
-    by_log = np.log(far) / np.float32(math.log(_FARTHEST / exact)) * np.float32(half - exact)
+    by_log = np.log(far) / np.float32(math.log(FARTHEST / exact)) * np.float32(half - exact)
     large = np.minimum(exact + by_log.astype(np.int64), half - 1)
     near = np.abs(distances)
     return np.where(distances < 0, half, 0) + np.where(near < exact, near, large)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +42,6 @@ class Heard(logging.Handler):
 @contextmanager
 def hear() -> Iterator[Heard]:
     """Silence progress bars and warnings while a model is loaded, and remember the warnings."""
-    # Said aloud, tokenizers neither warns nor gives up its threads; we never fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

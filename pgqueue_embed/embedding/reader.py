@@ -3,6 +3,7 @@
 A reader feeds ids that it makes from the private copy of the tokenizer, for which control tokens in
 a text are text. That they are what the library feeds is tried out on texts of all kinds whenever a
 model is opened. Where the library's own way cannot be followed, it is asked to read every text.
+Of a network that this package opens by itself, what is fed is what its files say.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from tokenizers import Encoding, Tokenizer
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.chunking.encoding import private_copy
-from pgqueue_embed.embedding import network as library
 from pgqueue_embed.embedding.inputs import Frame, Ids, find_frame, pad
 from pgqueue_embed.embedding.joins import clean_joins, joining_samples
-from pgqueue_embed.embedding.network import Fed
+from pgqueue_embed.embedding.network import UNLIMITED_TOKENS, Fed, Network, Part
 from pgqueue_embed.embedding.rows import TooLong
 from pgqueue_embed.errors import ModelError
 
@@ -46,44 +46,45 @@ _SENTENCES = (
 class Reader:
     """Makes the features of one task's texts.
 
-    Attributes: ``task``; ``prompt``, "" for none; ``module``, which takes the features;
-    ``tokenizer``, a private copy; ``max_tokens`` of a sequence that nothing is cut off from;
-    ``overhead``, how many of them are not the text's; ``feeding``, which is IDS, JOINED or TEXTS.
+    Attributes: ``task``; ``name`` of the model; ``prompt``, "" for none; ``part`` of the network,
+    which takes the features; ``tokenizer``, a private copy; ``max_tokens`` of a sequence that
+    nothing is cut off from; ``overhead``, how many of them are not the text's; ``feeding``: IDS,
+    JOINED or TEXTS.
     """
 
     def __init__(
-        self, network: Any, task: str, name: str, *, prompt: str | None, control_tokens: bool
+        self, network: Network, task: str, name: str, *, prompt: str | None, control_tokens: bool
     ) -> None:
         """Learn how texts of ``task`` are read; raises ModelError where none can be."""
         self.task = task
         self.feeding = TEXTS
         self.network = network
-        self._name = name
+        self.name = name
         self._frame: Frame | None = None
         self._joins: Callable[[str], bool] = bool
         self._special = True
-        own_prompt = library.own_prompt(network, task)
+        own_prompt = network.prompts.own(task)
         self.prompt = own_prompt if prompt is None else prompt
-        self.module = self._first_module()
-        self._inputs = library.input_modules(network)
-        tokenizer = library.fast_tokenizer(self.module)
-        if tokenizer is None:
+        self.part = self._part()
+        tokenizer = self.part.tokenizer
+        private = self.part.private_tokenizer
+        if tokenizer is None or private is None:
             raise ModelError(
                 f"model {name} has no fast tokenizer to cut documents by"
-                f" ({type(self.module).__name__}): refused"
+                f" ({self.part.name}): refused"
             )
-        if self.is_transformer and library.padding_id(self.module) is None:
+        if self.is_transformer and self.part.padding_id is None:
             raise ModelError(
                 f"model {name} names no padding token, without which sentence-transformers cannot"
                 " embed a batch: set tokenizer.pad_token and save the model again"
             )
-        self.tokenizer = private_copy(tokenizer, control_tokens=control_tokens)
+        self.tokenizer = private_copy(tokenizer, control_tokens=True) if control_tokens else private
         _check_copy(tokenizer, self.tokenizer, name)
         self._controls = () if control_tokens else _control_tokens(tokenizer)
         probe = self._feed(_PROBE)
         chosen = self._feed(_PROBE, own=True).ids
         as_named = self._feed(_PROBE, prompt=own_prompt).ids
-        if chosen != as_named and not library.has_placeholder(network, task):
+        if chosen != as_named and not network.prompts.has_placeholder(task):
             raise ModelError(f"cannot tell which prompt model {name} puts in front of a {task}")
         self._constants = {k: v for k, v in probe.features.items() if not hasattr(v, "shape")}
         self._learn(probe)
@@ -92,7 +93,7 @@ class Reader:
     @property
     def is_transformer(self) -> bool:
         """Whether a Transformer reads the ids; if not, a table of vectors does."""
-        return library.is_transformer(self.module)
+        return self.part.is_transformer
 
     @property
     def tokenizer_kind(self) -> str:
@@ -174,15 +175,15 @@ class Reader:
 
     def _refuse_longer(self, longest: int) -> None:
         if longest > self.max_tokens:
-            raise TooLong(self._name, longest, self.max_tokens)
+            raise TooLong(self.name, longest, self.max_tokens)
 
     @cached_property
     def _padding_id(self) -> int:
-        return library.padding_id(self.module) or 0
+        return self.part.padding_id or 0
 
     def _library_features(self, texts: Sequence[str], device: str) -> dict[str, Any]:
         """Return what the network takes for texts, as the library itself makes it."""
-        features = library.preprocess(self.network, self.task, list(texts), self.prompt)
+        features = self.network.features(self.task, list(texts), self.prompt)
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in features.items()}
 
     def readable(self, texts: Sequence[str]) -> list[str]:
@@ -193,33 +194,32 @@ class Reader:
         """Tell whether the model reads all of a text."""
         return self.sequence_tokens(len(self.ids_of(text))) <= self.max_tokens
 
-    def moved_to(self, network: Any) -> Reader:
+    def moved_to(self, network: Network) -> Reader:
         """Return this reader for the same model opened again."""
         moved = copy(self)
         moved.network = network
-        moved.module = library.modules_of(network, self.task)[0]
         return moved
 
     def ask_for_texts(self) -> None:
         """Let the library read every text from now on."""
         self.feeding, self._frame = TEXTS, None
 
-    def _first_module(self) -> Any:
-        module = library.modules_of(self.network, self.task)[0]
-        if not (library.is_transformer(module) or library.is_table(module)):
+    def _part(self) -> Part:
+        part = self.network.part(self.task)
+        if not (part.is_transformer or part.is_table):
             raise ModelError(
-                f"model {self._name} begins with {type(module).__name__}: only transformers and"
+                f"model {self.name} begins with {part.name}: only transformers and"
                 " StaticEmbedding are supported"
             )
-        return module
+        return part
 
     def _feed(self, text: str, *, prompt: str | None = None, own: bool = False) -> Fed:
         wanted = None if own else (self.prompt if prompt is None else prompt)
         try:
-            return library.feed(self.network, self._inputs, self.task, text, wanted)
+            return self.network.feed(self.task, text, wanted)
         except Exception as error:  # whatever the library has against the text
             reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"model {self._name} cannot read a text: {reason}") from error
+            raise ModelError(f"model {self.name} cannot read a text: {reason}") from error
 
     def _learn(self, probe: Fed) -> None:
         """Find the fastest way to feed what the library feeds."""
@@ -227,7 +227,7 @@ class Reader:
         fed = {text: self._feed(text).ids for text in [*joining_samples(), *_SENTENCES]}
         samples = self.readable([text for text in fed if len(fed[text]) < cut])
         if not samples:
-            raise ModelError(f"model {self._name} reads {cut} tokens of a {self.task}: too few")
+            raise ModelError(f"model {self.name} reads {cut} tokens of a {self.task}: too few")
         wanted = {text: fed[text] for text in samples}
         alone = {text: self.ids_of(text).tolist() for text in samples}
         frame = find_frame(self.ids_of(_PROBE).tolist(), probe.ids)
@@ -270,8 +270,8 @@ class Reader:
 
     def _measure_limit(self) -> int:
         """Return how many tokens are read of a text; of a longer one the library cuts the rest."""
-        declared = library.declared_tokens(self.module)
-        words = _MANY_WORDS if declared == library.UNLIMITED_TOKENS else declared
+        declared = self.part.declared_tokens
+        words = _MANY_WORDS if declared == UNLIMITED_TOKENS else declared
         text = " ".join([_PROBE] * (words + 2 * _JOIN_TOKENS))
         read = len(self._feed(text).ids)
         whole = self.sequence_tokens(len(self.ids_of(text))) - 2 * _JOIN_TOKENS

@@ -1,82 +1,31 @@
 """Queries computed without the libraries have their vectors, or are left to them.
 
-Compared to what `EmbeddingModel` gives, which other tests hold to sentence-transformers.
+That they are the library's is seen in test_light_models.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 from safetensors.numpy import load_file, save_file
 
-from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
+from pgqueue_embed.embedding import ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
+from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
-from tests.support.models import bundled_model
-from tests.support.nasty import CONTROL, NASTY
-from tests.support.zoo import BERT, ROBERTA, ZOO, Animal, Specials, static_model, tokenizer
-
-MOST_DIFFERENCE = 1e-6
-
-# The others have an architecture, a pooling or shards of weights that the library reads.
-LIGHT = {
-    "bert-mean",
-    "bert-cls-prompts",
-    "bert-half-dense",
-    "distilbert-dense",
-    "mpnet",
-    "roberta",
-    "roberta-joining-prompt",
-    "xlm-r-split",
-    "xlm-r-metaspace",
-    "xlm-r-metaspace-prompt",
-    "xlm-r-collapsing",
-}
+from tests.support.light_models import ANEW, edit
+from tests.support.opened_models import load
+from tests.support.zoo import ZOO, static_model
 
 
 def light(folder: Path, use: ModelUse = AS_ITS_FILES_SAY) -> LightEncoder | None:
     return open_light_encoder(resolve_model(str(folder)), use)
-
-
-def check_same_vectors(encoder: LightEncoder, model: EmbeddingModel, every: int = 1) -> None:
-    """Both give the same for all texts but those that are left to the library."""
-    compared = 0
-    for text in (*NASTY, *CONTROL)[::every]:
-        if not text.strip() or (found := encoder.encode(text)) is None:
-            continue
-        difference = np.abs(found - model.encode_query(text)).max()
-        assert difference <= MOST_DIFFERENCE, (text, difference)
-        compared += 1
-    assert compared > 20 // every
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_vectors_are_those_of_the_library_or_left_to_it(name: str, tmp_path: Path) -> None:
-    folder = ZOO[name].save(tmp_path / "model")
-    encoder = light(folder)
-    assert (encoder is not None) == (name in LIGHT)
-    if encoder is not None:
-        check_same_vectors(encoder, EmbeddingModel.load(resolve_model(str(folder)), device="cpu"))
-
-
-def test_all_that_is_light_is_in_the_zoo() -> None:
-    assert ZOO.keys() >= LIGHT
-
-
-def test_bundled_model() -> None:
-    encoder = open_light_encoder(resolve_model(DEFAULT_MODEL), AS_ITS_FILES_SAY)
-    assert encoder is not None
-    check_same_vectors(encoder, bundled_model(), every=3)
 
 
 def test_a_table_of_vectors_is_left_to_the_library(tmp_path: Path) -> None:
@@ -92,27 +41,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ZOO["bert-cls-prompts"].save(tmp_path_factory.mktemp("light") / "model")
 
 
-@pytest.mark.parametrize("prompt", ["", "see: ", "no\nspace:"])
-def test_prompt_of_the_pipeline_comes_first(folder: Path, prompt: str) -> None:
-    use = ModelUse(query_prompt=prompt)
-    encoder = light(folder, use)
-    assert encoder is not None
-    model = EmbeddingModel.load(resolve_model(str(folder)), device="cpu", use=use)
-    check_same_vectors(encoder, model)
-
-
 @pytest.mark.parametrize(
     "use", [ModelUse(control_tokens=True), ModelUse(query_prompt="[SEP]"), ModelUse(pooling="cls")]
 )
 def test_uses_that_are_left_to_the_library(folder: Path, use: ModelUse) -> None:
     assert light(folder, use) is None
+    assert open_light(folder, use) is None
 
 
 def test_what_is_too_long_or_spells_a_control_token_is_left_to_the_library(folder: Path) -> None:
     encoder = light(folder)
     assert encoder is not None
     assert encoder.encode("pump [SEP] alarm") is None
-    model = EmbeddingModel.load(resolve_model(str(folder)), device="cpu")
+    model = load(folder)
     words = 1
     while encoder.encode("pump " * words) is not None:
         words += 1
@@ -121,54 +62,6 @@ def test_what_is_too_long_or_spells_a_control_token_is_left_to_the_library(folde
 
 
 # Tokenizers that transformers makes anew ------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MadeAnew:
-    """A class of tokenizer, with a trained one to take the vocabulary from, and its settings."""
-
-    architecture: str
-    kind: str
-    specials: Specials
-    settings: dict[str, Any]
-
-    def save(self, class_name: str, folder: Path) -> Path:
-        animal = Animal(architecture=self.architecture, tokenizer=self.kind, specials=self.specials)
-        animal.save(folder)
-        state = json.loads(tokenizer(self.kind, self.specials).to_str())["model"]
-        made = getattr(transformers, class_name)(
-            **_vocabulary(state), **self.specials.names, **self.settings
-        )
-        made.save_pretrained(folder)
-        edit(folder, "tokenizer_config.json", tokenizer_class=class_name, model_max_length=96)
-        return folder
-
-
-def _vocabulary(state: dict[str, Any]) -> dict[str, Any]:
-    if "merges" in state:
-        return {"vocab": state["vocab"], "merges": [tuple(each) for each in state["merges"]]}
-    if isinstance(state["vocab"], list):
-        return {"vocab": [tuple(each) for each in state["vocab"]]}
-    return {"vocab": state["vocab"]}
-
-
-CASED = {"do_lower_case": False, "tokenize_chinese_chars": False, "strip_accents": True}
-ANEW = {
-    "BertTokenizer": MadeAnew("Bert", "wordpiece", BERT, {}),
-    "BertTokenizer, cased": MadeAnew("Bert", "wordpiece", BERT, CASED),
-    "DistilBertTokenizer": MadeAnew("DistilBert", "wordpiece", BERT, {}),
-    "MPNetTokenizer": MadeAnew("MPNet", "wordpiece", BERT, {}),
-    "RobertaTokenizer": MadeAnew("Roberta", "byte-bpe", ROBERTA, {"add_prefix_space": True}),
-    "XLMRobertaTokenizer": MadeAnew("XLMRoberta", "split metaspace", ROBERTA, {}),
-}
-
-
-@pytest.mark.parametrize("name", ANEW)
-def test_tokenizers_that_are_made_anew(name: str, tmp_path: Path) -> None:
-    folder = ANEW[name].save(name.partition(",")[0], tmp_path / "model")
-    encoder = light(folder)
-    assert encoder is not None
-    check_same_vectors(encoder, EmbeddingModel.load(resolve_model(str(folder)), device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -193,15 +86,11 @@ def test_tokenizer_that_its_settings_contradict(
 # What is not understood -----------------------------------------------------------------------
 
 
-def edit(folder: Path, name: str, **settings: Any) -> None:
-    """Change settings of a file of the model; those that are None are taken out."""
-    file = folder / name
-    changed = {**json.loads(file.read_text()), **settings}
-    file.write_text(json.dumps({key: each for key, each in changed.items() if each is not None}))
-
-
 def edited(name: str, **settings: Any) -> Callable[[Path], None]:
-    return lambda folder: edit(folder, name, **settings)
+    def change(folder: Path) -> None:
+        edit(folder, name, **settings)
+
+    return change
 
 
 def without_a_weight(folder: Path) -> None:
@@ -251,6 +140,8 @@ NOT_UNDERSTOOD: dict[str, Callable[[Path], None]] = {
     "template": with_a_file("chat_template.jinja", "{{ messages }}"),
     "added": with_a_file("added_tokens.json"),
     "adapter": with_a_file("adapter_config.json"),
+    "similarity": edited("config_sentence_transformers.json", similarity_fn_name="of its own"),
+    "a limit of the tokenizer": edited("tokenizer_config.json", max_length=20),
     "without a weight": without_a_weight,
     "with another weight": with_another_weight,
     "cut off": cut_off,
@@ -264,5 +155,7 @@ def test_what_is_not_understood_is_left_to_the_library(
     copied = copytree(folder, tmp_path / "model")
     resolved = resolve_model(str(copied))
     assert open_light_encoder(resolved, AS_ITS_FILES_SAY) is not None
+    assert open_light(copied, AS_ITS_FILES_SAY) is not None
     NOT_UNDERSTOOD[change](copied)
     assert open_light_encoder(resolved, AS_ITS_FILES_SAY) is None
+    assert open_light(copied, AS_ITS_FILES_SAY) is None

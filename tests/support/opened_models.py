@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import EmbeddingModel, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, opening, resolve_model
+from pgqueue_embed.embedding.light_network import LightNetwork
 
 
 def load(folder: Path, **options: Any) -> EmbeddingModel:
     """Open the model of a folder; `options` are those of `EmbeddingModel.load`."""
     return EmbeddingModel.load(resolve_model(str(folder)), device="cpu", **options)
+
+
+def by_library() -> AbstractContextManager[Any]:
+    """Let sentence-transformers open whatever is opened meanwhile."""
+    return mock.patch.object(opening, "open_light", return_value=None)
+
+
+def is_light(model: EmbeddingModel) -> bool:
+    """Tell whether a model was opened without the library."""
+    return isinstance(model._network, LightNetwork)
 
 
 def chunks_of(model: EmbeddingModel, *documents: str, control_tokens: bool = False) -> list[Chunk]:

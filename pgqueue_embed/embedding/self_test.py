@@ -1,0 +1,89 @@
+"""Whether a model has the vectors of the library, tried out on a few known texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding.library_network import LibraryNetwork
+from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
+from pgqueue_embed.errors import ModelError
+
+# Feeding ids must give the vectors of feeding texts; what differs is rounding.
+_SAME_VECTORS = 0.9999
+_UNIT = 1e-3
+# One at a time, and twice: the library's way and this.
+_SHORT_TEXTS = 6
+
+Raw = NDArray[np.float32]
+# The vectors of a reader's chunks as the network gives them, shape (n, dimensions).
+Compute = Callable[[Reader, Sequence[Chunk]], Raw]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """What a model gave for known texts: the lowest cosine to the library's own vectors.
+
+    None where these were not asked for.
+    """
+
+    lowest_cosine: float | None
+    dimensions: int
+    is_unit_length: bool
+
+    @classmethod
+    def of(cls, vectors: Raw, lowest_cosine: float | None = None) -> SelfTest:
+        """Judge the vectors of some texts, shape (n, dimensions)."""
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        return cls(
+            lowest_cosine=lowest_cosine,
+            dimensions=vectors.shape[1],
+            is_unit_length=bool((np.abs(lengths - 1) < _UNIT).all()),
+        )
+
+
+def shortest(chunks: Sequence[Chunk]) -> list[int]:
+    """Return the numbers of the few chunks that take least to compute."""
+    order = sorted(range(len(chunks)), key=lambda number: len(chunks[number].text))
+    return order[:_SHORT_TEXTS]
+
+
+def compare(
+    reader: Reader, canaries: Sequence[Chunk], library: LibraryNetwork, compute: Compute
+) -> SelfTest:
+    """Compare with the vectors of the library; let it read the texts where ids give others.
+
+    Raises ModelError where neither gives its vectors.
+    """
+    wanted = _of_library(reader, canaries, library)
+    cosine = _agreement(reader, wanted, compute)
+    if cosine < _SAME_VECTORS:
+        reader.ask_for_texts()
+        cosine = _agreement(reader, wanted, compute)
+    if cosine < _SAME_VECTORS:
+        raise ModelError(
+            f"model {reader.name} gives other vectors here than by sentence-transformers"
+            f" (lowest cosine {cosine:.4f})"
+        )
+    return SelfTest.of(np.stack(list(wanted.values())), cosine)
+
+
+def _of_library(
+    reader: Reader, canaries: Sequence[Chunk], library: LibraryNetwork
+) -> dict[str, Raw]:
+    """Return the library's own vectors of a few canaries without control tokens, by text."""
+    texts = reader.readable([chunk.text for chunk in canaries])
+    fitting = sorted(filter(reader.fits, texts), key=len)
+    fitting = [*fitting[:_SHORT_TEXTS], *fitting[_SHORT_TEXTS:][-1:]]
+    vectors = library.encode(reader.task, fitting, reader.prompt)
+    return dict(zip(fitting, vectors, strict=True))
+
+
+def _agreement(reader: Reader, wanted: dict[str, Raw], compute: Compute) -> float:
+    found = np.concatenate([compute(reader, [reader.whole(text)]) for text in wanted])
+    return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))

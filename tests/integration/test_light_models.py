@@ -1,0 +1,178 @@
+"""What is opened without the library is the library's own: facts, chunks, ids and vectors.
+
+Vectors of batches are equal bit by bit; those of the query encoder in numpy to a millionth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
+from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
+from pgqueue_embed.embedding.light_network import open_light
+from pgqueue_embed.embedding.network import on_host
+from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from tests.support.light_models import LIGHT_ANIMALS, LIGHT_MODELS
+from tests.support.nasty import CONTROL, NASTY
+from tests.support.opened_models import by_library, chunks_of, is_light, load
+from tests.support.zoo import ZOO
+
+MOST_DIFFERENCE = 1e-6
+BUNDLED = "bundled"
+USES = {
+    "prompt": ModelUse(document_prompt="see: ", query_prompt="no\nspace:"),
+    "none": ModelUse(document_prompt="", query_prompt=""),
+}
+
+
+@dataclass(frozen=True)
+class Same:
+    """One model: its queries in numpy, all of it in torch, and by the library."""
+
+    encoder: LightEncoder
+    light: EmbeddingModel
+    library: EmbeddingModel
+
+    @property
+    def is_tiny(self) -> bool:
+        return self.light.dimensions < 100
+
+    @property
+    def readers(self) -> Iterator[tuple[Reader, Reader]]:
+        yield self.light._documents, self.library._documents
+        yield self.light._queries, self.library._queries
+
+
+def open_same(folder: Path, **options: Any) -> Same:
+    use = options.get("use", ModelUse())
+    encoder = open_light_encoder(resolve_model(str(folder)), use)
+    light = load(folder, **options)
+    with by_library():
+        library = load(folder, **options)
+    assert encoder is not None
+    assert (is_light(light), is_light(library)) == (True, False)
+    return Same(encoder, light, library)
+
+
+@pytest.fixture(scope="module", params=[*LIGHT_MODELS, BUNDLED, *USES])
+def same(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Same:
+    name = request.param
+    if name == BUNDLED:
+        return open_same(resolve_model(DEFAULT_MODEL).path)
+    folder = tmp_path_factory.mktemp("light") / "model"
+    if name in USES:
+        return open_same(ZOO["bert-cls-prompts"].save(folder), use=USES[name])
+    return open_same(LIGHT_MODELS[name](folder))
+
+
+def raw(model: EmbeddingModel, chunks: Sequence[Chunk], length: int | None = None) -> NDArray[Any]:
+    with model.session():
+        return on_host(model._compute(model._documents, chunks, length))
+
+
+def batches(same: Same) -> Iterator[tuple[list[Chunk], int | None]]:
+    """Yield batches of one length and of many, with room to spare and without."""
+    chunks = chunks_of(same.light, *NASTY, *CONTROL)[:: 2 if same.is_tiny else 16]
+    for first in range(0, len(chunks), 7):
+        yield chunks[first : first + 7], None
+    yield chunks[:1] * 3, None
+    yield chunks[:2], min(96, same.light.max_sequence_tokens)
+
+
+def test_facts_are_those_of_the_library(same: Same) -> None:
+    cosine = same.library.facts.lowest_cosine
+    assert cosine is not None
+    assert cosine > 0.9999
+    assert same.light.facts.lowest_cosine is None
+    assert replace(same.light.facts, lowest_cosine=cosine) == same.library.facts
+    for name in ("notes", "dimensions", "content_budget", "is_transformer", "limits"):
+        assert getattr(same.light, name) == getattr(same.library, name)
+
+
+def test_texts_are_read_as_by_the_library(same: Same) -> None:
+    chunks = chunks_of(same.light, *NASTY, *CONTROL)
+    assert len(chunks) > 40
+    for ours, theirs in zip(chunks, chunks_of(same.library, *NASTY, *CONTROL), strict=True):
+        assert (ours.start, ours.end, ours.text) == (theirs.start, theirs.end, theirs.text)
+        assert np.array_equal(ours.token_ids, theirs.token_ids)
+    for reader, library in same.readers:
+        found, wanted = reader.sequences(chunks), library.sequences(chunks)
+        assert [each.tolist() for each in found] == [each.tolist() for each in wanted]
+        padded = [each.features(chunks[:7], None, "cpu") for each in (reader, library)]
+        assert padded[0]["input_ids"].tolist() == padded[1]["input_ids"].tolist()
+        assert (reader.overhead, reader._frame) == (library.overhead, library._frame)
+
+
+def test_what_is_fed_is_what_the_library_feeds(same: Same) -> None:
+    texts = [*NASTY[::3], *CONTROL[::2], "pump " * 400]
+    for ours, theirs in same.readers:
+        for text in filter(str.strip, texts):
+            for prompt in (None, ours.prompt):
+                fed = [each.network.feed(each.task, text, prompt).ids for each in (ours, theirs)]
+                # The library overlooks prompts whose names it does not know by itself.
+                assert fed[0] == fed[1] or (prompt is None and ours.prompt == "p: "), text
+
+
+def test_vectors_are_equal_bit_by_bit(same: Same) -> None:
+    for chunks, length in batches(same):
+        assert np.array_equal(raw(same.light, chunks, length), raw(same.library, chunks, length))
+    for text in filter(same.light._queries.fits, filter(str.strip, NASTY[::3])):
+        assert np.array_equal(same.light.encode_query(text), same.library.encode_query(text)), text
+
+
+@contextmanager
+def placed(same: Same, precision: str) -> Iterator[None]:
+    """Let both compute in another precision."""
+
+    def place(name: str) -> None:
+        same.light._place("cpu", name)
+        with by_library():
+            same.library._place("cpu", name)
+
+    place(precision)
+    try:
+        yield
+    finally:
+        place("fp32")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_vectors_of_lower_precision_are_equal_bit_by_bit(same: Same, precision: str) -> None:
+    with placed(same, precision):
+        for chunks, length in islice(batches(same), 2):
+            found, wanted = raw(same.light, chunks, length), raw(same.library, chunks, length)
+            assert np.array_equal(found, wanted, equal_nan=True)
+
+
+def test_queries_in_numpy_have_the_vectors_of_the_library(same: Same) -> None:
+    compared = 0
+    for text in filter(str.strip, (*NASTY, *CONTROL)[:: 1 if same.is_tiny else 3]):
+        found = same.encoder.encode(text)
+        if found is not None:
+            difference = np.abs(found - same.library.encode_query(text)).max()
+            assert difference <= MOST_DIFFERENCE, (text, difference)
+            compared += 1
+    assert compared > 6
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_all_others_are_left_to_the_library(name: str, tmp_path: Path) -> None:
+    folder = ZOO[name].save(tmp_path / "model")
+    encoder = open_light_encoder(resolve_model(str(folder)), ModelUse())
+    light = open_light(folder, ModelUse())
+    assert (encoder is not None, light is not None) == (name in LIGHT_ANIMALS,) * 2
+
+
+def test_all_that_is_light_is_in_the_zoo() -> None:
+    assert ZOO.keys() >= LIGHT_ANIMALS
