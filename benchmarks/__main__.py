@@ -27,7 +27,7 @@ PARTS = {
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
     "capture": "what triggers on the source cost its writers",
     "freshness": "from the commit of an INSERT to that of its vector",
-    "start": "what one search costs from the shell, its model loaded anew",
+    "start": "what commands cost from the shell, their model loaded anew",
     "search": "exact search, with vectors in the row and elsewhere",
     "scale": "many worker processes with a device of fixed rate (7)",
 }

@@ -150,7 +150,7 @@ def placed(same: Same, precision: str) -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_vectors_of_lower_precision_are_equal_bit_by_bit(same: Same, precision: str) -> None:
     with placed(same, precision):
-        for chunks, length in islice(batches(same), 2):
+        for chunks, length in islice(batches(same), 2 if same.is_tiny else 1):
             found, wanted = raw(same.light, chunks, length), raw(same.library, chunks, length)
             assert np.array_equal(found, wanted, equal_nan=True)
 

@@ -9,10 +9,12 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import fingerprint, resolve_model
 from pgqueue_embed.lifecycle.create import check_tables, create_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
+from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source
 
 # Each takes a good part of a second, or of the machine's memory.
@@ -21,8 +23,9 @@ HEAVY = {"numpy", "tokenizers", "torch", "transformers", "sentence_transformers"
 # A tenth more than today, those of Python itself, typer, rich and psycopg included.
 MOST_MODULES = 660
 
-# What takes seconds to import.
-LIBRARIES = {"torch", "transformers", "sentence_transformers"}
+# What takes seconds to import, and what it brings with it.
+LIBRARIES = {"transformers", "sentence_transformers", "sklearn", "scipy", "sympy", "pandas"}
+COMPILERS = {"torch._dynamo", "torch._inductor"}
 
 PROGRAM = """
 import sys
@@ -62,7 +65,44 @@ def test_search_loads_none_of_the_libraries(conninfo: str, connection: Connectio
     make_searchable(connection, "The battery overheated.")
     loaded = loaded_by("search", "reports", "battery", "--threshold", "-1", "--dsn", conninfo)
     assert "numpy" in loaded
-    assert not loaded & LIBRARIES
+    assert not loaded & (LIBRARIES | {"torch"})
+
+
+def test_create_loads_none_of_the_libraries_but_torch(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, ["The battery overheated."])
+    fields = ("--source-table", "reports", "--text-field", "body")
+    loaded = loaded_by("create", "reports", *fields, "--dsn", conninfo)
+    assert "torch" in loaded
+    assert not loaded & (LIBRARIES | COMPILERS)
+
+
+# All that a worker process does from its start on, but to keep what it has measured.
+WORKER = """
+import sys
+from pgqueue_embed.worker import models, process
+from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.worker import Worker
+
+models.calibrate = lambda model: True
+Worker(sys.argv[1], WorkerSettings(drain=True)).run()
+print(*sys.modules)
+"""
+
+
+def test_worker_loads_none_of_the_libraries_but_torch(
+    conninfo: str, connection: Connection
+) -> None:
+    make_searchable(connection, "The battery overheated.")
+    enqueue(connection, load_pipeline(connection, "reports"), Selection())
+    command = [sys.executable, "-c", WORKER, conninfo]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & (LIBRARIES | COMPILERS)
+    states = connection.execute("select state from pgembed.records").fetchall()
+    assert states == [("embedded",)]
 
 
 def make_searchable(connection: Connection, text: str) -> None:
