@@ -26,6 +26,7 @@ from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.source.check import check_source
+from pgqueue_embed.untrusted.shell import command
 
 
 class Model(Protocol):
@@ -148,11 +149,11 @@ def resumable(connection: Connection, name: str, spec: PipelineSpec | None) -> P
     if adoption is None or adoption.is_finished:
         how = "was created, not adopted" if adoption is None else "is adopted already"
         raise UsageError(
-            f"pipeline '{name}' {how}; what has changed is queued by: pgembed enqueue {name}"
+            f"pipeline '{name}' {how}; what has changed is queued by: {command('enqueue', name)}"
         )
     if spec is not None and replace(spec, vector_type=pipeline.spec.vector_type) != pipeline.spec:
         raise UsageError(
-            f"pipeline '{name}' is being adopted with other settings; go on with pgembed adopt"
-            f" {name} alone, or begin anew after: pgembed drop {name}"
+            f"pipeline '{name}' is being adopted with other settings; go on with"
+            f" {command('adopt', name)} alone, or begin anew after: {command('drop', name)}"
         )
     return pipeline

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, confirm, count, say
+from pgqueue_embed.cli.display import confirm, count, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import SampleOptions
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from pgqueue_embed.adopt import Agreement, Candidate
@@ -54,14 +55,14 @@ def adopt(
     from pgqueue_embed.db.session import connect
 
     if wanted.sync:
-        raise UsageError(f"--sync: adopt the table first, then: pgembed sync {name} --on")
+        raise UsageError(f"--sync: adopt the table first, then: {command('sync', name, '--on')}")
     with connect(conninfo) as connection:
         check_schema(connection)
         spec = wanted.spec(name) if wanted.has_source else None
         pipeline = resumable(connection, name, spec)
         if pipeline is not None and dry_run:
             raise UsageError(
-                f"the adoption of {pipeline.target} has begun; go on with: pgembed adopt {name}"
+                f"the adoption of {pipeline.target} has begun; go on with: {command('adopt', name)}"
             )
         if pipeline is not None:
             judge = make_judge(local_model(pipeline), pipeline)

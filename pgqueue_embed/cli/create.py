@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import command, one_line, say
+from pgqueue_embed.cli.display import one_line, say
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection

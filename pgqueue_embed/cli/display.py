@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -77,11 +76,6 @@ def one_line(text: str | None) -> str:
 def count(number: int, noun: str) -> str:
     """Return ``1 record`` or ``2,000 records``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def command(*words: str) -> str:
-    """Return the pgembed command of `words` as one types it in a shell."""
-    return shlex.join(["pgembed", *words])
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.cli.display import (
-    command,
     console,
     count,
     one_line,
@@ -17,6 +16,7 @@ from pgqueue_embed.cli.display import (
 )
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,6 +11,7 @@ from pgqueue_embed.cli.create import create
 from pgqueue_embed.cli.display import confirm, say
 from pgqueue_embed.cli.enqueue import enqueue
 from pgqueue_embed.cli.options import connected
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     pass
@@ -20,8 +21,8 @@ def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(migrate, may_make_server=True))
     app.command()(connected(create, may_make_server=True))
-    for command in (enqueue, pause, resume, drop):
-        app.command()(connected(command))
+    for each in (enqueue, pause, resume, drop):
+        app.command()(connected(each))
 
 
 def migrate(conninfo: str) -> None:
@@ -46,11 +47,11 @@ def pause(conninfo: str, name: options.PipelineName) -> None:
     Example: pgembed pause reports
     """
     from pgqueue_embed.db.session import connect
-    from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
+    from pgqueue_embed.pipeline.catalog import BY_A_PERSON, load_pipeline, pause_pipeline
 
     with connect(conninfo) as connection:
-        pause_pipeline(connection, load_pipeline(connection, name), "paused by a person")
-    say(f"paused {name}; go on with: pgembed resume {name}")
+        pause_pipeline(connection, load_pipeline(connection, name), BY_A_PERSON)
+    say(f"paused {name}; go on with: {command('resume', name)}")
 
 
 def resume(conninfo: str, name: options.PipelineName) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pgqueue_embed.cli.display import command, console, one_line
+from pgqueue_embed.cli.display import console, one_line
 from pgqueue_embed.configuration.values import shown
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from rich.console import Console

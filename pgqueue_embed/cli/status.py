@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.cli.display import (
-    command,
     console,
     count,
     duration,
@@ -16,6 +15,7 @@ from pgqueue_embed.cli.display import (
     size,
 )
 from pgqueue_embed.cli.options import connected
+from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, MAX_RECORDS, RECYCLED, STOPPED
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ def never_queued(row: Row) -> str:
 
 
 def _notes(row: Row) -> list[str]:
+    from pgqueue_embed.pipeline.catalog import why_paused
+
     name = row["pipeline"]
     notes = []
     if row["dead"]:
@@ -223,8 +225,7 @@ def _notes(row: Row) -> list[str]:
     if not (row["pending"] or row["next_of"]) and row["never_queued"]:
         notes.append(never_queued(row))
     if row["state"] == "paused":
-        reason = f": {row['state_reason']}" if row["state_reason"] else ""
-        notes.append(f"{name} is paused{reason}; go on: {command('resume', name)}")
+        notes.append(f"{name} is paused: {why_paused(name, row['state_reason'])}")
     elif row["next_of"] and row["total"] and not row["pending"]:
         switch = command("alter", row["next_of"], "--switch")
         notes.append(f"nothing of {name} is pending; let searches use it: {switch}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli.display import (
-    command,
     console,
     count,
     one_line,
@@ -20,6 +19,7 @@ from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import VerifyOptions
+from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from rich.table import Table

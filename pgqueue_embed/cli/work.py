@@ -10,12 +10,13 @@ import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.create import make_or_keep
-from pgqueue_embed.cli.display import command, count, say
+from pgqueue_embed.cli.display import count, say
 from pgqueue_embed.cli.enqueue import queue_records
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import SetupError
 from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
+from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import DRAINED
 
@@ -169,13 +170,15 @@ def suggest_index(
 
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:
     from pgqueue_embed.cli.status import never_queued
+    from pgqueue_embed.pipeline.catalog import why_paused
     from pgqueue_embed.status import is_complete, read_status
     from pgqueue_embed.vector_search.index import has_vector_index
 
     (row, *_) = read_status(connection, pipeline.name).pipelines
     name = pipeline.name
-    if row["state_reason"]:
-        say(f"{name} is paused: {row['state_reason']}", fg="yellow", err=True)
+    if row["state"] == "paused":
+        why = why_paused(name, row["state_reason"])
+        say(f"{name} is paused: {why}", fg="yellow", err=True)
     if row["dead"]:
         letters = count(row["dead"], "dead letter")
         say(f"{name} has {letters}; see why: {command('failures', name)}", fg="yellow", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE, PIPELINE_OPTIONS, Beside
+from pgqueue_embed.untrusted.shell import command
 
 Made = TypeVar("Made")
 
@@ -93,17 +93,17 @@ def _wanted(option: Option, value: Any, schema: str) -> Value:
 
 def _way_out(name: str, differences: Mapping[str, tuple[str, str]]) -> str:
     if differences.keys() == {SYNC}:
-        return f"Capture its changes: {_command('sync', name, '--on')}"
+        return f"Capture its changes: {command('sync', name, '--on')}"
     if differences.keys() <= ALTERABLE.keys():
         wanted = [
             word
             for key, (_, value) in differences.items()
             for word in _as_option(ALTERABLE[key], value)
         ]
-        return f"Alter it: {_command('alter', name, *wanted)}, or give the new one another name"
+        return f"Alter it: {command('alter', name, *wanted)}, or give the new one another name"
     return (
         "Give the new one another name (and --target-table), or leave out what the old one has"
-        f" otherwise; some settings can be altered: {_command('alter', name, '--help')}"
+        f" otherwise; some settings can be altered: {command('alter', name, '--help')}"
     )
 
 
@@ -111,7 +111,3 @@ def _as_option(option: Option, value: str) -> tuple[str, ...]:
     if option.type is bool:
         return (option.flag if value == "true" else option.flag.replace("--", "--no-", 1),)
     return (option.flag, value)
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["pgembed", *words])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.untrusted.shell import command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _check_is_not_renamed(declared: Declared, present: Iterable[Pipeline]) -> No
         if each.spec.destination == declared.spec.destination:
             raise declared.place.error(
                 f"its target, {each.target}, is that of pipeline '{each.name}'; if that one"
-                f" is to be called '{name}' now: {_command('alter', each.name, '--rename', name)}"
+                f" is to be called '{name}' now: {command('alter', each.name, '--rename', name)}"
             )
 
 
@@ -159,7 +159,7 @@ def _check_can_be_altered(declared: Declared, differences: Sequence[Difference])
             raise declared.place.error(
                 f"{each.key} cannot be altered from {shown(each.present)} to {shown(each.wanted)};"
                 f" write it back, or declare a pipeline of another name and target_table, or"
-                f" remove this one first: {_command('drop', declared.spec.name)}"
+                f" remove this one first: {command('drop', declared.spec.name)}"
             )
 
 
@@ -170,9 +170,5 @@ def _check_successor(declared: Declared, differences: Sequence[Difference]) -> N
             raise declared.place.error(
                 f"its next generation has {each.key} {shown(each.present)}, and the file says"
                 f" {shown(each.wanted)}; write it so, or end that generation first:"
-                f" {_command('alter', declared.spec.name, '--switch')}, or --abort"
+                f" {command('alter', declared.spec.name, '--switch')}, or --abort"
             )
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["pgembed", *words])

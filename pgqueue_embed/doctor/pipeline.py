@@ -15,11 +15,13 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.lifecycle.follow_source import changed_types
+from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 from pgqueue_embed.source.trust import look
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, view_of
+from pgqueue_embed.untrusted.shell import command
 
 
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
@@ -41,9 +43,7 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
         reason = connection.value(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
         )
-        yield warning(
-            subject, f"paused: {reason or 'no reason given'}", f"pgembed resume {pipeline.name}"
-        )
+        yield warning(subject, f"paused: {why_paused(pipeline.name, reason)}")
 
 
 def check_types(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
@@ -51,7 +51,7 @@ def check_types(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     changes = ", ".join(map(str, changed_types(connection, pipeline)))
     if changes:
         finding = f"columns of {pipeline.source} are of another type now: {changes}"
-        yield failed(pipeline.name, finding, f"pgembed alter {pipeline.name} --follow-source")
+        yield failed(pipeline.name, finding, command("alter", pipeline.name, "--follow-source"))
 
 
 def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
@@ -61,10 +61,10 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
     without = ", ".join(map(str, lacking(connection, pipeline)))
     if without:
         finding = f"what is written straight to {without} is not captured"
-        yield warning(pipeline.name, finding, f"pgembed sync {pipeline.name} --on")
+        yield warning(pipeline.name, finding, command("sync", pipeline.name, "--on"))
     wrong = "; ".join(misfiring(connection, pipeline))
     if wrong:
-        yield warning(pipeline.name, wrong, f"pgembed sync {pipeline.name} --on")
+        yield warning(pipeline.name, wrong, command("sync", pipeline.name, "--on"))
     if not (without or wrong):
         yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
 
@@ -76,7 +76,7 @@ def _check_view(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
         yield warning(
             pipeline.name,
             f"the view {view.table} is gone",
-            f"pgembed alter {pipeline.name} --view, or --no-view",
+            f"{command('alter', pipeline.name, '--view')}, or --no-view",
         )
 
 

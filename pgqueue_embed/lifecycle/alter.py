@@ -34,6 +34,7 @@ from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import enqueue_deleted
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.target import target_of, view_of
+from pgqueue_embed.untrusted.shell import command
 
 NEXT_NAME = " (next)"
 
@@ -192,7 +193,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
     if successor_of(connection, pipeline) is not None:
         raise UsageError(
             f"{pipeline.name} has a next generation already; switch to it or give it up first:"
-            f" pgembed alter {pipeline.name} --switch, or --abort"
+            f" {command('alter', pipeline.name, '--switch')}, or --abort"
         )
     check_adopted(connection, pipeline)
     spec = _next_spec(pipeline, changes)

@@ -8,6 +8,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import source_names
+from pgqueue_embed.untrusted.shell import command
 
 
 class NotComplete(UsageError):
@@ -116,7 +117,7 @@ def check_failures(
     if failed > waiting:
         raise UsageError(
             f"{failed - waiting:,} records failed in {successor.name} that {pipeline.name} has; see"
-            f" pgembed failures '{successor.name}', or switch in spite of them with --force"
+            f" {command('failures', successor.name)}, or switch in spite of them with --force"
         )
     if waiting and retried_too:
         raise _not_complete(successor, waiting)

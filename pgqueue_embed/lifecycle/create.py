@@ -26,6 +26,7 @@ from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source
 from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
 from pgqueue_embed.target import new_target
+from pgqueue_embed.untrusted.shell import command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
     if spec.name in pipeline_names(connection):
         raise UsageError(
             f"pipeline '{spec.name}' exists already; use --if-not-exists to keep it,"
-            f" or remove it: pgembed drop {spec.name}"
+            f" or remove it: {command('drop', spec.name)}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 
@@ -23,6 +22,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
+from pgqueue_embed.untrusted.shell import command
 
 
 def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors: bool) -> None:
@@ -54,7 +54,7 @@ def _paused(connection: Connection, pipelines: Sequence[Pipeline]) -> Iterator[N
             connection,
             each,
             f"it is being dropped; if that was cut short, drop it again, or go on:"
-            f" {shlex.join(['pgembed', 'resume', each.name])}",
+            f" {command('resume', each.name)}",
         )
     try:
         yield

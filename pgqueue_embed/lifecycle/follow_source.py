@@ -25,6 +25,7 @@ from pgqueue_embed.pipeline.row import SourceShape, columns_json
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source, types_of
 from pgqueue_embed.target import view_of
+from pgqueue_embed.untrusted.shell import command
 
 # From narrow to wide: each holds the keys of those before it, spelled as they are.
 INTEGERS = ("smallint", "integer", "bigint")
@@ -164,7 +165,7 @@ def _check_spelling(connection: Connection, pipeline: Pipeline, present: Key) ->
         raise UsageError(
             f"the key of {pipeline.name} was of {_types(pipeline.key)} and is of {_types(present)}"
             f" now, which its ledger cannot follow ({why}); give {pipeline.source} its former type,"
-            f" or make it anew: pgembed drop {pipeline.name}, and create"
+            f" or make it anew: {command('drop', pipeline.name)}, and create"
         )
 
 
@@ -205,8 +206,8 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceSha
     except KEPT as error:
         raise UsageError(
             f"{pipeline.target} cannot follow {pipeline.source}: {first_line(error)}; drop what is"
-            f" in the way (the pipeline's own view by: pgembed alter {pipeline.name} --no-view, and"
-            " --view afterwards)"
+            f" in the way (the pipeline's own view by:"
+            f" {command('alter', pipeline.name, '--no-view')}, and --view afterwards)"
         ) from None
     view = view_of(pipeline.spec, present.key)
     # A person had to drop it before the source could be altered.

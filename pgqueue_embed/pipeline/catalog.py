@@ -11,6 +11,7 @@ from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import COLUMNS, columns_json, from_row
 from pgqueue_embed.untrusted.foreign_text import MOST_STORED_CHARACTERS, printable
+from pgqueue_embed.untrusted.shell import command
 
 
 def insert_pipeline(connection: Connection, values: Mapping[str, object]) -> None:
@@ -80,6 +81,21 @@ def pause_at_fault(connection: Connection, pipeline: Pipeline, reason: str) -> N
     """Pause a pipeline for a fault of its tables, and say how to go on."""
     renamed = IF_RENAMED if _is_renamed(connection, pipeline) else ""
     pause_pipeline(connection, pipeline, f"{reason}{renamed}{MEND_AND_RESUME}{pipeline.name}")
+
+
+BY_A_PERSON = "paused by a person"
+
+
+def why_paused(name: str, reason: str | None) -> str:
+    """Return the stored reason of a pause, and how to go on with the pipeline by its name of now.
+
+    A reason that asks a person names both ways out itself.
+    """
+    resume = command("resume", name)
+    cause, is_fault, _ = (reason or "no reason was given").partition(MEND_AND_RESUME)
+    if is_fault:
+        return f"{cause}; mend it and run: {resume}"
+    return cause if "pgembed resume" in cause else f"{cause}; go on: {resume}"
 
 
 IF_RENAMED = (

@@ -15,6 +15,7 @@ from psycopg import sql
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.untrusted.shell import command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,5 +151,5 @@ def check_adopted(connection: Connection, pipeline: Pipeline) -> None:
     if adoption is not None and not adoption.is_finished:
         raise UsageError(
             f"{pipeline.target} is not adopted to its end yet; go on with:"
-            f" pgembed adopt {pipeline.name}"
+            f" {command('adopt', pipeline.name)}"
         )

@@ -20,6 +20,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.captured_columns import captured_columns
 from pgqueue_embed.queue.triggers import EVENTS, create_function, create_trigger, enable_trigger
 from pgqueue_embed.source.trust import look
+from pgqueue_embed.untrusted.shell import command
 
 Result = TypeVar("Result")
 
@@ -153,7 +154,7 @@ def _tables(connection: Connection, pipeline: Pipeline) -> list[Table]:
     if not rows:
         raise UsageError(
             f"there is no table {pipeline.source}{connection.place_if_private}; put it back as it"
-            f" was, or: pgembed drop {pipeline.name}"
+            f" was, or: {command('drop', pipeline.name)}"
         )
     return [Table(schema=schema, name=name) for schema, name in rows]
 
@@ -259,4 +260,4 @@ def _refused(pipeline: Pipeline, why: str) -> UsageError:
 
 
 def _without(pipeline: Pipeline) -> str:
-    return f"without triggers, pgembed enqueue {pipeline.name} finds changes"
+    return f"without triggers, {command('enqueue', pipeline.name)} finds changes"

@@ -24,6 +24,7 @@ from pgqueue_embed.queue.told import Told
 from pgqueue_embed.queue.work_items import CHANGES, Handling, add_items
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.source.trust import trusting
+from pgqueue_embed.untrusted.shell import command
 
 # More than both, gone without a word, is asked about.
 UNASKED_RECORDS = 1_000
@@ -189,8 +190,8 @@ def check_doubt(connection: Connection, pipeline: Pipeline, look: Look) -> None:
         return
     reason = (
         f"{look.untold:,} of {look.records:,} records are gone from {pipeline.source}, {UNTOLD};"
-        f" were they deleted, run: pgembed enqueue '{pipeline.name}' --allow-deletes; if not, mend"
-        f" the source and run: pgembed resume '{pipeline.name}'"
+        f" were they deleted, run: {command('enqueue', pipeline.name, '--allow-deletes')};"
+        f" if not, mend the source and run: {command('resume', pipeline.name)}"
     )
     if pipeline.state == "active":
         pause_pipeline(connection, pipeline, reason)

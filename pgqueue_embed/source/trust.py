@@ -24,6 +24,7 @@ from pgqueue_embed.pipeline.columns import BASE_TYPE
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.source.condition_names import names_whole_rows, qualified_names
+from pgqueue_embed.untrusted.shell import command
 
 # Trusted are superusers, whoever may act as this role anyway, and whoever may write
 # pgembed.pipelines, who decides by a condition there what workers run.
@@ -306,7 +307,8 @@ def look(
         raise UntrustedCode(
             f"{what} is of role {owner} and would run with the rights of role {role} where {tables}"
             f" is used; do it as a role with no more rights than {owner}, or, if the owners of the"
-            f" tables are to be trusted: --trust-owners, at create or pgembed alter {wanted.name}"
+            f" tables are to be trusted: --trust-owners, at create or"
+            f" {command('alter', wanted.name)}"
         )
     return Trust(
         wanted=wanted,

@@ -18,6 +18,7 @@ from pgqueue_embed.embedding import (
 )
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.log import get_logger
+from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.model import check_local_model, make_chunker, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -229,9 +230,11 @@ def left_undone(
     """Return the reason, by name, of each pipeline that is paused or `unserved`, with work."""
     ids = [pipeline.id for pipeline in pipelines]
     left = {}
+    names = {pipeline.id: pipeline.name for pipeline in pipelines}
     for id_, is_paused, reason, pending in connection.execute(PENDING, (ids,)):
         if is_paused:
-            left[id_] = f"is paused with {pending:,} records waiting: {reason}"
+            why = why_paused(names[id_], reason)
+            left[id_] = f"is paused with {pending:,} records waiting: {why}"
         elif id_ in unserved:
             left[id_] = f"has {pending:,} records that this worker cannot serve: {unserved[id_]}"
-    return {pipeline.name: left[pipeline.id] for pipeline in pipelines if pipeline.id in left}
+    return {names[id_]: left[id_] for id_ in names if id_ in left}

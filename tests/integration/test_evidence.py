@@ -81,7 +81,7 @@ def test_a_look_that_misses_too_much_pauses_and_asks(
     assert states(connection) == (RECORDS, 0, RECORDS)
     state, reason = state_of(connection)
     assert state == "paused"
-    assert "pgembed enqueue 'reports' --allow-deletes" in (reason or "")
+    assert "pgembed enqueue reports --allow-deletes" in (reason or "")
     bring_back(connection)
     connection.execute("select pgembed.resume('reports')")
     assert enqueue(connection, pipeline, Selection()) == 0

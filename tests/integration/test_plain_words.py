@@ -19,6 +19,7 @@ from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.local_server import default
 from pgqueue_embed.pipeline.catalog import pause_at_fault
+from pgqueue_embed.queue import deleted
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
@@ -167,6 +168,27 @@ def test_flag_is_shown_without_a_type_that_nobody_can_give(conninfo: str) -> Non
 )
 def test_length_of_time_loses_less_than_its_second_unit(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_name_with_a_space_is_quoted_in_what_to_type(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deleted, "UNASKED_RECORDS", 5)
+    source = make_source(connection, texts(40))
+    name = "my reports"
+    pipeline = make_pipeline(connection, source, name=name)
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    told = [said(pgembed(conninfo, "pause", name)), said(pgembed(conninfo, "sync", name))]
+    told.append(said(pgembed(conninfo, "create", name, "--source-table", "reports")))
+    told.append(said(pgembed(conninfo, "adopt", name, "--source-table", "reports")))
+    connection.execute("delete from public.reports where id > 2")
+    told += [said(pgembed(conninfo, "resume", name)), said(pgembed(conninfo, "enqueue", name))]
+    told.append(said(pgembed(conninfo, "status")))
+    assert "--allow-deletes" in " ".join(told)
+    for each in told:
+        assert not re.search(r"pgembed [a-z]+ my reports", each), each
 
 
 def test_next_step_is_named(empty_conninfo: str) -> None:

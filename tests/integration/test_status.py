@@ -10,10 +10,12 @@ import pytest
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.alter import Changes, alter
-from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_at_fault, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.status import read_progress, read_status
+from pgqueue_embed.untrusted.shell import command
+from pgqueue_embed.worker.models import left_undone
 from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
@@ -195,6 +197,19 @@ def test_a_paused_pipeline_tells_why(
     pause_pipeline(connection, reports, "column [body] is gone")
     shown = pgembed(conninfo, "status").stdout
     assert "reports is paused: column [body] is gone; go on: pgembed resume reports" in shown
+
+
+@pytest.mark.parametrize("name", ["reports", "my reports"])
+def test_the_way_out_of_a_pause_is_said_once_for_the_name_of_now(
+    conninfo: str, connection: Connection, reports: Pipeline, name: str
+) -> None:
+    pause_at_fault(connection, reports, "reading: on fire")
+    connection.execute("update pgembed.pipelines set name = %s", (name,))
+    way_out = f"paused: reading: on fire; mend it and run: {command('resume', name)}"
+    (line,) = [line for line in pgembed(conninfo, "status").stdout.splitlines() if "fire" in line]
+    assert line == f"• {name} is {way_out}"
+    (left,) = left_undone(connection, [load_pipeline(connection, name)], {}).values()
+    assert left == f"is paused with 6 records waiting: {way_out.partition(': ')[2]}"
 
 
 def test_only_the_named_pipeline_and_its_workers_are_shown(
