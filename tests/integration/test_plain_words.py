@@ -191,6 +191,23 @@ def test_name_with_a_space_is_quoted_in_what_to_type(
         assert not re.search(r"pgembed [a-z]+ my reports", each), each
 
 
+def test_function_that_relies_on_the_path_is_told_how_not_to(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(2), table="base")
+    connection.execute(
+        "create table public.lookup (word text);"
+        "create function public.looked_up(word text) returns text language plpgsql as"
+        " 'begin perform 1 from lookup; return word; end';"
+        "create view public.reports as select id, public.looked_up(body) as body from public.base"
+    )
+    create = ("create", "reports", "--source-table", "reports", "--text-field", "body")
+    told = said(pgembed(conninfo, *create))
+    assert 'relation "lookup" does not exist; if it is there, a function names it' in told
+    connection.execute("alter function public.looked_up set search_path to public, pg_temp")
+    assert make_pipeline(connection).key.names == ("id",)
+
+
 def test_next_step_is_named(empty_conninfo: str) -> None:
     assert "next: pgembed create" in pgembed(empty_conninfo, "migrate").stdout
     assert "next" not in pgembed(empty_conninfo, "migrate").stdout
