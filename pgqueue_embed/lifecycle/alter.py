@@ -28,15 +28,13 @@ from pgqueue_embed.pipeline.model import check_local_model
 from pgqueue_embed.pipeline.options import ALTERABLE
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
-from pgqueue_embed.pipeline.spec_checks import check_name, checked
+from pgqueue_embed.pipeline.spec_checks import NEXT_NAME, check_name, checked
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import enqueue_deleted
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.target import target_of, view_of
 from pgqueue_embed.untrusted.shell import command
-
-NEXT_NAME = " (next)"
 
 DELETED_SLICE_RECORDS = 50_000
 

@@ -11,7 +11,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option, check_options, options_of
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import MODEL, TABLES, PipelineSpec
-from pgqueue_embed.pipeline.spec_checks import checked
+from pgqueue_embed.pipeline.spec_checks import check_name, checked
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 
@@ -125,4 +125,5 @@ def spec_of_options(name: str, given: Mapping[str, Any]) -> PipelineSpec:
     values["columns"] = TargetColumns().renamed(dict(values.get("columns") or {}))
     if not values.get("text_fields"):
         values["text_fields"] = () if values.get("template") else ("text",)
+    check_name(name)
     return checked(PipelineSpec(name=name, **values))

@@ -10,13 +10,16 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import check_options
 from pgqueue_embed.pipeline.spec import PipelineSpec
 
+# What the name of a pipeline's next generation ends in.
+NEXT_NAME = " (next)"
+
 
 def checked(spec: PipelineSpec) -> PipelineSpec:
     """Return `spec` with all that follows from it: the target's key columns, a column's table.
 
     Raises UsageError for values that cannot work. What is checked already stays as it is.
     """
-    check_name(spec.name)
+    check_name(spec.name.removesuffix(NEXT_NAME))
     check_options(spec)
     if not spec.id_fields:
         raise UsageError("name the key of the source: --id-field NAME")
@@ -94,6 +97,11 @@ def _check_overlap(spec: PipelineSpec) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError unless a pipeline can be called `name`."""
+    """Raise UsageError unless a person can call a pipeline `name`."""
+    if name.endswith(NEXT_NAME):
+        raise UsageError(
+            f"{name} would be the next generation of {name.removesuffix(NEXT_NAME)};"
+            " give it another name"
+        )
     if not name or not name.isprintable() or len(name) > 100:
         raise UsageError("a pipeline's name has 1 to 100 printable characters")

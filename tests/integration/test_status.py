@@ -191,6 +191,24 @@ def test_a_next_generation_is_shown_with_its_pipeline(
     assert "reports (next)" in pgembed(conninfo, "status", "reports").stdout
 
 
+def test_nobody_takes_the_name_of_a_next_generation(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
+    monkeypatch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _: None)
+    name = 100 * "n"
+    make_pipeline(connection, make_source(connection, texts(2)), name=name)
+    for taking in (
+        ("create", f"{name} (next)", "--source-table", "reports", "--text-field", "body"),
+        ("adopt", f"{name} (next)", "--source-table", "reports", "--text-field", "body"),
+        ("alter", name, "--rename", f"{name} (next)"),
+    ):
+        ran = pgembed(conninfo, *taking)
+        assert (ran.exit_code, "would be the next generation" in str(ran.error)) == (2, True)
+    alter(connection, load_pipeline(connection, name), Changes(overlap_tokens=2))
+    assert read_progress(connection, f"{name} (next)").state == "active"
+
+
 def test_a_paused_pipeline_tells_why(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
