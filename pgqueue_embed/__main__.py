@@ -53,9 +53,9 @@ def main() -> None:
     except Exception as error:
         if not _is_database_error(error):
             raise
-        from pgqueue_embed.db.errors import first_line
+        from pgqueue_embed.db.errors import refused
 
-        _complain(f"the database refused: {first_line(error)}", 1)
+        _complain(refused(error), 1)
 
 
 def _listen() -> None:

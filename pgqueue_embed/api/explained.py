@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from pgqueue_embed.db.errors import first_line, is_away
+from pgqueue_embed.db.errors import first_line, is_away, refused
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
@@ -27,7 +27,7 @@ def explained() -> Iterator[None]:
         if error.sqlstate is None and isinstance(error, psycopg.DataError):
             raise UsageError(f"an argument cannot be sent: {first_line(error)}") from error
         kind = DatabaseUnavailable if is_away(error) else SetupError
-        raise kind(f"the database refused: {first_line(error)}") from error
+        raise kind(refused(error)) from error
 
 
 @contextmanager

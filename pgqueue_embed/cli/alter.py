@@ -163,7 +163,7 @@ def _alter(connection: Connection, pipeline: Pipeline, wanted: WantedChanges) ->
 
 def begin_generation(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     """Queue for a new generation what the old one has seen, and say how to switch."""
-    from pgqueue_embed.lifecycle.alter import NEXT_NAME
+    from pgqueue_embed.pipeline.spec_checks import NEXT_NAME
     from pgqueue_embed.target import target_of
 
     queued = _catch_up(connection, pipeline, successor)

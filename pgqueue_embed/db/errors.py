@@ -35,6 +35,21 @@ def first_line(error: BaseException) -> str:
     return f"{text}; {SEE_ALL_ROWS}" if is_row_security(error) else text
 
 
+# What a person can do about a statement of ours that is refused, by SQLSTATE.
+WAYS_OUT = {
+    "25006": "it may not be written: it is a standby, or default_transaction_read_only is on for"
+    " this role, database or server",
+    "42501": "pgembed doctor names the rights that this role lacks",
+}
+
+
+def refused(error: Exception) -> str:
+    """Return, on one line, what the database says to a statement of ours, and the way out."""
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    way_out = None if is_row_security(error) else WAYS_OUT.get(state or "")
+    return "; ".join(filter(None, (f"the database refused: {first_line(error)}", way_out)))
+
+
 # Whoever would see a part of the rows only must not work at all.
 SEE_ALL_ROWS = (
     "to pgembed, rows that are hidden would pass for deleted ones: work as a role that no policy"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgqueue_embed.db.errors import first_line, is_away
+from pgqueue_embed.db.errors import is_away, refused
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.worker.settings import WorkerSettings
@@ -89,7 +89,7 @@ def main() -> None:
             on_stall=lambda: _leave_stalled(report),
         )
     except (PgembedError, psycopg.Error) as error:
-        failed = str(error) if isinstance(error, PgembedError) else first_line(error)
+        failed = str(error) if isinstance(error, PgembedError) else refused(error)
         exit_code = getattr(error, "exit_code", PgembedError.exit_code)
         report.tell(failed=failed, exit_code=exit_code, unavailable=is_away(error))
     else:

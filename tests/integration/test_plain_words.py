@@ -7,8 +7,10 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed import Database
 from pgqueue_embed.cli import progress_bar as lines
@@ -16,7 +18,9 @@ from pgqueue_embed.cli.display import duration
 from pgqueue_embed.cli.group import GONE
 from pgqueue_embed.cli.progress_bar import progress_bar
 from pgqueue_embed.db.dsn import describe_dsn
+from pgqueue_embed.db.errors import refused
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.local_server import default
 from pgqueue_embed.pipeline.catalog import pause_at_fault
 from pgqueue_embed.queue import deleted
@@ -206,6 +210,25 @@ def test_function_that_relies_on_the_path_is_told_how_not_to(
     assert 'relation "lookup" does not exist; if it is there, a function names it' in told
     connection.execute("alter function public.looked_up set search_path to public, pg_temp")
     assert make_pipeline(connection).key.names == ("id",)
+
+
+def test_database_that_refuses_is_told_of_with_the_way_out(
+    conninfo: str, connection: Connection
+) -> None:
+    make_source(connection, texts(2))
+    make_pipeline(connection)
+    connection.execute("drop role if exists stranger; create role stranger login password 'x'")
+    stranger = make_conninfo(conninfo, user="stranger", password="x")
+    read_only = make_conninfo(conninfo, options="-c default_transaction_read_only=on")
+    for place, way_out in (
+        (stranger, "pgembed doctor names the rights that this role lacks"),
+        (read_only, "default_transaction_read_only is on for this role, database or server"),
+    ):
+        with pytest.raises(PgembedError, match=way_out):
+            Database(place).pipeline("reports").pause()
+        with pytest.raises(psycopg.Error) as raised:
+            pgembed(place, "pause", "reports")
+        assert refused(raised.value).endswith(way_out)
 
 
 def test_next_step_is_named(empty_conninfo: str) -> None:
