@@ -20,6 +20,7 @@ PARTS = {
     "feeding": "how busy a fast device is kept",
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
     "changes": "idle polls, claims and looks beside many changes of single rows",
+    "watch": "a look at everything over a month's history",
     "growth": "what ten times the work costs where much waits",
     "device": "batch sizes, threads, formats and a compiler for the forward pass",
     "waiting": "how long threads of a forward pass spin while they wait",

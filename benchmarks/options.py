@@ -27,6 +27,7 @@ class Sizes:
     capture_statements: int = 1_000
     fresh_inserts: int = 30
     searched_rows: int = 20_000
+    watch_records: int = 10_000_000
 
 
 FULL = Sizes()
@@ -49,6 +50,7 @@ QUICK = Sizes(
     capture_statements=500,
     fresh_inserts=5,
     searched_rows=4_000,
+    watch_records=1_000_000,
 )
 QUICK_ROUNDS = 1
 

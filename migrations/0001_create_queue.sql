@@ -257,6 +257,14 @@ create table pgembed.records (
     embedded_at timestamptz,
     worker_id bigint,
     dead_at timestamptz,
+    error_kind text generated always as (
+        regexp_replace(
+            regexp_replace(left(last_error, 200), ': ".*', ': …'),
+            '\m[0-9]+([.][0-9]+)*\M',
+            'N',
+            'g'
+        )
+    ) stored,
     constraint records_pkey primary key (pipeline_id, key),
     constraint records_long_key_is_longer check (octet_length(long_key) > 500),
     constraint records_state_is_known check (state in ('embedded', 'empty', 'dead')),
@@ -271,6 +279,10 @@ create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_a
 -- The walk through all of them, slice by slice.
 create index records_dead_by_key on pgembed.records (pipeline_id, key) where dead_at is not null;
 
+-- How many there are of each kind: equal entries are stored once, so that it takes little.
+create index records_dead_by_kind on pgembed.records (pipeline_id, error_kind)
+    where dead_at is not null;
+
 comment on table pgembed.records is
     'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';
 comment on column pgembed.records.key is
@@ -282,6 +294,8 @@ comment on column pgembed.records.generation is
 comment on column pgembed.records.chunks is 'How many the target has of the record.';
 comment on column pgembed.records.last_error is
     'What the last attempt at the document of failed_hash failed with.';
+comment on column pgembed.records.error_kind is
+    'last_error without what differs from record to record: its numbers are N, a quoted value behind a colon is …, and it ends after 200 characters.';
 comment on column pgembed.records.embedded_at is
     'When the state embedded or empty was reached.';
 comment on column pgembed.records.worker_id is
@@ -314,6 +328,7 @@ create table pgembed.batches (
     chunk_seconds double precision not null default 0,
     embed_seconds double precision not null default 0,
     write_seconds double precision not null default 0,
+    lock_seconds double precision not null default 0,
     rolled_up boolean not null default false
 );
 
@@ -333,6 +348,8 @@ comment on column pgembed.batches.unknown_tokens is
     'Those of them that the model does not know.';
 comment on column pgembed.batches.embed_seconds is
     'From the first chunk to the last vector, the wait for the device included.';
+comment on column pgembed.batches.lock_seconds is
+    'Of write_seconds, those in which others held what it had to lock.';
 comment on column pgembed.batches.embedded is 'Signed change of the number of records in state embedded; empty and dead likewise.';
 comment on column pgembed.batches.chunks is 'Chunks written by this commit.';
 comment on column pgembed.batches.cache_hits is
@@ -343,6 +360,51 @@ comment on column pgembed.batches.fp32_chunks is
     'Chunks of which the worker''s precision made no vector, since a number grew too large for it: computed again in fp32 on the same machine.';
 comment on column pgembed.batches.failed is 'Records whose attempt failed, retried or given up on.';
 comment on column pgembed.batches.rolled_up is 'A sum of older rows that were folded into this one.';
+
+create table pgembed.minutes (
+    pipeline_id bigint not null,
+    minute timestamptz not null,
+    commits bigint not null,
+    records bigint not null,
+    failed bigint not null,
+    dead bigint not null,
+    chunks bigint not null,
+    tokens bigint not null,
+    read_seconds double precision not null,
+    chunk_seconds double precision not null,
+    embed_seconds double precision not null,
+    write_seconds double precision not null,
+    lock_seconds double precision not null
+);
+
+-- A pipeline's day, in order, and what of it is older than that.
+create index minutes_by_time on pgembed.minutes (pipeline_id, minute);
+
+comment on table pgembed.minutes is
+    'Folded rows of pgembed.batches by the minute, kept for a day: 1,440 rows a pipeline at most, 0.2 MB. What is not folded yet is in pgembed.batches still; pgembed.history has both.';
+
+create table pgembed.event_log (
+    id bigint generated always as identity primary key,
+    happened_at timestamptz not null default clock_timestamp(),
+    kind text not null,
+    pipeline text,
+    worker_id bigint,
+    host text,
+    pid integer,
+    detail text,
+    constraint event_log_kind_is_known check (kind in (
+        'started', 'restarted', 'stopped', 'crashed', 'recovered', 'lease lost',
+        'paused', 'resumed', 'switched'
+    ))
+);
+
+-- The latest, and those that are old enough to go.
+create index event_log_by_time on pgembed.event_log (happened_at);
+
+comment on table pgembed.event_log is
+    'What happened to pipelines and workers, written by triggers on their tables and kept for seven days; see pgembed.events.';
+comment on column pgembed.event_log.pipeline is 'Its name then; null for what is of a worker.';
+comment on column pgembed.event_log.worker_id is 'The worker process; null for what is of a pipeline.';
 
 create table pgembed.scans (
     pipeline_id bigint primary key,
@@ -410,8 +472,19 @@ create table pgembed.workers (
     heartbeat_at timestamptz not null default clock_timestamp(),
     stopped_at timestamptz,
     stop_reason text,
+    records bigint not null default 0,
+    leases_lost integer not null default 0,
+    last_commit_at timestamptz,
+    last_error text,
+    last_error_at timestamptz,
     constraint workers_unserved_is_an_object check (jsonb_typeof(unserved) = 'object')
 );
+
+-- Those that run, among thousands that have.
+create index workers_running on pgembed.workers (heartbeat_at) where stopped_at is null;
+
+-- Those that stopped lately.
+create index workers_stopped on pgembed.workers (stopped_at) where stopped_at is not null;
 
 comment on table pgembed.workers is
     'Worker processes, for people to look at: no correctness depends on a heartbeat.';
@@ -425,3 +498,9 @@ comment on column pgembed.workers.heartbeat_at is 'When it last said that it liv
 comment on column pgembed.workers.fp32_chunks is
     'Chunks that it has computed again in fp32; see pgembed.batches.';
 comment on column pgembed.workers.memory_bytes is 'Resident memory and device memory of the process.';
+comment on column pgembed.workers.records is
+    'Records that it has settled, as of its last heartbeat.';
+comment on column pgembed.workers.leases_lost is
+    'Claims that the server took back from it, or that ran out of time.';
+comment on column pgembed.workers.last_error is
+    'Why it gave back its last claim that was not committed.';

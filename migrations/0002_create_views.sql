@@ -64,7 +64,8 @@ select
     least(60.0, greatest(1.0, extract(epoch from clock_timestamp() - committed_at)
         + read_seconds + chunk_seconds + embed_seconds + write_seconds)) as seconds
 from pgembed.batches
-where committed_at > clock_timestamp() - interval '1 minute'
+-- Not clock_timestamp(), for which no index can be used.
+where committed_at > statement_timestamp() - interval '1 minute'
     and not rolled_up;
 
 comment on view pgembed.recent_batches is 'The commits of the last minute, behind the rates of the other views.';
@@ -76,6 +77,183 @@ comment on column pgembed.recent_batches.chunks is 'Chunks that it wrote.';
 comment on column pgembed.recent_batches.tokens is 'Tokens of its documents.';
 comment on column pgembed.recent_batches.seconds is
     'How long ago the work on it began, at most a minute.';
+
+-- In steps of 20 seconds of the clock: commits come in bursts, and a screen draws columns.
+create view pgembed.recent_history as
+select
+    pipelines.name as pipeline,
+    batches.worker_id,
+    to_timestamp(20 * floor(extract(epoch from committed_at)::double precision / 20)) as step,
+    min(committed_at - make_interval(
+        secs => read_seconds + chunk_seconds + embed_seconds + write_seconds
+    )) as began_at,
+    max(committed_at) as last_commit_at,
+    count(*) as commits,
+    sum(batches.records)::bigint as records,
+    sum(failed)::bigint as failed,
+    sum(chunks)::bigint as chunks,
+    sum(tokens)::bigint as tokens,
+    sum(read_seconds) as read_seconds,
+    sum(chunk_seconds) as chunk_seconds,
+    sum(embed_seconds) as embed_seconds,
+    sum(write_seconds) as write_seconds,
+    sum(lock_seconds) as lock_seconds
+from pgembed.pipelines
+join pgembed.batches on batches.pipeline_id = pipelines.id
+where committed_at > statement_timestamp() - interval '30 minutes'
+    and batches.worker_id is not null
+    and not rolled_up
+group by 1, 2, 3;
+
+comment on view pgembed.recent_history is
+    'The commits of the last half hour by pipeline, worker process and 20 seconds of the clock.';
+comment on column pgembed.recent_history.pipeline is 'Its name.';
+comment on column pgembed.recent_history.worker_id is 'The worker process.';
+comment on column pgembed.recent_history.step is 'When the 20 seconds began.';
+comment on column pgembed.recent_history.began_at is 'When the work on the first of the commits began.';
+comment on column pgembed.recent_history.last_commit_at is 'When the last of them was made.';
+comment on column pgembed.recent_history.commits is 'How many commits.';
+comment on column pgembed.recent_history.records is 'Records that were settled.';
+comment on column pgembed.recent_history.failed is 'Records whose attempt failed.';
+comment on column pgembed.recent_history.chunks is 'Chunks that were written.';
+comment on column pgembed.recent_history.tokens is 'Tokens of the documents.';
+comment on column pgembed.recent_history.read_seconds is 'Seconds of reading, summed over the loops of all workers; the others likewise.';
+comment on column pgembed.recent_history.chunk_seconds is 'Seconds of cutting into chunks.';
+comment on column pgembed.recent_history.embed_seconds is 'Seconds at the device, the wait for it included.';
+comment on column pgembed.recent_history.write_seconds is 'Seconds of writing, the wait for locks included.';
+comment on column pgembed.recent_history.lock_seconds is 'Of these, seconds of waiting for locks.';
+
+create view pgembed.history as
+select
+    pipelines.name as pipeline,
+    minute,
+    sum(commits)::bigint as commits,
+    sum(records)::bigint as records,
+    sum(failed)::bigint as failed,
+    sum(dead)::bigint as dead,
+    sum(chunks)::bigint as chunks,
+    sum(tokens)::bigint as tokens,
+    sum(read_seconds) as read_seconds,
+    sum(chunk_seconds) as chunk_seconds,
+    sum(embed_seconds) as embed_seconds,
+    sum(write_seconds) as write_seconds,
+    sum(lock_seconds) as lock_seconds
+from pgembed.pipelines
+-- Of each pipeline by itself, so that the history of one is found by the indexes.
+cross join lateral (
+    select
+        minute, commits, records, failed, dead, chunks, tokens, read_seconds, chunk_seconds,
+        embed_seconds, write_seconds, lock_seconds
+    from pgembed.minutes
+    where minutes.pipeline_id = pipelines.id
+        and minute > statement_timestamp() - interval '1 day'
+    union all
+    select
+        date_trunc('minute', committed_at), 1, records, failed, dead, chunks, tokens,
+        read_seconds, chunk_seconds, embed_seconds, write_seconds, lock_seconds
+    from pgembed.batches
+    where batches.pipeline_id = pipelines.id
+        and committed_at > date_trunc('minute', statement_timestamp() - interval '1 day')
+            + interval '1 minute'
+        and not rolled_up
+) as made
+group by pipelines.name, minute;
+
+comment on view pgembed.history is
+    'What was committed of a pipeline in each minute of the last 24 hours; no row for a minute without a commit.';
+comment on column pgembed.history.pipeline is 'Its name.';
+comment on column pgembed.history.minute is 'When the minute began.';
+comment on column pgembed.history.commits is 'Commits of workers and retries.';
+comment on column pgembed.history.records is 'Records that were settled.';
+comment on column pgembed.history.failed is 'Records whose attempt failed, retried or given up on.';
+comment on column pgembed.history.dead is 'By how many the dead letters have grown; less than 0 after a retry.';
+comment on column pgembed.history.chunks is 'Chunks that were written.';
+comment on column pgembed.history.tokens is 'Tokens of the documents, overlaps counted once.';
+comment on column pgembed.history.read_seconds is 'Seconds of reading, summed over the loops of all workers; the others likewise.';
+comment on column pgembed.history.chunk_seconds is 'Seconds of cutting into chunks.';
+comment on column pgembed.history.embed_seconds is 'Seconds at the device, the wait for it included.';
+comment on column pgembed.history.write_seconds is 'Seconds of writing, the wait for locks included.';
+comment on column pgembed.history.lock_seconds is 'Of these, seconds of waiting for locks.';
+
+create view pgembed.events as
+select happened_at, kind, pipeline, worker_id, host, pid, detail
+from pgembed.event_log;
+
+comment on view pgembed.events is
+    'What happened to pipelines and workers in the last seven days.';
+comment on column pgembed.events.happened_at is 'When.';
+comment on column pgembed.events.kind is
+    'Of a worker: started, restarted (after a crash), stopped, crashed, recovered (heard of again after 45 seconds or more), lease lost. Of a pipeline: paused, resumed, switched (to its next generation).';
+comment on column pgembed.events.pipeline is 'Its name then; null for what is of a worker.';
+comment on column pgembed.events.worker_id is 'The worker process; null for what is of a pipeline.';
+comment on column pgembed.events.host is 'Its machine.';
+comment on column pgembed.events.pid is 'The process on it.';
+comment on column pgembed.events.detail is 'Why, if that is known.';
+
+-- The example is looked up for what is shown alone: beneath a LIMIT, for twenty of many thousands.
+create view pgembed.failure_groups as
+select
+    pipelines.name as pipeline,
+    grouped.error_kind as error,
+    grouped.failures,
+    (
+        select coalesce(long_key, key)
+        from pgembed.records
+        where records.pipeline_id = pipelines.id
+            and records.error_kind = grouped.error_kind
+            and dead_at is not null
+        limit 1
+    ) as example_key
+from pgembed.pipelines
+join (
+    select pipeline_id, error_kind, count(*) as failures
+    from pgembed.records
+    where dead_at is not null
+    group by pipeline_id, error_kind
+) as grouped on grouped.pipeline_id = pipelines.id;
+
+comment on view pgembed.failure_groups is
+    'The dead letters of each pipeline by what their errors have in common.';
+comment on column pgembed.failure_groups.pipeline is 'Its name.';
+comment on column pgembed.failure_groups.error is
+    'The error without what differs from record to record: N stands for numbers, … for a quoted value.';
+comment on column pgembed.failure_groups.failures is 'How many dead letters have it.';
+comment on column pgembed.failure_groups.example_key is
+    'The key of one of them; see pgembed.dead_letters.';
+
+-- Any index of the cosine operators counts, the user's own too.
+create view pgembed.vector_indexes as
+select
+    pipelines.name as pipeline,
+    index.relname::text as index_name,
+    amname::text as method,
+    indisvalid as is_valid,
+    not indisvalid and exists (
+        select
+        from pg_locks
+        where pg_locks.relation = target.oid
+            and database = (select oid from pg_database where datname = current_database())
+            and mode = 'ShareUpdateExclusiveLock'
+            and granted
+    ) as is_building
+from pgembed.pipelines
+join pg_namespace on nspname = target_schema
+join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
+join pg_attribute on attrelid = target.oid and attname = target_columns ->> 'embedding'
+join pg_index on indrelid = target.oid and indkey[0] = attnum and indpred is null
+join pg_class as index on index.oid = indexrelid
+join pg_am on pg_am.oid = index.relam
+join pg_opclass on pg_opclass.oid = indclass[0]
+where opcname like '%cosine%';
+
+comment on view pgembed.vector_indexes is 'The vector indexes of the pipelines'' targets.';
+comment on column pgembed.vector_indexes.pipeline is 'Its name.';
+comment on column pgembed.vector_indexes.index_name is 'The index.';
+comment on column pgembed.vector_indexes.method is 'hnsw, ivfflat or that of another extension.';
+comment on column pgembed.vector_indexes.is_valid is
+    'A search can use it; false while it is built, and if that was cut short.';
+comment on column pgembed.vector_indexes.is_building is
+    'It is not valid, and a session holds the lock on the table that a build takes, and a vacuum.';
 
 create view pgembed.worker_status as
 select
@@ -105,7 +283,21 @@ select
         from jsonb_each_text(workers.unserved) as unserved (pipeline_id, reason)
         join pgembed.pipelines on pipelines.id = unserved.pipeline_id::bigint
     ) as unserved,
-    workers.fp32_chunks
+    workers.fp32_chunks,
+    (
+        select coalesce(array_agg(pipelines.name order by pipelines.id), '{}')
+        from (
+            select unnest(workers.pipeline_ids) as id
+            union
+            select jsonb_object_keys(workers.unserved)::bigint
+        ) as known
+        join pgembed.pipelines using (id)
+    ) as pipelines,
+    workers.records,
+    workers.last_commit_at,
+    workers.last_error,
+    workers.last_error_at,
+    workers.leases_lost
 from pgembed.workers
 -- Summed up once: there may be thousands of workers, and batches of them.
 left join (
@@ -147,6 +339,17 @@ comment on column pgembed.worker_status.unserved is
 
 comment on column pgembed.worker_status.fp32_chunks is
     'Chunks of which its precision made no vector, computed again in fp32 on its machine.';
+comment on column pgembed.worker_status.pipelines is
+    'Those that it works on, and those that it leaves to others.';
+comment on column pgembed.worker_status.records is
+    'Records that it has settled, as of its last heartbeat.';
+comment on column pgembed.worker_status.last_commit_at is
+    'When it last committed a claim, as of its last heartbeat.';
+comment on column pgembed.worker_status.last_error is
+    'Why it last gave a claim back that it did not commit; null for never.';
+comment on column pgembed.worker_status.last_error_at is 'When that was.';
+comment on column pgembed.worker_status.leases_lost is
+    'Claims that the server took back from it, or that ran out of time.';
 
 create view pgembed.dead_letters as
 select
@@ -154,7 +357,8 @@ select
     coalesce(records.long_key, records.key) as key,
     records.attempts,
     records.last_error,
-    records.dead_at
+    records.dead_at,
+    records.error_kind
 from pgembed.records
 join pgembed.pipelines on pipelines.id = records.pipeline_id
 where records.dead_at is not null;
@@ -167,6 +371,8 @@ comment on column pgembed.dead_letters.attempts is 'How often its present text w
 comment on column pgembed.dead_letters.last_error is
     'What the last attempt failed with, one line.';
 comment on column pgembed.dead_letters.dead_at is 'When it was given up on.';
+comment on column pgembed.dead_letters.error_kind is
+    'The error without what differs from record to record; see pgembed.failure_groups.';
 
 create view pgembed.progress as
 -- What each pipeline has reached: the sums of all signed changes.
@@ -201,6 +407,14 @@ queued as (
         min(created_at) as oldest_pending_at
     from pgembed.work
     group by pipeline_id
+),
+-- Looked up once: there may be thousands of workers' rows, and hundreds of pipelines.
+live as materialized (
+    select served.pipeline_id, count(*) as workers
+    from pgembed.workers
+    cross join unnest(pipeline_ids) as served (pipeline_id)
+    where stopped_at is null and heartbeat_at > statement_timestamp() - interval '45 seconds'
+    group by served.pipeline_id
 ),
 flying as (
     select pipeline, sum(records) as in_flight
@@ -287,13 +501,7 @@ select
         when pending > 0 and records_per_second > 0
         then make_interval(secs => round(pending / records_per_second)::double precision)
     end as eta,
-    (
-        select count(*)
-        from pgembed.workers
-        where workers.stopped_at is null
-            and workers.heartbeat_at > clock_timestamp() - interval '45 seconds'
-            and counted.id = any (workers.pipeline_ids)
-    ) as live_workers,
+    coalesce((select workers from live where live.pipeline_id = counted.id), 0) as live_workers,
     last_commit_at,
     oldest_pending_at,
     state_reason,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.api.pipeline import Pipeline, search
     from pgqueue_embed.api.worker import Worker
     from pgqueue_embed.errors import PgembedError
-    from pgqueue_embed.status import Progress
+    from pgqueue_embed.monitoring.progress import Progress
     from pgqueue_embed.vector_search.query import Hit
 
 __version__ = VERSION
@@ -39,7 +39,7 @@ _HOMES = {
     "Hit": "vector_search.query",
     "PgembedError": "errors",
     "Pipeline": "api.pipeline",
-    "Progress": "status",
+    "Progress": "monitoring.progress",
     "Worker": "api.worker",
     "search": "api.pipeline",
 }

@@ -18,11 +18,12 @@ from pgqueue_embed.lifecycle.alter import alter as begin
 from pgqueue_embed.lifecycle.follow_source import follow_source
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
+from pgqueue_embed.monitoring.progress import Progress
+from pgqueue_embed.monitoring.snapshot import read_progress
 from pgqueue_embed.pipeline import catalog
 from pgqueue_embed.pipeline.options import ALTERABLE, VerifyOptions
 from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
 from pgqueue_embed.queue import dead_letters, enqueue
-from pgqueue_embed.status import Progress, read_progress
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.query import Hit
 from pgqueue_embed.vector_search.query_vector import check_query, encoder_of

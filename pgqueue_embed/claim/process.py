@@ -371,6 +371,7 @@ def _commit(
         chunk_seconds=embedding.chunk_seconds,
         embed_seconds=embedding.embed_seconds,
         write_seconds=write_seconds,
+        lock_seconds=written.lock_seconds,
     )
 
 

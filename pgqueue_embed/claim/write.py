@@ -68,13 +68,14 @@ class Written:
     """What a write did: the signed change of each state, and how many records met each verdict.
 
     The state of a record without one is None. `settled` are the findings on those that are not put
-    back into the queue.
+    back into the queue. For `lock_seconds` others held what it had to lock.
     """
 
     states: Counter[str | None]
     verdicts: Counter[Verdict]
     settled: Sequence[Finding]
     chunks: int
+    lock_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,19 +111,21 @@ def write(
     too long.
     """
     _allow_long_write(connection, lease_seconds)
-    deadline = time.monotonic() + MAX_LOCK_WAIT_SECONDS
+    began = time.monotonic()
     while True:
+        tried = time.monotonic()
         try:
             with connection.transaction():
                 connection.execute(_opening(pipeline))
-                return _write_once(
+                written = _write_once(
                     connection, codec, pipeline, findings, priority, retry_delay_base_seconds
                 )
+            return replace(written, lock_seconds=tried - began)
         except PipelineFault as error:
             keys = [finding.key for finding in findings.records]
             raise with_key(connection, pipeline, error, keys) from None
         except WAITS_FOR_OTHERS as error:
-            if time.monotonic() > deadline:
+            if tried - began > MAX_LOCK_WAIT_SECONDS:
                 raise LeaseLost(f"waited in vain to write: {first_line(error)}") from None
             checkpoint()
             time.sleep(0.05 + 0.2 * random.random())

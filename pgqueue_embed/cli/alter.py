@@ -212,7 +212,7 @@ def _switch(
     conninfo: str, connection: Connection, pipeline: Pipeline, *, force: bool, wait: bool
 ) -> None:
     from pgqueue_embed.cli.display import progress_console
-    from pgqueue_embed.cli.progress_bar import MinuteLines
+    from pgqueue_embed.cli.minute_lines import MinuteLines
     from pgqueue_embed.lifecycle.switch import switch
     from pgqueue_embed.pipeline.catalog import is_paused
     from pgqueue_embed.pipeline.generations import successor_of

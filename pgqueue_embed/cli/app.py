@@ -14,6 +14,7 @@ from pgqueue_embed.cli import (
     demo,
     doctor,
     failures,
+    health,
     index,
     pipelines,
     search,
@@ -46,6 +47,7 @@ alter.add_commands(app)
 apply.add_commands(app)
 show.add_commands(app)
 status.add_commands(app)
+health.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
 search.add_commands(app)

@@ -41,7 +41,7 @@ def _watch(
 ) -> None:
     import psycopg
 
-    from pgqueue_embed.cli.progress_bar import MinuteLines
+    from pgqueue_embed.cli.minute_lines import MinuteLines
     from pgqueue_embed.db import applications
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.errors import PgembedError

@@ -58,19 +58,22 @@ def _prepare(connection: Connection) -> None:
 
 
 def _embed(conninfo: str) -> float:
-    from pgqueue_embed.cli.progress_bar import progress_bar
+    from pgqueue_embed.cli.following import following
     from pgqueue_embed.demo import PIPELINE, embed_with_workers
 
+    def stop() -> None:
+        raise KeyboardInterrupt
+
     started = time.monotonic()
-    with progress_bar(conninfo, PIPELINE) as bar:
-        embed_with_workers(conninfo, WORKERS, bar.update)
+    with following(conninfo, PIPELINE, on_quit=stop, quit_words="stop") as update:
+        embed_with_workers(conninfo, WORKERS, lambda: update(0.0))
     return time.monotonic() - started
 
 
 def _show_work(connection: Connection, seconds: float) -> None:
     from pgqueue_embed.cli.status import show
     from pgqueue_embed.demo import PIPELINE, shares
-    from pgqueue_embed.status import read_status
+    from pgqueue_embed.monitoring.snapshot import read_snapshot
 
     say(f"\ndone in {seconds:.0f} s, the start of the workers included; who did what:\n")
     table = plain_table(["Worker"], ["Commits", "Records", "Chunks"])
@@ -79,7 +82,7 @@ def _show_work(connection: Connection, seconds: float) -> None:
         table.add_row(share.worker, *(f"{number:,}" for number in numbers))
     console().print(table)
     say("\npgembed status, the same as SELECT * FROM pgembed.progress:\n")
-    show(read_status(connection, PIPELINE), notes=False)
+    show(read_snapshot(connection, PIPELINE), notes=False)
 
 
 def _ask(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -25,7 +26,14 @@ def console() -> Console:
 
 def say(text: str, *, err: bool = False, fg: str | None = None, nl: bool = True) -> None:
     """Print `text`, whoever wrote parts of it, to standard output, or to standard error."""
-    typer.secho(printable_lines(text), fg=fg, err=err, nl=nl)
+    shown = printable_lines(text)
+    if fg is not None and _takes_colour():
+        shown = typer.style(shown, fg=fg)
+    typer.echo(shown, err=err, nl=nl)
+
+
+def _takes_colour() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def confirm(question: str) -> None:
@@ -90,6 +98,25 @@ def duration(seconds: float) -> str:
     return " ".join(f"{number} {name}" for number, name in (largest, *second))
 
 
+# Up to so many seconds, a range is given in steps of so many.
+SPAN_STEPS = ((90, 5), (600, 30), (3600, 60), (36000, 300), (172800, 3600))
+
+
+def span(low_seconds: float, high_seconds: float) -> str:
+    """Return a range of time in round numbers: ``40 – 55 s``, ``2 h 10 – 2 h 25 min``."""
+    step = next((step for most, step in SPAN_STEPS if high_seconds < most), 21600)
+    low = low_seconds // step * step
+    high = -(-high_seconds // step) * step
+    if not low:
+        return f"less than {duration(high)}"
+    if low == high:
+        return duration(low)
+    *first, unit = duration(low).split()
+    last = duration(high).split()
+    is_alike = unit == last[-1] and len(first) + 1 == len(last)
+    return f"{' '.join(first if is_alike else [*first, unit])} – {' '.join(last)}"
+
+
 def size(byte_count: int | None) -> str:
     """Return a number of bytes for reading: ``850 MB``, ``1.9 GB``, or nothing for None."""
     if byte_count is None:
@@ -98,8 +125,10 @@ def size(byte_count: int | None) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that colours only what it is told to."""
+def make_console(
+    *, stderr: bool = False, width: int | None = None, is_screen: bool = False
+) -> Console:
+    """Return a console that colours only what it is told to; with `is_screen`, on any stream."""
     from rich.console import Console
     from rich.text import Text
 
@@ -109,7 +138,14 @@ def make_console(*, stderr: bool = False) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable_lines(text), **options)
 
-    return PlainConsole(stderr=stderr, highlight=False, markup=False, soft_wrap=False)
+    return PlainConsole(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        soft_wrap=False,
+        width=width,
+        force_terminal=True if is_screen else None,
+    )
 
 
 def progress_console() -> Console:

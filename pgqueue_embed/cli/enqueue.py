@@ -66,7 +66,7 @@ def scanning(connection: Connection, pipeline: Pipeline) -> Iterator[Callable[[S
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from pgqueue_embed.cli.display import progress_console
-    from pgqueue_embed.cli.progress_bar import MinuteLines
+    from pgqueue_embed.cli.minute_lines import MinuteLines
     from pgqueue_embed.queue.enqueue import estimated_records
 
     columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))

@@ -16,10 +16,27 @@ from pgqueue_embed.cli.display import (
 )
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+
+Rows = list[dict[str, Any]]
+
+SameErrorAs = Annotated[
+    str | None,
+    typer.Option(
+        "--same-error-as",
+        metavar="KEY",
+        help="Only those that failed as this record did; errors are taken for the same whatever"
+        " numbers and quoted values are in them.",
+        show_default=False,
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,48 +48,105 @@ def add_commands(app: typer.Typer) -> None:
 def failures(
     conninfo: str,
     name: PipelineName,
+    each: Annotated[
+        bool, typer.Option("--all", help="List each record, the newest first, not by error.")
+    ] = False,
+    same_error_as: SameErrorAs = None,
     limit: Annotated[int, typer.Option("--limit", help="Show at most so many.")] = 20,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON: the columns of pgembed.dead_letters."),
+        typer.Option(
+            "--json",
+            help="Print JSON: the columns of pgembed.failure_groups, or of pgembed.dead_letters"
+            " with --all and --same-error-as.",
+        ),
     ] = False,
 ) -> None:
-    """List the dead letters, records that were given up on, the newest first.
+    """Show the dead letters, records that were given up on, by their errors.
 
-    The same as SELECT * FROM pgembed.dead_letters.
+    With --all or --same-error-as, each record is listed with its error, as in
+    SELECT * FROM pgembed.dead_letters.
 
-    Example: pgembed failures reports --limit 100
+    Example: pgembed failures reports --same-error-as 4711
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.queue.dead_letters import count_failures, read_failures
+    from pgqueue_embed.queue.dead_letters import count_failures
 
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        rows = read_failures(connection, pipeline, limit=limit)
-        total = count_failures(connection, pipeline)
+        by_error = not each and same_error_as is None
+        rows, total = _read(connection, pipeline, limit, same_error_as, by_error=by_error)
+        letters = count_failures(connection, pipeline)
     if as_json:
         print_json(rows)
     elif not rows:
         say(f"{name} has no dead letters")
+    elif by_error:
+        _show_groups(name, rows, letters)
     else:
-        _show(name, rows, total)
+        _show(name, rows, total, same_error_as)
 
 
-def _show(name: str, rows: list[dict[str, Any]], total: int) -> None:
+def _read(
+    connection: Connection,
+    pipeline: Pipeline,
+    limit: int,
+    same_error_as: str | None,
+    *,
+    by_error: bool,
+) -> tuple[Rows, int]:
+    """Return what is to be shown, and how many dead letters it is of."""
+    from pgqueue_embed.queue import dead_letters
+
+    if by_error:
+        return dead_letters.read_groups(connection, pipeline, limit=limit), 0
+    kind = None
+    if same_error_as is not None:
+        kind = dead_letters.kind_of(connection, pipeline, same_error_as)
+    rows = dead_letters.read_failures(connection, pipeline, limit=limit, kind=kind)
+    return rows, dead_letters.count_failures(connection, pipeline, kind)
+
+
+def _show_groups(name: str, rows: Rows, letters: int) -> None:
+    from rich.text import Text
+
     out = console()
-    out.print(_table(rows))
+    table = plain_table([], ["Records"])
+    table.add_column("Error", overflow="fold")
+    table.add_column("Such as", overflow="fold")
+    for row in rows:
+        example = Text(one_line(row["example_key"]), style="dim")
+        table.add_row(f"{row['failures']:,}", one_line(row["error"]), example)
+    out.print(table)
     out.print()
-    shown = f"the newest {len(rows):,} of " if len(rows) < total else ""
+    example = rows[0]["example_key"]
+    shown = sum(row["failures"] for row in rows)
+    rest = f", {letters - shown:,} of them with other errors" if shown < letters else ""
     out.print(
-        f"{shown}{count(total, 'dead letter')}; put back into the queue: {command('retry', name)}",
+        f"{count(letters, 'dead letter')}{rest}; put one kind back into the queue:"
+        f" {command('retry', name, '--same-error-as', example or '')}, or all of them:"
+        f" {command('retry', name)}; list them: {command('failures', name, '--all')}",
         soft_wrap=True,
     )
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _show(name: str, rows: Rows, total: int, same_error_as: str | None) -> None:
+    out = console()
+    out.print(_table(rows))
+    out.print()
+    shown = f"the newest {len(rows):,} of " if len(rows) < total else ""
+    which = () if same_error_as is None else ("--same-error-as", same_error_as)
+    out.print(
+        f"{shown}{count(total, 'dead letter')}; put back into the queue:"
+        f" {command('retry', name, *which)}",
+        soft_wrap=True,
+    )
+
+
+def _table(rows: Rows) -> Table:
     table = plain_table(["Key", "Given up on", "Attempts", "Error"])
     for row in rows:
         table.add_row(
@@ -95,20 +169,28 @@ def retry(
             show_default=False,
         ),
     ] = None,
+    same_error_as: SameErrorAs = None,
 ) -> None:
     """Put dead letters back into the queue, with all their attempts ahead of them.
 
     Example: pgembed retry reports --key 4711 --key 4712
+
+    Example, of all that failed like 4711: pgembed retry reports --same-error-as 4711
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.queue import dead_letters
 
+    if key and same_error_as is not None:
+        raise UsageError("give --key or --same-error-as, not both")
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        retried = dead_letters.retry(connection, pipeline, key or ())
+        kind = None
+        if same_error_as is not None:
+            kind = dead_letters.kind_of(connection, pipeline, same_error_as)
+        retried = dead_letters.retry(connection, pipeline, key or (), kind=kind)
     if not retried:
         say(f"{name} has no dead letters")
         return

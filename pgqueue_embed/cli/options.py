@@ -27,7 +27,7 @@ Dsn = Annotated[
     typer.Option(
         "--dsn",
         help="postgresql://… or libpq key/value string; else PGEMBED_DSN, DATABASE_URL, PG*"
-        " variables, pgembed.toml, or the private server.",
+        " variables, pgembed.toml, or the embedded server.",
         rich_help_panel=CONNECTION,
         show_default=False,
     ),
@@ -203,6 +203,12 @@ def _configure_log(given: dict[str, Any], earlier: dict[str, Any]) -> None:
     _chosen_log.update({name: given[name] or earlier.get(name) for name in LOG_OPTIONS})
     if any(_chosen_log.values()):
         log_settings().apply()
+
+
+def wants_log() -> bool:
+    """Return whether a person has asked for the log on standard error."""
+    chosen = _chosen_log.get("log_level") or _chosen_log.get("log_format")
+    return bool(chosen) and not _chosen_log.get("log_file")
 
 
 def log_settings(*, quiet: bool = False) -> LogSettings:

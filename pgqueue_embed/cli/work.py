@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +16,7 @@ from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.create import make_or_keep
 from pgqueue_embed.cli.display import count, say
 from pgqueue_embed.cli.enqueue import queue_records
-from pgqueue_embed.cli.options import connected, log_settings
+from pgqueue_embed.cli.options import connected, log_settings, wants_log
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import SetupError
 from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
@@ -58,6 +62,9 @@ def work(
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 
+    On a terminal it shows a live screen, where keys pause, retry and stop; with --log-level or
+    --log-format, and where there is no terminal, the log of its claims.
+
     Ctrl-C or SIGTERM finishes the claims in hand and leaves; a second one gives them back and
     leaves at once. Exits with 130 after Ctrl-C, with 0 after SIGTERM.
 
@@ -66,9 +73,31 @@ def work(
     settings = worker.settings(
         drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
     )
-    reason, left = _supervise(conninfo, settings)
+    reason, left = _work(conninfo, settings)
     if reason == DRAINED:
         suggest_index(conninfo, settings.pipelines, left)
+
+
+def _work(conninfo: str, settings: WorkerSettings) -> tuple[str, Mapping[str, str]]:
+    """Work behind a screen, or with a log where there is none, or a person wants one."""
+    from pgqueue_embed.cli.terminal import is_screen
+
+    if not is_screen(sys.stderr) or wants_log():
+        return _supervise(conninfo, settings)
+    name = settings.pipelines[0] if len(settings.pipelines) == 1 else None
+    with _followed(conninfo, name) as update:
+        return _supervise(conninfo, settings, quiet=True, on_tick=update)
+
+
+@contextmanager
+def _followed(conninfo: str, name: str | None) -> Iterator[Callable[[], None]]:
+    from pgqueue_embed.cli.following import STOPS_AFTER_CLAIMS, following
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with following(conninfo, name, on_quit=stop, quit_words=STOPS_AFTER_CLAIMS) as update:
+        yield lambda: update(0.0)
 
 
 def _supervise(
@@ -135,13 +164,11 @@ def run(
 
 
 def embed_all(conninfo: str, name: str, settings: WorkerSettings) -> None:
-    """Drain one pipeline with a live progress bar, and say what to do next."""
-    from pgqueue_embed.cli.progress_bar import progress_bar
-
+    """Drain one pipeline behind a live screen, and say what to do next."""
     go_on = f"go on with: {command('work', '--drain', '--pipeline', name)}"
     try:
-        with progress_bar(conninfo, name) as bar:
-            reason, left = _supervise(conninfo, settings, quiet=True, on_tick=bar.update)
+        with _followed(conninfo, name) as update:
+            reason, left = _supervise(conninfo, settings, quiet=True, on_tick=update)
     except KeyboardInterrupt:
         say(go_on, err=True)
         raise
@@ -169,12 +196,13 @@ def suggest_index(
 
 
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.cli.status import never_queued
+    from pgqueue_embed.cli.words import never_queued
+    from pgqueue_embed.monitoring.progress import is_complete
+    from pgqueue_embed.monitoring.snapshot import read_snapshot
     from pgqueue_embed.pipeline.catalog import why_paused
-    from pgqueue_embed.status import is_complete, read_status
     from pgqueue_embed.vector_search.index import has_vector_index
 
-    (row, *_) = read_status(connection, pipeline.name).pipelines
+    row = read_snapshot(connection, pipeline.name).pipelines[0].row
     name = pipeline.name
     if row["state"] == "paused":
         why = why_paused(name, row["state_reason"])

@@ -26,7 +26,7 @@ def finish(connection: Connection, pipeline: Pipeline) -> None:
     if old_id is None or _is_there(connection, old_id):
         return
     move_work_to_successors(connection)
-    for table in ("scans", "batches", "adoptions"):
+    for table in ("scans", "batches", "minutes", "adoptions"):
         query = sql.SQL("delete from {} where pipeline_id = %s")
         connection.execute(query.format(sql.Identifier("pgembed", table)), (old_id,))
     while connection.execute(FORGET, (old_id,)).rowcount:

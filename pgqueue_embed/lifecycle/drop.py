@@ -79,6 +79,7 @@ def _remove(connection: Connection, pipeline: Pipeline) -> None:
     # Dead letters that were put back meanwhile have been waited for with their records.
     _delete_work(connection, pipeline)
     _delete_rows(connection, "batches", pipeline)
+    _delete_rows(connection, "minutes", pipeline)
     connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
 
 

@@ -19,28 +19,80 @@ SLICE_RECORDS = 10_000
 NEWEST = """
 select *
 from pgembed.dead_letters
-where pipeline = %s
+where pipeline = %(name)s and (%(kind)s::text is null or error_kind = %(kind)s)
 order by dead_at desc, key
-limit %s
+limit %(limit)s
 """
 
 
 def read_failures(
-    connection: Connection, pipeline: Pipeline, *, limit: int
+    connection: Connection, pipeline: Pipeline, *, limit: int, kind: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` rows of pgembed.dead_letters by column name, the newest first."""
+    """Return up to `limit` rows of pgembed.dead_letters by column name, the newest first.
+
+    Those of one `kind` of error, if it is given.
+    """
+    check_count("--limit", limit)
+    values = {"name": pipeline.name, "kind": kind, "limit": limit}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(NEWEST, values).fetchall()
+
+
+GROUPS = """
+select *
+from pgembed.failure_groups
+where pipeline = %s
+order by failures desc, error
+limit %s
+"""
+
+
+def read_groups(connection: Connection, pipeline: Pipeline, *, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` rows of pgembed.failure_groups by column name, the largest first."""
     check_count("--limit", limit)
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(NEWEST, (pipeline.name, limit)).fetchall()
+        return cursor.execute(GROUPS, (pipeline.name, limit)).fetchall()
 
 
-def count_failures(connection: Connection, pipeline: Pipeline) -> int:
-    """Return how many dead letters the pipeline has."""
-    count = connection.value(
-        "select count(*) from pgembed.records where pipeline_id = %s and dead_at is not null",
-        (pipeline.id,),
-    )
+COUNT = """
+select count(*)
+from pgembed.records
+where pipeline_id = %(pipeline_id)s
+    and dead_at is not null
+    and (%(kind)s::text is null or error_kind = %(kind)s)
+"""
+
+
+def count_failures(connection: Connection, pipeline: Pipeline, kind: str | None = None) -> int:
+    """Return how many dead letters the pipeline has, of one `kind` of error if it is given."""
+    count = connection.value(COUNT, {"pipeline_id": pipeline.id, "kind": kind})
     return int(count)
+
+
+KIND_OF = """
+select error_kind
+from pgembed.pipelines
+join pgembed.records on records.pipeline_id = pipelines.id
+where pipelines.id = %(pipeline_id)s
+    and records.key = pgembed.ledger_key(
+        (pgembed.canonical_keys(array[%(key)s], pipelines))[1]
+    )
+    and records.state = 'dead'
+"""
+
+
+def kind_of(connection: Connection, pipeline: Pipeline, key: str) -> str:
+    """Return what the error of dead letter `key` has in common with others of its kind.
+
+    Raises UsageError if it is no dead letter.
+    """
+    try:
+        row = connection.execute(KIND_OF, {"pipeline_id": pipeline.id, "key": key}).fetchone()
+    except psycopg.errors.InvalidParameterValue as error:
+        raise UsageError(f"{error.diag.message_primary}; {error.diag.message_hint}") from None
+    if row is None:
+        raise UsageError(f"{pipeline.name} has no dead letter '{key}'; pgembed failures lists them")
+    return str(row[0] or "")
 
 
 def retry(
@@ -48,20 +100,22 @@ def retry(
     pipeline: Pipeline,
     keys: Sequence[str] = (),
     *,
+    kind: str | None = None,
     slice_records: int = SLICE_RECORDS,
 ) -> int:
     """Queue the dead letters `keys`, or all of them, with their attempts forgotten.
 
-    Returns how many. Of all of them, each slice is a commit of its own. Raises UsageError, with
-    nothing done, if one of `keys` is no dead letter.
+    All are those of one `kind` of error, if it is given. Returns how many. Of all of them, each
+    slice is a commit of its own. Raises UsageError, with nothing done, if one of `keys` is no dead
+    letter.
     """
     if keys:
         return _retry_keys(connection, pipeline, keys)
     retried = 0
-    slice_keys, last_key = _next_slice(connection, pipeline, "", slice_records)
+    slice_keys, last_key = _next_slice(connection, pipeline, kind, "", slice_records)
     while slice_keys:
         retried += _count(connection, PUT_BACK, (slice_keys, pipeline.id))
-        slice_keys, last_key = _next_slice(connection, pipeline, last_key, slice_records)
+        slice_keys, last_key = _next_slice(connection, pipeline, kind, last_key, slice_records)
     return retried
 
 
@@ -88,15 +142,19 @@ def _count(connection: Connection, query: str, values: tuple[list[str], int]) ->
 NEXT_SLICE = """
 select coalesce(long_key, key), key
 from pgembed.records
-where pipeline_id = %s and dead_at is not null and key > %s
+where pipeline_id = %s
+    and dead_at is not null
+    and key > %s
+    and (%s::text is null or error_kind = %s)
 order by key
 limit %s
 """
 
 
 def _next_slice(
-    connection: Connection, pipeline: Pipeline, last_key: str, limit: int
+    connection: Connection, pipeline: Pipeline, kind: str | None, last_key: str, limit: int
 ) -> tuple[list[str], str]:
     """Return the keys of some dead letters, and the last of them as it is in the ledger."""
-    rows = connection.execute(NEXT_SLICE, (pipeline.id, last_key, limit)).fetchall()
+    values = (pipeline.id, last_key, kind, kind, limit)
+    rows = connection.execute(NEXT_SLICE, values).fetchall()
     return [key for key, _ in rows], rows[-1][1] if rows else last_key

@@ -59,7 +59,7 @@ where ctid = any(array(
 """
 
 # Those that a worker's role may delete from; the cursors go with their pipeline.
-QUEUE_AND_LEDGER = ("work", "records", "batches")
+QUEUE_AND_LEDGER = ("work", "records", "batches", "minutes")
 
 
 def delete_abandoned(connection: Connection) -> None:
@@ -94,6 +94,12 @@ def clean_up(connection: Connection) -> int:
         """
         delete from pgembed.workers
         where coalesce(stopped_at, heartbeat_at) < clock_timestamp() - interval '7 days'
+        """
+    )
+    connection.execute(
+        """
+        delete from pgembed.event_log
+        where happened_at < statement_timestamp() - interval '7 days'
         """
     )
     return orphans

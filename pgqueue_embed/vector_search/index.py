@@ -43,7 +43,6 @@ class VectorIndex:
 # extension calls its operator class by the same name.
 INDEXES = """
 select
-    pipelines.name,
     index.relname,
     amname,
     coalesce(index.reloptions, '{}'),
@@ -56,7 +55,7 @@ join pg_index on indrelid = target.oid and indkey[0] = attnum and indpred is nul
 join pg_class as index on index.oid = indexrelid
 join pg_am on pg_am.oid = index.relam
 join pg_opclass on pg_opclass.oid = indclass[0]
-where opcname like '%%cosine%%' and (%(name)s::text is null or pipelines.name = %(name)s)
+where opcname like '%%cosine%%' and pipelines.name = %(name)s
 order by indisvalid desc, index.relname
 """
 
@@ -71,19 +70,13 @@ def vector_indexes(connection: Connection, pipeline: Pipeline) -> list[VectorInd
             parameters=dict(option.split("=", 1) for option in options),
             valid=valid,
         )
-        for _, name, method, options, valid in rows
+        for name, method, options, valid in rows
     ]
 
 
 def has_vector_index(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether a search of the pipeline's vectors can use an index."""
     return any(index.valid for index in vector_indexes(connection, pipeline))
-
-
-def indexed_pipelines(connection: Connection) -> set[str]:
-    """Return the names of the pipelines whose vectors have a usable index."""
-    rows = connection.execute(INDEXES, {"name": None})
-    return {name for name, _, _, _, valid in rows if valid}
 
 
 def index_name(pipeline: Pipeline, method: str) -> str:

@@ -91,12 +91,12 @@ class Heartbeat:
                 state="stopping" if self._shared.shutdown.asked.is_set() else "working",
                 precision=self._identity().precision,
                 memory_bytes=memory_bytes,
-                fp32_chunks=self._shared.history.fp32_chunks,
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
                 unserved=self._shared.served.unserved.reasons(),
             )
             if not known:
                 registry.register_again(connection, self._shared.worker_id, self._identity())
+            registry.report_work(connection, self._shared.worker_id, self._shared.history.report())
             self._recycle_if_large(memory_bytes)
             self._end_if_stalled(connection)
             if time.monotonic() >= self._next_housekeeping:

@@ -115,6 +115,7 @@ def run_loop(shared: Shared) -> None:
                 return
             if shared.shutdown.at_once.is_set():
                 return
+            shared.history.gave_back(first_line(error))
             log.warning("claim given back", reason=first_line(error))
             # Connecting is no success: a full disk lets us in, and every claim is lost at its end.
             if (
@@ -259,6 +260,7 @@ def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: boo
         shared.history.ran_out_of_time(pipeline, usual)
         if session.connection.closed or session.side.closed:
             raise
+        shared.history.gave_back(first_line(error))
         get_logger().warning("claim given back", pipeline=pipeline.name, reason=first_line(error))
         return True
     except PipelineFault as error:

@@ -16,6 +16,18 @@ from pgqueue_embed.version import VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerReport:
+    """What a worker process says of its work so far; seconds are those gone by since."""
+
+    records: int
+    fp32_chunks: int
+    leases_lost: int
+    commit_seconds_ago: float | None
+    last_error: str | None
+    error_seconds_ago: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerIdentity:
     """What a worker process says about itself."""
 
@@ -74,14 +86,12 @@ def heartbeat(
     state: str,
     precision: str,
     memory_bytes: int,
-    fp32_chunks: int,
     pipeline_ids: Sequence[int],
     unserved: Mapping[int, str],
 ) -> bool:
     """Say that the process lives, how it computes, how much memory it takes, what it cannot serve.
 
-    `unserved` has the reasons, `fp32_chunks` counts those that `precision` had no vector for.
-    Returns whether its row is there.
+    `unserved` has the reasons. Returns whether its row is there.
     """
     served = [each for each in pipeline_ids if each not in unserved]
     updated = connection.execute(
@@ -91,22 +101,38 @@ def heartbeat(
             state = %s,
             precision = %s,
             memory_bytes = %s,
-            fp32_chunks = %s,
             pipeline_ids = %s,
             unserved = %s
         where id = %s
         """,
+        (state, precision, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
+    )
+    return updated.rowcount > 0
+
+
+def report_work(connection: Connection, worker_id: int, report: WorkerReport) -> None:
+    """Say what the process has done so far."""
+    connection.execute(
+        """
+        update pgembed.workers
+        set records = %s,
+            fp32_chunks = %s,
+            leases_lost = %s,
+            last_commit_at = clock_timestamp() - make_interval(secs => %s),
+            last_error = %s,
+            last_error_at = clock_timestamp() - make_interval(secs => %s)
+        where id = %s
+        """,
         (
-            state,
-            precision,
-            memory_bytes,
-            fp32_chunks,
-            served,
-            Jsonb(dict(unserved)),
+            report.records,
+            report.fp32_chunks,
+            report.leases_lost,
+            report.commit_seconds_ago,
+            report.last_error and printable(report.last_error, MOST_STORED_CHARACTERS),
+            report.error_seconds_ago,
             worker_id,
         ),
     )
-    return updated.rowcount > 0
 
 
 ANOTHER_ROLE_SERVES = """

@@ -153,6 +153,7 @@ class Worker:
         get_logger().info("worker stopped", worker=shared.worker_id, reason=reason)
         try:
             with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
+                registry.report_work(connection, shared.worker_id, shared.history.report())
                 registry.sign_off(connection, shared.worker_id, reason)
         except (PgembedError, psycopg.Error) as error:
             get_logger().warning("could not sign off", reason=first_line(error))

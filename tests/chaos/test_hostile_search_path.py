@@ -20,12 +20,12 @@ from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.ledger.commits import ROLL_UP
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.local_server import LocalServer
+from pgqueue_embed.monitoring.snapshot import read_snapshot
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline, resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import read_failures, retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.housekeeping import clean_up
-from pgqueue_embed.status import read_status
 from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -48,7 +48,10 @@ TABLES = (
     *("pg_class", "pg_namespace", "pg_attribute", "pg_type", "pg_stat_activity", "pg_extension"),
 )
 
-VIEWS = ("progress", "worker_status", "in_flight", "dead_letters")
+VIEWS = (
+    *("progress", "worker_status", "in_flight", "dead_letters", "failure_groups", "events"),
+    *("history", "recent_history", "vector_indexes"),
+)
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 # What no worker's role may do.
@@ -151,7 +154,7 @@ ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
     "enqueue": lambda session, pipeline: enqueue(session, pipeline, Selection()),
     "enqueue all": lambda session, pipeline: enqueue(session, pipeline, Selection(everything=True)),
     "retry": lambda session, pipeline: retry(session, pipeline),
-    "status": lambda session, pipeline: read_status(session, pipeline.name),
+    "status": lambda session, pipeline: read_snapshot(session, pipeline.name),
     "failures": lambda session, pipeline: read_failures(session, pipeline, limit=5),
     "search": lambda session, pipeline: search(
         session, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1)
@@ -310,6 +313,8 @@ def test_viewer_sees_the_views_and_nothing_else(
     connection.execute("set role pgembed_viewer")
     for view in VIEWS:
         connection.execute(f"select * from pgembed.{view}")
+    (pipeline,) = read_snapshot(connection).pipelines
+    assert pipeline.name == "reports"
     for table in ("pgembed.work", "pgembed.records", "public.event_text_vectors"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(f"select * from {table}")

@@ -53,15 +53,64 @@ def test_the_newest_failures_come_first_with_their_error(
 
 
 def test_the_list_says_how_many_more_there_are(conninfo: str, reports: Pipeline) -> None:
-    shown = pgembed(conninfo, "failures", "reports", "--limit", "2").stdout
+    shown = pgembed(conninfo, "failures", "reports", "--all", "--limit", "2").stdout
     assert "the newest 2 of 5 dead letters" in shown
     assert "pgembed retry reports" in shown
 
 
 def test_json_has_the_columns_of_the_view(conninfo: str, reports: Pipeline) -> None:
-    rows = json.loads(pgembed(conninfo, "failures", "reports", "--json").stdout)
+    rows = json.loads(pgembed(conninfo, "failures", "reports", "--all", "--json").stdout)
     assert len(rows) == DEAD
-    assert list(rows[0]) == ["pipeline", "key", "attempts", "last_error", "dead_at"]
+    columns = ["pipeline", "key", "attempts", "last_error", "dead_at", "error_kind"]
+    assert list(rows[0]) == columns
+    (group,) = json.loads(pgembed(conninfo, "failures", "reports", "--json").stdout)
+    assert list(group) == ["pipeline", "error", "failures", "example_key"]
+    assert group["failures"] == DEAD
+
+
+def differ(connection: Connection) -> None:
+    """Have records 1 to 3 fail for one reason, and 4 and 5 for another."""
+    connection.execute(
+        """
+        update pgembed.records
+        set last_error = case
+            when key <= '3' then 'out of memory at ' || key else 'violates check "no' || key || '"'
+        end
+        where state = 'dead'
+        """
+    )
+
+
+def test_equal_errors_are_one_line_with_an_example(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    differ(connection)
+    shown = pgembed(conninfo, "failures", "reports").stdout
+    assert [line.split() for line in shown.splitlines() if "memory" in line] == [
+        ["3", "out", "of", "memory", "at", "N", "1"]
+    ]
+    assert "5 dead letters; put one kind back" in shown
+    assert "pgembed retry reports --same-error-as 1," in shown
+    few = pgembed(conninfo, "failures", "reports", "--limit", "1").stdout
+    assert "5 dead letters, 2 of them with other errors" in few
+    listed = pgembed(conninfo, "failures", "reports", "--same-error-as", "2").stdout
+    assert "3 dead letters" in listed
+    assert "check" not in listed
+
+
+def test_one_kind_of_error_is_put_back_and_no_other(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    differ(connection)
+    ran = pgembed(conninfo, "retry", "reports", "--same-error-as", "2")
+    assert "put 3 dead letters of reports back" in ran.stdout
+    assert {row["key"] for row in read_failures(connection, reports, limit=9)} == {"4", "5"}
+    assert progress(connection) == (8, 3, 3, 2)
+    for key in ("7", "no key"):
+        assert pgembed(conninfo, "retry", "reports", "--same-error-as", key).exit_code == 2
+    both = pgembed(conninfo, "retry", "reports", "--same-error-as", "4", "--key", "4")
+    assert both.error == "give --key or --same-error-as, not both"
+    assert progress(connection) == (8, 3, 3, 2)
 
 
 def test_retrying_everything_keeps_the_progress_exact(

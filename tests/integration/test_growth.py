@@ -31,7 +31,7 @@ def pipeline(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Pipelin
     connection.execute("alter table pgembed.records set (autovacuum_enabled = off)")
     # Several slices, whatever they look at more than once.
     monkeypatch.setattr(scan, "SLICE_RECORDS", SMALL // 4)
-    defaults = {"slice_records": SMALL // 4}
+    defaults = {**(dead_letters.retry.__kwdefaults__ or {}), "slice_records": SMALL // 4}
     monkeypatch.setattr(dead_letters.retry, "__kwdefaults__", defaults)
     return make_pipeline(connection)
 

@@ -38,6 +38,8 @@ COMMANDS = (
     "show NAME",
     "failures NAME",
     "failures NAME --json",
+    "failures NAME --all",
+    "failures NAME --same-error-as KEY",
     "retry NAME --key KEY",
     "retry NAME",
     "sync NAME",

@@ -404,15 +404,22 @@ def test_housekeeping_removes_what_is_of_no_pipeline(connection: Connection) -> 
             "insert into pgembed.records (pipeline_id, key) values (%s, '1')", (gone,)
         )
         connection.execute("insert into pgembed.batches (pipeline_id) values (%s)", (gone,))
+        connection.execute(A_MINUTE, (gone,))
     clean_up(connection)
     assert [traces(connection, each) for each in (-5, kept.id + 7)] == [{}, {}]
     assert traces(connection, kept.id) == before
 
 
+A_MINUTE = """
+insert into pgembed.minutes
+values (%s, date_trunc('minute', now()), 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0)
+"""
+
+
 def traces(connection: Connection, pipeline_id: int) -> dict[str, int]:
     """Return how many rows of each table belong to the pipeline, where there are any."""
     found = {}
-    for table in ("work", "records", "batches", "scans", "adoptions"):
+    for table in ("work", "records", "batches", "minutes", "scans", "adoptions"):
         query = f"select count(*) from pgembed.{table} where pipeline_id = %s"
         found[table] = one_value(connection, query, (pipeline_id,))
     return {table: rows for table, rows in found.items() if rows}

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,10 +14,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed import Database
-from pgqueue_embed.cli import progress_bar as lines
+from pgqueue_embed.cli import following as shown_meanwhile
+from pgqueue_embed.cli import minute_lines as lines
 from pgqueue_embed.cli.display import duration
 from pgqueue_embed.cli.group import GONE
-from pgqueue_embed.cli.progress_bar import progress_bar
 from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import refused
 from pgqueue_embed.db.session import Connection
@@ -263,15 +264,20 @@ def test_progress_is_a_line_now_and_then_where_no_terminal_is(
     make_source(connection, texts(5))
     pipeline = make_pipeline(connection)
     enqueue(connection, pipeline, Selection())
-    for seconds, wanted in ((60.0, 2), (0.0, 4)):
+    for seconds in (60.0, 0.0):
         monkeypatch.setattr(lines, "LINE_SECONDS", seconds)
-        with progress_bar(conninfo, "reports") as bar:
+        how: dict[str, Any] = {"on_quit": lambda: None, "quit_words": "stop"}
+        with shown_meanwhile.following(conninfo, "reports", **how) as update:
+            said = ""
+            while not said:
+                update(0.01)
+                said = capfd.readouterr().err
             for _ in range(3):
-                bar.update()
-        shown = capfd.readouterr().err.splitlines()
-        assert len(shown) == wanted
-        assert shown[0] == "reports: 0/5 records · starting workers"
-        assert re.fullmatch(r"reports: 0/5 records · in \d+ s", shown[-1])
+                update(0.0)
+        later = capfd.readouterr().err.splitlines()
+        assert said == "reports: 0/5 records · 0.0 % · starting\n"
+        assert len(later) == (1 if seconds else 4)
+        assert re.fullmatch(r"reports: 0/5 records · .* · in \d+ s", later[-1])
 
 
 def test_long_scan_says_how_far_it_is(

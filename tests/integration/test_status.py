@@ -10,10 +10,10 @@ import pytest
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.alter import Changes, alter
+from pgqueue_embed.monitoring.snapshot import read_progress, read_snapshot
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_at_fault, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.status import read_progress, read_status
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.models import left_undone
 from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
@@ -67,17 +67,21 @@ def test_an_unknown_pipeline_is_a_usage_error_that_names_the_others(
     assert ran.exit_code == 2
 
 
-def test_json_has_exactly_the_columns_of_the_views(
+def test_json_has_the_columns_of_the_views_and_what_follows_from_them(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
     start_worker(connection, reports)
     found = json.loads(pgembed(conninfo, "status", "--json").stdout)
-    assert sorted(found) == ["pipelines", "workers"]
-    for view, rows in (("progress", found["pipelines"]), ("worker_status", found["workers"])):
+    assert sorted(found) == ["events", "failures", "pipelines", "workers"]
+    views = {"pipelines": "progress", "workers": "worker_status", "events": "events"}
+    for part, view in views.items():
         cursor = connection.execute(f"select * from pgembed.{view}")
         assert cursor.description is not None
-        assert [list(row) for row in rows] == [[column.name for column in cursor.description]]
+        columns = [column.name for column in cursor.description]
+        assert [list(row)[: len(columns)] for row in found[part]] == [columns]
     assert found["pipelines"][0]["pending"] == 6
+    assert found["pipelines"][0]["time_left_low_seconds"] is None
+    assert found["events"][0]["kind"] == "started"
 
 
 def test_waiting_work_without_a_worker_asks_for_one(conninfo: str, reports: Pipeline) -> None:
@@ -174,9 +178,8 @@ def test_what_is_queued_again_is_counted_once_and_said_apart(
     assert now.percent == 55.0
     assert not now.is_complete
     shown = pgembed(conninfo, "status").stdout
-    header, _, numbers = (line.split() for line in shown.splitlines()[:3])
-    assert header[:5] == ["Pipeline", "Done", "New", "Changed", "Dead"]
-    assert numbers[:5] == ["reports", "25", "15", "3", "0"]
+    assert "25 of 40 · 15 new · 3 changed" in shown
+    assert "55.0 %" in shown
 
 
 def test_a_next_generation_is_shown_with_its_pipeline(
@@ -252,7 +255,7 @@ def test_a_worker_that_stopped_long_ago_is_left_out(
         "update pgembed.workers set stopped_at = stopped_at - interval '1 hour' where id = %s",
         (long_ago,),
     )
-    assert [worker["worker_id"] for worker in read_status(connection).workers] == [just_now]
+    assert [each.row["worker_id"] for each in read_snapshot(connection).workers] == [just_now]
 
 
 def test_a_worker_that_fell_silent_is_shown_with_the_time_of_silence(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.monitoring.snapshot import read_snapshot
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import dead_letters
 from pgqueue_embed.queue.claims import claim_items, claim_transaction, claimable_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.status import read_status
 
 POLLS = 20
 
@@ -140,7 +140,7 @@ def _fleet(connection: Connection, pipeline: Pipeline, records: int) -> None:
 
 def _status(connection: Connection, pipeline: Pipeline) -> None:
     for _ in range(POLLS):
-        read_status(connection, pipeline.name)
+        read_snapshot(connection, pipeline.name)
 
 
 CASES = (

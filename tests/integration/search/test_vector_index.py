@@ -25,7 +25,6 @@ from pgqueue_embed.vector_search import index_build
 from pgqueue_embed.vector_search.index import (
     has_vector_index,
     index_name,
-    indexed_pipelines,
     plan,
     vector_indexes,
 )
@@ -86,7 +85,8 @@ def test_an_index_is_built_and_used(connection: Connection, method: str, vector_
     assert not has_vector_index(connection, pipeline)
     name = build(connection, pipeline, method=method)
     assert has_vector_index(connection, pipeline)
-    assert indexed_pipelines(connection) == {"reports"}
+    listed = "select pipeline, index_name, method, is_valid from pgembed.vector_indexes"
+    assert connection.execute(listed).fetchall() == [("reports", name, method, True)]
     connection.execute("set enable_seqscan = off")
     explained = connection.execute(
         "explain select id from reports_chunks order by embedding <=> '[1,1,1,1,1,1,1,1]' limit 3"

@@ -1,0 +1,298 @@
+"""A snapshot as a picture of so many columns: the same for one look, a live screen and a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from pgqueue_embed.cli import words
+from pgqueue_embed.cli.display import count, duration, plain_table, size
+from pgqueue_embed.untrusted.foreign_text import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pgqueue_embed.monitoring.snapshot import PipelineState, Row, Snapshot, WorkerState
+
+# From here on there is room for the columns that most people can do without.
+WIDE = 110
+MIDDLE = 80
+
+MOST_NAME = 24
+MOST_DETAIL = 200
+
+COLUMNS = "▁▂▃▄▅▆▇█"
+MOST_COLUMNS = 15
+
+STATE_SIGNS = {
+    "working": ("●", "green"),
+    "idle": ("○", ""),
+    "stopping": ("◌", "yellow"),
+    "silent": ("◐", "yellow"),
+    "crashed": ("✕", "red"),
+    "stopped": ("·", "dim"),
+}
+
+OUTLOOK_STYLES = {
+    "complete": "green",
+    "queue empty": "yellow",
+    "paused": "yellow",
+    words.NO_WORKER: "yellow",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How much room there is; `is_ascii` for a terminal that draws no other letters.
+
+    `no_worker` is what is said where none is at work.
+    """
+
+    width: int
+    is_ascii: bool = False
+    no_worker: str = words.NO_WORKER
+
+
+def picture(
+    snapshot: Snapshot, frame: Frame, *, selected: str | None = None, most: int | None = None
+) -> list[RenderableType]:
+    """Return pipelines, workers and failures, one part below the other.
+
+    With `most`, a pipeline has one line, and those that are more than that are counted.
+    """
+    parts: list[RenderableType] = []
+    if most is None:
+        for each in snapshot.pipelines:
+            parts += [_head(each, frame, selected), *_facts(each, frame)]
+    else:
+        parts += _some_heads(snapshot.pipelines, frame, selected, most)
+    shown, stopped = _parted(snapshot.workers)
+    if shown:
+        parts += [Text(), _workers(shown, snapshot, frame)]
+    if stopped:
+        parts.append(Text(_stopped_line(stopped), style="dim"))
+    if snapshot.failures:
+        parts += [Text(), *(_failure(row, frame) for row in snapshot.failures[:3])]
+    return parts
+
+
+def _some_heads(
+    pipelines: Sequence[PipelineState], frame: Frame, selected: str | None, most: int
+) -> list[Text]:
+    names = [each.name for each in pipelines]
+    at = names.index(selected) if selected in names else 0
+    first = max(0, min(at - most // 2, len(names) - most))
+    lines = [_head(each, frame, selected) for each in pipelines[first : first + most]]
+    left = len(names) - len(lines)
+    return [*lines, Text(f"and {count(left, 'other pipeline')}", style="dim")] if left else lines
+
+
+def _head(pipeline: PipelineState, frame: Frame, selected: str | None) -> Text:
+    mark = "" if selected is None else "> " if pipeline.name == selected else "  "
+    name = mark + _cut(printable(pipeline.name), min(MOST_NAME, frame.width // 3))
+    outlook = words.outlook(pipeline, frame.no_worker)
+    percent = f"{pipeline.row['percent']:5.1f} %"
+    cells = min(frame.width - cell_len(name) - len(percent) - len(outlook) - 5, 24)
+    line = Text.assemble(
+        (name, "bold"),
+        "  ",
+        (f"{_bar(float(pipeline.row['percent']), cells, frame)} " if cells > 3 else "", "green"),
+        f"{percent}  ",
+        (outlook, OUTLOOK_STYLES.get(outlook, "bold")),
+    )
+    line.truncate(frame.width, overflow="ellipsis")
+    return line
+
+
+def _facts(pipeline: PipelineState, frame: Frame) -> Iterator[Text]:
+    row = pipeline.row
+    facts = [
+        Text(fact, style="yellow" if " dead" in fact else "") for fact in words.facts(pipeline)
+    ]
+    if row["pending"] and row["live_workers"] and pipeline.pace:
+        speed = Text(f"{words.rate(pipeline.pace.records_per_second)} records/s")
+        speed.append(f" {_spark(pipeline.minutes, frame)}".rstrip(), style="dim")
+        facts.insert(1, speed)
+    if row["pending"] or row["total"]:
+        yield from _wrapped(facts, frame.width, indent=2)
+
+
+def _wrapped(parts: Sequence[Text], width: int, *, indent: int) -> Iterator[Text]:
+    """Join `parts` by dots into lines of at most `width` columns, broken between parts."""
+    line = Text(" " * indent)
+    for part in parts:
+        if line.cell_len > indent and line.cell_len + 3 + part.cell_len > width:
+            yield line
+            line = Text(" " * indent)
+        if line.cell_len > indent:
+            line.append(" · ", style="dim")
+        line.append_text(part)
+        line.truncate(width, overflow="ellipsis")
+    yield line
+
+
+def _bar(percent: float, cells: int, frame: Frame) -> str:
+    # Never full before it is.
+    full = int(cells * percent / 100)
+    on, off = ("#", ".") if frame.is_ascii else ("█", "░")
+    return on * full + off * (cells - full)
+
+
+def _spark(minutes: Sequence[int], frame: Frame) -> str:
+    """Return a column for some minutes each, as high as there were records; nothing in ASCII."""
+    if frame.is_ascii or not any(minutes):
+        return ""
+    per_column = max(1, len(minutes) // MOST_COLUMNS)
+    sums = [
+        sum(minutes[start : start + per_column]) for start in range(0, len(minutes), per_column)
+    ]
+    most = max(sums)
+    drawn = "".join(COLUMNS[min(7, each * 8 // (most + 1))] if each else " " for each in sums)
+    return drawn.lstrip()
+
+
+def _parted(workers: Sequence[WorkerState]) -> tuple[list[WorkerState], list[WorkerState]]:
+    """Part the workers that are to be shown from those that have stopped and are news no more."""
+    live_hosts = {each.row["host"] for each in workers if each.is_live}
+    shown: list[WorkerState] = []
+    stopped: list[WorkerState] = []
+    for each in workers:
+        crashed = str(each.row["stop_reason"]).startswith(words.CRASHED)
+        is_news = crashed and each.row["host"] not in live_hosts
+        ended = each.row["state"] == "stopped" and not is_news
+        (stopped if ended else shown).append(each)
+    return shown, stopped
+
+
+def _stopped_line(stopped: Sequence[WorkerState]) -> str:
+    reasons: dict[str, int] = {}
+    for each in stopped:
+        reason = printable(each.row["stop_reason"] or "stopped", 60)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return f"ended in the last 10 minutes: {told}"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table of workers: its title, what is in it, whether that is a number."""
+
+    title: str
+    cell: Callable[[WorkerState], Text | str]
+    is_number: bool = True
+
+
+def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, frame: Frame) -> Table:
+    columns = _worker_columns(snapshot, frame)
+    table = plain_table(
+        [each.title for each in columns if not each.is_number],
+        [each.title for each in columns if each.is_number],
+    )
+    for worker in workers:
+        table.add_row(*(each.cell(worker) for each in columns))
+    return table
+
+
+def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
+    """Return the columns that fit, those of text before those of numbers."""
+    total = sum(each.pace.records_per_second for each in snapshot.workers if each.pace)
+    is_middle, is_wide = frame.width >= MIDDLE, frame.width >= WIDE
+
+    def share(worker: WorkerState) -> str:
+        if not worker.pace or not total or not worker.is_live:
+            return "–"
+        return f"{100 * worker.pace.records_per_second / total:.0f} %"
+
+    columns = [
+        (True, _Column("Worker", lambda each: _name(each, frame), is_number=False)),
+        (True, _Column("State", lambda each: _state(each, snapshot, frame), is_number=False)),
+        (is_wide, _Column("Device", _device, is_number=False)),
+        (is_middle, _Column("30 min", lambda each: _minutes(each, frame), is_number=False)),
+        (True, _Column("Records/s", _rate)),
+        (True, _Column("Share", share)),
+        (is_middle, _Column("Done", lambda each: f"{each.row['records']:,}")),
+        (is_wide, _Column("Memory", lambda each: size(each.row["memory_bytes"]))),
+        (True, _Column("Commit", _last_commit)),
+    ]
+    return [column for fits, column in columns if fits]
+
+
+def _name(worker: WorkerState, frame: Frame) -> str:
+    return _cut(printable(words.worker_name(worker.row)), frame.width // 3)
+
+
+def _device(worker: WorkerState) -> str:
+    return f"{worker.row['device']} {worker.row['precision']}"
+
+
+def _minutes(worker: WorkerState, frame: Frame) -> Text:
+    return Text(_spark(worker.minutes, frame), style="dim")
+
+
+def _rate(worker: WorkerState) -> str:
+    return words.rate(worker.pace.records_per_second if worker.pace and worker.is_live else 0)
+
+
+def _state(worker: WorkerState, snapshot: Snapshot, frame: Frame) -> Text:
+    state = words.worker_state(worker, snapshot.now)
+    sign, style = STATE_SIGNS.get(state.split()[0], ("?", ""))
+    return Text(state if frame.is_ascii else f"{sign} {state}", style=style)
+
+
+def _last_commit(worker: WorkerState) -> str:
+    ago = worker.commit_seconds_ago
+    return "–" if ago is None else duration(ago)
+
+
+def _failure(row: Row, frame: Frame) -> Text:
+    text = Text.assemble(
+        (f"{row['failures']:,} dead", "yellow"),
+        f"  {printable(row['error'], MOST_DETAIL)}",
+        (f"  (e.g. {printable(row['example_key'], 40)})", "dim"),
+    )
+    text.truncate(frame.width, overflow="ellipsis")
+    return text
+
+
+def failures(snapshot: Snapshot, frame: Frame) -> list[Text]:
+    """Return the dead letters by their errors, numbered, with the whole of each error."""
+    if not snapshot.failures:
+        return [Text("no dead letters")]
+    lines = [Text("Dead letters", style="bold"), Text()]
+    for number, row in enumerate(snapshot.failures, start=1):
+        sign = f"{number}" if number < 10 else " "
+        lines.append(
+            Text.assemble(
+                (f"{sign} ", "bold"),
+                (f"{row['failures']:,}", "yellow"),
+                f" {printable(row['pipeline'])}: {printable(row['error'], MOST_DETAIL)}",
+                (f" (e.g. {printable(row['example_key'], 40)})", "dim"),
+            )
+        )
+    return lines
+
+
+def collapsed(snapshot: Snapshot) -> Snapshot:
+    """Return it without the pipelines in which nothing happens, if something does in others."""
+    busy = [each for each in snapshot.pipelines if each.row["pending"] or each.row["dead"]]
+    return replace(snapshot, pipelines=busy) if busy else snapshot
+
+
+def events(snapshot: Snapshot, frame: Frame, most: int) -> list[Text]:
+    """Return the newest events, a line each."""
+    lines = []
+    for row in snapshot.events[:most]:
+        when = f"{row['happened_at'].astimezone():%H:%M}"
+        line = Text.assemble((when, "dim"), f" {printable(words.event(row), MOST_DETAIL)}")
+        line.truncate(frame.width, overflow="ellipsis")
+        lines.append(line)
+    return lines
+
+
+def _cut(text: str, cells: int) -> str:
+    return text if cell_len(text) <= cells else f"{text[: max(cells - 1, 1)]}…"
