@@ -81,7 +81,9 @@ def _excluded(pipeline: Pipeline) -> sql.Composable:
 
 # A chunk that came to its key with a foreign key's `on update cascade` was made for another record:
 # with another text, or, where the texts are equal, still with the id of that one.
-CHUNK_IS_OF = "and target.{chunk_id} = {key_text} || '_' || target.{chunk_index}"
+CHUNK_IS_OF = (
+    "and target.{chunk_id} = pgembed.ledger_key({key_text}) || '_' || target.{chunk_index}"
+)
 
 
 def and_chunk_is_of(pipeline: Pipeline, key_text: sql.Composable) -> sql.Composable:
