@@ -6,6 +6,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.untrusted.shell import command
@@ -22,15 +23,29 @@ class NotCovered(NotComplete):
 # Changes that came just now wait for both generations. Bulk loading, retries, and what the old one
 # has settled (see hand_on.hand_on) must be over.
 PENDING = """
-select coalesce(sum(records), 0)
-from pgembed.work
-where pipeline_id = %s and priority > 0
+select
+    (
+        select coalesce(sum(records), 0)
+        from pgembed.work
+        where work.pipeline_id = pipelines.id and priority > 0
+    ),
+    case when state = 'paused' then state_reason end
+from pgembed.pipelines
+where id = %s
 """
 
 
 def pending_records(connection: Connection, successor: Pipeline) -> int:
-    """Return how many records the next generation has to embed before it is complete."""
-    pending = connection.value(PENDING, (successor.id,))
+    """Return how many records the next generation has to embed before it is complete.
+
+    Raises UsageError if there are some and it is paused: they would be waited for in vain.
+    """
+    pending, paused = connection.execute(PENDING, (successor.id,)).fetchone() or (0, None)
+    if pending and paused is not None:
+        raise UsageError(
+            f"{successor.name} has {pending:,} records to embed yet, and is paused:"
+            f" {why_paused(successor.name, paused)}; switch then"
+        )
     return int(pending)
 
 

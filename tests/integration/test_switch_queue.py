@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pgqueue_embed.claim.process import Session
@@ -12,6 +14,7 @@ from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.lifecycle.completeness import NotCovered, check_covered
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
+from pgqueue_embed.pipeline.catalog import pause_at_fault
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import retry
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -115,6 +118,22 @@ def test_records_that_fail_while_a_switch_waits_are_not_switched_to_unasked(
     assert connection.execute("select * from reports_chunks order by id").fetchall() == before
     switch(connection, old, force=True)
     assert connection.execute("select count(*) from reports_chunks").fetchone() == (0,)
+
+
+def test_next_generation_that_is_paused_is_not_waited_for(
+    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+) -> None:
+    enqueue(connection, new, Selection(everything=True))
+
+    def pause(step: str) -> None:
+        if "to embed yet" in step:
+            pause_at_fault(session.side, new, "its model is away")
+
+    go_on = r"6 records to embed yet, and is paused: its model is away.* resume 'reports \(next\)'"
+    with pytest.raises(UsageError, match=go_on):
+        switch(connection, old, patience_seconds=math.inf, on_step=pause)
+    drain(session, new, chunker=fake_chunker(8, 0))
+    switch(connection, old)
 
 
 def test_record_that_failed_and_is_to_be_tried_again_is_waited_for(
