@@ -38,10 +38,16 @@ def main() -> None:
     """Run the parts that the command line names."""
     arguments = _parser().parse_args()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
-    options = Options(rounds=rounds, sizes=QUICK if arguments.quick else FULL)
+    sizes = QUICK if arguments.quick else FULL
+    options = Options(rounds=rounds, postgresql=arguments.postgresql, sizes=sizes)
     console = Console(width=arguments.width)
     LogSettings(level="warning").apply()
-    machine = {**describe_machine(), "rounds": rounds, "quick": arguments.quick}
+    machine = {
+        **describe_machine(),
+        "rounds": rounds,
+        "quick": arguments.quick,
+        "postgresql": arguments.postgresql,
+    }
     file = arguments.out or new_file()
     with Bench(options, console) as bench:
         measured = bench.measured
@@ -61,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=listed)
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each variant (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round of small samples")
+    parser.add_argument(
+        "--postgresql", type=int, default=18, choices=(16, 18), help="the server's version (18)"
+    )
     parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
     parser.add_argument("--width", type=int, default=160, help="columns of the table")
     return parser

@@ -42,9 +42,11 @@ class Bench:
 
     @cached_property
     def server(self) -> LocalServer:
-        """PostgreSQL 18 on the cores of this machine, durable as in production."""
+        """PostgreSQL on the cores of this machine, durable as in production."""
         self.say("starting PostgreSQL")
-        return self._stack.enter_context(temporary_server(18, PRODUCTION_SETTINGS))
+        return self._stack.enter_context(
+            temporary_server(self.options.postgresql, PRODUCTION_SETTINGS)
+        )
 
     def say(self, what: str) -> None:
         """Tell the person at the screen what happens now."""

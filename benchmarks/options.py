@@ -57,7 +57,8 @@ QUICK_ROUNDS = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line asked for."""
+    """What the command line asked for; `postgresql` is the major version of the server."""
 
     rounds: int
+    postgresql: int = 18
     sizes: Sizes
