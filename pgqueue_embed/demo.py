@@ -141,7 +141,11 @@ def shares(connection: Connection) -> list[Share]:
     """Return what each worker did for the demonstration's pipeline, in the order they started."""
     rows = connection.execute(
         """
-        select format('%%s (pid %%s)', host, pid), sum(records), sum(chunks), count(*)
+        select
+            format('%%s (pid %%s)', host, pid),
+            sum(batches.records),
+            sum(batches.chunks),
+            count(*)
         from pgembed.batches
         join pgembed.workers on workers.id = batches.worker_id
         join pgembed.pipelines on pipelines.id = batches.pipeline_id

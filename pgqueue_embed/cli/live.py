@@ -107,15 +107,17 @@ class Screen:
         """Do what was asked for, over a connection of its own and with no other rights."""
         import psycopg
 
-        from pgqueue_embed.db.errors import first_line
+        from pgqueue_embed.db.errors import refused
         from pgqueue_embed.db.session import connect
         from pgqueue_embed.errors import PgembedError
 
         try:
             with connect(self._conninfo) as connection:
                 self._say(action(connection))
-        except (PgembedError, psycopg.Error) as error:
-            self._say(f"not done: {first_line(error)}")
+        except PgembedError as error:
+            self._say(f"not done: {error}")
+        except psycopg.Error as error:
+            self._say(f"not done: {refused(error)}")
         self._watcher.look_now()
 
     def _say(self, message: str) -> None:

@@ -73,7 +73,7 @@ def line(pipeline: PipelineState, no_worker: str = NO_WORKER) -> str:
     """Return a pipeline on one line, for a file: ``68.2 % · 412 records/s · 2 h 10 min left``."""
     row = pipeline.row
     said = [f"{row['done']:,}/{row['total']:,} records", f"{row['percent']:.1f} %"]
-    if pipeline.pace:
+    if row["pending"] and pipeline.pace:
         said.append(f"{rate(pipeline.pace.records_per_second)} records/s")
     said.append(outlook(pipeline, no_worker))
     if row["live_workers"]:

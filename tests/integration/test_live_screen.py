@@ -110,7 +110,7 @@ def test_a_key_that_the_role_may_not_use_says_so(
             tty.press("p")
             tty.wait_for("[y/n]")
             tty.press("y")
-            tty.wait_for("not done: permission denied")
+            tty.wait_for("not done: the database refused: permission denied")
             assert state(connection) == "active"
     finally:
         connection.execute("drop owned by looker; drop role looker")
