@@ -155,8 +155,10 @@ class Pipeline:
                 put_back(connection, settings, found)
             return found
 
-    def retry(self, keys: str | Sequence[str] = ()) -> int:
-        """Queue dead letters again, those of `keys` or all of them; returns how many.
+    def retry(self, keys: str | Sequence[str] | None = None) -> int:
+        """Queue dead letters again, those of `keys` or, without any given, all; returns how many.
+
+        An empty list is none of them.
 
         Example::
 

@@ -190,7 +190,7 @@ def retry(
         kind = None
         if same_error_as is not None:
             kind = dead_letters.kind_of(connection, pipeline, same_error_as)
-        retried = dead_letters.retry(connection, pipeline, key or (), kind=kind)
+        retried = dead_letters.retry(connection, pipeline, key or None, kind=kind)
     if not retried:
         say(f"{name} has no dead letters")
         return

@@ -87,6 +87,8 @@ def resolve_conninfo(
 def _refuse_empty(options: DatabaseOptions, environment: Mapping[str, str]) -> None:
     """Raise UsageError for an empty string, which a variable that was not set leaves behind."""
     for origin, dsn in (("--dsn", options.dsn), ("PGEMBED_DSN", environment.get("PGEMBED_DSN"))):
+        if dsn is not None and not isinstance(dsn, str):
+            raise UsageError(f"{origin}: give a text")
         if dsn is not None and not dsn.strip():
             raise UsageError(f"{origin} is empty; name a database, or leave it out")
 

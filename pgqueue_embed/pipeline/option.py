@@ -44,6 +44,15 @@ def check_count(flag: str, value: Any) -> None:
         raise UsageError(f"{flag} {value}: give at most {MOST_COUNT:,}, or leave it out")
 
 
+def check_where(where: object) -> None:
+    """Raise UsageError for a condition that is no text, or an empty one; None is not given."""
+    if where is None:
+        return
+    check_type("--where", where, str)
+    if not str(where).strip():
+        raise UsageError("--where is empty; leave it out, or give a condition")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One setting that a person may give.

@@ -98,18 +98,18 @@ def kind_of(connection: Connection, pipeline: Pipeline, key: str) -> str:
 def retry(
     connection: Connection,
     pipeline: Pipeline,
-    keys: Sequence[str] = (),
+    keys: Sequence[str] | None = None,
     *,
     kind: str | None = None,
     slice_records: int = SLICE_RECORDS,
 ) -> int:
-    """Queue the dead letters `keys`, or all of them, with their attempts forgotten.
+    """Queue the dead letters `keys`, or all of them for None, with their attempts forgotten.
 
     All are those of one `kind` of error, if it is given. Returns how many. Of all of them, each
     slice is a commit of its own. Raises UsageError, with nothing done, if one of `keys` is no dead
     letter.
     """
-    if keys:
+    if keys is not None:
         return _retry_keys(connection, pipeline, keys)
     retried = 0
     slice_keys, last_key = _next_slice(connection, pipeline, kind, "", slice_records)

@@ -16,7 +16,7 @@ from psycopg import sql
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UntrustedCode, UsageError
-from pgqueue_embed.pipeline.option import check_count
+from pgqueue_embed.pipeline.option import check_count, check_where
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
@@ -46,8 +46,7 @@ class Selection:
     everything: bool = False
 
     def __post_init__(self) -> None:
-        if self.where is not None and not self.where.strip():
-            raise UsageError("--where is empty; leave it out, or give a condition")
+        check_where(self.where)
         if self.limit is not None:
             check_count("--limit", self.limit)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import check_count, check_type
+from pgqueue_embed.pipeline.option import check_count, check_type, check_where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,5 +40,4 @@ class SearchRequest:
             )
         if self.offset < 0:
             raise UsageError(f"--offset {self.offset}: give 0 or more")
-        if self.where is not None and not self.where.strip():
-            raise UsageError("--where is empty; leave it out, or give a condition")
+        check_where(self.where)

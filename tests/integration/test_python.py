@@ -27,11 +27,13 @@ from pgqueue_embed.worker.settings import WorkerSettings
 from tests.acceptance.test_docs import commands
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
+from tests.support.fakes import POISON
 from tests.support.light_worker import LightChoice, LightModel
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import make_pipeline, queue_documents
 from tests.support.rows import one_value
+from tests.support.working import drain, open_session
 
 NAMES = {
     *("Database", "Hit", "PgembedError", "Pipeline", "Progress", "Worker", "search"),
@@ -446,6 +448,16 @@ def test_signals_outside_the_main_thread_are_refused(conninfo: str) -> None:
     assert "main thread only" in str(errors)
 
 
+def test_no_keys_are_none_of_the_dead_letters(conninfo: str, connection: Connection) -> None:
+    pipeline = queue_documents(connection, [POISON, POISON], max_attempts=1)
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+    reports = Database(conninfo).pipeline("reports")
+    assert (reports.retry([]), reports.progress().dead) == (0, 2)
+    assert reports.retry(["1"]) == 1
+    assert (reports.retry(), reports.progress().dead) == (1, 0)
+
+
 # What a type checker would not let pass.
 ANYTHING: Callable[..., object] = search
 
@@ -457,6 +469,8 @@ ANYTHING: Callable[..., object] = search
         (lambda each: each.retry(["\ud800"]), "UTF-8"),
         (lambda each: each.retry("4711"), "no dead letter '4711'"),
         (lambda each: each.retry([1, "a"]), "cannot be sent|no dead letter"),
+        (lambda each: each.enqueue(where=1), "--where 1: give a text"),
+        (lambda each: ANYTHING(each, "pump", where=["id = 1"]), "give a text"),
         (lambda each: each.enqueue(where="id = '\0'"), "--where|cannot be sent"),
         (lambda each: each.enqueue(where="\ud800 = 1"), "UTF-8"),
         (lambda each: each.enqueue(limit="5"), "give a whole number"),
@@ -483,8 +497,8 @@ def test_whatever_a_program_gives_is_answered_with_a_pgembed_error(
         call(pipeline)
 
 
-@pytest.mark.parametrize("dsn", ["a\0b", "host=\ud800", "postgresql://\ud800@x/y", "x"])
-def test_string_that_names_no_database_is_a_pgembed_error(dsn: str) -> None:
+@pytest.mark.parametrize("dsn", ["a\0b", "host=\ud800", "postgresql://\ud800@x/y", "x", 1, b"x"])
+def test_string_that_names_no_database_is_a_pgembed_error(dsn: Any) -> None:
     with pytest.raises(PgembedError):
         Database(dsn)
 
