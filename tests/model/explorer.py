@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -45,51 +44,50 @@ def explore(model: Model[State]) -> Explored[State]:
 
     A state from which no finished one can be reached is a breach too: the system would hang.
     """
-    first = model.initial()
-    cameby: dict[State, tuple[State, str] | None] = {first: None}
-    before: dict[State, list[State]] = {}
-    queue = deque([first])
+    states: list[State] = [model.initial()]
+    # To hash a state takes longer than all else: it is done once a step, and numbers do after that.
+    numbers: dict[State, int] = {states[0]: 0}
+    came: list[tuple[int, str]] = [(0, "")]
+    before: list[list[int]] = [[]]
     steps = 0
-    while queue:
-        state = queue.popleft()
+    for number, state in enumerate(states):
         breach = model.breach(state)
         if breach:
-            return _found(cameby, state, steps, breach)
+            return _found(states, came, number, steps, breach)
         for name, following in model.steps(state):
             steps += 1
-            before.setdefault(following, []).append(state)
-            if following not in cameby:
-                cameby[following] = (state, name)
-                queue.append(following)
-    stuck = _first_stuck(cameby, before, model.is_finished)
+            reached = numbers.setdefault(following, len(states))
+            if reached == len(states):
+                states.append(following)
+                came.append((number, name))
+                before.append([])
+            before[reached].append(number)
+    stuck = _first_stuck(states, before, model.is_finished)
     if stuck is not None:
-        return _found(cameby, stuck, steps, "nothing that can happen from here finishes the work")
-    return Explored(states=len(cameby), steps=steps, breach=None, trace=[])
+        breach = "nothing that can happen from here finishes the work"
+        return _found(states, came, stuck, steps, breach)
+    return Explored(states=len(states), steps=steps, breach=None, trace=[])
 
 
 def _found(
-    cameby: dict[State, tuple[State, str] | None], state: State, steps: int, breach: str
+    states: list[State], came: list[tuple[int, str]], number: int, steps: int, breach: str
 ) -> Explored[State]:
-    trace = [repr(state)]
-    came = cameby[state]
-    while came is not None:
-        state, name = came
+    trace = [repr(states[number])]
+    while number:
+        number, name = came[number]
         trace.append(name)
-        came = cameby[state]
-    return Explored(states=len(cameby), steps=steps, breach=breach, trace=trace[::-1])
+    return Explored(states=len(states), steps=steps, breach=breach, trace=trace[::-1])
 
 
 def _first_stuck(
-    states: Iterable[State],
-    before: dict[State, list[State]],
-    is_finished: Callable[[State], bool],
-) -> State | None:
+    states: list[State], before: list[list[int]], is_finished: Callable[[State], bool]
+) -> int | None:
     """Return a state from which no finished one is reachable, walking backwards from those."""
-    able = {state for state in states if is_finished(state)}
-    queue = list(able)
+    queue = [number for number, state in enumerate(states) if is_finished(state)]
+    able = set(queue)
     while queue:
-        for earlier in before.get(queue.pop(), ()):
+        for earlier in before[queue.pop()]:
             if earlier not in able:
                 able.add(earlier)
                 queue.append(earlier)
-    return next((state for state in states if state not in able), None)
+    return next((number for number in range(len(states)) if number not in able), None)

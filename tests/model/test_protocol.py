@@ -1,15 +1,21 @@
-"""The protocol keeps its promise in every interleaving, and needs each of its rules for that."""
+"""The protocol keeps its promise in every interleaving, and needs each of its rules for that.
+
+docs/reliability.md has a figure of each exploration, which is compared here.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.model.explorer import Model, explore
+from tests.model.explorer import Explored, Model, explore
 from tests.model.generations import Generations
 from tests.model.mutex_order import MutexOrder
 from tests.model.protocol import Protocol
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 WORLDS: dict[str, Model[Any]] = {
     "two items of one record, two changes, one fault": Protocol(),
@@ -89,11 +95,16 @@ BROKEN: dict[str, tuple[Model[Any], str]] = {
 }
 
 
+def is_documented(world: str, explored: Explored[Any]) -> bool:
+    return f"| {world} | {explored.states:,} | {explored.steps:,} |" in DOCUMENT
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_promise_holds_in_every_interleaving(world: str) -> None:
     explored = explore(WORLDS[world])
     assert explored.breach is None, "\n".join(explored.trace)
     assert explored.states > 3_000, explored.states
+    assert is_documented(world, explored), explored
 
 
 @pytest.mark.parametrize("rule", BROKEN)
@@ -102,6 +113,7 @@ def test_each_rule_of_the_protocol_is_needed(rule: str) -> None:
     explored = explore(model)
     assert breach in (explored.breach or "nothing is broken")
     assert len(explored.trace) > 5
+    assert is_documented(rule, explored), explored
 
 
 def test_mutexes_in_one_order_cannot_deadlock() -> None:
