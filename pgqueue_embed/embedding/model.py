@@ -75,7 +75,7 @@ class EmbeddingModel:
         self._whole: Any = None
         self._network = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
-        self._queries = self._reader(network.QUERY, use.query_prompt)
+        self._queries = self._reader(network.QUERY, use.query_prompt, like=self._documents)
         self.tokenizer: Tokenizer = self._documents.tokenizer
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
         self._references: dict[int, Vectors] = {}
@@ -88,9 +88,15 @@ class EmbeddingModel:
     def _open(self, *, by_library: bool = False) -> network.Opened:
         return open_network(self._resolved, self._use, by_library=by_library)
 
-    def _reader(self, task: str, prompt: str | None) -> Reader:
-        obeys = self._use.control_tokens
-        return Reader(self._network, task, self.name, prompt=prompt, control_tokens=obeys)
+    def _reader(self, task: str, prompt: str | None, *, like: Reader | None = None) -> Reader:
+        return Reader(
+            self._network,
+            task,
+            self.name,
+            prompt=prompt,
+            control_tokens=self._use.control_tokens,
+            like=like,
+        )
 
     @classmethod
     def load(

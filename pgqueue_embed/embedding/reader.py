@@ -53,11 +53,22 @@ class Reader:
     """
 
     def __init__(
-        self, network: Network, task: str, name: str, *, prompt: str | None, control_tokens: bool
+        self,
+        network: Network,
+        task: str,
+        name: str,
+        *,
+        prompt: str | None,
+        control_tokens: bool,
+        like: Reader | None = None,
     ) -> None:
-        """Learn how texts of ``task`` are read; raises ModelError where none can be."""
+        """Learn how texts of ``task`` are read; raises ModelError where none can be.
+
+        What was learnt by ``like``, of another task, is taken where both read alike.
+        """
         self.task = task
         self.feeding = TEXTS
+        self.overhead = 0
         self.network = network
         self.name = name
         self._frame: Frame | None = None
@@ -87,7 +98,11 @@ class Reader:
         if chosen != as_named and not network.prompts.has_placeholder(task):
             raise ModelError(f"cannot tell which prompt model {name} puts in front of a {task}")
         self._constants = {k: v for k, v in probe.features.items() if not hasattr(v, "shape")}
-        self._learn(probe)
+        if like is not None and self._reads_as(like):
+            self.feeding, self.overhead = like.feeding, like.overhead
+            self._frame, self._joins, self._special = like._frame, like._joins, like._special
+        else:
+            self._learn(probe)
         self.max_tokens = self._measure_limit()
 
     @property
@@ -220,6 +235,14 @@ class Reader:
         except Exception as error:  # whatever the library has against the text
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"model {self.name} cannot read a text: {reason}") from error
+
+    def _reads_as(self, other: Reader) -> bool:
+        """Tell whether texts are read as those of another task are, by the same part."""
+        return (
+            self.part is other.part
+            and self.prompt == other.prompt
+            and all(self._feed(text).ids == other._feed(text).ids for text in (_PROBE, *_SENTENCES))
+        )
 
     def _learn(self, probe: Fed) -> None:
         """Find the fastest way to feed what the library feeds."""
