@@ -12,7 +12,7 @@ import pytest
 from pgqueue_embed.embedding import EmbeddingModel, calibrate, calibration, resolve_model
 from pgqueue_embed.embedding.calibration import Turns, best_size, is_steady, time_sizes
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
-from tests.support.models import bundled_model, make_tiny_model
+from tests.support.models import bundled_model, make_table_model
 
 SIZES = (512, 1_024, 2_048)
 STEADY = {512: [0.2] * 5, 1_024: [0.5, 0.21, 0.2], 2_048: [0.4] * 4}  # 1,024 is the fastest
@@ -185,7 +185,7 @@ class TestRealModel:
         assert model.limits.max_tokens_per_batch == 512
 
     def test_table_look_up_is_not_calibrated(self, tmp_path: Path) -> None:
-        model = EmbeddingModel.load(resolve_model(str(make_tiny_model(tmp_path / "model"))))
+        model = EmbeddingModel.load(resolve_model(str(make_table_model(tmp_path / "model"))))
         calibrate(model, folder=tmp_path / "cache")
         assert model.limits == TABLE_LOOK_UP
         assert not (tmp_path / "cache").exists()

@@ -19,7 +19,8 @@ from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encod
 from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY
 from pgqueue_embed.errors import UsageError
-from tests.support.light_models import ANEW, edit
+from tests.support.light_models import ANEW
+from tests.support.models import edit
 from tests.support.opened_models import load
 from tests.support.zoo import ZOO, static_model
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers
 
+from tests.support.models import edit
 from tests.support.zoo import BERT, ROBERTA, ZOO, Animal, Specials, tokenizer
 
 # The others have an architecture, a pooling or shards of weights that the library reads.
@@ -26,14 +27,6 @@ LIGHT_ANIMALS = {
     "xlm-r-metaspace-prompt",
     "xlm-r-collapsing",
 }
-
-
-def edit(folder: Path, name: str, **settings: Any) -> Path:
-    """Change settings of a file of the model; those that are None are taken out."""
-    file = folder / name
-    changed = {**json.loads(file.read_text()), **settings}
-    file.write_text(json.dumps({key: each for key, each in changed.items() if each is not None}))
-    return folder
 
 
 # Tokenizers that transformers makes anew ------------------------------------------------------
