@@ -42,26 +42,40 @@ def following(
     when it is left. Without a terminal: a line a minute, and one for each event.
     """
     started = time.monotonic()
-    if is_screen(sys.stderr):
-        with (
-            Watcher(conninfo, name, seconds=SCREEN_SECONDS) as watcher,
-            _behind() as (terminal_stream, said),
-            Terminal(terminal_stream) as terminal,
-        ):
-            screen = Screen(
-                terminal,
-                watcher,
-                conninfo,
-                on_quit=on_quit,
-                quit_words=quit_words,
-                no_worker=words.STARTING,
-                said=said,
-            )
-            yield screen.update
-    else:
-        with Watcher(conninfo, name, seconds=LINES_SECONDS) as watcher:
-            yield Lines(watcher, is_err=True, no_worker=words.STARTING).update
-    _finish(conninfo, name, time.monotonic() - started)
+    shown = _on_screen if is_screen(sys.stderr) else _by_lines
+    try:
+        with shown(conninfo, name, on_quit, quit_words) as update:
+            yield update
+    finally:
+        _finish(conninfo, name, time.monotonic() - started)
+
+
+@contextmanager
+def _on_screen(
+    conninfo: str, name: str | None, on_quit: Callable[[], None], quit_words: str
+) -> Iterator[Update]:
+    with (
+        Watcher(conninfo, name, seconds=SCREEN_SECONDS) as watcher,
+        _behind() as (terminal_stream, said),
+        Terminal(terminal_stream) as terminal,
+    ):
+        yield Screen(
+            terminal,
+            watcher,
+            conninfo,
+            on_quit=on_quit,
+            quit_words=quit_words,
+            no_worker=words.STARTING,
+            said=said,
+        ).update
+
+
+@contextmanager
+def _by_lines(
+    conninfo: str, name: str | None, _on_quit: Callable[[], None], _quit_words: str
+) -> Iterator[Update]:
+    with Watcher(conninfo, name, seconds=LINES_SECONDS) as watcher:
+        yield Lines(watcher, is_err=True, no_worker=words.STARTING).update
 
 
 def _finish(conninfo: str, name: str | None, seconds: float) -> None:

@@ -31,6 +31,8 @@ COMMANDS = (
     "status",
     "status --json",
     "status NAME",
+    "health",
+    "health NAME",
     "workers",
     "show",
     "show --json",

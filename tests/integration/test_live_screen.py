@@ -205,6 +205,7 @@ def test_q_in_work_stops_it_as_ctrl_c_does(conninfo: str, connection: Connection
         assert tty.wait() == 130
         assert tty.attributes() == before
         assert "nothing is in hand" in tty.shown
+        assert "reports: 5/5 records" in tty.shown[tty.shown.rindex(LEAVE) :]
         assert "Traceback" not in tty.shown
 
 
