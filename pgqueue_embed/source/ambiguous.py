@@ -69,5 +69,5 @@ def warn_of(pipeline: Pipeline, keys: Sequence[str] | None) -> None:
         get_logger().warning(
             "keys have several rows each, and become dead letters; make them unique",
             source=str(pipeline.source),
-            keys=", ".join(keys),
+            such_as=", ".join(keys),
         )

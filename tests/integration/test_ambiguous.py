@@ -59,7 +59,7 @@ def test_only_what_is_ambiguous_is_given_up_on_until_it_is_not(
         """
     )
     work(conninfo, connection, joined)
-    assert "source=public.joined keys=2, 4" in caplog.text
+    assert "source=public.joined such_as=2, 4" in caplog.text
     assert dict(connection.execute(STATES).fetchall()) == {
         "1": "embedded",
         "2": "dead",
