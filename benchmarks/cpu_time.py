@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
 
@@ -18,7 +20,10 @@ def server_seconds(pid: int | None) -> float:
 def process_seconds(process: psutil.Process) -> float:
     """Return the processor time of one process; 0 for one that is gone."""
     try:
+        if psutil.LINUX:
+            # To the nanosecond, where psutil tells hundredths: see clock_getcpuclockid(3).
+            return time.clock_gettime(~process.pid << 3 | 2)
         times = process.cpu_times()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OSError):
         return 0.0
     return float(times.user + times.system)
