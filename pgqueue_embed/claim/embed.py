@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Context
 from pgqueue_embed.db.halves import by_halves
-from pgqueue_embed.embedding import Embedded
+from pgqueue_embed.embedding import Embedded, NonFiniteVectors
 from pgqueue_embed.errors import PgembedError, RecordFault
 from pgqueue_embed.ledger.verdicts import Finding, Found
 from pgqueue_embed.source.read import SourceRecord
@@ -192,7 +192,13 @@ def _embed_chunks(
     """
 
     def embed(portion: Sequence[Chunk]) -> NDArray[np.float32]:
-        embedded = embedder.embed(portion, on_progress=on_progress, anew=anew)
+        try:
+            embedded = embedder.embed(portion, on_progress=on_progress, anew=anew)
+        except NonFiniteVectors as fault:
+            result.device_seconds += fault.device_seconds
+            # The good ones come from the cache next time, unless all are computed anew.
+            result.fp32_chunks += 0 if anew else fault.fp32_chunks
+            raise
         result.cache_hits += embedded.cache_hits
         result.reused += embedded.reused
         result.device_seconds += embedded.device_seconds

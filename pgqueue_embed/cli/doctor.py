@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli.display import console, count, one_line
-from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.options import OptionGroup, connected
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
+from pgqueue_embed.pipeline.spec import USE_OPTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
     from pgqueue_embed.doctor import Check
+    from pgqueue_embed.embedding import ModelUse
 
 STYLES = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
 
@@ -35,6 +39,22 @@ OnlyPipeline = Annotated[
 ]
 
 
+class WantedUse(OptionGroup):
+    """The options that say how a model is used, as those of create."""
+
+    options = tuple(PIPELINE_OPTIONS[name] for name in USE_OPTIONS)
+
+    def of(self, model: str | None) -> ModelUse:
+        """Return the use of a model; raises UsageError for what cannot be, or is said of none."""
+        from pgqueue_embed.pipeline.model import use_of_options
+
+        for option in self.options:
+            if option.name in self.named and model is None:
+                raise UsageError(f"{option.flag} says how to use a model: name it with --model")
+            option.check(self.given[option.name])
+        return use_of_options(self.given)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands to `app`."""
     app.command()(connected(doctor))
@@ -42,6 +62,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def doctor(
     conninfo: str,
+    wanted: WantedUse,
     model: Model = None,
     pipeline: OnlyPipeline = None,
 ) -> None:
@@ -50,14 +71,15 @@ def doctor(
     It changes nothing in the database, and fetches a model that is missing
     as a worker would. Exits with 1 if work could not run.
 
-    Example: pgembed doctor --pipeline reports
+    Example: pgembed doctor --model ./e5 --query-prompt 'query: '
     """
     from pgqueue_embed.doctor import Mark, examine
 
+    use = wanted.of(model)
     out = console()
     checks = []
     with _waiting() as spinner:
-        for check in examine(conninfo, model_name=model, pipeline_name=pipeline):
+        for check in examine(conninfo, model_name=model, use=use, pipeline_name=pipeline):
             checks.append(check)
             spinner.stop()
             _show(out, check)

@@ -9,18 +9,24 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import database, pipeline
 from pgqueue_embed.doctor.check import Check, Mark, failed, guarded, warning
 from pgqueue_embed.doctor.machine import Models, check_machine
+from pgqueue_embed.embedding import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
 
 
 def examine(
-    conninfo: str, *, model_name: str | None = None, pipeline_name: str | None = None
+    conninfo: str,
+    *,
+    model_name: str | None = None,
+    use: ModelUse = AS_ITS_FILES_SAY,
+    pipeline_name: str | None = None,
 ) -> Iterator[Check]:
     """Yield one check after the other, going on after a failure where that makes sense.
 
-    `model_name` is a model to try on this machine, `pipeline_name` the one pipeline to look at.
-    Without any pipeline, the default model is tried. Raises UsageError for an unknown pipeline.
+    `model_name` is a model to try on this machine as `use` says, `pipeline_name` the one pipeline
+    to look at. Without any pipeline, the default model is tried. Raises UsageError for an unknown
+    pipeline.
     """
     yield from guarded("machine", check_machine)
     models = Models()
@@ -37,7 +43,7 @@ def examine(
                 yield from _examine_pipelines(connection, models, pipelines)
     tried = model_name or (None if pipelines else DEFAULT_MODEL)
     if tried:
-        yield from guarded(tried, lambda: models.check_model(tried))
+        yield from guarded(tried, lambda: models.check_model(tried, use))
 
 
 def _database_is_ready(connection: Connection, conninfo: str) -> Generator[Check, None, bool]:

@@ -52,15 +52,14 @@ class Models:
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, ModelUse], EmbeddingModel] = {}
 
-    def check_model(self, name: str) -> Iterator[Check]:
+    def check_model(self, name: str, use: ModelUse) -> Iterator[Check]:
         """Check a model by its name, as `pgembed create --model` would."""
         resolved = resolve_model(name)
-        use = ModelUse()
         checks = list(self._check(f"model {name}", resolved, use))
         facts = self._loaded[resolved.path, use].facts
         yield from (ok(f"model {name}", sentence) for sentence in facts.sentences())
         refuse_unsuited(facts)
-        prompts = missing_prompts(facts)
+        prompts = missing_prompts(facts, use)
         if prompts:
             yield warning(f"model {name}", prompts, "see docs/models.md, Prompts")
         yield from checks

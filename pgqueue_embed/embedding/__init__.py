@@ -7,12 +7,13 @@ from pgqueue_embed.embedding.facts import ModelFacts, refuse_unsuited
 from pgqueue_embed.embedding.families import missing_prompts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.model import EmbeddingModel
-from pgqueue_embed.embedding.model_use import ModelUse
+from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.embedding.resolve import ResolvedModel, as_folder, full_name, resolve_model
 from pgqueue_embed.embedding.rows import NonFiniteVectors
 from pgqueue_embed.embedding.vector_cache import VectorCache
 
 __all__ = [
+    "AS_ITS_FILES_SAY",
     "DeviceThread",
     "Embedded",
     "EmbeddingModel",

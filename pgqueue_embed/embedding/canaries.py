@@ -22,13 +22,13 @@ _SCRIPTS = (
     "장치가 작동을 멈췄습니다. 機器が停止しました。توقف الجهاز عن العمل.",
     "Temperature 37 °C, naïve co\u00f6perate, ﬁne, x²=4, 🙂🙂 [SEP] end [MASK]",
 )
-_TEXTS = ("pump", "The pump failed.", _ENGLISH, _ENGLISH * 6, *_SCRIPTS, " ".join(_SCRIPTS))
+TEXTS = ("pump", "The pump failed.", _ENGLISH, _ENGLISH * 6, *_SCRIPTS, " ".join(_SCRIPTS))
 
 
 def canary_chunks(tokenizer: Tokenizer, content_budget: int) -> list[Chunk]:
     """Return chunks from one token up to the budget or a few hundred tokens long."""
     chunker = Chunker(tokenizer, max_tokens=min(content_budget, _MAX_TOKENS), overlap_tokens=0)
-    return [chunk for document in chunker.chunk(_TEXTS) for chunk in document.chunks]
+    return [chunk for document in chunker.chunk(TEXTS) for chunk in document.chunks]
 
 
 def full_chunks(tokenizer: Tokenizer, tokens: int) -> list[Chunk]:

@@ -122,7 +122,12 @@ class DeviceThread(Generic[LoadedModel]):
         if call.unusable:
             bad = {missing[row] for row in call.unusable}
             rows = tuple(row for row, key in enumerate(keys) if key in bad)
-            raise NonFiniteVectors(rows, self.model.precision)
+            raise NonFiniteVectors(
+                rows,
+                self.model.precision,
+                device_seconds=call.device_seconds,
+                fp32_chunks=call.fp32_chunks,
+            )
         computed = dict(zip(missing, call.vectors, strict=True))
         vectors = np.empty((len(keys), call.vectors.shape[1]), np.float32)
         for row, key in enumerate(keys):

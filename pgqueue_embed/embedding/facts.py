@@ -26,6 +26,8 @@ class ModelFacts:
     ``pooling_is_known``: its files, or the pipeline, say how tokens become one vector.
     ``lowest_cosine`` is that of the self-test, to the vectors of sentence-transformers; None where
     they were not computed, for a kind of model that is proved to have them.
+    ``stray_weights`` are in its files, and no network has a place for them.
+    ``computed_alone``: a chunk has its own vector only where no other is beside it in a batch.
     """
 
     name: str
@@ -43,6 +45,8 @@ class ModelFacts:
     routes: bool
     pooling_is_known: bool
     lowest_cosine: float | None
+    computed_alone: bool
+    stray_weights: tuple[str, ...]
 
     @property
     def ranks_by_cosine(self) -> bool:
@@ -61,7 +65,8 @@ class ModelFacts:
             f" document, {_limit(self.query_tokens)} of a query"
             + (", read by networks of their own" if self.routes else ""),
             f"prompt of documents {self.document_prompt!r}, of queries {self.query_prompt!r}",
-            f"is fed {self.feeding}; {self._comparison()}",
+            f"is fed {self.feeding}{', a chunk at a time' if self.computed_alone else ''};"
+            f" {self._comparison()}",
         )
 
     def _comparison(self) -> str:
@@ -80,6 +85,11 @@ def refuse_unsuited(facts: ModelFacts) -> None:
             f"{facts.name} is a bare transformer: its files do not say how the vectors of its"
             " tokens become one; if you know how it was trained, say it: --pooling mean, cls, …"
         )
+    if facts.stray_weights:
+        raise ModelError(
+            f"model {facts.name} is not what its configuration says: no network has a place for the"
+            f" weight {facts.stray_weights[0]} ({len(facts.stray_weights)} in all)"
+        )
     if not facts.ranks_by_cosine:
         raise ModelError(
             f"model {facts.name} is made for {facts.similarity} similarity and its vectors have"
@@ -96,6 +106,7 @@ def learn_facts(
     resolved: ResolvedModel,
     *,
     pooling: str | None,
+    stray_weights: tuple[str, ...],
 ) -> ModelFacts:
     """Gather what is known of an opened model; raises ModelError for two widths of vectors.
 
@@ -123,6 +134,8 @@ def learn_facts(
         routes=documents.part is not queries.part,
         pooling_is_known=pooling is not None or names_pooling(resolved.path),
         lowest_cosine=min(cosines, default=None),
+        computed_alone=tests[0].padding_changes_vectors,
+        stray_weights=stray_weights,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking.encoding import private_copy
+from pgqueue_embed.embedding import canaries
 from pgqueue_embed.embedding.network import (
     DOCUMENT,
     QUERY,
@@ -20,10 +21,15 @@ from pgqueue_embed.embedding.network import (
     Opened,
     Part,
     Prompts,
+    failing_clearly,
     names_pooling,
 )
 from pgqueue_embed.embedding.quiet import hear
-from pgqueue_embed.embedding.weights import loading_reports, refuse_random_weights
+from pgqueue_embed.embedding.weights import (
+    loading_reports,
+    refuse_random_weights,
+    stray_weights,
+)
 from pgqueue_embed.errors import ModelError, UsageError
 
 # The method of the library that reads the texts of a task.
@@ -42,7 +48,7 @@ def open_by_library(path: Path, name: str, *, pooling: str | None = None) -> Ope
         import torch
         from sentence_transformers import SentenceTransformer
 
-        try:
+        with failing_clearly(f"model {name} in {path} cannot be loaded"):
             model = SentenceTransformer(
                 str(path),
                 device="cpu",
@@ -50,14 +56,13 @@ def open_by_library(path: Path, name: str, *, pooling: str | None = None) -> Ope
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        except Exception as error:  # a dozen libraries' errors; all mean that this model is no use
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"model {name} in {path} cannot be loaded: {reason}") from error
     if pooling is not None:
         _pool(model, path, name, pooling)
     network = LibraryNetwork(model.float().eval())
-    refuse_random_weights(model, reports, name, network.probe)
-    return Opened(network=network, notes=heard.notes(name))
+    with failing_clearly(f"model {name} cannot embed"):
+        refuse_random_weights(model, reports, name, network.probe)
+    notes = heard.notes(name)
+    return Opened(network=network, notes=notes, stray_weights=stray_weights(reports))
 
 
 def _pool(model: Any, path: Path, name: str, pooling: str) -> None:
@@ -139,10 +144,13 @@ class LibraryNetwork:
         return np.stack([method(text, prompt=prompt, show_progress_bar=False) for text in texts])
 
     def probe(self) -> NDArray[np.float32]:
-        """Embed two texts; shape (2, dimensions)."""
-        texts = ["The pump stopped.", "设备停止工作 (2)"]
-        vectors = [self.model.encode_document(text, show_progress_bar=False) for text in texts]
-        return np.stack(vectors)
+        """Return all numbers of the vectors of some documents and queries in a row."""
+        vectors = [
+            getattr(self.model, encoder)(text, show_progress_bar=False)
+            for encoder in _ENCODERS.values()
+            for text in canaries.TEXTS
+        ]
+        return np.concatenate(vectors)
 
     @cached_property
     def _inputs(self) -> list[Any]:
@@ -180,12 +188,22 @@ def _part(modules: list[Any]) -> Part:
         private_tokenizer=tokenizer and private_copy(tokenizer),
         padding_id=getattr(getattr(first, "tokenizer", None), "pad_token_id", None),
         declared_tokens=_declared_tokens(first),
+        token_rows=_token_rows(first),
     )
 
 
 def _pooling(module: Any) -> str:
     mode = module.pooling_mode
     return mode if isinstance(mode, str) else "+".join(mode)
+
+
+def _token_rows(module: Any) -> int | None:
+    try:
+        if _is_transformer(module):
+            return int(module.auto_model.get_input_embeddings().weight.shape[0])
+        return int(module.embedding.num_embeddings)
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _is_transformer(module: Any) -> bool:
@@ -208,19 +226,26 @@ def _declared_tokens(module: Any) -> int:
     return min([*known, UNLIMITED_TOKENS])
 
 
+# What encoders, and encoders with a decoder, call their tables of positions.
+_POSITION_TABLES = ("position_embeddings", "embed_positions")
+
+
 def _positions(model: Any) -> int | None:
     """Return how many positions a network has.
 
-    Networks of RoBERTa's kind count them from behind the padding id, so that 514 rows are for 512.
+    Networks of RoBERTa's kind count them from behind the padding id, so that 514 rows are for 512;
+    those of BART's kind have an offset.
     """
     from torch.nn import Embedding
 
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else None
     limits = [getattr(config or model.config, "max_position_embeddings", None)]
     for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
+        table, other = (getattr(module, name, None) for name in _POSITION_TABLES)
         if isinstance(table, Embedding):
             padding = getattr(module, "padding_idx", None)
             limits.append(table.num_embeddings - (padding + 1 if isinstance(padding, int) else 0))
+        if isinstance(other, Embedding):
+            limits.append(other.num_embeddings - int(getattr(other, "offset", 0)))
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
     return min(known, default=None)

@@ -55,6 +55,7 @@ class LightNetwork:
             private_tokenizer=understood.tokenizer.private,
             padding_id=self._padding_id,
             declared_tokens=understood.max_tokens,
+            token_rows=stack.plan.vocabulary,
         )
 
     def part(self, task: str) -> Part:

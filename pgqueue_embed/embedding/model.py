@@ -76,13 +76,21 @@ class EmbeddingModel:
         self._network = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
         self._queries = self._reader(network.QUERY, use.query_prompt, like=self._documents)
+        self.notes += self._documents.notes + self._queries.notes
         self.tokenizer: Tokenizer = self._documents.tokenizer
         self._canaries = canaries.canary_chunks(self.tokenizer, self.content_budget)
         self._references: dict[int, Vectors] = {}
-        tests = self._test_itself(compare)
-        self.facts = learn_facts(
-            self._network, self._documents, self._queries, tests, resolved, pooling=use.pooling
-        )
+        with network.failing_clearly(f"model {self.name} fails on known texts"):
+            self.facts = learn_facts(
+                self._network,
+                self._documents,
+                self._queries,
+                self._test_itself(compare),
+                resolved,
+                pooling=use.pooling,
+                stray_weights=opened.stray_weights,
+            )
+        self._documents.computes_alone = self.facts.computed_alone
         self.dimensions = self.facts.dimensions
 
     def _open(self, *, by_library: bool = False) -> network.Opened:
@@ -273,7 +281,7 @@ class EmbeddingModel:
                 raw = self._compute(self._queries, [self._queries.whole(text)], None)
         except TooLong as error:
             raise UsageError(
-                f"the query has {error.tokens} tokens, {self.name} reads {error.limit}"
+                f"the query has {error.tokens}, {self.name} reads {error.limit}"
             ) from None
         vector: Vectors = unit_rows(network.on_host(raw))[0]
         return vector
@@ -370,14 +378,12 @@ class EmbeddingModel:
         self, reader: Reader, chunks: Sequence[Chunk], length: int | None, *, device: str = ""
     ) -> Any:
         """Start one batch of a reader; returns raw vectors, float32, on `device` or its own."""
-        features = reader.features(chunks, length, device or self.device)
-        vectors = reader.network.vectors(features, reader.task)
-        return vectors[:, : reader.network.truncate_dim].float()
+        return reader.vectors(chunks, length, device or self.device)
 
     def _test_itself(self, compare: bool) -> tuple[SelfTest, SelfTest]:
         """Embed known texts, and compare with the library where it is at work, or is to be."""
         numbers = self_test.shortest(self._canaries)
-        own = self._raw(self._documents, [self._canaries[number] for number in numbers])
+        own = np.concatenate([self._raw(self._documents, [self._canaries[n]]) for n in numbers])
         self._references = dict(zip(numbers, unit_rows(own), strict=True))
         library = self._open(by_library=True).network if compare else self._network
         if not isinstance(library, LibraryNetwork):
@@ -389,8 +395,7 @@ class EmbeddingModel:
         )
         return documents, queries
 
-    def _raw(self, reader: Reader, chunks: Sequence[Chunk]) -> Raw:
-        """Embed chunks one at a time; returns the vectors as the network gives them."""
+    def _raw(self, reader: Reader, chunks: Sequence[Chunk], length: int | None = None) -> Raw:
+        """Embed one batch; returns the vectors as the network gives them."""
         with self.session():
-            raw = [self._compute(reader, [chunk], None) for chunk in chunks]
-        return np.concatenate([network.on_host(each) for each in raw])
+            return network.on_host(self._compute(reader, chunks, length))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+from pgqueue_embed.errors import ModelError
 
 UNLIMITED_TOKENS = 1 << 30
 
@@ -41,6 +44,12 @@ class Prompts:
         """Tell whether there is a name for a prompt of ``task`` that has none."""
         return any(name in self.named and not self.named[name] for name in _PROMPT_NAMES[task])
 
+    def is_overlooked(self, task: str) -> bool:
+        """Tell whether a version of the library sees its placeholder before the model's prompt."""
+        first, *others = _PROMPT_NAMES[task]
+        own = self.own(task)
+        return bool(own) and not self.named.get(first) and own in map(self.named.get, others)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -50,6 +59,7 @@ class Part:
     for each of them; ``kinds`` are the names of all modules that a text runs through, ``poolings``
     the ways in which the vectors of tokens become one. ``declared_tokens`` are how many the files
     say that it reads, special ones included; ``padding_id`` pads a batch, None where there is none;
+    ``token_rows`` is how many token ids it has a vector for, None where it does not tell;
     ``tokenizer`` is None where there is none in Rust, ``private_tokenizer`` a copy of it that reads
     control tokens as text.
     """
@@ -63,6 +73,7 @@ class Part:
     private_tokenizer: Tokenizer | None
     padding_id: int | None
     declared_tokens: int
+    token_rows: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +84,11 @@ class Fed:
 
     @property
     def ids(self) -> list[int]:
-        """The token ids, in order."""
-        return [int(each) for each in self.features["input_ids"].flatten().tolist()]
+        """The token ids, in order, without any padding."""
+        ids, mask = self.features["input_ids"], self.features.get("attention_mask")
+        if mask is not None and mask.shape == ids.shape:
+            ids = ids[mask.bool()]
+        return [int(each) for each in ids.flatten().tolist()]
 
 
 class Network(Protocol):
@@ -112,10 +126,27 @@ class Network(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A network, and what the libraries had to say about it that a person should know."""
+    """A network, and what the libraries had to say about it that a person should know.
+
+    ``stray_weights`` are those of its files that it has no place for, but for a head's.
+    """
 
     network: Network
     notes: tuple[str, ...] = ()
+    stray_weights: tuple[str, ...] = ()
+
+
+@contextmanager
+def failing_clearly(what: str) -> Iterator[None]:
+    """Raise ModelError, ``what`` and the reason in a line, for whatever a dozen libraries raise."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        first, *more = (line.strip() for line in str(error).strip().split("\n"))
+        reason = f"{first} {more[0]}" if first.endswith(":") and more else first
+        raise ModelError(f"{what}: {reason}") from error
 
 
 def names_pooling(path: Path) -> bool:

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pgqueue_embed.errors import ModelError
 
 _LIBRARIES = ("transformers", "sentence_transformers")
-# The library falls back to another attention than the model was trained with.
-_WRONG_VECTORS = re.compile(r"may not support this parameter|silently ignored")
+# The library falls back to another attention or activation than the model was trained with.
+_WRONG_VECTORS = re.compile(
+    r"may not support this parameter|silently ignored|falling back to the default activation"
+)
 # Said of what is looked at elsewhere, or of what has no part in a vector.
 _HARMLESS = re.compile(
     r"LOAD REPORT|newly initialized|were not used when|No sentence-transformers model found"

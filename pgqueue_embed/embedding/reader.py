@@ -21,7 +21,13 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.chunking.encoding import private_copy
 from pgqueue_embed.embedding.inputs import Frame, Ids, find_frame, pad
 from pgqueue_embed.embedding.joins import clean_joins, joining_samples
-from pgqueue_embed.embedding.network import UNLIMITED_TOKENS, Fed, Network, Part
+from pgqueue_embed.embedding.network import (
+    UNLIMITED_TOKENS,
+    Fed,
+    Network,
+    Part,
+    failing_clearly,
+)
 from pgqueue_embed.embedding.rows import TooLong
 from pgqueue_embed.errors import ModelError
 
@@ -49,7 +55,8 @@ class Reader:
     Attributes: ``task``; ``name`` of the model; ``prompt``, "" for none; ``part`` of the network,
     which takes the features; ``tokenizer``, a private copy; ``max_tokens`` of a sequence that
     nothing is cut off from; ``overhead``, how many of them are not the text's; ``feeding``: IDS,
-    JOINED or TEXTS.
+    JOINED or TEXTS; ``notes``, sentences for the person at the screen; ``computes_alone``, whether
+    one chunk at a time is computed, whatever the batch.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Reader:
         self.overhead = 0
         self.network = network
         self.name = name
+        self.computes_alone = False
         self._frame: Frame | None = None
         self._joins: Callable[[str], bool] = bool
         self._special = True
@@ -91,12 +99,16 @@ class Reader:
             )
         self.tokenizer = private_copy(tokenizer, control_tokens=True) if control_tokens else private
         _check_copy(tokenizer, self.tokenizer, name)
+        _check_rows(tokenizer, self.part.token_rows, name)
         self._controls = () if control_tokens else _control_tokens(tokenizer)
         probe = self._feed(_PROBE)
         chosen = self._feed(_PROBE, own=True).ids
         as_named = self._feed(_PROBE, prompt=own_prompt).ids
         if chosen != as_named and not network.prompts.has_placeholder(task):
             raise ModelError(f"cannot tell which prompt model {name} puts in front of a {task}")
+        self.notes: tuple[str, ...] = ()
+        if prompt is None and network.prompts.is_overlooked(task):
+            self.notes = (_of_overlooked_prompt(task, own_prompt),)
         self._constants = {k: v for k, v in probe.features.items() if not hasattr(v, "shape")}
         if like is not None and self._reads_as(like):
             self.feeding, self.overhead = like.feeding, like.overhead
@@ -104,6 +116,8 @@ class Reader:
         else:
             self._learn(probe)
         self.max_tokens = self._measure_limit()
+        # Not where every sequence is made full, by tokens that expand a query.
+        self._tells_cuts = not self._is_full(probe.features)
 
     @property
     def is_transformer(self) -> bool:
@@ -138,14 +152,22 @@ class Reader:
         """Return all ids that the model reads for each chunk."""
         return [self.sequence(chunk.text, chunk.token_ids) for chunk in chunks]
 
+    def vectors(self, chunks: Sequence[Chunk], length: int | None, device: str) -> Any:
+        """Start to compute chunks, padded to ``length``; returns a float32 tensor on the device."""
+        if self.computes_alone and (len(chunks) > 1 or length is not None):
+            import torch
+
+            return torch.cat([self.vectors([chunk], None, device) for chunk in chunks])
+        vectors = self.network.vectors(self.features(chunks, length, device), self.task)
+        return vectors[:, : self.network.truncate_dim].float()
+
     def features(self, chunks: Sequence[Chunk], length: int | None, device: str) -> dict[str, Any]:
         """Return what the network takes for chunks, padded to ``length``, on its device.
 
         Raises TooLong for a chunk longer than the model reads: nothing is cut off.
         """
         if self.feeding == TEXTS:
-            self._refuse_longer(max(self.sequence_tokens(len(each.token_ids)) for each in chunks))
-            return self._library_features([chunk.text for chunk in chunks], device)
+            return self._features_of_texts(chunks, device)
         frame = self._frame
         if frame is None or not all(self._joins(chunk.text) for chunk in chunks):
             return self._padded(self.sequences(chunks), length, device)
@@ -158,7 +180,13 @@ class Reader:
         return self._tensors(ids, mask, device)
 
     def features_of_length(self, length: int, device: str) -> dict[str, Any]:
-        """Return what the network takes for some sequence of ``length`` tokens."""
+        """Return what the network takes for some sequence of ``length`` tokens.
+
+        Raises TooLong if the library cuts a text that is to have as many.
+        """
+        if self.feeding == TEXTS:
+            words = (length - self.overhead) // len(self.ids_of(f" {_PROBE}"))
+            return self.features([self.whole(" ".join([_PROBE] * max(1, words)))], None, device)
         return self._padded([np.resize(self.ids_of(_SENTENCES[0]), length)], length, device)
 
     def _padded(self, sequences: list[Ids], length: int | None, device: str) -> dict[str, Any]:
@@ -188,6 +216,19 @@ class Reader:
             offsets=torch.from_numpy(begins).to(device),
         )
 
+    def _features_of_texts(self, chunks: Sequence[Chunk], device: str) -> dict[str, Any]:
+        features = self._library_features([chunk.text for chunk in chunks], device)
+        if not self._tells_cuts:
+            longest = max(len(chunk.token_ids) for chunk in chunks)
+            self._refuse_longer(self.sequence_tokens(longest))
+        elif self._is_full(features):
+            raise TooLong(self.name, None, self.max_tokens)
+        return features
+
+    def _is_full(self, features: dict[str, Any]) -> bool:
+        mask = features.get("attention_mask")
+        return mask is not None and int(mask.sum(-1).max()) >= self.max_tokens
+
     def _refuse_longer(self, longest: int) -> None:
         if longest > self.max_tokens:
             raise TooLong(self.name, longest, self.max_tokens)
@@ -216,11 +257,17 @@ class Reader:
         return moved
 
     def ask_for_texts(self) -> None:
-        """Let the library read every text from now on."""
+        """Let the library read every text from now on.
+
+        It may make more tokens of one than the private copy, and cut what is too long. So the
+        longest text leaves a token free: a sequence that is full is one that was cut.
+        """
         self.feeding, self._frame = TEXTS, None
+        self.overhead += 1
 
     def _part(self) -> Part:
-        part = self.network.part(self.task)
+        with failing_clearly(f"model {self.name} reads no {self.task}"):
+            part = self.network.part(self.task)
         if not (part.is_transformer or part.is_table):
             raise ModelError(
                 f"model {self.name} begins with {part.name}: only transformers and"
@@ -230,11 +277,8 @@ class Reader:
 
     def _feed(self, text: str, *, prompt: str | None = None, own: bool = False) -> Fed:
         wanted = None if own else (self.prompt if prompt is None else prompt)
-        try:
+        with failing_clearly(f"model {self.name} cannot read a text"):
             return self.network.feed(self.task, text, wanted)
-        except Exception as error:  # whatever the library has against the text
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(f"model {self.name} cannot read a text: {reason}") from error
 
     def _reads_as(self, other: Reader) -> bool:
         """Tell whether texts are read as those of another task are, by the same part."""
@@ -256,18 +300,24 @@ class Reader:
         frame = find_frame(self.ids_of(_PROBE).tolist(), probe.ids)
         self.overhead = max(len(wanted[text]) - len(alone[text]) for text in samples)
         self.overhead += _JOIN_TOKENS
-        if _has_other_inputs(probe):
-            return
+        if _has_other_inputs(probe) or not self._learn_ids(frame, wanted, alone):
+            self.ask_for_texts()
+
+    def _learn_ids(
+        self, frame: Frame | None, wanted: dict[str, list[int]], alone: dict[str, list[int]]
+    ) -> bool:
+        """Tell whether the library's ids can be made here, and remember how."""
         for special in (True, False):
             self._special = special
-            if all(self._joined(text) == wanted[text] for text in samples):
+            if all(self._joined(text) == wanted[text] for text in wanted):
                 self._learn_joins(frame, wanted, alone)
-                return
-        fits = frame is not None and all(
-            frame.around(alone[text]).tolist() == wanted[text] for text in samples
-        )
-        if frame is not None and fits:
-            self.feeding, self._frame, self.overhead = IDS, frame, frame.size
+                return True
+        if frame is None:
+            return False
+        if any(frame.around(alone[text]).tolist() != wanted[text] for text in wanted):
+            return False
+        self.feeding, self._frame, self.overhead = IDS, frame, frame.size
+        return True
 
     def _learn_joins(
         self, frame: Frame | None, wanted: dict[str, list[int]], alone: dict[str, list[int]]
@@ -301,6 +351,13 @@ class Reader:
         return min(declared, read) if read < whole else declared
 
 
+def _of_overlooked_prompt(task: str, prompt: str) -> str:
+    return (
+        f"each {task} gets the prompt {prompt!r} that the model's files name, as it is documented;"
+        f" sentence-transformers 6 would put none in front, as --{task}-prompt none does"
+    )
+
+
 def _has_other_inputs(fed: Fed) -> bool:
     """Tell whether a network is fed more than ids and a mask over them."""
     known = {"input_ids", "attention_mask", "offsets"}
@@ -330,6 +387,20 @@ def _check_copy(own: Tokenizer, copy: Tokenizer, name: str) -> None:
     unlike = [text for text, (a, b) in zip(texts, pairs, strict=True) if _unpadded(a) != b.ids]
     if unlike or own.get_vocab_size() != copy.get_vocab_size():
         raise ModelError(f"the tokenizer of model {name} cannot be copied: {unlike[:1]}")
+
+
+def _check_rows(tokenizer: Tokenizer, rows: int | None, name: str) -> None:
+    """Raise ModelError for a token that a text may hold and that the model has no vector for."""
+    special = set(_control_tokens(tokenizer))
+    known = tokenizer.get_vocab().items()
+    beyond = [token for token, number in known if rows is not None and number >= rows]
+    unread = sorted(token for token in beyond if token not in special)
+    if unread:
+        raise ModelError(
+            f"model {name} has vectors for {rows:,} tokens, and its tokenizer has more:"
+            f" {unread[0]!r} and {len(unread) - 1:,} others have none; tokenizer and weights are"
+            " not of one model"
+        )
 
 
 def _unpadded(encoding: Encoding) -> list[int]:

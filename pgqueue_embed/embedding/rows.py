@@ -16,11 +16,21 @@ class NonFiniteVectors(RecordFault):
     """The model gave no usable vector for some rows: NaN, infinity or zero length.
 
     ``rows`` are their positions, ascending, in the sequence that was to be embedded; ``precision``
-    is that of the device, beyond which fp32 was tried.
+    is that of the device, beyond which fp32 was tried. ``device_seconds`` and ``fp32_chunks`` are
+    what the call took all the same, as in `Embedded`.
     """
 
-    def __init__(self, rows: tuple[int, ...], precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        rows: tuple[int, ...],
+        precision: str = "fp32",
+        *,
+        device_seconds: float = 0.0,
+        fp32_chunks: int = 0,
+    ) -> None:
         self.rows = rows
+        self.device_seconds = device_seconds
+        self.fp32_chunks = fp32_chunks
         tried = precision if precision == "fp32" else f"{precision}, nor again in fp32,"
         super().__init__(
             f"the model gave no usable vector (NaN, infinite or zero) in {tried} for row {rows}"
@@ -28,13 +38,16 @@ class NonFiniteVectors(RecordFault):
 
 
 class TooLong(RecordFault):
-    """A text has more tokens than the model reads: nothing is cut off silently."""
+    """A text has more tokens than the model reads: nothing is cut off silently.
 
-    def __init__(self, name: str, tokens: int, limit: int) -> None:
-        self.tokens, self.limit = tokens, limit
+    ``tokens`` says how many, or that they are too many for the library to have read them all.
+    """
+
+    def __init__(self, name: str, tokens: int | None, limit: int) -> None:
+        self.tokens, self.limit = f"{tokens or f'more than {limit}'} tokens", limit
         super().__init__(
-            f"a chunk of {tokens} tokens does not fit {name}, which reads {limit}: nothing is cut"
-            " off silently"
+            f"a chunk of {self.tokens} does not fit {name}, which reads {limit}: nothing is cut off"
+            " silently"
         )
 
 

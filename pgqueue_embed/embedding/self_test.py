@@ -11,39 +11,51 @@ from numpy.typing import NDArray
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.library_network import LibraryNetwork
 from pgqueue_embed.embedding.reader import Reader
-from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
+from pgqueue_embed.embedding.rows import agreement, lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
 _SAME_VECTORS = 0.9999
+_SAME_PADDED = 0.99999
 _UNIT = 1e-3
 # One at a time, and twice: the library's way and this.
 _SHORT_TEXTS = 6
+_PADDING_TOKENS = 32
 
 Raw = NDArray[np.float32]
-# The vectors of a reader's chunks as the network gives them, shape (n, dimensions).
-Compute = Callable[[Reader, Sequence[Chunk]], Raw]
+# The vectors of a reader's chunks as the network gives them, shape (n, dimensions): of one batch,
+# whose sequences are padded to so many tokens, or to the longest.
+Compute = Callable[[Reader, Sequence[Chunk], int | None], Raw]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTest:
     """What a model gave for known texts: the lowest cosine to the library's own vectors.
 
-    None where these were not asked for.
+    None where these were not asked for. ``padding_changes_vectors``: a text has another vector in a
+    batch with longer ones.
     """
 
     lowest_cosine: float | None
     dimensions: int
     is_unit_length: bool
+    padding_changes_vectors: bool
 
     @classmethod
-    def of(cls, vectors: Raw, lowest_cosine: float | None = None) -> SelfTest:
+    def of(
+        cls,
+        vectors: Raw,
+        lowest_cosine: float | None = None,
+        *,
+        padding_changes_vectors: bool = False,
+    ) -> SelfTest:
         """Judge the vectors of some texts, shape (n, dimensions)."""
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         return cls(
             lowest_cosine=lowest_cosine,
             dimensions=vectors.shape[1],
             is_unit_length=bool((np.abs(lengths - 1) < _UNIT).all()),
+            padding_changes_vectors=padding_changes_vectors,
         )
 
 
@@ -70,7 +82,11 @@ def compare(
             f"model {reader.name} gives other vectors here than by sentence-transformers"
             f" (lowest cosine {cosine:.4f})"
         )
-    return SelfTest.of(np.stack(list(wanted.values())), cosine)
+    return SelfTest.of(
+        np.stack(list(wanted.values())),
+        cosine,
+        padding_changes_vectors=_is_changed_by_padding(reader, wanted, compute),
+    )
 
 
 def _of_library(
@@ -85,5 +101,16 @@ def _of_library(
 
 
 def _agreement(reader: Reader, wanted: dict[str, Raw], compute: Compute) -> float:
-    found = np.concatenate([compute(reader, [reader.whole(text)]) for text in wanted])
+    found = np.concatenate([compute(reader, [reader.whole(text)], None) for text in wanted])
     return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))
+
+
+def _is_changed_by_padding(reader: Reader, wanted: dict[str, Raw], compute: Compute) -> bool:
+    """Tell whether short texts have other vectors in a batch; a convolution reads what pads it."""
+    if not reader.is_transformer:
+        return False
+    chunks = [reader.whole(text) for text in wanted][:_SHORT_TEXTS]
+    longest = max(reader.sequence_tokens(len(chunk.token_ids)) for chunk in chunks)
+    length = min(longest + _PADDING_TOKENS, reader.max_tokens)
+    alone = unit_rows(np.stack(list(wanted.values())[: len(chunks)]))
+    return agreement(lambda: unit_rows(compute(reader, chunks, length)), alone) < _SAME_PADDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from pgqueue_embed.errors import ModelError
 # Tables that a network computes itself; old files hold copies of them.
 _COMPUTED = ("position_ids", "inv_freq", "masked_bias")
 _SAME = 1e-6
+# What turns a network's output into words or classes has no part in a vector.
+_OF_A_HEAD = re.compile(
+    r"(^|\.)(\w*(head|classif|predict|pooler|decoder|logit|loss)\w*|cls|scores?|vocab_\w+"
+    r"|(qa|embed|proj)_out\w*|generator|discriminator)\b"
+)
 
 _loading = threading.Lock()
 
@@ -30,8 +36,10 @@ def loading_reports() -> Iterator[list[Report]]:
     own = PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(kind: Any, *arguments: Any, **options: Any) -> Any:
-        # Asked for inside the library, where no argument of sentence-transformers reaches.
-        loaded = own.__func__(kind, *arguments, **(options | {"output_loading_info": True}))
+        # Asked for inside the library, where no argument of sentence-transformers reaches. Weights
+        # of another shape are refused here, by name.
+        asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = own.__func__(kind, *arguments, **(options | asked))
         reports.append(loaded)
         return loaded if options.get("output_loading_info") else loaded[0]
 
@@ -52,10 +60,11 @@ def refuse_random_weights(
     """Raise ModelError where weights are missing that vectors depend on, or have no place.
 
     A missing weight is random in every process; whether a vector depends on it is tried out, since
-    many models come without a pooler that they never use. Weights of other heads have no place
-    either, and are left out; those of the network itself say that it is another one.
+    many models come without a pooler that they never use. Weights within the parts of the network
+    that have no place there say that it is another one; for others see `stray_weights`.
     """
     for model, report in reports:
+        _refuse_other_shapes(model, report, name)
         homeless = sorted(key for key in report["unexpected_keys"] if _is_own(model, key))
         if homeless:
             raise ModelError(
@@ -70,11 +79,29 @@ def refuse_random_weights(
             )
 
 
+def stray_weights(reports: Sequence[Report]) -> tuple[str, ...]:
+    """Return the weights that no network took and that are not those of a head."""
+    return tuple(
+        sorted(
+            key
+            for model, report in reports
+            for key in report["unexpected_keys"]
+            if not (_is_own(model, key) or key.endswith(_COMPUTED) or _OF_A_HEAD.search(key))
+        )
+    )
+
+
+def _refuse_other_shapes(model: Any, report: dict[str, Any], name: str) -> None:
+    for key, found, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"model {name} is not what its configuration says: the weight {key} has shape"
+            f" {tuple(found)}, and {type(model).__name__} takes {tuple(wanted)}"
+        )
+
+
 def _is_own(model: Any, key: str) -> bool:
     key = key.removeprefix(f"{model.base_model_prefix}.")
-    if key.endswith(_COMPUTED):
-        return False
-    return key.partition(".")[0] in dict(model.named_children())
+    return not key.endswith(_COMPUTED) and key.partition(".")[0] in dict(model.named_children())
 
 
 def _matter(model: Any, missing: Sequence[str], embed: Callable[[], NDArray[np.float32]]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.embedding import (
@@ -19,7 +21,7 @@ from pgqueue_embed.errors import ModelMismatch, UsageError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.spec import NO_PROMPT, PipelineSpec
+from pgqueue_embed.pipeline.spec import NO_PROMPT, USE_OPTIONS, PipelineSpec
 from pgqueue_embed.pipeline.template import unescaped
 
 
@@ -34,11 +36,16 @@ class Fitted:
 
 def use_of(spec: PipelineSpec) -> ModelUse:
     """Return how a pipeline wants its model to be used."""
+    return use_of_options({name: getattr(spec, name) for name in USE_OPTIONS})
+
+
+def use_of_options(given: Mapping[str, Any]) -> ModelUse:
+    """Return the use of a model that is said by USE_OPTIONS."""
     return ModelUse(
-        document_prompt=_prompt(spec.document_prompt),
-        query_prompt=_prompt(spec.query_prompt),
-        control_tokens=spec.control_tokens,
-        pooling=spec.pooling,
+        document_prompt=_prompt(given["document_prompt"]),
+        query_prompt=_prompt(given["query_prompt"]),
+        control_tokens=given["control_tokens"],
+        pooling=given["pooling"],
     )
 
 

@@ -28,6 +28,9 @@ def _check_text(option: Option, text: str) -> None:
         raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
 
 
+# The options, and fields of a pipeline, that say how its model is used.
+USE_OPTIONS = ("document_prompt", "query_prompt", "control_tokens", "pooling")
+
 # In the place of a prompt: none is put in front of a text, though the model names one.
 NO_PROMPT = "none"
 

@@ -220,6 +220,33 @@ def test_a_named_model_is_tried_as_well(conninfo: str, reports: Pipeline) -> Non
     assert (found.mark, found.subject) == (Mark.FAILED, "/no/such/folder")
 
 
+def test_a_named_model_is_tried_as_it_is_to_be_used(conninfo: str, tiny_model: Path) -> None:
+    named = ("doctor", "--model", str(tiny_model))
+    ran = pgembed(conninfo, *named, "--query-prompt", r"find:\n", "--document-prompt", "none")
+    assert ran.exit_code == 0, ran.error
+    assert r"prompt of documents '', of queries 'find:\n'" in ran.stdout
+    ran = pgembed(conninfo, *named, "--pooling", "cls")
+    assert "--pooling cls: the files of model" in ran.stdout
+    assert ran.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--query-prompt", "query: "), "--query-prompt says how to use a model: name it"),
+        (("--control-tokens",), "--control-tokens says how to use a model: name it"),
+        (("--model", "./e5", "--document-prompt", " "), "--document-prompt is empty"),
+        (("--model", "./e5", "--pooling", "median"), "--pooling median: give mean or cls"),
+    ],
+)
+def test_a_use_of_no_model_is_refused(
+    conninfo: str, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = pgembed(conninfo, "doctor", *arguments)
+    assert ran.error is not None
+    assert ran.error.startswith(message)
+
+
 def test_text_that_the_model_cannot_read_is_a_warning_with_models_that_can(
     conninfo: str, connection: Connection, tiny_model: Path
 ) -> None:

@@ -372,8 +372,12 @@ def test_a_passage_prompt_is_that_of_documents(folder: Path) -> None:
     """The library overlooks it behind a placeholder of its own."""
     prompts = {"query": "query: ", "passage": "passage: "}
     change(folder / "config_sentence_transformers.json", prompts=prompts)
-    facts = load(folder).facts
+    model = load(folder)
+    facts = model.facts
     assert (facts.document_prompt, facts.query_prompt) == ("passage: ", "query: ")
+    (note,) = model.notes
+    assert "each document gets the prompt 'passage: '" in note
+    assert load(folder, use=ModelUse(document_prompt="passage: ")).notes == ()
 
 
 def test_prompts_may_be_given(folder: Path) -> None:

@@ -12,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, NonFiniteVectors
+from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.claim.embed import embed_records
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, NonFiniteVectors, VectorCache
 from pgqueue_embed.embedding import precision as precisions
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine
 from pgqueue_embed.errors import ModelError
+from pgqueue_embed.ledger.verdicts import Found
+from pgqueue_embed.source.read import SourceRecord
 from tests.support import zoo
 from tests.support.opened_models import chunks_of, load
 from tests.support.zoo import BERT, WIDTH, Animal
@@ -69,6 +72,50 @@ def test_a_device_tells_which_call_was_computed_in_fp32(
         assert no.value.rows == (1,)
     assert model.chunks_in_fp32 == 1
     assert in_fp32([bad]).shape == (1, WIDTH)
+
+
+def test_a_claim_counts_what_was_computed_in_fp32_beside_a_record_that_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(folder, precision="bf16")
+    compute = model._compute
+
+    def overflowing(reader: Any, chunks: list[Chunk], *rest: Any, **options: Any) -> Any:
+        raw = compute(reader, chunks, *rest, **options)
+        halved = torch.is_autocast_enabled("cpu")
+        raw[["alarm" in each.text or (halved and "title" in each.text) for each in chunks]] = (
+            torch.nan
+        )
+        return raw
+
+    monkeypatch.setattr(model, "_compute", overflowing)
+    texts = ("The pump stopped.", "a title", "an alarm rang", "another title", "nobody was hurt")
+    chunker = Chunker(model.tokenizer, max_tokens=20, overlap_tokens=0)
+    with closing(DeviceThread(lambda: model)) as device:
+        for again in (False, True):
+            found = embed_records(
+                [(record(text), again) for text in texts],
+                chunker=chunker,
+                embedder=device,
+                verify=lambda: None,
+                on_progress=lambda: None,
+            )
+            assert [each.key for each in found.findings if each.found is Found.FAILED] == [texts[2]]
+            assert found.fp32_chunks == 2
+            assert found.device_seconds > 0
+            device.cache = VectorCache(device.cache.max_bytes)
+
+
+def record(text: str) -> SourceRecord:
+    """Return a record whose key is its text."""
+    return SourceRecord(
+        key=text,
+        document=text,
+        document_hash=text.encode(),
+        unchanged=False,
+        has_vectors=False,
+        beyond_limit=False,
+    )
 
 
 @pytest.fixture
