@@ -190,8 +190,8 @@ def test_a_paused_pipeline_is_a_warning_with_its_reason(
 ) -> None:
     pause_pipeline(connection, reports, "maintenance")
     found = only_fault(examine(conninfo))
-    assert (found.mark, found.finding) == (Mark.WARNING, "paused: maintenance")
-    assert found.fix == "pgembed resume reports"
+    finding = "paused: maintenance; go on: pgembed resume reports"
+    assert (found.mark, found.finding) == (Mark.WARNING, finding)
 
 
 def test_another_model_than_the_pipelines_is_a_failure_that_names_the_file(
