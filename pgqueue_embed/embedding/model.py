@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk
@@ -29,7 +28,7 @@ from pgqueue_embed.embedding.rows import (
     agreement,
     unit_rows,
 )
-from pgqueue_embed.embedding.self_test import SelfTest
+from pgqueue_embed.embedding.self_test import Raw, SelfTest
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.log import get_logger
@@ -43,7 +42,6 @@ _LONGEST_SAMPLE = 512
 SAMPLED_BATCHES = 16
 
 Read = Callable[[], Vectors]
-Raw = NDArray[np.float32]
 
 
 class EmbeddingModel:

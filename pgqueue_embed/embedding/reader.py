@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.chunking.encoding import private_copy
@@ -29,6 +28,7 @@ from pgqueue_embed.embedding.network import (
     failing_clearly,
 )
 from pgqueue_embed.embedding.rows import TooLong
+from pgqueue_embed.embedding.tokenizer_check import check_copy, check_rows, control_tokens_of
 from pgqueue_embed.errors import ModelError
 
 IDS = "ids"  # those of a chunk, framed
@@ -98,9 +98,9 @@ class Reader:
                 " embed a batch: set tokenizer.pad_token and save the model again"
             )
         self.tokenizer = private_copy(tokenizer, control_tokens=True) if control_tokens else private
-        _check_copy(tokenizer, self.tokenizer, name)
-        _check_rows(tokenizer, self.part.token_rows, name)
-        self._controls = () if control_tokens else _control_tokens(tokenizer)
+        check_copy(tokenizer, self.tokenizer, name)
+        check_rows(tokenizer, self.part.token_rows, name)
+        self._controls = () if control_tokens else control_tokens_of(tokenizer)
         probe = self._feed(_PROBE)
         chosen = self._feed(_PROBE, own=True).ids
         as_named = self._feed(_PROBE, prompt=own_prompt).ids
@@ -367,41 +367,3 @@ def _has_other_inputs(fed: Fed) -> bool:
         if name != "token_type_ids" or bool(value.any()):
             return True
     return False
-
-
-def _control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
-    added = tokenizer.get_added_tokens_decoder().values()
-    return tuple(token.content for token in added if token.special)
-
-
-def _check_copy(own: Tokenizer, copy: Tokenizer, name: str) -> None:
-    """Raise ModelError unless the copy has the ids of the original for every added token."""
-    added = own.get_added_tokens_decoder()
-    plain = [token.content for token in added.values() if not token.special]
-    texts = [*plain, *(f"{_PROBE} {content} {_PROBE}" for content in plain)]
-    pairs = zip(
-        own.encode_batch(texts, add_special_tokens=False),
-        copy.encode_batch(texts, add_special_tokens=False),
-        strict=True,
-    )
-    unlike = [text for text, (a, b) in zip(texts, pairs, strict=True) if _unpadded(a) != b.ids]
-    if unlike or own.get_vocab_size() != copy.get_vocab_size():
-        raise ModelError(f"the tokenizer of model {name} cannot be copied: {unlike[:1]}")
-
-
-def _check_rows(tokenizer: Tokenizer, rows: int | None, name: str) -> None:
-    """Raise ModelError for a token that a text may hold and that the model has no vector for."""
-    special = set(_control_tokens(tokenizer))
-    known = tokenizer.get_vocab().items()
-    beyond = [token for token, number in known if rows is not None and number >= rows]
-    unread = sorted(token for token in beyond if token not in special)
-    if unread:
-        raise ModelError(
-            f"model {name} has vectors for {rows:,} tokens, and its tokenizer has more:"
-            f" {unread[0]!r} and {len(unread) - 1:,} others have none; tokenizer and weights are"
-            " not of one model"
-        )
-
-
-def _unpadded(encoding: Encoding) -> list[int]:
-    return [each for each, mask in zip(encoding.ids, encoding.attention_mask, strict=True) if mask]
