@@ -73,6 +73,7 @@ def assert_libraries_print_nothing(finished: subprocess.CompletedProcess[str]) -
     """Fail if torch, or what reads the model, says a word in any of the three that load them."""
     assert finished.stdout.startswith("made pipeline reports")
     assert re.search(r"\nbuilt \S+ in \d+ s\n0\.\d+  record ", finished.stdout)
-    bars = [line for line in finished.stderr.splitlines() if line.strip()]
-    assert bars
-    assert all(re.match(r"reports: \d+/20 records · ", line) for line in bars), finished.stderr
+    told = [line for line in finished.stderr.splitlines() if line.strip()]
+    assert told
+    expected = r"reports: \d+/20 records · |\d\d:\d\d \S+:\d+ (started|stopped): "
+    assert all(re.match(expected, line) for line in told), finished.stderr
