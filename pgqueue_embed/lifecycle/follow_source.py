@@ -133,10 +133,10 @@ where id = %(id)s
 SPELLED_OTHERWISE = """
 select key
 from (
-    select key from pgembed.records where pipeline_id = %(pipeline_id)s
+    select coalesce(long_key, key) from pgembed.records where pipeline_id = %(pipeline_id)s
     union all
     select unnest(keys) from pgembed.work where pipeline_id = %(pipeline_id)s
-) as known
+) as known (key)
 where pgembed.key_text(
     case
         when cardinality(%(types)s::text[]) = 1 then array[key]

@@ -40,6 +40,27 @@ def make_embedded(conninfo: str, connection: Connection, key: str, **fields: Any
     return pipeline
 
 
+def test_long_keys_of_several_columns_follow_too(conninfo: str, connection: Connection) -> None:
+    connection.execute(
+        "create table reports (id uuid, part text, body text, primary key (id, part))"
+    )
+    connection.execute(
+        "insert into reports"
+        " select lpad(n::text, 32, '0')::uuid, repeat(md5(n::text), 20), 'Report'"
+        " from generate_series(1, 3) as n"
+    )
+    pipeline = make_pipeline(connection, id_fields=("id", "part"))
+    enqueue(connection, pipeline, Selection())
+    with open_session(conninfo) as session:
+        drain(session, pipeline)
+        connection.execute("alter table reports alter id type text")
+        follow_source(connection, pipeline)
+        followed = load_pipeline(connection, "reports")
+        assert enqueue(connection, followed, Selection()) == 0
+        drain(session, followed)
+    assert_converged(connection, "reports")
+
+
 def keys_written(connection: Connection) -> int:
     (chunks,) = connection.execute("select sum(chunks) from pgembed.batches").fetchone() or (0,)
     return int(chunks)
