@@ -68,6 +68,7 @@ class VerifyOptions:
             help="Compare so many chunks, drawn at random.",
             unit="chunk",
             minimum=1,
+            maximum=1_000_000,
             panel="Comparing",
         ),
     ] = 200
