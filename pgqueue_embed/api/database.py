@@ -35,7 +35,7 @@ class Database:
         """Take a URL (SQLAlchemy's too) or a libpq connection string.
 
         Defaults to what the command line would use: PGEMBED_DSN, DATABASE_URL, the PG* variables,
-        or else the embedded server, which is started. Raises UsageError for a string that cannot
+        or else the private server, which is started. Raises UsageError for a string that cannot
         be read.
         """
         with explained():

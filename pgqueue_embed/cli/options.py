@@ -27,7 +27,7 @@ Dsn = Annotated[
     typer.Option(
         "--dsn",
         help="postgresql://… or libpq key/value string; else PGEMBED_DSN, DATABASE_URL, PG*"
-        " variables, pgembed.toml, or the embedded server.",
+        " variables, pgembed.toml, or the private server.",
         rich_help_panel=CONNECTION,
         show_default=False,
     ),

@@ -58,10 +58,10 @@ def resolve_conninfo(
 
     In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
     the ``PG*`` variables (an empty string: libpq reads them itself), the configuration `file`,
-    which is read only if nothing before it says where, the embedded server, which is started if
+    which is read only if nothing before it says where, the private server, which is started if
     need be, and made where it `may_make` one. Raises UsageError for a string that is empty or
     cannot be read, two at once, or none at all, ConfigurationError for what is wrong in the file,
-    and LocalServerError if the embedded server cannot run.
+    and LocalServerError if the private server cannot run.
     """
     _refuse_empty(options, environment)
     parts = options.parts()

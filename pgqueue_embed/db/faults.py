@@ -34,6 +34,18 @@ OF_THE_ROLE = ("42501", "28")
 # inside a function (there is a context then), they may be about one row.
 OF_THE_TABLE = ("0A", "3D", "3F", "42", "55", "58", "XX")
 
+# A function of a user's that finds these in the user's own sessions may not find them in ours.
+UNKNOWN = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedObject,
+)
+BARE_NAME = (
+    "; if it is there, a function names it without its schema, and pgembed's sessions look in"
+    " pg_catalog alone: write schema.name in the function, or give it a path of its own: alter"
+    " function … set search_path"
+)
+
 
 @contextmanager
 def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
@@ -60,10 +72,12 @@ def fault(connection: Connection, error: psycopg.Error, doing: str) -> PipelineF
 
     `doing` begins a sentence, such as "reading public.reports".
     """
+    says = first_line(error)
     if is_of_the_role(error):
-        role = connection.info.user
-        return RoleFault(f"{doing} as role {role}: {first_line(error)}")
-    return PipelineFault(f"{doing}: {first_line(error)}")
+        return RoleFault(f"{doing} as role {connection.info.user}: {says}")
+    # A context is that of a function; what is not there by our own words is not there at all.
+    looks_on_the_path = isinstance(error, UNKNOWN) and error.diag.context
+    return PipelineFault(f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}")
 
 
 def is_of_the_role(error: psycopg.Error) -> bool:

@@ -77,7 +77,7 @@ def create_database(conninfo: str) -> None:
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise LocalServerError(
-            f"cannot create database {DATABASE} in the embedded server: {reason}; "
+            f"cannot create database {DATABASE} in the private server: {reason}; "
             "mend that, or set PGEMBED_HOME to a new folder"
         ) from error
 

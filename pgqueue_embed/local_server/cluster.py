@@ -80,7 +80,7 @@ def _initdb(
     )
     if done.returncode != 0:
         raise LocalServerError(
-            f"cannot make the embedded server's data folder {data.parent}: initdb says "
+            f"cannot make the private server's data folder {data.parent}: initdb says "
             f"'{last_line(done.stderr)}'; mend that, or set PGEMBED_HOME to another folder"
         )
 

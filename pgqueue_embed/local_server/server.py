@@ -181,7 +181,7 @@ class LocalServer:
         port = self._port()
         if port is None or not self._layout.password_file.exists():
             raise LocalServerError(
-                f"there is no embedded server in {self.data_folder} yet; "
+                f"there is no private server in {self.data_folder} yet; "
                 "make it with: pgembed db start"
             )
         return port, self._layout.read(self._layout.password_file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """One look at an embedded server."""
+    """One look at a private server."""
 
     running: bool
     """Whether it answers on its port."""

@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import UNKNOWN
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.source.read import condition
 
@@ -16,11 +17,6 @@ FORMS = (
     "select 1 from {relation} where case when {where}\nthen true end limit 0",
 )
 
-UNKNOWN = (
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedObject,
-)
 NAME_IT_FULLY = "; what is not PostgreSQL's own is named with its schema: schema.name"
 
 

@@ -234,7 +234,11 @@ def left_undone(
     for id_, is_paused, reason, pending in connection.execute(PENDING, (ids,)):
         if is_paused:
             why = why_paused(names[id_], reason)
-            left[id_] = f"is paused with {pending:,} records waiting: {why}"
+            left[id_] = f"is paused with {_records(pending)} waiting: {why}"
         elif id_ in unserved:
-            left[id_] = f"has {pending:,} records that this worker cannot serve: {unserved[id_]}"
+            left[id_] = f"has {_records(pending)} that this worker cannot serve: {unserved[id_]}"
     return {names[id_]: left[id_] for id_ in names if id_ in left}
+
+
+def _records(number: int) -> str:
+    return f"{number:,} record{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from pgqueue_embed.pipeline.option import Option, check_options
 from pgqueue_embed.pipeline.pipeline import WORKER
 
 # A day: ten leases, in milliseconds, are a timeout that PostgreSQL takes.
-MAX_LEASE_SECONDS = 86_400
+MAX_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class WorkerSettings:
             help="Seconds without progress after which the server takes a claim back.",
             unit="second",
             minimum=1,
-            maximum=MAX_LEASE_SECONDS,
+            maximum=MAX_SECONDS,
             panel=WORKER,
         ),
     ] = 60.0
@@ -59,6 +59,8 @@ class WorkerSettings:
             name="retry_delay",
             help="Seconds before a failed record's second attempt; doubles with each.",
             unit="second",
+            minimum=0,
+            maximum=MAX_SECONDS,
             panel=WORKER,
         ),
     ] = 5.0

@@ -24,6 +24,7 @@ from tests.support.fakes import POISON, FakeDevice, unit_vector
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 from tests.support.rows import one_value
+from tests.support.spelling import session_beside_odd_settings
 from tests.support.working import drain
 
 COPIES = 3
@@ -68,21 +69,21 @@ PAIRS = [*zip(TYPES, TYPES, strict=True), *zip(TYPES, TYPES[1:] + TYPES[:1], str
 
 @pytest.mark.parametrize("types", PAIRS, ids="-".join)
 def test_keys_of_every_type_are_embedded_changed_and_forgotten(
-    connection: Connection, session: Session, types: tuple[str, str]
+    conninfo: str, connection: Connection, session: Session, types: tuple[str, str]
 ) -> None:
     source = make_pairs(connection, types, texts(11))
     pipeline = two_columns(connection, source)
-    # The session's own settings must not show in a key.
-    connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
-    assert enqueue(connection, pipeline, Selection(), slice_records=4) == 11
-    drain(session, pipeline)
-    assert target_rows(connection) == 11
-    connection.execute("update pairs set body = 'changed' where body like 'Report 5.%'")
-    connection.execute("delete from pairs where body like 'Report 7.%'")
-    assert enqueue(connection, pipeline, Selection(), slice_records=4) == 2
-    assert enqueue(connection, pipeline, Selection(), slice_records=4) == 0
-    drain(session, pipeline)
-    connection.execute("reset timezone; reset datestyle")
+    # What others have set must not show in a key.
+    with session_beside_odd_settings(connection, conninfo) as own:
+        assert enqueue(own, pipeline, Selection(), slice_records=4) == 11
+        drain(session, pipeline)
+        assert target_rows(connection) == 11
+        connection.execute("update pairs set body = 'changed' where body like 'Report 5.%'")
+        connection.execute("delete from pairs where body like 'Report 7.%'")
+        assert enqueue(own, pipeline, Selection(), slice_records=4) == 2
+        assert enqueue(own, pipeline, Selection(), slice_records=4) == 0
+        drain(session, pipeline)
+    connection.execute("set timezone = 'UTC'; set datestyle = 'ISO, YMD'")
     assert target_rows(connection) == 10
     assert_converged(connection, "reports")
 

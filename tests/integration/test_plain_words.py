@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -213,12 +214,20 @@ def test_function_that_relies_on_the_path_is_told_how_not_to(
     assert make_pipeline(connection).key.names == ("id",)
 
 
+@pytest.fixture
+def stranger(connection: Connection) -> Iterator[None]:
+    """A role without any right."""
+    connection.execute("create role stranger login password 'x'")
+    yield
+    connection.execute("drop owned by stranger; drop role stranger")
+
+
+@pytest.mark.usefixtures("stranger")
 def test_database_that_refuses_is_told_of_with_the_way_out(
     conninfo: str, connection: Connection
 ) -> None:
     make_source(connection, texts(2))
     make_pipeline(connection)
-    connection.execute("drop role if exists stranger; create role stranger login password 'x'")
     stranger = make_conninfo(conninfo, user="stranger", password="x")
     read_only = make_conninfo(conninfo, options="-c default_transaction_read_only=on")
     for place, way_out in (

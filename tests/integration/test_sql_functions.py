@@ -19,6 +19,7 @@ from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set
 from tests.support.fakes import POISON, FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.spelling import session_beside_odd_settings
 from tests.support.working import drain, embed_documents, open_session, work_once
 
 # A page of the ledger's index takes three keys: these bytes are the longest, if not compressible.
@@ -183,16 +184,16 @@ class TestKeys:
 
     @pytest.mark.parametrize("key_type", KEY_OF_NUMBER)
     def test_keys_of_their_own_type_are_those_of_the_scan(
-        self, connection: Connection, key_type: str
+        self, conninfo: str, connection: Connection, key_type: str
     ) -> None:
         pipeline = keyed_by(connection, key_type)
-        connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
-        assert enqueue(connection, pipeline, Selection()) == 3
+        with session_beside_odd_settings(connection, conninfo) as own:
+            assert enqueue(own, pipeline, Selection()) == 3
         assert call(connection, "enqueue", "'reports'", "array(select id from reports)") == 0
 
     @pytest.mark.parametrize("types", list(pairwise([*KEY_OF_NUMBER, "smallint"])), ids="-".join)
     def test_keys_of_two_columns_are_those_of_the_scan(
-        self, connection: Connection, types: tuple[str, str]
+        self, conninfo: str, connection: Connection, types: tuple[str, str]
     ) -> None:
         a, b = (f"(select {KEY_OF_NUMBER[type_]})" for type_ in types)
         connection.execute(
@@ -201,8 +202,8 @@ class TestKeys:
         )
         source = Table(schema="public", name="pairs")
         pipeline = make_pipeline(connection, source, id_fields=("a", "b"))
-        connection.execute("set timezone = 'Asia/Kathmandu'; set datestyle = 'German, DMY'")
-        assert enqueue(connection, pipeline, Selection()) == 3
+        with session_beside_odd_settings(connection, conninfo) as own:
+            assert enqueue(own, pipeline, Selection()) == 3
         for build in ("json_build_array", "jsonb_build_array"):
             keys = f"array(select {build}(a, b) from pairs)"
             assert call(connection, "enqueue", "'reports'", keys) == 0

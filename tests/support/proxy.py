@@ -59,6 +59,8 @@ class Proxy:
         self._listener.close()
         for link in self.links:
             link.close()
+            link.client.close()
+            link.server.close()
 
     def _accept(self) -> None:
         while True:

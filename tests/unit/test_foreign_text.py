@@ -171,6 +171,7 @@ def test_every_regular_expression_is_looked_at() -> None:
         "embedding/devices.py",
         "embedding/families.py",
         "embedding/quiet.py",
+        "embedding/weights.py",
         "local_server/config.py",
         "local_server/serverlog.py",
         "log.py",

@@ -1,4 +1,4 @@
-"""The parts of the embedded server that need no server."""
+"""The parts of the private server that need no server."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_missing_wheel_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(LocalServerError) as caught:
         distribution.program_folder(18, None, tmp_path)
     assert str(caught.value) == (
-        "no database was named and the embedded server is not installed; give --dsn or set "
+        "no database was named and the private server is not installed; give --dsn or set "
         "PGEMBED_DSN, or install it: pip install 'pgqueue-embed[local]'"
     )
 

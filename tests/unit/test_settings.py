@@ -119,7 +119,15 @@ def test_overlap_may_be_just_below_half_a_chunk(chunk: int, overlap: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"concurrency": 65}, {"lease_seconds": 0.5}, {"max_records": 0}]
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"concurrency": 65},
+        {"lease_seconds": 0.5},
+        {"max_records": 0},
+        {"retry_delay_seconds": -1.0},
+        {"retry_delay_seconds": float("nan")},
+    ],
 )
 def test_worker_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
