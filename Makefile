@@ -22,8 +22,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Embed a small real corpus with two workers and search it
 	@$(PGEMBED) demo
 
+# Tests that wait leave a core free: three at once keep two busy.
 test: $(READY) ## Run every test against a real PostgreSQL
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')
 	$(BIN)/python -m tests.chaos.soak $(ARGS)

@@ -15,6 +15,7 @@ from unicodedata import category
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import Unigram
 
 from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.characters import text_classes
@@ -65,9 +66,12 @@ class Tokens:
 def private_copy(tokenizer: Tokenizer, *, control_tokens: bool = False) -> Tokenizer:
     """Copy a tokenizer, without truncation or padding and blind to control tokens in text.
 
-    All ids stay, those of control tokens too: only their names are out of the reach of a text. With
-    ``control_tokens`` a text may spell them, for models that were trained so.
+    One that is such a copy is returned itself: nothing changes it. All ids stay, those of control
+    tokens too: only their names are out of the reach of a text. With ``control_tokens`` a text may
+    spell them, for models that were trained so.
     """
+    if not control_tokens and _is_private(tokenizer):
+        return tokenizer
     return private_tokenizer(json.loads(tokenizer.to_str()), control_tokens=control_tokens)
 
 
@@ -75,7 +79,7 @@ def private_tokenizer(state: dict[str, Any], *, control_tokens: bool = False) ->
     """Make a tokenizer as `private_copy` does, of the JSON of one, which is changed."""
     if not control_tokens:
         _hide_control_tokens(state)
-    copy = Tokenizer.from_str(json.dumps(state))
+    copy = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
     copy.encode_special_tokens = not control_tokens
     copy.no_truncation()
     copy.no_padding()
@@ -84,6 +88,18 @@ def private_tokenizer(state: dict[str, Any], *, control_tokens: bool = False) ->
 
 # No text in PostgreSQL holds this character.
 _HIDDEN = "\0"
+
+
+def _is_private(tokenizer: Tokenizer) -> bool:
+    """Tell whether a tokenizer with control tokens is a private copy, blind to them."""
+    special = [each for each in tokenizer.get_added_tokens_decoder().values() if each.special]
+    return (
+        bool(special)
+        and all(each.content.startswith(_HIDDEN) for each in special)
+        and bool(tokenizer.encode_special_tokens)
+        and tokenizer.truncation is None
+        and tokenizer.padding is None
+    )
 
 
 def _hide_control_tokens(state: dict[str, Any]) -> None:
@@ -118,10 +134,10 @@ def _makes(merge: str | list[str], control: set[str]) -> bool:
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Return the id that stands for unreadable text, or None where there is none."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    token = model.get("unk_token")
+    if isinstance(tokenizer.model, Unigram):
+        number = json.loads(tokenizer.to_str())["model"].get("unk_id")
+        return None if number is None else int(number)
+    token = getattr(tokenizer.model, "unk_token", None)
     return None if token is None else tokenizer.token_to_id(token)
 
 
