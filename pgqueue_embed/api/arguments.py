@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 
@@ -24,6 +25,24 @@ def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for option in PIPELINE_OPTIONS.values()
         if (value := arguments.get(argument(option))) is not None
     }
+
+
+def key_texts(keys: Any) -> list[str] | None:
+    """Return keys, one or several, as texts; None stays. Raises UsageError for what is no key."""
+    if keys is None:
+        return None
+    listed = [keys] if isinstance(keys, (str, int)) or not isinstance(keys, Iterable) else [*keys]
+    for key in listed:
+        if not isinstance(key, (str, int)) or isinstance(key, bool):
+            raise UsageError(f"a key is text or a whole number, and {key!r} is neither")
+    return [str(key) for key in listed]
+
+
+def pipeline_name(name: Any) -> str:
+    """Return the name of a pipeline; raises UsageError for what is none."""
+    if not isinstance(name, str):
+        raise UsageError(f"the name of a pipeline is text, and {name!r} is not")
+    return name
 
 
 def unusual(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from warnings import warn
 
 from pgqueue_embed import adopt as adopting
-from pgqueue_embed.api.arguments import given_options, unusual
+from pgqueue_embed.api.arguments import given_options, pipeline_name, unusual
 from pgqueue_embed.api.explained import explained, opened
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
@@ -164,7 +164,7 @@ class Database:
             reports = database.pipeline("reports")
         """
         with opened(self.conninfo) as connection:
-            return Pipeline(self.conninfo, load_pipeline(connection, name).name)
+            return Pipeline(self.conninfo, load_pipeline(connection, pipeline_name(name)).name)
 
     def pipelines(self) -> list[Pipeline]:
         """Return every pipeline of the database.

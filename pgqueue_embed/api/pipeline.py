@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed.api.arguments import given_options
+from pgqueue_embed.api.arguments import given_options, key_texts
 from pgqueue_embed.api.explained import opened
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineReplaced
@@ -155,19 +155,17 @@ class Pipeline:
                 put_back(connection, settings, found)
             return found
 
-    def retry(self, keys: str | Sequence[str] | None = None) -> int:
+    def retry(self, keys: str | int | Sequence[str | int] | None = None) -> int:
         """Queue dead letters again, those of `keys` or, without any given, all; returns how many.
 
-        An empty list is none of them.
+        A key is as in `pgembed.dead_letters`. An empty list is none of them.
 
         Example::
 
             reports.retry(["4711"])
         """
         with self._opened() as (connection, settings):
-            return dead_letters.retry(
-                connection, settings, (keys,) if isinstance(keys, str) else keys
-            )
+            return dead_letters.retry(connection, settings, key_texts(keys))
 
     def alter(
         self,

@@ -454,7 +454,7 @@ def test_no_keys_are_none_of_the_dead_letters(conninfo: str, connection: Connect
         drain(session, pipeline)
     reports = Database(conninfo).pipeline("reports")
     assert (reports.retry([]), reports.progress().dead) == (0, 2)
-    assert reports.retry(["1"]) == 1
+    assert reports.retry(1) == 1
     assert (reports.retry(), reports.progress().dead) == (1, 0)
 
 
@@ -468,7 +468,11 @@ ANYTHING: Callable[..., object] = search
         (lambda each: each.retry(["\0"]), "cannot be sent"),
         (lambda each: each.retry(["\ud800"]), "UTF-8"),
         (lambda each: each.retry("4711"), "no dead letter '4711'"),
-        (lambda each: each.retry([1, "a"]), "cannot be sent|no dead letter"),
+        (lambda each: each.retry([1, "a"]), "no dead letter '1'"),
+        (lambda each: each.retry(1.5), "a key is text or a whole number, and 1.5 is neither"),
+        (lambda each: each.retry([b"a"]), "a key is text or a whole number, and b'a' is neither"),
+        (lambda each: Database(each._conninfo).pipeline(["a"]), "the name of a pipeline is text"),
+        (lambda each: Database(each._conninfo).pipeline(None), "the name of a pipeline is text"),
         (lambda each: each.enqueue(where=1), "--where 1: give a text"),
         (lambda each: ANYTHING(each, "pump", where=["id = 1"]), "give a text"),
         (lambda each: each.enqueue(where="id = '\0'"), "--where|cannot be sent"),
