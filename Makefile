@@ -22,8 +22,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Embed a small real corpus with two workers and search it
 	@$(PGEMBED) demo
 
-# Tests that wait leave a core free: three at once keep two busy.
+# Tests that wait leave a core free: three at once keep two busy. In a new environment Python would
+# compile the libraries in each of them at the same time.
 test: $(READY) ## Run every test against a real PostgreSQL
+	@$(BIN)/python -c "import sentence_transformers, transformers.modeling_utils, hypothesis"
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')

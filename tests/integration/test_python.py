@@ -112,7 +112,7 @@ def test_everything_public_explains_itself_with_an_example(name: str, documented
 
 
 # What the arguments of the methods are called, where the option of the command has another name.
-RENAMED = {"rename": "name", "target_column": "target_columns"}
+REnamed = {"rename": "name", "target_column": "target_columns"}
 
 # Of the command line alone: where the database is, how it logs, and which schema is meant. What
 # goes by itself has a method of its own.
@@ -133,7 +133,7 @@ def test_methods_take_all_that_their_commands_take(
         for option in commands()[(command,)].params
         if option.param_type_name == "option" and option.name not in everywhere
     }
-    wanted = {RENAMED.get(option, option) for option in options - NO_ARGUMENT}
+    wanted = {REnamed.get(option, option) for option in options - NO_ARGUMENT}
     assert wanted - set(inspect.signature(method).parameters) == set()
 
 
@@ -462,6 +462,10 @@ def test_no_keys_are_none_of_the_dead_letters(conninfo: str, connection: Connect
 ANYTHING: Callable[..., object] = search
 
 
+def named(conninfo: str, name: Any) -> Pipeline:
+    return Database(conninfo).pipeline(name)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -471,8 +475,8 @@ ANYTHING: Callable[..., object] = search
         (lambda each: each.retry([1, "a"]), "no dead letter '1'"),
         (lambda each: each.retry(1.5), "a key is text or a whole number, and 1.5 is neither"),
         (lambda each: each.retry([b"a"]), "a key is text or a whole number, and b'a' is neither"),
-        (lambda each: Database(each._conninfo).pipeline(["a"]), "the name of a pipeline is text"),
-        (lambda each: Database(each._conninfo).pipeline(None), "the name of a pipeline is text"),
+        (lambda each: named(each._conninfo, ["a"]), "the name of a pipeline is text"),
+        (lambda each: named(each._conninfo, None), "the name of a pipeline is text"),
         (lambda each: each.enqueue(where=1), "--where 1: give a text"),
         (lambda each: ANYTHING(each, "pump", where=["id = 1"]), "give a text"),
         (lambda each: each.enqueue(where="id = '\0'"), "--where|cannot be sent"),
