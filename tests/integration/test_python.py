@@ -472,7 +472,7 @@ def named(conninfo: str, name: Any) -> Pipeline:
         (lambda each: each.retry(["\0"]), "cannot be sent"),
         (lambda each: each.retry(["\ud800"]), "UTF-8"),
         (lambda each: each.retry("4711"), "no dead letter '4711'"),
-        (lambda each: each.retry([1, "a"]), "no dead letter '1'"),
+        (lambda each: each.retry([1, 2]), "no dead letter '1'"),
         (lambda each: each.retry(1.5), "a key is text or a whole number, and 1.5 is neither"),
         (lambda each: each.retry([b"a"]), "a key is text or a whole number, and b'a' is neither"),
         (lambda each: named(each._conninfo, ["a"]), "the name of a pipeline is text"),
