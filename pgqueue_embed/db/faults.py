@@ -75,8 +75,11 @@ def fault(connection: Connection, error: psycopg.Error, doing: str) -> PipelineF
     says = first_line(error)
     if is_of_the_role(error):
         return RoleFault(f"{doing} as role {connection.info.user}: {says}")
-    # A context is that of a function; what is not there by our own words is not there at all.
-    looks_on_the_path = isinstance(error, UNKNOWN) and error.diag.context
+    # A context is that of a function; what is not there by our own words is not there at all, and
+    # a function may raise the code with words of its own.
+    looks_on_the_path = (
+        isinstance(error, UNKNOWN) and error.diag.context and not is_raised_by_a_function(error)
+    )
     return PipelineFault(f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}")
 
 
@@ -96,8 +99,12 @@ def is_passing(error: BaseException) -> bool:
     """Return whether, as PostgreSQL says, another session was in the way or the time was up."""
     if not isinstance(error, psycopg.Error):
         return False
-    is_raised = (error.diag.source_file or "").startswith(PROCEDURAL)
-    return (error.sqlstate or "").startswith(PASSING) and not is_raised
+    return (error.sqlstate or "").startswith(PASSING) and not is_raised_by_a_function(error)
+
+
+def is_raised_by_a_function(error: psycopg.Error) -> bool:
+    """Return whether a function in a procedural language has raised `error` by itself."""
+    return (error.diag.source_file or "").startswith(PROCEDURAL)
 
 
 def is_given_back(error: BaseException) -> bool:
