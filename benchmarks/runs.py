@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pgqueue_embed.db.session import connect
@@ -92,12 +93,25 @@ def timed_run(conninfo: str, work: Callable[[], object]) -> Run:
 
 def run_command(conninfo: str, arguments: Sequence[str]) -> Run:
     """Drain by ``pgembed work --drain ARGUMENTS`` in a process of its own."""
-    command = [sys.executable, "-m", "pgqueue_embed", "work", "--drain", *arguments]
+    return run_commands(conninfo, [arguments])
+
+
+def run_commands(conninfo: str, commands: Sequence[Sequence[str]]) -> Run:
+    """Drain by several workers at once, each with its own arguments for `run_command`."""
+    program = [sys.executable, "-m", "pgqueue_embed", "work", "--drain"]
     environment = {**os.environ, "PGEMBED_DSN": conninfo}
 
     def work() -> None:
+        with ThreadPoolExecutor(len(commands)) as pool:
+            list(pool.map(run, commands))
+
+    def run(arguments: Sequence[str]) -> None:
         subprocess.run(
-            command, env=environment, check=True, capture_output=True, timeout=RUN_SECONDS
+            [*program, *arguments],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=RUN_SECONDS,
         )
 
     return timed_run(conninfo, work)
