@@ -137,7 +137,7 @@ def _work(bench: Bench, template: str, processes: int, claims: int) -> Callable[
 
 
 def _rates(outcomes: list[float | Run]) -> list[float]:
-    return [each.rate if isinstance(each, Run) else each for each in outcomes]
+    return [each.late_rate if isinstance(each, Run) else each for each in outcomes]
 
 
 def _note(outcome: float | Run) -> str:

@@ -22,7 +22,8 @@ class Run:
 
     `steady_seconds` last from the start of the first claim to the last commit; `wall_seconds`
     include the start of the process and the loading of the model. `stages` are sums over all
-    claims, which overlap where several are in work.
+    claims, which overlap where several are in work. `late_rate` is chunks a second in the second
+    half of the steady time: by then every worker has started, and claims have grown.
     """
 
     records: int
@@ -31,6 +32,7 @@ class Run:
     claims: int
     steady_seconds: float
     stages: dict[str, float]
+    late_rate: float = 0.0
     wall_seconds: float = 0.0
 
     @property
@@ -51,19 +53,27 @@ class Run:
 
 # The stages of a claim follow each other, so that their sum before its commit is its start.
 HISTORY = """
+with claim as (
+    select *, committed_at - make_interval(
+        secs => read_seconds + chunk_seconds + embed_seconds + write_seconds) as started_at
+    from pgembed.batches
+    where records > 0
+), span as (
+    select min(started_at) as began, max(committed_at) as ended from claim
+)
 select
     sum(records),
     sum(chunks),
     sum(cache_hits),
     count(*),
-    extract(epoch from max(committed_at) - min(committed_at - make_interval(
-        secs => read_seconds + chunk_seconds + embed_seconds + write_seconds))),
+    extract(epoch from max(ended) - min(began)),
+    sum(chunks) filter (where committed_at > began + (ended - began) / 2)
+        / extract(epoch from (max(ended) - min(began)) / 2),
     sum(read_seconds),
     sum(chunk_seconds),
     sum(embed_seconds),
     sum(write_seconds)
-from pgembed.batches
-where records > 0
+from claim, span
 """
 
 
@@ -72,13 +82,14 @@ def read_run(conninfo: str) -> Run:
     with connect(conninfo) as connection:
         row = connection.execute(HISTORY).fetchone()
     assert row is not None, "an aggregate has a row"
-    records, chunks, hits, claims, seconds, *stages = row
+    records, chunks, hits, claims, seconds, late_rate, *stages = row
     return Run(
         records=int(records),
         chunks=int(chunks),
         cache_hits=int(hits),
         claims=int(claims),
         steady_seconds=float(seconds),
+        late_rate=float(late_rate),
         stages=dict(zip(STAGES, map(float, stages), strict=True)),
     )
 
@@ -106,12 +117,14 @@ def run_commands(conninfo: str, commands: Sequence[Sequence[str]]) -> Run:
             list(pool.map(run, commands))
 
     def run(arguments: Sequence[str]) -> None:
-        subprocess.run(
+        finished = subprocess.run(
             [*program, *arguments],
             env=environment,
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
             timeout=RUN_SECONDS,
         )
+        assert finished.returncode == 0, finished.stderr[-2_000:]
 
     return timed_run(conninfo, work)
