@@ -21,7 +21,7 @@ from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.model import check_local_model, fit_model, use_of
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.row import SourceShape
+from pgqueue_embed.pipeline.row import SourceShape, unmade
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.adoptions import read_adoption
@@ -54,21 +54,7 @@ class Candidate:
     @property
     def pipeline(self) -> Pipeline:
         """The pipeline as it would be, to read its tables by; there is no such row yet."""
-        identity = self.identity
-        return Pipeline(
-            spec=self.spec,
-            id=0,
-            state="active",
-            key=self.records.key,
-            document=self.records.document,
-            target_is_made=True,
-            dimensions=identity.dimensions,
-            model=identity.name,
-            model_revision=identity.revision,
-            model_fingerprint=identity.fingerprint,
-            model_files=identity.files,
-            generation=1,
-        )
+        return unmade(self.spec, self.records, self.identity)
 
     def judge(self) -> Judge:
         """Return what judges the records of the pipeline."""

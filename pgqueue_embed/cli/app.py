@@ -13,6 +13,7 @@ from pgqueue_embed.cli import (
     db,
     demo,
     doctor,
+    estimate,
     failures,
     health,
     index,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 pipelines.add_commands(app)
+estimate.add_commands(app)
 adopt.add_commands(app)
 sync.add_commands(app)
 alter.add_commands(app)

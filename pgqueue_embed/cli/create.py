@@ -27,6 +27,13 @@ def create(
             "--if-not-exists", help="Keep a pipeline of this name that has the options given."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Make nothing; say what it would take, as pgembed estimate does.",
+        ),
+    ] = False,
 ) -> None:
     """Make a pipeline: its settings, and its target table or a column of the source.
 
@@ -37,11 +44,25 @@ def create(
 
     with connect(conninfo) as connection:
         check_schema(connection)
+        if dry_run:
+            _dry_run(connection, wanted.spec(name), wanted.model)
+            return
         if not if_not_exists:
             make_pipeline(connection, wanted.spec(name), wanted.model, sync=wanted.sync)
         elif make_or_keep(connection, name, wanted) is None:
             say(f"pipeline {name} exists already and was left as it is")
     say(f"next: {command('enqueue', name)}, then on each machine: pgembed work")
+
+
+def _dry_run(connection: Connection, spec: PipelineSpec, model: str) -> None:
+    """Refuse what could not be made, and say what the pipeline would take."""
+    from pgqueue_embed.cli.estimate import estimated, show
+    from pgqueue_embed.estimation.subject import of_spec
+    from pgqueue_embed.lifecycle.create import check_tables
+
+    check_tables(connection, spec)
+    show(estimated(connection, of_spec(connection, spec, model), None))
+    say("nothing was made")
 
 
 def make_or_keep(

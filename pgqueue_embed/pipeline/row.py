@@ -67,6 +67,24 @@ def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> di
     }
 
 
+def unmade(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> Pipeline:
+    """Return a pipeline as it would be, to read its tables by; there is no such row yet."""
+    return Pipeline(
+        spec=spec,
+        id=0,
+        state="active",
+        key=records.key,
+        document=records.document,
+        target_is_made=True,
+        dimensions=kept_dimensions(spec, model),
+        model=model.name,
+        model_revision=model.revision,
+        model_fingerprint=model.fingerprint,
+        model_files=model.files,
+        generation=1,
+    )
+
+
 def from_row(row: Sequence[Any]) -> Pipeline:
     """Return the pipeline of a row with all of COLUMNS."""
     values = {column: _loaded(value) for column, value in zip(COLUMNS, row, strict=True)}

@@ -1,0 +1,189 @@
+"""How much room a pipeline takes in the database, from the chunks of a sample: pure numbers.
+
+It follows the table that target.chunk_table creates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pgqueue_embed.estimation.pages import (
+    ROW_HEADER_BYTES,
+    TOAST_POINTER_BYTES,
+    TOASTED_FROM_BYTES,
+    Toasted,
+    behind,
+    btree_bytes,
+    heap_bytes,
+    hnsw_index_bytes,
+)
+from pgqueue_embed.estimation.text_sample import StoredChunk
+from pgqueue_embed.pipeline.columns import Column
+from pgqueue_embed.target.chunk_table import ROW_BYTES
+from pgqueue_embed.vector_search.index_plan import (
+    ELEMENT_BYTES,
+    MAX_DIMENSIONS,
+    IndexOptions,
+    hnsw_bytes,
+)
+
+# Length and alignment of the types that a key can have; all others vary in length.
+FIXED_TYPES = {
+    "smallint": (2, 2),
+    "integer": (4, 4),
+    "bigint": (8, 8),
+    "uuid": (16, 1),
+    "date": (4, 4),
+    "timestamp with time zone": (8, 8),
+}
+
+# Two loops write to two places of an index by the key, whose pages are parted in their middle then.
+HALF_FULL = 0.7
+TEXT_FULL = 0.55
+
+# Compressed, English text takes about so much.
+COMPRESSED_SHARE = 0.7
+
+# Measured, with PostgreSQL 18: a record's row in the ledger with its indexes, beside its key twice.
+LEDGER_BYTES = 250
+# What is logged beside the row itself, for a row, for an entry of an index, and for the queue and
+# the ledger of a record.
+WAL_ROW_BYTES = 40
+WAL_ENTRY_BYTES = 88
+WAL_RECORD_BYTES = 470
+
+# pgvector indexes so many dimensions as bits.
+MAX_BITS = 64_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the rows of a table of chunks are like, whatever is in them."""
+
+    key: tuple[Column, ...]
+    vector_type: str
+    dimensions: int
+    has_chunk_id: bool = True
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector, its header included."""
+        return 8 + self.dimensions * ELEMENT_BYTES[self.vector_type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBytes:
+    """Bytes of a table of chunks: the table itself, its indexes but that of vectors, and WAL."""
+
+    table: int
+    key_indexes: int
+    wal: int
+
+
+def table_bytes(layout: Layout, chunks: Sequence[StoredChunk], count: int) -> TableBytes:
+    """Return what `count` chunks take that are like the sample `chunks`."""
+    if not chunks or not count:
+        return TableBytes(table=0, key_indexes=0, wal=0)
+    rows = [_row(layout, chunk) for chunk in chunks]
+    outside = Toasted(
+        values=sum(is_outside for _, is_outside in rows), value_bytes=layout.vector_bytes - 4
+    )
+    times = count / len(chunks)
+    table = heap_bytes(length for length, _ in rows) + outside.table_bytes + outside.index_bytes
+    key_bytes = _mean(chunk.key_bytes for chunk in chunks)
+    entries = (3 if layout.has_chunk_id else 2) * len(rows) + outside.values * outside.parts
+    logged_rows = len(rows) + outside.values * outside.parts
+    wal = (
+        sum(length for length, _ in rows)
+        + outside.values * outside.value_bytes
+        + logged_rows * WAL_ROW_BYTES
+        + entries * WAL_ENTRY_BYTES
+    )
+    return TableBytes(
+        table=int(table * times),
+        key_indexes=_key_indexes(layout, key_bytes, count),
+        wal=int(wal * times),
+    )
+
+
+def _mean(values: Iterator[int]) -> int:
+    counted = list(values)
+    return round(sum(counted) / len(counted))
+
+
+def _row(layout: Layout, chunk: StoredChunk) -> tuple[int, bool]:
+    """Return the length of a chunk's row, and whether its vector is kept outside of it."""
+    text_bytes, vector_bytes = chunk.text_bytes, layout.vector_bytes
+    length = _row_length(layout, chunk, text_bytes, vector_bytes)
+    most = ROW_BYTES - ROW_HEADER_BYTES
+    if length <= TOASTED_FROM_BYTES or length - ROW_HEADER_BYTES <= most:
+        return length, False
+    if vector_bytes <= most:
+        text_bytes = int(text_bytes * COMPRESSED_SHARE)
+        length = _row_length(layout, chunk, text_bytes, vector_bytes)
+        if length - ROW_HEADER_BYTES <= most:
+            return length, False
+    return _row_length(layout, chunk, chunk.text_bytes, TOAST_POINTER_BYTES), True
+
+
+def _row_length(layout: Layout, chunk: StoredChunk, text_bytes: int, vector_bytes: int) -> int:
+    length = ROW_HEADER_BYTES + 8
+    for column in layout.key:
+        size, alignment = FIXED_TYPES.get(column.type, (chunk.key_bytes // len(layout.key), None))
+        length = behind(length, value_bytes=size, alignment=alignment)
+    if layout.has_chunk_id:
+        length = behind(length, value_bytes=chunk.key_bytes + 2, alignment=None)
+    length = behind(length, value_bytes=4, alignment=4)
+    length = behind(length, value_bytes=text_bytes, alignment=None)
+    for _ in ("start_char", "end_char", "tokens"):
+        length = behind(length, value_bytes=4, alignment=4)
+    if vector_bytes == TOAST_POINTER_BYTES:
+        length += vector_bytes
+    else:
+        length = behind(length, value_bytes=vector_bytes - 4, alignment=None)
+    length = behind(length, value_bytes=8, alignment=8)
+    return length + chunk.copied_bytes
+
+
+def _key_indexes(layout: Layout, key_bytes: int, count: int) -> int:
+    key = 0
+    for column in layout.key:
+        size, alignment = FIXED_TYPES.get(column.type, (key_bytes // len(layout.key), None))
+        key = behind(key, value_bytes=size, alignment=alignment)
+    of_key = btree_bytes(count, key_bytes=behind(key, value_bytes=4, alignment=4), full=HALF_FULL)
+    of_chunk_id = btree_bytes(count, key_bytes=key_bytes + 3, full=TEXT_FULL)
+    of_id = btree_bytes(count, key_bytes=8)
+    return of_id + of_key + (of_chunk_id if layout.has_chunk_id else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexBytes:
+    """Bytes of an HNSW index, and of the memory in which it is built."""
+
+    index: int
+    memory: int
+
+
+def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes | None:
+    """Return what an HNSW index of `count` vectors takes; None for too many dimensions.
+
+    `quantisation` is none, halfvec or binary.
+    """
+    m = IndexOptions().m
+    if quantisation == "binary":
+        most, vector_bytes = MAX_BITS, 8 + -(-layout.dimensions // 8)
+    else:
+        type_ = layout.vector_type if quantisation == "none" else quantisation
+        most, vector_bytes = MAX_DIMENSIONS[type_], 8 + layout.dimensions * ELEMENT_BYTES[type_]
+    if layout.dimensions > most:
+        return None
+    return IndexBytes(
+        index=hnsw_index_bytes(count, vector_bytes=vector_bytes, m=m),
+        memory=hnsw_bytes(count, vector_bytes, m),
+    )
+
+
+def ledger_bytes(records: int, key_bytes: int) -> int:
+    """Return what the ledger of so many records takes, its indexes included."""
+    return records * (LEDGER_BYTES + 2 * key_bytes)
