@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
@@ -20,6 +20,7 @@ from pgqueue_embed.pipeline.option import check_count, check_where
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
+from pgqueue_embed.queue.first_slice import QUEUE_FIRST_SLICE
 from pgqueue_embed.queue.item_size import records_per_item
 from pgqueue_embed.queue.scan_cursor import advance, open_scan, take_turn
 from pgqueue_embed.queue.work_items import CHANGES
@@ -32,6 +33,9 @@ from pgqueue_embed.source.trust import look, trusting
 # would be long before it is committed.
 SLICE_RECORDS = 50_000
 MOST_SLICE_RECORDS = 1_000_000
+
+# Nothing but the queue is looked at, and the less often the better.
+FIRST_SLICE_RECORDS = 250_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,24 @@ class Selection:
     def as_text(self) -> str:
         """Return what makes two scans the same scan."""
         return json.dumps([self.where, self.limit, self.everything])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many records a slice has, one of a first enqueue, and a work item."""
+
+    slice_records: int
+    first_slice_records: int
+    item_records: int
+
+
+class Walked(NamedTuple):
+    """What was done in a slice up to the key `reached`, and whether the source `ended` there."""
+
+    scanned: int
+    queued: int
+    reached: str | None
+    ended: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +117,16 @@ def enqueue(
     look(connection, pipeline.spec, where=selection.where)
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
-    item_records = records_per_item(_wanted_records(connection, pipeline, selection))
-    slice_records = slice_records or _records_a_slice(connection, pipeline)
+    sizes = Sizes(
+        slice_records=slice_records or _records_a_slice(connection, pipeline),
+        first_slice_records=slice_records or FIRST_SLICE_RECORDS,
+        item_records=records_per_item(_wanted_records(connection, pipeline, selection)),
+    )
     queued = 0
     while True:
         resumed = open_scan(connection, pipeline, selection.as_text())
         while True:
-            done = _scan_slice(connection, pipeline, selection, slice_records, item_records)
+            done = _scan_slice(connection, pipeline, selection, sizes)
             queued += done.queued
             on_slice(done)
             if done.finished:
@@ -110,7 +135,7 @@ def enqueue(
             break
     if selection.is_whole:
         queued += enqueue_deleted(
-            connection, pipeline, slice_records=slice_records, allow_deletes=allow_deletes
+            connection, pipeline, slice_records=sizes.slice_records, allow_deletes=allow_deletes
         )
     if allow_deletes:
         dispel_doubt(connection, pipeline)
@@ -150,11 +175,7 @@ select coalesce(sum(records), 0) from pgembed.work where pipeline_id = %s and pr
 
 
 def _scan_slice(
-    connection: Connection,
-    pipeline: Pipeline,
-    selection: Selection,
-    slice_records: int,
-    item_records: int,
+    connection: Connection, pipeline: Pipeline, selection: Selection, sizes: Sizes
 ) -> Slice:
     with connection.transaction():
         turn = take_turn(connection, pipeline, selection.as_text())
@@ -162,18 +183,10 @@ def _scan_slice(
             return Slice(scanned=0, queued=0, finished=True)
         last_key, queued_before = turn
         room = None if selection.limit is None else selection.limit - queued_before
-        scanned, queued, reached = queue_slice(
-            connection,
-            pipeline,
-            selection,
-            last_key,
-            slice_records=slice_records,
-            item_records=item_records,
-            room=room,
-        )
-        finished = scanned < slice_records or (room is not None and queued >= room)
-        advance(connection, pipeline, reached, queued, finished=finished)
-    return Slice(scanned=scanned, queued=queued, finished=finished)
+        done = queue_slice(connection, pipeline, selection, last_key, sizes, room=room)
+        finished = done.ended or (room is not None and done.queued >= room)
+        advance(connection, pipeline, done.reached, done.queued, finished=finished)
+    return Slice(scanned=done.scanned, queued=done.queued, finished=finished)
 
 
 # Items of bulk loading hold their keys in key order, so that the first and the last one tell
@@ -290,6 +303,7 @@ select
     (select count(*) from slice),
     (select coalesce(sum(records), 0) from queued),
     (select {slice_key_text} from last as slice),
+    (select count(*) from slice) < %(slice_records)s,
     {keys_that_occur_twice}
 """
 
@@ -312,43 +326,45 @@ def queue_slice(
     pipeline: Pipeline,
     selection: Selection,
     last_key: str | None,
+    sizes: Sizes,
     *,
-    slice_records: int,
-    item_records: int,
     room: int | None = None,
-) -> tuple[int, int, str | None]:
-    """Queue what differs from the ledger of the `slice_records` records behind `last_key`.
+) -> Walked:
+    """Queue what differs from the ledger of a slice of records behind `last_key`, at most `room`.
 
-    At most `room` records are queued. Returns how many were looked at and how many were queued, and
-    the last key that was looked at.
+    Of a first slice, for which ledger and queue have nothing to compare with, it is all of them.
     """
     values: dict[str, Any] = {
         "pipeline_id": pipeline.id,
         "generation": pipeline.generation,
         "everything": selection.everything,
         "last_key": last_key,
-        "slice_records": slice_records,
-        "item_records": item_records,
         "room": room,
+        **asdict(sizes),
     }
-    query = _slice_query(pipeline, selection, resumes=last_key is not None)
+    names = _slice_names(pipeline, selection, resumes=last_key is not None)
     doing = f"reading {pipeline.source}"
     try:
         with (
             trusting(connection, pipeline.spec, where=selection.where),
             on_users_tables(connection, doing),
         ):
-            row = connection.execute(query, values).fetchone()
+            rows = (
+                connection.execute(sql.SQL(query).format(**names), values).fetchone()
+                for query in (QUEUE_FIRST_SLICE, QUEUE_SLICE)
+            )
+            *walked, twice = next(filter(None, rows))
     except PipelineFault as error:
         if selection.where is None or isinstance(error, UntrustedCode):
             raise
         raise UsageError(f"--where fails on a record: {error}") from None
-    scanned, queued, reached, twice = row or (0, 0, None, None)
     warn_of(pipeline, twice)
-    return scanned, queued, reached
+    return Walked(*walked)
 
 
-def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> sql.Composed:
+def _slice_names(
+    pipeline: Pipeline, selection: Selection, *, resumes: bool
+) -> dict[str, sql.Composable]:
     key = pipeline.key
     listed, reached = sql.SQL("listed.key"), sql.SQL("%(last_key)s")
     after = sql.SQL("and {} > {}").format(key.of("source"), key.value(reached))
@@ -375,4 +391,4 @@ def _slice_query(pipeline: Pipeline, selection: Selection, *, resumes: bool) -> 
         names["or_chunks_are_missing"] = sql.SQL(OR_CHUNKS_ARE_MISSING).format(**names)
     names["hash_of_rows"] = sql.SQL(HASH_OF_ROWS).format(**names)
     names["keys_that_occur_twice"] = keys_that_occur_twice(pipeline, names)
-    return sql.SQL(QUEUE_SLICE).format(**names)
+    return names

@@ -14,7 +14,7 @@ from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.queue.claims import Claim
-from pgqueue_embed.queue.enqueue import Selection, queue_slice
+from pgqueue_embed.queue.enqueue import Selection, Sizes, queue_slice
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 from pgqueue_embed.queue.work_items import WorkItem
 
@@ -86,12 +86,10 @@ def _queue(
 ) -> str | None:
     """Queue what differs behind `last_key`; returns the slice's last key, or None at the end."""
     with side.transaction():
-        scanned, _, reached = queue_slice(
-            side,
-            pipeline,
-            Selection(),
-            last_key,
+        sizes = Sizes(
             slice_records=slice_records,
+            first_slice_records=slice_records,
             item_records=MAX_ITEM_RECORDS,
         )
-    return reached if scanned >= slice_records else None
+        done = queue_slice(side, pipeline, Selection(), last_key, sizes)
+    return None if done.ended else done.reached

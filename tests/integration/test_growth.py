@@ -31,6 +31,7 @@ def pipeline(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Pipelin
     connection.execute("alter table pgembed.records set (autovacuum_enabled = off)")
     # Several slices, whatever they look at more than once.
     monkeypatch.setattr(scan, "SLICE_RECORDS", SMALL // 4)
+    monkeypatch.setattr(scan, "FIRST_SLICE_RECORDS", SMALL // 4)
     defaults = {**(dead_letters.retry.__kwdefaults__ or {}), "slice_records": SMALL // 4}
     monkeypatch.setattr(dead_letters.retry, "__kwdefaults__", defaults)
     return make_pipeline(connection)
@@ -39,7 +40,8 @@ def pipeline(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Pipelin
 def rows_read(connection: Connection, pipeline: Pipeline, case: Case, records: int) -> int:
     """Return how many rows of schema pgembed `case` reads."""
     connection.execute(
-        "truncate public.reports, pgembed.records, pgembed.work, pgembed.batches, pgembed.workers"
+        "truncate public.reports, pgembed.records, pgembed.work, pgembed.batches, pgembed.workers,"
+        " pgembed.scans"
     )
     case.fill(connection, pipeline, records)
     with connection.transaction():

@@ -91,6 +91,15 @@ def _beside(statement: str) -> Callable[[Connection, Pipeline, int], None]:
     return fill
 
 
+def _new(connection: Connection, pipeline: Pipeline, records: int) -> None:
+    connection.execute(SOURCE, {"records": records})
+    connection.execute("vacuum analyze public.reports, pgembed.work")
+
+
+def _enqueue_first(connection: Connection, pipeline: Pipeline) -> None:
+    assert enqueue(connection, pipeline, Selection()) > 0
+
+
 def _enqueue(connection: Connection, pipeline: Pipeline) -> None:
     assert enqueue(connection, pipeline, Selection()) == 0, "it waits already"
 
@@ -152,6 +161,7 @@ CASES = (
         fill=_fleet,
         run=_status,
     ),
+    Case(name="first enqueue", unit="records", fill=_new, run=_enqueue_first),
     Case(
         name="enqueue beside changes that wait",
         unit="records, half of them changed",
