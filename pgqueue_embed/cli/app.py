@@ -17,6 +17,7 @@ from pgqueue_embed.cli import (
     failures,
     health,
     index,
+    metrics,
     pipelines,
     search,
     show,
@@ -50,6 +51,7 @@ apply.add_commands(app)
 show.add_commands(app)
 status.add_commands(app)
 health.add_commands(app)
+metrics.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
 search.add_commands(app)

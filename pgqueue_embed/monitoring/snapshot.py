@@ -35,13 +35,15 @@ MOST_FAILURE_GROUPS = 20
 class PipelineState:
     """A row of pgembed.progress by column name, and what recent work says of it.
 
-    `minutes` are records settled in each of the last HISTORY_MINUTES, oldest first. `time_left` is
-    None while it is not known, `bottleneck` while nothing takes most of the time.
+    `minutes` are records settled in each of the last HISTORY_MINUTES, oldest first, `stages` the
+    seconds spent in all of these minutes. `time_left` is None while it is not known, `bottleneck`
+    while nothing takes most of the time.
     """
 
     row: Row
     pace: Pace | None
     minutes: Sequence[int]
+    stages: StageSeconds
     bottleneck: str | None
 
     @property
@@ -247,14 +249,18 @@ def _pipeline(row: Row, own: Sequence[Row]) -> PipelineState:
     pace = _pace(own)
     seconds = pace.seconds if pace else 0.0
     within = [each for each in own if each["ended_seconds_ago"] <= seconds]
-    stages = {
-        stage: sum(each[stage] for each in within) for stage in StageSeconds.__dataclass_fields__
-    }
     return PipelineState(
         row=row,
         pace=pace,
         minutes=_minutes(own),
-        bottleneck=bottleneck(StageSeconds(**stages)),
+        stages=_stages(own),
+        bottleneck=bottleneck(_stages(within)),
+    )
+
+
+def _stages(steps: Sequence[Row]) -> StageSeconds:
+    return StageSeconds(
+        **{each: sum(step[each] for step in steps) for each in StageSeconds.__dataclass_fields__}
     )
 
 

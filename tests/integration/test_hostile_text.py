@@ -33,6 +33,7 @@ COMMANDS = (
     "status NAME",
     "health",
     "health NAME",
+    "metrics",
     "workers",
     "show",
     "show --json",

@@ -1,0 +1,125 @@
+"""`pgembed metrics`: what Prometheus reads agrees with the views, and stays what documents say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg.rows import dict_row
+
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.monitoring.metrics import RECORDS
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.worker.registry import WorkerIdentity, register
+from tests.support.commands import pgembed
+from tests.support.corpus import texts
+from tests.support.fakes import POISON
+from tests.support.pipelines import queue_documents
+from tests.support.working import drain
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+ROW = re.compile(r"^\| `(pgembed_\w+)` \| (.*?) \| (.+) \|$", re.MULTILINE)
+
+
+@pytest.fixture
+def reports(connection: Connection, session: Session) -> Pipeline:
+    """A pipeline with done, dead and waiting records, and one worker."""
+    pipeline = queue_documents(connection, [*texts(5), POISON])
+    drain(session, pipeline)
+    identity = WorkerIdentity(
+        device="cpu", precision="fp32", model="fake", concurrency=1, pipeline_ids=[pipeline.id]
+    )
+    register(connection, identity)
+    connection.execute("select pgembed.enqueue('reports', '{1,2}')")
+    return pipeline
+
+
+def parsed(text: str) -> dict[str, Metric]:
+    return {each.name: each for each in text_string_to_metric_families(text)}
+
+
+def names(metrics: Iterable[Metric]) -> set[str]:
+    return {f"{each.name}_total" if each.type == "counter" else each.name for each in metrics}
+
+
+def test_metrics_have_the_values_of_the_views(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+
+    with connection.cursor(row_factory=dict_row) as cursor:
+        (row,) = cursor.execute("select * from pgembed.progress").fetchall()
+    assert row["dead"] == 1
+    assert row["pending"] == 2
+    for name, column, _ in RECORDS:
+        samples = found[f"pgembed_{name}"].samples
+        if row[column] is None:
+            assert not samples
+        else:
+            ((_, labels, value, *_),) = samples
+            assert (labels, value) == ({"pipeline": "reports"}, row[column])
+    stages = {
+        each.labels["stage"]: each.value for each in found["pgembed_recent_stage_seconds"].samples
+    }
+    assert set(stages) == {"read", "chunk", "embed", "write", "lock"}
+    assert all(seconds >= 0 for seconds in stages.values())
+    (up,) = found["pgembed_worker_up"].samples
+    assert (up.labels["device"], up.labels["precision"], up.value) == ("cpu", "fp32", 1)
+
+
+def test_what_is_not_known_is_absent_and_a_silent_worker_is_down(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("update pgembed.workers set heartbeat_at = now() - interval '7 minutes'")
+    connection.execute("delete from pgembed.batches; delete from pgembed.minutes")
+    connection.execute("select * from pgembed.pause('reports')")
+
+    found = parsed(pgembed(conninfo, "metrics", "reports").stdout)
+
+    assert [each.value for each in found["pgembed_worker_up"].samples] == [0]
+    assert [each.value for each in found["pgembed_paused"].samples] == [1]
+    assert not found["pgembed_time_left_seconds"].samples
+    assert not found["pgembed_last_commit_age_seconds"].samples
+
+
+def test_documents_name_each_metric_with_its_labels(conninfo: str, reports: Pipeline) -> None:
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+    page = OPERATIONS.read_text()
+    documented = {name: (labels, what) for name, labels, what in ROW.findall(page)}
+
+    assert set(documented) == names(found.values())
+    for metric in found.values():
+        (name,) = names([metric])
+        labels, what = documented[name]
+        assert what == metric.documentation, name
+        for sample in metric.samples:
+            assert set(re.findall(r"`(\w+)`", labels)) == set(sample.labels), name
+
+
+def test_alerts_name_metrics_that_there_are(conninfo: str, reports: Pipeline) -> None:
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+    rules = OPERATIONS.read_text().partition("<!-- alerts: read by the tests -->")[2]
+    named = set(re.findall(r"pgembed_\w+", rules.partition("```\n\n")[0]))
+
+    assert named
+    assert named <= names(found.values())
+
+
+def test_file_is_replaced_as_a_whole_or_left_as_it_was(
+    conninfo: str, reports: Pipeline, tmp_path: Path
+) -> None:
+    file = tmp_path / "pgembed.prom"
+
+    assert pgembed(conninfo, "metrics", "--textfile", str(file)).stdout == ""
+
+    assert "pgembed_pending_records" in parsed(file.read_text())
+    assert list(tmp_path.iterdir()) == [file]
+    failed = pgembed(conninfo, "metrics", "--textfile", str(tmp_path / "none" / "a.prom"))
+    assert failed.exit_code == 2
+    assert (failed.error or "").startswith("cannot write ")
+    assert pgembed(conninfo, "metrics", "nothing").exit_code == 2
