@@ -221,7 +221,10 @@ comment on column pgembed.failure_groups.failures is 'How many dead letters have
 comment on column pgembed.failure_groups.example_key is
     'The key of one of them; see pgembed.dead_letters.';
 
--- Any index of the cosine operators counts, the user's own too.
+-- Any index that a search can be ordered by counts, the user's own too: of the vectors themselves by
+-- an operator class of the cosine, or of what pgvector makes smaller of them. An access method of
+-- another extension calls its operator class by the same name. Of a partitioned source, which has
+-- the vectors in a column, those of its partitions count as well.
 create view pgembed.vector_indexes as
 select
     pipelines.name as pipeline,
@@ -235,16 +238,46 @@ select
             and database = (select oid from pg_database where datname = current_database())
             and mode = 'ShareUpdateExclusiveLock'
             and granted
-    ) as is_building
+    ) as is_building,
+    kind.quantize,
+    (
+        select coalesce(jsonb_object_agg(split_part(option, '=', 1), split_part(option, '=', 2)), '{}')
+        from unnest(index.reloptions) as option
+    ) as parameters,
+    indpred is null and indrelid = target.oid as is_whole
 from pgembed.pipelines
 join pg_namespace on nspname = target_schema
 join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
-join pg_attribute on attrelid = target.oid and attname = target_columns ->> 'embedding'
-join pg_index on indrelid = target.oid and indkey[0] = attnum and indpred is null
+join lateral (
+    select target.oid as relid
+    union
+    select relid from pg_partition_tree(target.oid)
+) as part on true
+join pg_attribute on attrelid = part.relid and attname = target_columns ->> 'embedding'
+join pg_index on indrelid = part.relid
 join pg_class as index on index.oid = indexrelid
 join pg_am on pg_am.oid = index.relam
 join pg_opclass on pg_opclass.oid = indclass[0]
-where opcname like '%cosine%';
+join pg_namespace as extension on extension.oid = opcnamespace
+cross join lateral (
+    values
+        ('none', opcname like '%cosine%' and indkey[0] = attnum),
+        (
+            'halfvec',
+            opcname = 'halfvec_cosine_ops' and pg_get_expr(indexprs, indrelid) in (
+                format('(%I)::halfvec(%s)', attname, dimensions),
+                format('(%I)::%I.halfvec(%s)', attname, extension.nspname, dimensions)
+            )
+        ),
+        (
+            'binary',
+            opcname = 'bit_hamming_ops' and pg_get_expr(indexprs, indrelid) in (
+                format('(binary_quantize(%I))::bit(%s)', attname, dimensions),
+                format('(%I.binary_quantize(%I))::bit(%s)', extension.nspname, attname, dimensions)
+            )
+        )
+) as kind (quantize, is_of_it)
+where kind.is_of_it;
 
 comment on view pgembed.vector_indexes is 'The vector indexes of the pipelines'' targets.';
 comment on column pgembed.vector_indexes.pipeline is 'Its name.';
@@ -254,6 +287,11 @@ comment on column pgembed.vector_indexes.is_valid is
     'A search can use it; false while it is built, and if that was cut short.';
 comment on column pgembed.vector_indexes.is_building is
     'It is not valid, and a session holds the lock on the table that a build takes, and a vacuum.';
+comment on column pgembed.vector_indexes.quantize is
+    'What is indexed: none for the vectors themselves, halfvec for 16 bits and binary for one bit of each dimension.';
+comment on column pgembed.vector_indexes.parameters is 'What it was built with, such as {"m": "16"}.';
+comment on column pgembed.vector_indexes.is_whole is
+    'It is of all vectors, and not of those that a condition lets in or of one partition.';
 
 create view pgembed.worker_status as
 select

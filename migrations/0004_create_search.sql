@@ -60,6 +60,38 @@ $function$;
 comment on function pgembed.filter_condition is
     'The SQL condition of one column of a filter: null, a value, a list of alternatives, or an object of comparisons. For the other functions.';
 
+create function pgembed.search_columns(pipeline pgembed.pipelines)
+returns table (name text, qualified text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    -- What both have under one name is meant of the source.
+    select attname::text, format('%s.%I', alias, attname)
+    from (
+        values
+            (1, 'source', format('%I.%I', pipeline.source_schema, pipeline.source_table)),
+            (2, 'chunk', format('%I.%I', pipeline.target_schema, pipeline.target_table))
+    ) as tables (place, alias, relation)
+    join pg_attribute on attrelid = to_regclass(relation)
+    where attnum > 0
+        and not attisdropped
+        and (
+            place = 1
+            or attname not in (
+                select attname
+                from pg_attribute
+                where attrelid = to_regclass(format('%I.%I', pipeline.source_schema, pipeline.source_table))
+                    and attnum > 0
+                    and not attisdropped
+            )
+        )
+    order by place, attnum
+$function$;
+
+comment on function pgembed.search_columns is
+    'The columns that a condition or a filter can name, in a pipeline''s source and target, as search_relation has them. For the other functions.';
+
 create function pgembed.search_condition(pipeline pgembed.pipelines, filter jsonb)
 returns text
 language plpgsql
@@ -67,7 +99,6 @@ stable
 set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    columns jsonb;
     unknown text;
 begin
     if jsonb_typeof(filter) <> 'object' then
@@ -75,18 +106,9 @@ begin
             message = format('a filter is a JSON object, and not: %s', left(filter::text, 100)),
             hint = 'such as {"event_type": "D", "event_date": {">=": "2026-01-01"}}';
     end if;
-    -- What both have under one name is meant of the source.
-    select jsonb_object_agg(attname, format('%s.%I', alias, attname) order by alias) into columns
-    from (
-        values
-            ('chunk', format('%I.%I', pipeline.target_schema, pipeline.target_table)),
-            ('source', format('%I.%I', pipeline.source_schema, pipeline.source_table))
-    ) as tables (alias, name)
-    join pg_attribute on attrelid = to_regclass(tables.name)
-    where attnum > 0 and not attisdropped;
     select string_agg(quote_literal(key), ', ') into unknown
     from jsonb_object_keys(filter) as given (key)
-    where not columns ? key;
+    where key not in (select name from pgembed.search_columns(pipeline));
     if unknown is not null then
         raise undefined_column using
             message = format(
@@ -95,98 +117,221 @@ begin
                 pipeline.target_schema, pipeline.target_table
             ),
             hint = 'there are ' || (
-                select string_agg(given.key, ', ') from jsonb_object_keys(columns) as given (key)
+                select string_agg(name, ', ') from pgembed.search_columns(pipeline)
             );
     end if;
     return (
-        select coalesce(
-            string_agg(pgembed.filter_condition(columns ->> key, value), ' and '), 'true'
-        )
+        select string_agg(pgembed.filter_condition(qualified, value), ' and ')
         from jsonb_each(filter)
+        join pgembed.search_columns(pipeline) on name = key
     );
 end
 $function$;
 
 comment on function pgembed.search_condition is
-    'The SQL condition of a filter over the columns of a pipeline''s source and target. For the other functions.';
+    'The SQL condition of a filter over the columns of a pipeline''s source and target; null for a filter of none. For the other functions.';
 
--- Ordered by the operator itself, so that the index is used; ordered again because an iterative
--- ivfflat scan returns rows in roughly this order only.
-create function pgembed.search_statement(pipeline pgembed.pipelines, extension_schema text, filter jsonb, exact boolean)
+create function pgembed.chunk_rows(pipeline pgembed.pipelines)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select case
+        when pipeline.into_column is null then
+            format('%I.%I', pipeline.target_schema, pipeline.target_table)
+        else (
+            select format(
+                '(select %s, 0 as %I, null::integer as %I, null::integer as %I, null::text as %I, source.%I as %I from %I.%I as source)',
+                string_agg(
+                    format('source.%I as %I', key.value ->> 'name', named_key.name),
+                    ', ' order by position
+                ),
+                named ->> 'chunk_index', named ->> 'start_char', named ->> 'end_char',
+                named ->> 'text_chunk', named ->> 'embedding', named ->> 'embedding',
+                pipeline.source_schema, pipeline.source_table
+            )
+            from jsonb_array_elements(pipeline.key_columns) with ordinality as key (value, position)
+            join jsonb_array_elements_text(named -> 'fulltext_id')
+                with ordinality as named_key (name, position) using (position)
+        )
+    end
+    from (values (pipeline.target_columns)) as columns (named)
+$function$;
+
+comment on function pgembed.chunk_rows is
+    'The rows of a pipeline''s target in the shape of a table of chunks; of vectors in a column of the source, without the document. For the other functions.';
+
+create function pgembed.search_relation(pipeline pgembed.pipelines, chunk_rows text, reads_source boolean)
 returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    key_columns constant jsonb := pipeline.key_columns;
     named constant jsonb := pipeline.target_columns;
-    is_chunked constant boolean := pipeline.into_column is null;
-    keys_of_chunk constant text[] := array(
-        select format('chunk.%I', case when is_chunked then named_key.name else key.value ->> 'name' end)
-        from jsonb_array_elements(key_columns) with ordinality as key (value, position)
-        left join jsonb_array_elements_text(named -> 'fulltext_id')
-            with ordinality as named_key (name, position) using (position)
-        order by position
-    );
-    types constant text[] := array(
-        select value ->> 'type' from jsonb_array_elements(key_columns)
-    );
-    distance constant text := format(
-        '(chunk.%I operator(%I.<=>) $1::%I.%I)',
-        named ->> 'embedding', extension_schema, extension_schema, pipeline.vector_type
-    );
-    source text := '';
+    chunk_columns text;
+    same_key text;
 begin
-    if filter <> '{}' then
-        source := format(
+    -- Under names that no condition means, beside those columns that the source has none of.
+    select string_agg(format('target.%I as %I', name, new_name), ', ') into chunk_columns
+    from (
+        select name, 'pgembed_key_' || position
+        from jsonb_array_elements_text(named -> 'fulltext_id') with ordinality as key (name, position)
+        union all
+        select named ->> meaning, 'pgembed_' || meaning
+        from unnest(array['chunk_index', 'start_char', 'end_char', 'text_chunk', 'embedding']) as meaning
+        union all
+        select name, name
+        from pgembed.search_columns(pipeline)
+        where reads_source and starts_with(qualified, 'chunk.')
+    ) as selected (name, new_name);
+    if reads_source then
+        select format(
             ' join %I.%I as source on (%s) = (%s)',
             pipeline.source_schema, pipeline.source_table,
-            array_to_string(keys_of_chunk, ', '),
-            (
-                select string_agg(format('source.%I', value ->> 'name'), ', ' order by position)
-                from jsonb_array_elements(key_columns) with ordinality as key (value, position)
-            )
-        );
+            string_agg(format('source.%I', value ->> 'name'), ', ' order by position),
+            string_agg('chunk.pgembed_key_' || position, ', ' order by position)
+        )
+        into same_key
+        from jsonb_array_elements(pipeline.key_columns) with ordinality as key (value, position);
     end if;
     return format(
-        $statement$
-            with nearest as materialized (
-                select %s as key, %s as chunk_index, %s as start_char, %s as end_char,
-                    %s as chunk, %s as distance
-                from %I.%I as chunk%s
-                where chunk.%I is not null and %s
-                order by %s
-                limit $2
-            )
-            select array_agg(
-                row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit
-                order by distance, key, chunk_index
-            )
-            from nearest
-        $statement$,
-        case
-            when cardinality(types) = 1 then keys_of_chunk[1] || '::text'
-            else 'json_build_array(' || (
-                select string_agg(name || '::' || type, ', ' order by position)
-                from unnest(keys_of_chunk, types) with ordinality as part (name, type, position)
-            ) || ')::text'
-        end,
-        case when is_chunked then format('chunk.%I', named ->> 'chunk_index') else '0' end,
-        case when is_chunked then format('chunk.%I', named ->> 'start_char') else 'null' end,
-        case when is_chunked then format('chunk.%I', named ->> 'end_char') else 'null' end,
-        case when is_chunked then format('chunk.%I', named ->> 'text_chunk') else 'null' end,
-        distance,
-        pipeline.target_schema, pipeline.target_table, source,
-        named ->> 'embedding',
-        pgembed.search_condition(pipeline, filter),
-        case when exact then distance || ' + 0' else distance end
+        '(select %s from %s as target where target.%I is not null) as chunk%s',
+        chunk_columns, chunk_rows, named ->> 'embedding', same_key
     );
 end
 $function$;
 
+comment on function pgembed.search_relation is
+    'What a search reads: chunks, out of rows as chunk_rows has them, and their records if wanted. For the other functions.';
+
+create function pgembed.search_key(pipeline pgembed.pipelines)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select case
+        when count(*) = 1 then 'chunk.pgembed_key_1::text'
+        else 'json_build_array(' || string_agg(
+            format('chunk.pgembed_key_%s::%s', position, value ->> 'type'), ', ' order by position
+        ) || ')::text'
+    end
+    from jsonb_array_elements(pipeline.key_columns) with ordinality as key (value, position)
+$function$;
+
+comment on function pgembed.search_key is
+    'The text of a key, as in pgembed.dead_letters, in search_relation. For the other functions.';
+
+create function pgembed.search_distance(pipeline pgembed.pipelines, scan text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select case scan
+        when 'none' then
+            format('(chunk.pgembed_embedding operator(%1$I.<=>) $1::%1$I.%2$I)', nspname, pipeline.vector_type)
+        -- No index has this.
+        when 'exact' then
+            format('(chunk.pgembed_embedding operator(%1$I.<=>) $1::%1$I.%2$I) + 0', nspname, pipeline.vector_type)
+        when 'halfvec' then
+            format(
+                '(chunk.pgembed_embedding::%1$I.halfvec(%2$s) operator(%1$I.<=>) $1::%1$I.%3$I::%1$I.halfvec(%2$s))',
+                nspname, pipeline.dimensions, pipeline.vector_type
+            )
+        when 'binary' then
+            format(
+                '(%1$I.binary_quantize(chunk.pgembed_embedding)::bit(%2$s) operator(%1$I.<~>) %1$I.binary_quantize($1::%1$I.%3$I))',
+                nspname, pipeline.dimensions, pipeline.vector_type
+            )
+    end
+    from pg_extension
+    join pg_namespace on pg_namespace.oid = extnamespace
+    where extname = 'vector'
+$function$;
+
+comment on function pgembed.search_distance is
+    'The distance of a chunk in search_relation from the vector $1, by an index that quantizes so, or as no index has it: exact. For the other functions.';
+
+create function pgembed.candidates(k bigint, scan text)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select k * case scan when 'halfvec' then 2 when 'binary' then 20 else 1 end
+$function$;
+
+comment on function pgembed.candidates is
+    'How many chunks an index that quantizes so has to name for k hits; these are ordered by their vectors. For the other functions.';
+
+create function pgembed.search_statement(
+    pipeline pgembed.pipelines, chunk_rows text, condition text, columns text[], scan text
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select format(
+        $statement$
+            with candidate as materialized (
+                select
+                    %s as key,
+                    chunk.pgembed_chunk_index as chunk_index,
+                    chunk.pgembed_start_char as start_char,
+                    chunk.pgembed_end_char as end_char,
+                    chunk.pgembed_text_chunk as chunk,
+                    %s as distance%s
+                from %s
+                where %s
+                order by %s
+                limit pgembed.candidates($2, %L)
+            )
+            select *, count(*) over () >= pgembed.candidates($2, %L) as is_enough
+            from candidate
+            order by distance, key, chunk_index
+            limit $2
+        $statement$,
+        pgembed.search_key(pipeline),
+        pgembed.search_distance(pipeline, 'none'),
+        (
+            select string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position)
+            from unnest(columns) with ordinality as listed (name, position)
+        ),
+        pgembed.search_relation(pipeline, chunk_rows, condition is not null or cardinality(columns) > 0),
+        coalesce('(' || condition || E'\n)', 'true'),
+        pgembed.search_distance(pipeline, scan),
+        scan,
+        scan
+    )
+$function$;
+
 comment on function pgembed.search_statement is
-    'The statement of a search, with the vector and the number of hits as its parameters; an exact one uses no index of vectors. For the other functions.';
+    'The statement of a search, with the vector and the number of hits as its parameters: the candidates that an index names, ordered by their vectors. It is one for SQL and for the program. For the other functions.';
+
+create function pgembed.search_scan(pipeline pgembed.pipelines)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select coalesce(
+        (
+            select quantize
+            from pgembed.vector_indexes
+            where vector_indexes.pipeline = search_scan.pipeline.name and is_valid
+            order by is_whole desc, array_position(array['none', 'halfvec', 'binary'], quantize)
+            limit 1
+        ),
+        'exact'
+    )
+$function$;
+
+comment on function pgembed.search_scan is
+    'What the index of a pipeline''s vectors holds that searches are ordered by, as in pgembed.vector_indexes; exact where there is none. For the other functions.';
 
 -- pgvector README, "Query Options" and "Iterative Index Scans": hnsw looks at 40 candidates by
 -- default and 1,000 at most, ivfflat is to look into the square root of its lists. A person who has
@@ -203,13 +348,9 @@ declare
         where extname = 'vector'
     );
     lists constant integer := (
-        select max(coalesce(substring(option from '^lists=(\d+)$')::integer, 100))
-        from pg_index
-        join pg_class on pg_class.oid = indexrelid
-        join pg_am on pg_am.oid = relam and amname = 'ivfflat'
-        left join unnest(reloptions) as option on option like 'lists=%'
-        where indrelid
-            = to_regclass(format('%I.%I', pipeline.target_schema, pipeline.target_table))
+        select max(coalesce((parameters ->> 'lists')::integer, 100))
+        from pgembed.vector_indexes
+        where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
     );
     wanted jsonb := jsonb_build_object(
         'hnsw.ef_search', greatest(
@@ -251,13 +392,9 @@ declare
         join pg_namespace on pg_namespace.oid = extnamespace
         where extname = 'vector'
     );
-    is_indexed constant boolean := exists (
-        select
-        from pg_index
-        join pg_class on pg_class.oid = indexrelid
-        join pg_am on pg_am.oid = relam and amname <> 'btree'
-        where indrelid = to_regclass(format('%I.%I', pipeline.target_schema, pipeline.target_table))
-    );
+    condition text;
+    scan text;
+    is_enough boolean;
     hits pgembed.hit[];
     before jsonb;
 begin
@@ -285,14 +422,19 @@ begin
             hint = 'give the vector that the model made, as it is';
     end if;
     execute format('select $1::%I.vector', extension_schema) using query;
-    before := pgembed.widen_scan(pipeline, k);
-    execute pgembed.search_statement(pipeline, extension_schema, coalesce(filter, '{}'), false)
-        into hits using query, k;
-    -- An index gives up at some time: with a rare condition, before it has found them all.
-    if is_indexed and coalesce(cardinality(hits), 0) < k then
-        execute pgembed.search_statement(pipeline, extension_schema, coalesce(filter, '{}'), true)
-            into hits using query, k;
-    end if;
+    condition := pgembed.search_condition(pipeline, coalesce(filter, '{}'));
+    scan := pgembed.search_scan(pipeline);
+    before := pgembed.widen_scan(pipeline, pgembed.candidates(k, scan));
+    loop
+        execute format(
+            'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index), bool_or(is_enough) from (%s) as nearest',
+            pgembed.search_statement(pipeline, pgembed.chunk_rows(pipeline), condition, '{}', scan)
+        )
+        into hits, is_enough using query, k;
+        -- An index gives up at some time: with a rare condition, before it has found them all.
+        exit when scan = 'exact' or is_enough;
+        scan := 'exact';
+    end loop;
     perform set_config(key, value, true) from jsonb_each_text(before);
     return query select (unnest(hits)).*;
 end

@@ -116,6 +116,10 @@ class Cursor(psycopg.Cursor[Any]):
                 return super().execute(query, params, **options)
 
 
+class RawCursor(Cursor, psycopg.RawCursor[Any]):
+    """The same for statements that have their parameters as PostgreSQL does: $1, $2."""
+
+
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A session that finds nothing of a user's by a bare name, and does not wait for ever.
 

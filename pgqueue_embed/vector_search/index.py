@@ -27,50 +27,35 @@ from pgqueue_embed.vector_search.index_plan import (
 
 @dataclass(frozen=True, kw_only=True)
 class VectorIndex:
-    """An index of cosine distance on a pipeline's embedding column."""
+    """An index of a pipeline's vectors; see the view pgembed.vector_indexes."""
 
     name: str
     method: str
+    quantize: str
     parameters: dict[str, str]
     valid: bool
 
     def __str__(self) -> str:
         given = "".join(f", {name} {value}" for name, value in self.parameters.items())
-        return f"{self.name} ({self.method}{given})"
+        of_what = "" if self.quantize == "none" else f" of {self.quantize}"
+        return f"{self.name} ({self.method}{of_what}{given})"
 
 
-# Any index of the cosine operators counts, the user's own too. An access method of another
-# extension calls its operator class by the same name.
 INDEXES = """
-select
-    index.relname,
-    amname,
-    coalesce(index.reloptions, '{}'),
-    indisvalid
-from pgembed.pipelines
-join pg_namespace on nspname = target_schema
-join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
-join pg_attribute on attrelid = target.oid and attname = target_columns ->> 'embedding'
-join pg_index on indrelid = target.oid and indkey[0] = attnum and indpred is null
-join pg_class as index on index.oid = indexrelid
-join pg_am on pg_am.oid = index.relam
-join pg_opclass on pg_opclass.oid = indclass[0]
-where opcname like '%%cosine%%' and pipelines.name = %(name)s
-order by indisvalid desc, index.relname
+select index_name, method, quantize, parameters, is_valid
+from pgembed.vector_indexes
+where pipeline = %s and is_whole
+order by is_valid desc, index_name
 """
 
 
 def vector_indexes(connection: Connection, pipeline: Pipeline) -> list[VectorIndex]:
-    """Return the cosine indexes on the pipeline's vectors, valid ones first."""
-    rows = connection.execute(INDEXES, {"name": pipeline.name})
+    """Return the indexes of all of the pipeline's vectors, valid ones first."""
     return [
-        VectorIndex(
-            name=name,
-            method=method,
-            parameters=dict(option.split("=", 1) for option in options),
-            valid=valid,
+        VectorIndex(name=name, method=method, quantize=quantize, parameters=parameters, valid=valid)
+        for name, method, quantize, parameters, valid in connection.execute(
+            INDEXES, (pipeline.name,)
         )
-        for name, method, options, valid in rows
     ]
 
 

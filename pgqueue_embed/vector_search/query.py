@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.extension import VectorExtension, vector_extension
 from pgqueue_embed.db.faults import on_users_tables
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, RawCursor
 from pgqueue_embed.errors import (
     PipelineFault,
     PipelineReplaced,
@@ -25,8 +24,7 @@ from pgqueue_embed.pipeline.catalog import is_current
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
-from pgqueue_embed.vector_search.index import vector_indexes
-from pgqueue_embed.vector_search.relation import relation_of
+from pgqueue_embed.vector_search.relation import raw, relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
 
 
@@ -50,35 +48,18 @@ class Hit:
     matched: int | None = None
 
 
-# Ordered by the operator itself, so that the index is used; ordered again because an iterative
-# ivfflat scan returns rows in roughly this order only.
-SEARCH = """
-with nearest as materialized (
-    select
-        {key} as key,
-        {chunk_index} as chunk_index,
-        {start_char} as start_char,
-        {end_char} as end_char,
-        {text_chunk} as chunk,
-        {distance} as distance{columns}
-    from {tables}
-    where {condition}
-    order by {order}
-    limit %(limit)s
-)
-select *
-from nearest
-order by distance, key, chunk_index
-"""
-
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
-WIDEN = "select pgembed.widen_scan(pipelines, %(count)s) from pgembed.pipelines where id = %(id)s"
+WIDEN = """
+select pgembed.widen_scan(pipelines, pgembed.candidates(%(count)s, %(scan)s))
+from pgembed.pipelines
+where id = %(id)s
+"""
 
 # How many chunks of a record a search for it would find.
 MATCHED = """
 select {key}, count(*)
-from {tables}
-where {condition} and {key_is_among_keys} and 1 - ({distance}) >= %(threshold)s
+from {relation}
+where {condition} and {key_is_among_keys} and 1 - {distance} >= $2
 group by 1
 """
 
@@ -102,7 +83,6 @@ def search(
     be, or a target table that is not there or may not be read.
     """
     request.check()
-    extension = vector_extension(connection)
     try:
         with (
             trusting(
@@ -116,7 +96,7 @@ def search(
             connection.transaction(),
         ):
             _prepare(connection, request)
-            scan = _Scan(connection, pipeline, query_vector, request, extension)
+            scan = _Scan(connection, pipeline, query_vector, request)
             hits = _best_of_records(scan) if request.per_record else _best(scan)
             _check_present(connection, pipeline)
             return hits
@@ -151,77 +131,51 @@ class _Scan:
         pipeline: Pipeline,
         query_vector: NDArray[np.float32],
         request: SearchRequest,
-        extension: VectorExtension,
     ) -> None:
         self.request = request
         self._connection = connection
         self._pipeline = pipeline
-        self._extension = extension
-        self._indexes = vector_indexes(connection, pipeline)
-        self._relation = relation_of(connection, pipeline, request)
+        found = relation_of(connection, pipeline, request)
+        if found is None:
+            raise _replaced(pipeline)
+        self._relation = found
         self._vector = "[" + ",".join(map(repr, query_vector.tolist())) + "]"
 
     def nearest(self, count: int) -> list[Hit]:
         """Return the `count` nearest chunks of those that the condition lets in, or all."""
-        self._connection.execute(WIDEN, {"id": self._pipeline.id, "count": count})
-        hits = self._run(count, self._distance)
+        scan = self._relation.scan
+        values = {"id": self._pipeline.id, "count": count, "scan": scan}
+        self._connection.execute(WIDEN, values)
+        rows = self._run(self._relation.statement, count)
         # An index gives up at some time: with a rare condition, before it has found them all.
-        if len(hits) < count and self._indexes:
-            hits = self._run(count, sql.SQL("({}) + 0").format(self._distance))
-        return hits
+        is_enough = bool(rows) and rows[0][-1]
+        if scan != "exact" and not is_enough:
+            rows = self._run(self._relation.exact_statement, count)
+        return [self._hit(row) for row in rows]
 
     def matched(self, keys: Sequence[str]) -> dict[str, int]:
         """Return how many chunks of each record reach the threshold."""
-        query = sql.SQL(MATCHED).format(
-            key=self._key,
-            tables=self._relation.tables,
-            condition=self._relation.condition,
-            distance=self._distance,
-            key_is_among_keys=self._pipeline.key.among("chunk", self._relation.key_names, "keys"),
+        key = self._pipeline.key
+        key_names = [f"pgembed_{name}" for name in key.positions]
+        query = MATCHED.format(
+            key=self._relation.key,
+            relation=self._relation.relation,
+            condition=f"({self.request.where or 'true'}\n)",
+            distance=self._relation.distance,
+            key_is_among_keys=raw(key.among("chunk", key_names, "keys")).replace("%(keys)s", "$3"),
         )
-        values = {
-            "keys": list(keys),
-            "threshold": self.request.threshold,
-            "query": self._vector,
-        }
-        return dict(self._connection.execute(query, values).fetchall())
+        return dict(self._execute(query, self._vector, self.request.threshold, list(keys)))
 
-    def _run(self, count: int, order: sql.Composable) -> list[Hit]:
-        relation = self._relation
-        columns = [
-            sql.SQL(", {} as {}").format(column, sql.Identifier(f"pgembed_column_{number}"))
-            for number, column in enumerate(relation.columns)
-        ]
-        query = sql.SQL(SEARCH).format(
-            key=self._key,
-            chunk_index=relation.part("chunk_index"),
-            start_char=relation.part("start_char"),
-            end_char=relation.part("end_char"),
-            text_chunk=relation.part("text_chunk"),
-            distance=self._distance,
-            columns=sql.SQL("").join(columns),
-            tables=relation.tables,
-            condition=relation.condition,
-            order=order,
-        )
-        values = {"query": self._vector, "limit": count}
-        return [self._hit(row) for row in self._connection.execute(query, values)]
+    def _run(self, statement: str, count: int) -> list[tuple[Any, ...]]:
+        return self._execute(statement, self._vector, count)
 
-    @property
-    def _key(self) -> sql.Composable:
-        return self._pipeline.key.text("chunk", self._relation.key_names)
-
-    @property
-    def _distance(self) -> sql.Composable:
-        schema = self._extension.schema
-        return sql.SQL("{} operator({}.<=>) %(query)s::{}").format(
-            self._relation.part("embedding"),
-            sql.Identifier(schema),
-            sql.Identifier(schema, self._pipeline.spec.vector_type),
-        )
+    def _execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with RawCursor(self._connection) as cursor:
+            # It is made of names that PostgreSQL has quoted, and of what a person may say.
+            return cursor.execute(statement, values).fetchall()
 
     def _hit(self, row: tuple[Any, ...]) -> Hit:
-        key, chunk_index, start_char, end_char, chunk, distance, *values = row
+        key, chunk_index, start_char, end_char, chunk, distance, *values, _ = row
         return Hit(
             key=key,
             score=1 - distance,
@@ -261,10 +215,13 @@ def _best_of_records(scan: _Scan) -> list[Hit]:
 def _check_present(connection: Connection, pipeline: Pipeline) -> None:
     """Raise PipelineReplaced unless the table just read, locked by that, is the pipeline's own."""
     if not is_current(connection, pipeline):
-        raise PipelineReplaced(
-            f"{pipeline.name} was replaced by its next generation, or dropped, just now; search"
-            " again"
-        )
+        raise _replaced(pipeline)
+
+
+def _replaced(pipeline: Pipeline) -> PipelineReplaced:
+    return PipelineReplaced(
+        f"{pipeline.name} was replaced by its next generation, or dropped, just now; search again"
+    )
 
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:

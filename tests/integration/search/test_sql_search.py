@@ -156,7 +156,8 @@ def test_policies_hide_from_the_caller_what_they_hide(
         """
         create role reader login;
         grant usage on schema pgembed, public to reader;
-        grant select on pgembed.pipelines, public.reports, public.reports_chunks to reader;
+        grant select on pgembed.pipelines, pgembed.vector_indexes to reader;
+        grant select on public.reports, public.reports_chunks to reader;
         alter table public.reports_chunks enable row level security;
         create policy few on public.reports_chunks using (fulltext_id < 100);
         """
