@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -16,11 +16,13 @@ from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index_plan import (
-    ELEMENT_BYTES,
     MAX_DIMENSIONS,
+    QUANTIZED,
     IndexOptions,
     IndexPlan,
     ServerLimits,
+    element_bytes,
+    element_type,
     plan_index,
 )
 
@@ -64,14 +66,15 @@ def has_vector_index(connection: Connection, pipeline: Pipeline) -> bool:
     return any(index.valid for index in vector_indexes(connection, pipeline))
 
 
-def index_name(pipeline: Pipeline, method: str) -> str:
-    """Return the name of the pipeline's index of `method`, the same on every machine."""
+def index_name(pipeline: Pipeline, method: str, quantize: str = "none") -> str:
+    """Return the name of the pipeline's index of that kind, the same on every machine."""
     stem = f"{pipeline.target.name}_{pipeline.spec.columns.embedding}"
-    name = f"{stem}_{method}"
+    kind = method if quantize == "none" else f"{quantize}_{method}"
+    name = f"{stem}_{kind}"
     if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
         return name
     digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
-    end = f"_{digest}_{method}"
+    end = f"_{digest}_{kind}"
     room = MAX_IDENTIFIER_BYTES - len(end)
     return stem.encode()[:room].decode(errors="ignore") + end
 
@@ -79,18 +82,27 @@ def index_name(pipeline: Pipeline, method: str) -> str:
 def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> IndexPlan:
     """Return how the index of `options` is to be built on this server.
 
-    Raises UsageError when the vectors have too many dimensions for an index, pgvector is too old
-    for it, or the target table is gone.
+    Raises UsageError when the vectors have too many dimensions for such an index or the target
+    table is gone, SetupError when pgvector is too old for it.
     """
-    _check_dimensions(pipeline)
+    options = _of_vectors(pipeline, options)
+    check_dimensions(pipeline, options)
     _check_one_piece(connection, pipeline)
-    _check_version(connection, options.method)
+    _check_version(connection, options)
+    element = element_type(pipeline.spec.vector_type, options.quantize)
     return plan_index(
         options,
         rows=_count_vectors(connection, pipeline),
-        vector_bytes=8 + pipeline.dimensions * ELEMENT_BYTES[pipeline.spec.vector_type],
+        vector_bytes=element_bytes(element, pipeline.dimensions),
         limits=_read_limits(connection),
     )
+
+
+def _of_vectors(pipeline: Pipeline, options: IndexOptions) -> IndexOptions:
+    """Return the options for vectors that are as small already as they are to be indexed."""
+    if QUANTIZED[options.quantize] == pipeline.spec.vector_type:
+        return replace(options, quantize="none")
+    return options
 
 
 def plan_of_copies(
@@ -105,22 +117,26 @@ def plan_of_copies(
     for index in vector_indexes(connection, pipeline):
         given = {name: int(value) for name, value in index.parameters.items()}
         with suppress(UsageError):
-            options = IndexOptions(method=index.method, **given)
+            options = IndexOptions(method=index.method, quantize=index.quantize, **given)
             plans.append(plan(connection, successor, options))
     return max(plans, key=lambda each: each.memory_megabytes, default=None)
 
 
-def _check_dimensions(pipeline: Pipeline) -> None:
-    vector_type = pipeline.spec.vector_type
-    most = MAX_DIMENSIONS[vector_type]
-    if pipeline.dimensions <= most:
+def check_dimensions(pipeline: Pipeline, options: IndexOptions) -> None:
+    """Raise UsageError, naming what fits, for vectors of too many dimensions for such an index."""
+    vector_type, dimensions = pipeline.spec.vector_type, pipeline.dimensions
+    element = element_type(vector_type, options.quantize)
+    if dimensions <= MAX_DIMENSIONS[element]:
         return
-    halfvec = "create the pipeline with --vector-type halfvec (up to 4,000), "
-    way_out = halfvec if vector_type == "vector" and pipeline.dimensions <= 4000 else ""
+    fitting = [
+        f"--quantize {each} (up to {MAX_DIMENSIONS[QUANTIZED[each]]:,})"
+        for each in ("halfvec", "binary")
+        if dimensions <= MAX_DIMENSIONS[QUANTIZED[each]]
+    ]
+    way_out = " or ".join(fitting) or "use a model with fewer dimensions"
     raise UsageError(
-        f"{pipeline.name} has {pipeline.dimensions:,} dimensions, and pgvector indexes a"
-        f" {vector_type} of up to {most:,}; {way_out}use a model with fewer dimensions,"
-        " or search without an index"
+        f"{pipeline.name} has {dimensions:,} dimensions, and pgvector indexes a {element} of up to"
+        f" {MAX_DIMENSIONS[element]:,}; {way_out}, or search without an index"
     )
 
 
@@ -137,12 +153,18 @@ def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
         )
 
 
-def _check_version(connection: Connection, method: str) -> None:
+def _check_version(connection: Connection, options: IndexOptions) -> None:
     extension = vector_extension(connection)
-    if method == "hnsw" and not extension.is_at_least(0, 5):
+    if options.method == "hnsw" and not extension.is_at_least(0, 5):
         raise SetupError(
             f"pgvector {extension.version} has no hnsw (it came with 0.5); use --method ivfflat,"
             " or run: alter extension vector update"
+        )
+    if options.quantize != "none" and not extension.is_at_least(0, 7):
+        raise SetupError(
+            f"pgvector {extension.version} cannot index {options.quantize} vectors (they came with"
+            " 0.7); use --quantize none, or install a newer one and run: alter extension vector"
+            " update"
         )
 
 

@@ -43,7 +43,7 @@ def build_index(
     server cannot do it.
     """
     connection.refuse_pooler("pgembed index")
-    name = index_name(pipeline, plan.method)
+    name = index_name(pipeline, plan.method, plan.quantize)
     connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
     with _turn(connection, pipeline), build_settings(connection, plan):
         _drop_invalid(connection, pipeline, name)
@@ -160,25 +160,44 @@ def _create_with_retry(
 
 CREATE = """
 create index concurrently {name} on {target}
-using {method} ({embedding} {operator_class}) with ({parameters})
+using {method} ({element}) with ({parameters})
 """
 
 
 def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str) -> None:
-    schema = vector_extension(connection).schema
-    parameters = sql.SQL(", ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(parameter), sql.Literal(value))
-        for parameter, value in plan.parameters.items()
-    )
     query = sql.SQL(CREATE).format(
         name=sql.Identifier(name),
         target=pipeline.target.identifier,
         method=sql.Identifier(plan.method),
-        embedding=sql.Identifier(pipeline.spec.columns.embedding),
-        operator_class=sql.Identifier(schema, f"{pipeline.spec.vector_type}_cosine_ops"),
-        parameters=parameters,
+        element=element(connection, pipeline, plan),
+        parameters=parameters(plan),
     )
     connection.execute(query)
+
+
+ELEMENTS = {
+    "none": "{embedding} {schema}.{vector_type_cosine_ops}",
+    "halfvec": "({embedding}::{schema}.halfvec({dimensions})) {schema}.halfvec_cosine_ops",
+    "binary": "({schema}.binary_quantize({embedding})::bit({dimensions})) {schema}.bit_hamming_ops",
+}
+
+
+def element(connection: Connection, pipeline: Pipeline, plan: IndexPlan) -> sql.Composable:
+    """Return what is indexed of a row, with its operator class."""
+    return sql.SQL(ELEMENTS[plan.quantize]).format(
+        embedding=sql.Identifier(pipeline.spec.columns.embedding),
+        schema=sql.Identifier(vector_extension(connection).schema),
+        vector_type_cosine_ops=sql.Identifier(f"{pipeline.spec.vector_type}_cosine_ops"),
+        dimensions=sql.Literal(pipeline.dimensions),
+    )
+
+
+def parameters(plan: IndexPlan) -> sql.Composable:
+    """Return the WITH options of an index, as SQL."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(parameter), sql.Literal(value))
+        for parameter, value in plan.parameters.items()
+    )
 
 
 def _explained(error: psycopg.Error, pipeline: Pipeline, name: str) -> PgembedError:

@@ -9,9 +9,12 @@ from pgqueue_embed.errors import UsageError
 
 MEGABYTE = 1024**2
 
-# pgvector README, "Indexing": the most dimensions that an index can have.
-MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000}
-ELEMENT_BYTES = {"vector": 4, "halfvec": 2}
+# What an index holds of vectors: themselves, or what pgvector makes smaller of them.
+QUANTIZED = {"none": "vector", "halfvec": "halfvec", "binary": "bit"}
+
+# pgvector README, "Indexing": the most dimensions that an index of a type can have.
+MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000, "bit": 64_000}
+ELEMENT_BITS = {"vector": 32, "halfvec": 16, "bit": 1}
 
 MAX_LISTS = 32_768
 
@@ -31,6 +34,7 @@ class IndexOptions:
     """
 
     method: str = "hnsw"
+    quantize: str = "none"
     lists: int | None = None
     m: int = 16
     ef_construction: int = 64
@@ -39,6 +43,8 @@ class IndexOptions:
     def __post_init__(self) -> None:
         if self.method not in ("hnsw", "ivfflat"):
             raise UsageError(f"--method {self.method}: give hnsw or ivfflat")
+        if self.quantize not in QUANTIZED:
+            raise UsageError(f"--quantize {self.quantize}: give {', '.join(QUANTIZED)}")
         if not 2 <= self.m <= 100:
             raise UsageError(f"--m {self.m}: give a number from 2 to 100")
         least = max(4, 2 * self.m)
@@ -73,12 +79,13 @@ class ServerLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexPlan:
-    """How one index is built; `parameters` are its WITH options.
+    """How one index is built of vectors as `quantize` says; `parameters` are its WITH options.
 
     What does not fit into `memory_megabytes`, of the `needed_megabytes`, is built on disk.
     """
 
     method: str
+    quantize: str
     rows: int
     parameters: dict[str, int]
     memory_megabytes: int
@@ -89,6 +96,16 @@ class IndexPlan:
     def fits(self) -> bool:
         """Whether the index is built in memory."""
         return self.needed_megabytes <= self.memory_megabytes
+
+
+def element_type(vector_type: str, quantize: str) -> str:
+    """Return the type that is indexed of vectors of a type: vector, halfvec or bit."""
+    return vector_type if quantize == "none" else QUANTIZED[quantize]
+
+
+def element_bytes(element: str, dimensions: int) -> int:
+    """Return how many bytes one of a type has; pgvector README, "Reference"."""
+    return 8 + math.ceil(dimensions * ELEMENT_BITS[element] / 8)
 
 
 def plan_index(
@@ -110,6 +127,7 @@ def plan_index(
     memory = max(given, limits.maintenance_work_mem_bytes)
     return IndexPlan(
         method=options.method,
+        quantize=options.quantize,
         rows=rows,
         parameters=parameters,
         memory_megabytes=options.memory_megabytes or math.ceil(memory / MEGABYTE),

@@ -1,0 +1,202 @@
+"""Search by an index of smaller vectors: as good as brute force, and never fewer than there are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.errors import SetupError, UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search import index as index_module
+from pgqueue_embed.vector_search.index import plan, vector_indexes
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
+from tests.support.corpus import make_source
+from tests.support.pipelines import make_pipeline
+
+pytestmark = pytest.mark.on_both_servers
+
+ROWS = 1_500
+DIMENSIONS = 128
+
+SOURCE = """
+create table public.reports as
+select n as id, 'text of ' || n as body, n %% 50 as kind from generate_series(1, %s) as n
+"""
+FILL = """
+insert into {target} (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens,
+    embedding)
+select position, position::text, 0, 'text', 0, 4, 1, vector::text::{type}
+from json_array_elements(%s) with ordinality as listed (vector, position)
+"""
+
+# With each condition, the filter that says the same: all, none, 0.2 %, 2 %, 50 %.
+FILTERS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("true", {}),
+    ("kind = 5000", {"kind": 5000}),
+    ("id in (7, 8, 9)", {"id": [7, 8, 9]}),
+    ("kind = 7", {"kind": 7}),
+    ("id <= 750", {"id": {"<=": 750}}),
+)
+
+KINDS = [
+    (method, quantize, vector_type, gives_up)
+    for method, quantize, vector_type, gives_up in (
+        ("hnsw", "halfvec", "vector", False),
+        ("hnsw", "binary", "vector", False),
+        ("hnsw", "binary", "vector", True),
+        ("hnsw", "binary", "halfvec", False),
+        ("ivfflat", "halfvec", "vector", False),
+        ("ivfflat", "binary", "vector", False),
+    )
+]
+
+
+def directions(count: int, seed: int) -> NDArray[np.float32]:
+    """Return unit vectors around forty centres, as texts of some subjects have them."""
+    centres = np.random.default_rng(0).standard_normal((40, DIMENSIONS))
+    random = np.random.default_rng(seed)
+    found = centres[random.integers(40, size=count)] + random.standard_normal((count, DIMENSIONS))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+VECTORS = directions(ROWS, 1)
+QUERIES = directions(3, 2)
+
+
+def fill(connection: Connection, vector_type: str) -> Pipeline:
+    connection.execute(SOURCE, (ROWS,))
+    connection.execute("alter table public.reports add primary key (id)")
+    pipeline = make_pipeline(connection, dimensions=DIMENSIONS, vector_type=vector_type)
+    statement = sql.SQL(FILL).format(
+        target=pipeline.target.identifier, type=sql.Identifier("public", vector_type)
+    )
+    connection.execute(statement, (json.dumps(VECTORS.tolist()),))
+    connection.execute("analyze")
+    return pipeline
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: " ".join(str(each) for each in kind))
+def quantized(request: pytest.FixtureRequest, connection: Connection, conninfo: str) -> Pipeline:
+    method, quantize, vector_type, gives_up = request.param
+    pipeline = fill(connection, vector_type)
+    with connect(conninfo) as builder:
+        options = IndexOptions(method=method, quantize=quantize)
+        build_index(builder, pipeline, plan(builder, pipeline, options))
+    # So that a small table is not sorted instead.
+    limits = {"enable_seqscan": "off", "enable_sort": "off"}
+    if gives_up:
+        limits["hnsw.max_scan_tuples"] = "100"
+    connection.execute("load 'vector'")
+    for name, value in limits.items():
+        connection.execute(
+            sql.SQL("alter database {} set {} = {}").format(
+                sql.Identifier(connection.info.dbname), sql.SQL(name), sql.Literal(value)
+            )
+        )
+    return pipeline
+
+
+def nearest(connection: Connection, where: str, query: NDArray[np.float32]) -> list[int]:
+    """Return the ids that a condition lets in, nearest first, by brute force."""
+    rows = connection.execute(f"select id from public.reports where {where}").fetchall()
+    ids = np.array([key for (key,) in rows], dtype=int)
+    return list(ids[np.argsort(-(VECTORS[ids - 1] @ query), kind="stable")]) if len(ids) else []
+
+
+@pytest.mark.parametrize("limit", [10, 60])
+def test_program_and_sql_find_what_brute_force_finds(
+    connection: Connection, conninfo: str, quantized: Pipeline, limit: int
+) -> None:
+    found = wanted = 0
+    with connect(conninfo) as own:
+        for query in QUERIES:
+            for where, only in FILTERS:
+                expected = nearest(connection, where, query)[:limit]
+                request = SearchRequest(limit=limit, threshold=-1.0, where=where)
+                by_program = [int(hit.key) for hit in search(own, quantized, query, request)]
+                by_sql = [
+                    int(key)
+                    for (key,) in own.execute(
+                        "select key from pgembed.search('reports', %s::real[], %s::integer, %s)",
+                        (query.tolist(), limit, json.dumps(only)),
+                    )
+                ]
+                assert by_program == by_sql, where
+                assert len(by_sql) == len(expected), where
+                found += len(set(by_sql) & set(expected))
+                wanted += len(expected)
+    assert found >= 0.97 * wanted
+
+
+def test_scores_are_those_of_the_whole_vectors(conninfo: str, quantized: Pipeline) -> None:
+    with connect(conninfo) as own:
+        hits = search(own, quantized, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))
+    similarities = [float(VECTORS[int(hit.key) - 1] @ QUERIES[0]) for hit in hits]
+    assert similarities == sorted(similarities, reverse=True)
+    assert np.allclose([hit.score for hit in hits], similarities, atol=1e-3)
+
+
+def test_the_statement_of_a_search_reads_the_index(conninfo: str, quantized: Pipeline) -> None:
+    with connect(conninfo) as own:
+        (index,) = vector_indexes(own, quantized)
+        assert index.valid
+        statement = own.value(
+            "select pgembed.search_statement(pipelines, pgembed.chunk_rows(pipelines), null, '{}',"
+            " pgembed.search_scan(pipelines)) from pgembed.pipelines"
+        )
+        own.execute("deallocate all")
+        own.execute(f"prepare wanted (real[], integer) as {statement}")
+        values = sql.SQL(", ").join([sql.Literal(QUERIES[0].tolist()), sql.Literal(5)])
+        plan_lines = own.execute(sql.SQL("explain execute wanted ({})").format(values)).fetchall()
+    assert index.name in str(plan_lines)
+
+
+def test_halfvec_vectors_are_indexed_as_they_are(connection: Connection) -> None:
+    pipeline = fill(connection, "halfvec")
+    planned = plan(connection, pipeline, IndexOptions(quantize="halfvec"))
+    build_index(connection, pipeline, planned)
+    assert [index.quantize for index in vector_indexes(connection, pipeline)] == ["none"]
+
+
+@pytest.mark.parametrize(
+    ("vector_type", "dimensions", "quantize", "fits"),
+    [
+        ("vector", 2_001, "none", ["halfvec", "binary"]),
+        ("vector", 4_001, "none", ["binary"]),
+        ("vector", 4_001, "halfvec", ["binary"]),
+        ("halfvec", 4_001, "none", ["binary"]),
+    ],
+)
+def test_what_fits_too_many_dimensions_is_named_and_can_be_built(
+    connection: Connection, vector_type: str, dimensions: int, quantize: str, fits: list[str]
+) -> None:
+    pipeline = make_pipeline(
+        connection, make_source(connection), vector_type=vector_type, dimensions=dimensions
+    )
+    with pytest.raises(UsageError) as refused:
+        plan(connection, pipeline, IndexOptions(quantize=quantize))
+    named = [each for each in ("halfvec", "binary") if f"--quantize {each}" in str(refused.value)]
+    assert named == fits
+    for each in fits:
+        build_index(connection, pipeline, plan(connection, pipeline, IndexOptions(quantize=each)))
+    assert sorted(index.quantize for index in vector_indexes(connection, pipeline)) == sorted(fits)
+
+
+def test_pgvector_that_knows_no_smaller_vectors_is_named(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pgqueue_embed.db.extension import VectorExtension
+
+    pipeline = make_pipeline(connection, make_source(connection))
+    old = VectorExtension(schema="public", version="0.6.2")
+    monkeypatch.setattr(index_module, "vector_extension", lambda _: old)
+    with pytest.raises(SetupError, match=r"pgvector 0\.6\.2 cannot index binary .* 0\.7"):
+        plan(connection, pipeline, IndexOptions(quantize="binary"))
