@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli.build_progress import sentence, watched_build
-from pgqueue_embed.cli.display import console, count, duration, say, size
+from pgqueue_embed.cli.display import confirm, console, count, duration, progress_console, say, size
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
+from pgqueue_embed.errors import UsageError
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.index_build import BuildProgress
-    from pgqueue_embed.vector_search.index_plan import IndexPlan
+    from pgqueue_embed.vector_search.index_plan import IndexOptions, IndexPlan
 
 Method = Annotated[
     str,
@@ -26,6 +28,18 @@ Method = Annotated[
         "--method",
         help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller).",
     ),
+]
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize",
+        help="Index the vectors as they are (none), in 16 bits (halfvec: half the size) or one bit"
+        " a dimension (binary: a fifth); searches order what it finds by the whole vectors.",
+    ),
+]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", help="Do not ask before an index that does not fit into the memory."),
 ]
 Lists = Annotated[
     int | None,
@@ -59,17 +73,22 @@ def index(
     conninfo: str,
     name: PipelineName,
     method: Method = "hnsw",
+    quantize: Quantize = "none",
     lists: Lists = None,
     m: M = 16,
     ef_construction: EfConstruction = 64,
     memory: Memory = None,
+    yes: Yes = False,
 ) -> None:
     """Build a vector index (cosine distance), so that searches stay fast.
 
     Build it when the pipeline is complete: an index makes loading many times
     slower. Workers and readers go on meanwhile. Ctrl-C undoes the build.
 
-    Example: pgembed index reports
+    One that does not fit into the server's memory takes many times as long to
+    build: what it needs, how long it may take and what would fit is said first.
+
+    Example: pgembed index reports --quantize halfvec
     """
     from pgqueue_embed.db import applications
     from pgqueue_embed.db.migrate import check_schema
@@ -81,6 +100,7 @@ def index(
 
     options = IndexOptions(
         method=method,
+        quantize=quantize,
         lists=lists,
         m=m,
         ef_construction=ef_construction,
@@ -89,21 +109,23 @@ def index(
     with connect(conninfo, application_name=applications.INDEX) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
-        if _says_that_it_exists(connection, pipeline, method):
-            return
         planned = plan(connection, pipeline, options)
+        if _says_that_it_exists(connection, pipeline, planned):
+            return
         _announce(connection, pipeline, planned)
+        if not planned.fits:
+            _ask(_what_does_not_fit(connection, pipeline, options, planned), yes=yes)
         started = time.monotonic()
         with _watched(conninfo, pipeline):
             built = build_index(connection, pipeline, planned, on_warning=_warn)
         say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
 
 
-def _says_that_it_exists(connection: Connection, pipeline: Pipeline, method: str) -> bool:
+def _says_that_it_exists(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> bool:
     from pgqueue_embed.vector_search.index import vector_indexes
 
     for found in vector_indexes(connection, pipeline):
-        if found.valid and found.method == method:
+        if found.valid and (found.method, found.quantize) == (planned.method, planned.quantize):
             say(f"{pipeline.name} has a vector index already: {found}")
             return True
     return False
@@ -114,8 +136,9 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
     from pgqueue_embed.queue.claims import is_drained
 
     parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
+    of_what = "" if planned.quantize == "none" else f" as {planned.quantize}"
     say(
-        f"{planned.method} index ({parameters}) over {count(planned.rows, 'vector')} of"
+        f"{planned.method} index ({parameters}) over {count(planned.rows, 'vector')}{of_what} of"
         f" {pipeline.target}, {planned.memory_megabytes:,} MB,"
         f" up to {count(planned.parallel_workers, 'parallel worker')}"
     )
@@ -123,8 +146,6 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
         _warn("there are no vectors yet, and an index slows their loading; better embed first")
     for fault in vector_extension(connection).faults():
         _warn(f"this server's pgvector: {fault}; install a newer one")
-    if not planned.fits:
-        _warn(_what_does_not_fit(planned))
     if not is_drained(connection, [pipeline.id]):
         _warn(
             f"{pipeline.name} has pending records, and an index slows their loading; better build"
@@ -132,12 +153,44 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
         )
 
 
-def _what_does_not_fit(planned: IndexPlan) -> str:
-    return (
-        f"the index needs about {size(planned.needed_megabytes * 1024**2)} while it is built, and"
-        f" gets {size(planned.memory_megabytes * 1024**2)}: the rest is built on disk, which takes"
-        f" many times as long; if the server has the memory: --memory {planned.needed_megabytes}"
+def _what_does_not_fit(
+    connection: Connection, pipeline: Pipeline, options: IndexOptions, planned: IndexPlan
+) -> str:
+    from pgqueue_embed.vector_search.build_time import estimated_build_seconds
+    from pgqueue_embed.vector_search.index import plans_that_fit
+
+    with progress_console().status("timing a sample"):
+        seconds = estimated_build_seconds(connection, pipeline, planned)
+    how_long = (
+        "how long that takes cannot be told, since this role may make no temporary table"
+        if seconds is None
+        else f"timed on a sample, it takes {duration(max(1.0, seconds))} or more"
     )
+    fitting = [
+        f"{flags} ({_megabytes(smaller.needed_megabytes)})"
+        for flags, smaller in plans_that_fit(connection, pipeline, options).items()
+    ]
+    return (
+        f"the index of {count(planned.rows, 'vector')} needs about"
+        f" {_megabytes(planned.needed_megabytes)} while it is built, and gets"
+        f" {_megabytes(planned.memory_megabytes)}, so that the rest is built on disk; {how_long};"
+        f" what would fit: {', '.join(fitting) or 'nothing smaller'}, or, if the server has the"
+        f" memory, --memory {planned.needed_megabytes}"
+    )
+
+
+def _megabytes(number: int) -> str:
+    return size(number * 1024**2)
+
+
+def _ask(what: str, *, yes: bool) -> None:
+    """Say it and ask a person; raises UsageError where there is nobody to ask, and no `yes`."""
+    if yes:
+        _warn(what)
+    elif sys.stdin.isatty():
+        confirm(f"{what}. Build it nevertheless?")
+    else:
+        raise UsageError(f"{what}; or add --yes, to build it nevertheless")
 
 
 def _warn(text: str) -> None:

@@ -22,9 +22,10 @@ from pgqueue_embed.estimation.text_sample import StoredChunk
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.target.chunk_table import ROW_BYTES
 from pgqueue_embed.vector_search.index_plan import (
-    ELEMENT_BYTES,
     MAX_DIMENSIONS,
     IndexOptions,
+    element_bytes,
+    element_type,
     hnsw_bytes,
 )
 
@@ -53,9 +54,6 @@ WAL_ROW_BYTES = 40
 WAL_ENTRY_BYTES = 88
 WAL_RECORD_BYTES = 470
 
-# pgvector indexes so many dimensions as bits.
-MAX_BITS = 64_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -69,7 +67,7 @@ class Layout:
     @property
     def vector_bytes(self) -> int:
         """Bytes of a vector, its header included."""
-        return 8 + self.dimensions * ELEMENT_BYTES[self.vector_type]
+        return element_bytes(self.vector_type, self.dimensions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +169,10 @@ def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes 
     `quantisation` is none, halfvec or binary.
     """
     m = IndexOptions().m
-    if quantisation == "binary":
-        most, vector_bytes = MAX_BITS, 8 + -(-layout.dimensions // 8)
-    else:
-        type_ = layout.vector_type if quantisation == "none" else quantisation
-        most, vector_bytes = MAX_DIMENSIONS[type_], 8 + layout.dimensions * ELEMENT_BYTES[type_]
-    if layout.dimensions > most:
+    element = element_type(layout.vector_type, quantisation)
+    if layout.dimensions > MAX_DIMENSIONS[element]:
         return None
+    vector_bytes = element_bytes(element, layout.dimensions)
     return IndexBytes(
         index=hnsw_index_bytes(count, vector_bytes=vector_bytes, m=m),
         memory=hnsw_bytes(count, vector_bytes, m),

@@ -105,6 +105,23 @@ def _of_vectors(pipeline: Pipeline, options: IndexOptions) -> IndexOptions:
     return options
 
 
+def plans_that_fit(
+    connection: Connection, pipeline: Pipeline, options: IndexOptions
+) -> dict[str, IndexPlan]:
+    """Return the smaller indexes that could be built in memory, by the options that make them."""
+    found = {}
+    for flags, other in (
+        ("--quantize halfvec", replace(options, quantize="halfvec")),
+        ("--quantize binary", replace(options, quantize="binary")),
+        ("--method ivfflat", replace(options, method="ivfflat")),
+    ):
+        with suppress(UsageError, SetupError):
+            smaller = plan(connection, pipeline, other)
+            if smaller.fits and smaller.quantize == other.quantize:
+                found[flags] = smaller
+    return found
+
+
 def plan_of_copies(
     connection: Connection, pipeline: Pipeline, successor: Pipeline
 ) -> IndexPlan | None:

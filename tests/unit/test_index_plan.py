@@ -123,6 +123,7 @@ def test_faults_of_pgvector_are_known_by_its_version(
     ("options", "complaint"),
     [
         ({"method": "btree"}, "--method btree"),
+        ({"quantize": "int8"}, "--quantize int8: give none, halfvec, binary"),
         ({"m": 1}, "--m 1"),
         ({"m": 101}, "--m 101"),
         ({"ef_construction": 31}, "from 32 .twice --m 16. to 1000"),
