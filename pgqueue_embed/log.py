@@ -20,6 +20,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.log_file import LogFile
 from pgqueue_embed.untrusted.foreign_text import printable_lines
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -52,7 +53,7 @@ class Forwarding(logging.Handler):
 class TolerantStream:
     """A stream whose loss ends nothing: one that was closed, a terminal too, or a full disk."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | LogFile) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
@@ -149,9 +150,9 @@ def get_logger(**values: Any) -> Any:
     )
 
 
-def _open(file: Path) -> TextIO:
+def _open(file: Path) -> LogFile:
     try:
-        return file.open("a", encoding="utf-8", buffering=1)
+        return LogFile(file)
     except OSError as error:
         raise UsageError(f"cannot write the log file {file}: {error.strerror}") from None
 

@@ -34,9 +34,9 @@ class Database:
     def __init__(self, dsn: str | None = None) -> None:
         """Take a URL (SQLAlchemy's too) or a libpq connection string.
 
-        Defaults to what the command line would use: PGEMBED_DSN, DATABASE_URL, the PG* variables,
-        or else the private server, which is started. Raises UsageError for a string that cannot
-        be read.
+        Defaults to what the command line would use: PGEMBED_DSN, PGEMBED_DSN_FILE,
+        DATABASE_URL, the PG* variables, or else the private server, which is started. Raises
+        UsageError for a string that cannot be read.
         """
         with explained():
             self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))

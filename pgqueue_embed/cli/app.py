@@ -20,6 +20,7 @@ from pgqueue_embed.cli import (
     metrics,
     pipelines,
     search,
+    service,
     show,
     status,
     sync,
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db.app, name="db")
+app.add_typer(service.app, name="service")
 pipelines.add_commands(app)
 estimate.add_commands(app)
 adopt.add_commands(app)

@@ -13,15 +13,24 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.configuration.database import declared_database
 from pgqueue_embed.db.dsn import normalise
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded
 
 # Any of these in the environment means that the user has named a database the libpq way.
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
 
-DSN_VARIABLES = ("PGEMBED_DSN", "DATABASE_URL")
+# A file with a connection string, as service managers and containers hand secrets over.
+DSN_FILE_VARIABLE = "PGEMBED_DSN_FILE"
+MOST_DSN_BYTES = 64 * 1024
+
+DSN_VARIABLES = ("PGEMBED_DSN", DSN_FILE_VARIABLE, "DATABASE_URL")
 
 # Who one is does not say where: a file may still name the database.
 WHO = {"user", "password"}
-PLACE_VARIABLES = (*DSN_VARIABLES, *(name for name in LIBPQ_VARIABLES if name != "PGUSER"))
+PLACE_VARIABLES = (
+    *DSN_VARIABLES,
+    DSN_FILE_VARIABLE,
+    *(name for name in LIBPQ_VARIABLES if name != "PGUSER"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +65,9 @@ def resolve_conninfo(
 ) -> str:
     """Return the libpq connection string that options and environment name.
 
-    In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, ``DATABASE_URL``,
-    the ``PG*`` variables (an empty string: libpq reads them itself), the configuration `file`,
+    In this order: ``--dsn``, the separate ``--db-*`` options, ``PGEMBED_DSN``, the file that
+    ``PGEMBED_DSN_FILE`` names, ``DATABASE_URL``, the ``PG*`` variables (an empty string: libpq
+    reads them itself), the configuration `file`,
     which is read only if nothing before it says where, the private server, which is started if
     need be, and made where it `may_make` one. Raises UsageError for a string that is empty or
     cannot be read, two at once, or none at all, ConfigurationError for what is wrong in the file,
@@ -75,8 +85,8 @@ def resolve_conninfo(
     if parts:
         return make_conninfo("", **parts)
     for variable in DSN_VARIABLES:
-        if environment.get(variable):
-            return normalise(environment[variable], variable)
+        if value := environment.get(variable):
+            return normalise(_of_file(value) if variable == DSN_FILE_VARIABLE else value, variable)
     if any(environment.get(variable) for variable in LIBPQ_VARIABLES):
         return ""
     from pgqueue_embed.local_server import ensure_running
@@ -91,6 +101,19 @@ def _refuse_empty(options: DatabaseOptions, environment: Mapping[str, str]) -> N
             raise UsageError(f"{origin}: give a text")
         if dsn is not None and not dsn.strip():
             raise UsageError(f"{origin} is empty; name a database, or leave it out")
+
+
+def _of_file(name: str) -> str:
+    """Return the connection string that a file holds; raises UsageError where there is none."""
+    try:
+        dsn = read_bounded(Path(name), MOST_DSN_BYTES).strip()
+    except OSError as error:
+        raise UsageError(f"{DSN_FILE_VARIABLE}: {name}: {error.strerror}") from None
+    except UnreadableFile as error:
+        raise UsageError(f"{DSN_FILE_VARIABLE}: {error}") from None
+    if not dsn:
+        raise UsageError(f"{DSN_FILE_VARIABLE}: {name} is empty; write the connection string in it")
+    return dsn
 
 
 def _as_whom(declared: Mapping[str, Any], environment: Mapping[str, str]) -> Mapping[str, Any]:

@@ -231,3 +231,41 @@ def test_error_is_cut_down_to_what_a_person_needs() -> None:
     assert first_line(error) == shown
     assert first_line(psycopg.OperationalError("ERROR:  no\nDETAIL: more")) == "no"
     assert first_line(ValueError()) == "ValueError"
+
+
+def test_file_of_a_connection_string_comes_behind_the_string_itself(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text(f"postgresql://a:{SECRET}@of-file/db\n")
+    environment = {**ENVIRONMENT, "PGEMBED_DSN_FILE": str(file)}
+
+    assert host(resolve_conninfo(DatabaseOptions(), environment)) == "pgembed-dsn"
+    assert host(resolve_conninfo(DatabaseOptions(host="option"), environment)) == "option"
+    del environment["PGEMBED_DSN"]
+    found = conninfo_to_dict(resolve_conninfo(DatabaseOptions(), environment))
+    assert (found["host"], found["password"]) == ("of-file", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file or directory"),
+        (b" \n", "is empty; write the connection string in it"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"x" * 100_000, "has more than 65,536 bytes"),
+        (f"postgresql://a:{SECRET}@[host/db".encode(), "cannot be read"),
+    ],
+)
+def test_file_without_a_connection_string_is_refused(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "dsn"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(UsageError) as caught:
+        resolve_conninfo(DatabaseOptions(), {"PGEMBED_DSN_FILE": str(file)})
+
+    assert said in str(caught.value)
+    assert "PGEMBED_DSN_FILE" in str(caught.value)
+    assert str(caught.value).count(str(file)) <= 1
+    assert SECRET not in str(caught.value)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import multiprocessing
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import structlog
 from pgqueue_embed import log
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.log import LogSettings, configure, get_logger, mask
+from pgqueue_embed.log_file import LogFile
 
 SECRET = "s3cr3t"
 
@@ -189,3 +193,54 @@ def test_stream_that_a_program_has_closed_ends_nothing(
     configure()
     stream.close()
     get_logger().warning("nobody hears it")
+
+
+def write_lines(path: Path, most_bytes: int, count: int) -> None:
+    file = LogFile(path, most_bytes=most_bytes)
+    for number in range(count):
+        file.write(f"{os.getpid()} {number}\n")
+    file.close()
+
+
+def test_full_file_makes_way_and_all_processes_go_on_in_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "work.log"
+    most_bytes = 40_000
+    writers = [
+        multiprocessing.get_context("fork").Process(
+            target=write_lines, args=(path, most_bytes, 2_500)
+        )
+        for _ in range(2)
+    ]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join()
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["work.log", "work.log.1"]
+    kept = (tmp_path / "work.log.1").read_text().splitlines() + path.read_text().splitlines()
+    for writer in writers:
+        numbers = [int(line.split()[1]) for line in kept if line.startswith(f"{writer.pid} ")]
+        assert numbers == list(range(numbers[0], 2_500)), "of what is kept, none is missing"
+    assert most_bytes <= (tmp_path / "work.log.1").stat().st_size < most_bytes + 200
+
+
+def test_file_that_was_moved_away_is_left_alone(file: Path) -> None:
+    LogSettings(file=str(file)).apply()
+    get_logger().info("first")
+    file.rename(file.with_name("rotated"))
+    get_logger().info("second")
+
+    assert "second" in file.read_text()
+    assert "second" not in file.with_name("rotated").read_text()
+
+
+def test_folder_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    LogSettings(file=str(folder / "work.log")).apply()
+    shutil.rmtree(folder)
+    get_logger().info("to nobody")
+    folder.mkdir()
+    get_logger().info("to the new one")
+
+    assert "to the new one" in (folder / "work.log").read_text()
