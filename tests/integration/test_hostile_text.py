@@ -34,6 +34,8 @@ COMMANDS = (
     "health",
     "health NAME",
     "metrics",
+    "estimate NAME",
+    "estimate --source-table WHERE",
     "workers",
     "show",
     "show --json",
