@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import EmbeddingModel, calibrate, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, keep_heap, resolve_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
-from pgqueue_embed.embedding.shapes import plan_batches
+from pgqueue_embed.embedding.batch_sizes import best_size
+from pgqueue_embed.embedding.devices import kind_of
+from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -17,13 +20,31 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 128
 OVERLAP_TOKENS = 20
+SIZE_ROUNDS = 4
 
 
-def load_model(precision: str = "auto") -> EmbeddingModel:
-    """Load the default model as a worker on this machine does, with the same batch sizes."""
-    model = EmbeddingModel.load(resolve_model(DEFAULT_MODEL), precision=precision)
-    calibrate(model)
+def load_model(
+    precision: str = "auto", *, name: str = DEFAULT_MODEL, device: str = "auto"
+) -> EmbeddingModel:
+    """Load a model as a worker on this machine does, in the batches that it would come to take."""
+    keep_heap()
+    model = EmbeddingModel.load(resolve_model(name), device=device, precision=precision)
+    chunks = model.sample_chunks(min(CHUNK_TOKENS, model.max_sequence_tokens))
+    model.limits = model.limits.resized(_fastest_size(model, chunks))
     return model
+
+
+def _fastest_size(model: EmbeddingModel, chunks: Sequence[Chunk]) -> int:
+    """Return the size in which known texts are fastest, of two batches of each, timed in turns."""
+    sizes = SIZES_OF[kind_of(model.device)]
+    usual, rates = model.limits, dict.fromkeys(sizes, 0.0)
+    for size in sizes * SIZE_ROUNDS:
+        model.limits = usual.resized(size)
+        rows = 2 * model.limits.rows_at(CHUNK_TOKENS)
+        many = list(islice(cycle(chunks), rows))
+        rates[size] = max(rates[size], forward_rate(model, many)())
+    model.limits = usual
+    return best_size(rates)
 
 
 def distinct_chunks(model: EmbeddingModel, documents: Sequence[str]) -> list[Chunk]:

@@ -19,9 +19,8 @@ from benchmarks.corpora import maude
 from benchmarks.figures import Figure, Measured, interleaved
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import EmbeddingModel
-from pgqueue_embed.embedding.calibration import CANDIDATES
 from pgqueue_embed.embedding.devices import kind_of
-from pgqueue_embed.embedding.shapes import Batch, plan_batches
+from pgqueue_embed.embedding.shapes import SIZES_OF, Batch, plan_batches
 
 PART = "device"
 RECORDS = 30
@@ -39,7 +38,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
     chosen = model.limits.max_tokens_per_batch
     variants = {
         f"{size:,} tokens a batch": _forward(model, chunks, size)
-        for size in CANDIDATES[kind_of(model.device)]
+        for size in SIZES_OF[kind_of(model.device)]
     }
     if kind_of(model.device) == "cpu":
         variants["one thread"] = _with_threads(1, _forward(model, chunks, chosen))

@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.random_model import large_model
 from benchmarks.runs import STAGES, Run, run_commands
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import EmbeddingModel, calibrate, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.devices import choose_device, describe_device
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
@@ -68,12 +68,11 @@ def _measure(bench: Bench, device: str, load: Load) -> Measured:
     variants: dict[str, Callable[[], float | Run]] = {}
     notes = [f"{load.name} on {describe_device(device)}"]
     for precision in PRECISIONS:
-        model = EmbeddingModel.load(resolve_model(load.model), device=device, precision=precision)
-        calibrate(model)
+        model = ceiling.load_model(precision, name=load.model, device=device)
         chunks = ceiling.distinct_chunks(model, corpus.documents[:FORWARD_CHUNKS])
         name = f"forward {precision}"
         variants[name] = ceiling.forward_rate(model, chunks[:FORWARD_CHUNKS])
-        notes.append(f"{name}: {model.precision}, {model.limits.max_tokens_per_batch:,} a batch")
+        notes.append(f"{name}: {model.choice}, {model.limits.max_tokens_per_batch:,} a batch")
         variants[name]()
     variants[TOKENISING] = _tokenising(model, chunks, corpus)
     for processes, claims in load.workers:

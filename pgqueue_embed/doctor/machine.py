@@ -11,7 +11,7 @@ from pgqueue_embed.embedding import (
     EmbeddingModel,
     ModelUse,
     ResolvedModel,
-    calibrate,
+    keep_heap,
     missing_prompts,
     refuse_unsuited,
     resolve_model,
@@ -22,8 +22,6 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # One of the shapes that a worker uses most.
 ROWS, TOKENS = 16, 128
-
-BUSY = " (the machine is busy: the best size may be another)"
 
 
 def check_machine() -> Iterator[Check]:
@@ -80,16 +78,17 @@ class Models:
     def _check(self, subject: str, resolved: ResolvedModel, use: ModelUse) -> Iterator[Check]:
         if (resolved.path, use) in self._loaded:
             return
+        keep_heap()
+        # Found out anew: the machine may be another one by now.
         model = EmbeddingModel.load(
             resolved, device="auto", precision="auto", use=use, compare=True
         )
-        settled = calibrate(model, anew=True)  # the machine may be another one by now
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path, use] = model
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
-            f" chunks of up to {model.content_budget} tokens, batches of"
-            f" {model.limits.max_tokens_per_batch:,} tokens{'' if settled else BUSY}",
+            f" chunks of up to {model.content_budget} tokens",
         )
+        yield ok(subject, f"computes {model.choice}")
         yield from (warning(subject, note) for note in model.notes)

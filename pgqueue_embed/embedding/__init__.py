@@ -1,11 +1,12 @@
 """From chunks to vectors: one model, owned by one thread. Importing this loads no torch."""
 
-from pgqueue_embed.embedding.calibration import calibrate
 from pgqueue_embed.embedding.device_thread import DeviceThread
 from pgqueue_embed.embedding.embedded import Embedded
 from pgqueue_embed.embedding.facts import ModelFacts, refuse_unsuited
 from pgqueue_embed.embedding.families import missing_prompts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
+from pgqueue_embed.embedding.heap import keep_heap
+from pgqueue_embed.embedding.learnt import Memory
 from pgqueue_embed.embedding.model import EmbeddingModel
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.embedding.resolve import ResolvedModel, as_folder, full_name, resolve_model
@@ -18,15 +19,16 @@ __all__ = [
     "Embedded",
     "EmbeddingModel",
     "Fingerprint",
+    "Memory",
     "ModelFacts",
     "ModelUse",
     "NonFiniteVectors",
     "ResolvedModel",
     "VectorCache",
     "as_folder",
-    "calibrate",
     "fingerprint",
     "full_name",
+    "keep_heap",
     "missing_prompts",
     "refuse_unsuited",
     "resolve_model",

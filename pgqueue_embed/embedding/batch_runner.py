@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding.batch_sizes import BatchSizes
 from pgqueue_embed.embedding.devices import is_out_of_memory, kind_of, release_memory
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors
 from pgqueue_embed.embedding.shapes import Batch, BatchLimits
@@ -26,11 +27,17 @@ class Model(Protocol):
     """What the device thread needs of an `EmbeddingModel`."""
 
     name: str
-    device: str
-    precision: str
     dimensions: int
     limits: BatchLimits
     chunks_in_fp32: int
+
+    @property
+    def device(self) -> str:
+        """mps, cuda, cuda:N or cpu."""
+
+    @property
+    def precision(self) -> str:
+        """fp32, fp16 or bf16."""
 
     def session(self) -> AbstractContextManager[None]:
         """Surround all calls of one thread."""
@@ -59,16 +66,39 @@ class Pass:
 class BatchRunner:
     """Runs batches on the device; ``limits`` shrink when its memory is too small for them.
 
-    ``group_batches`` should be launched before the first of them is read: a read waits until a
-    GPU has done all that it was given, and then has nothing to do.
+    Of a model whose batches have no size yet, they have room for the largest one that is tried, and
+    the next call is ``planned`` in that which has its turn. ``group_batches`` should be launched
+    before the first of them is read: a read waits until a GPU has done all that it was given, and
+    then has nothing to do.
     """
 
     def __init__(self, model: Model) -> None:
-        self.limits = model.limits
+        sizes, start = model.limits.sizes_to_try, model.limits.max_tokens_per_batch
+        self.limits = model.limits.settled(max((start, *sizes)))
+        self._sizes = BatchSizes(sizes, first=start) if sizes else None
         self.group_batches = 1 if kind_of(model.device) == "cpu" else GPU_GROUP_BATCHES
         self._model = model
         self._batches = 0
         self._verified: set[tuple[int, int]] = set()
+
+    @property
+    def planned(self) -> BatchLimits:
+        """The limits to plan the next call by, in any thread."""
+        limits, sizes = self.limits, self._sizes
+        if sizes is None:
+            return limits
+        return limits.resized(min(sizes.next, limits.max_tokens_per_batch))
+
+    def learn(self, batch_tokens: int, tokens: int, seconds: float) -> int | None:
+        """Count what a call took, planned by a size; returns the best size once it is known."""
+        if self._sizes is None:
+            return None
+        self._sizes.took(batch_tokens, tokens, seconds)
+        best = self._sizes.best
+        if best is not None:
+            self._sizes = None
+            self.limits = self.limits.resized(min(best, self.limits.max_tokens_per_batch))
+        return best
 
     def launch(self, chunks: Sequence[Chunk], batch: Batch) -> Iterator[Pass]:
         """Start and yield the passes of a batch: one, unless memory has grown too small for it.
@@ -139,6 +169,8 @@ class BatchRunner:
                 f"tokens with model {self._model.name}: {str(error).splitlines()[0]}"
             ) from error
         release_memory(self._model.device)
+        if self._sizes is not None:
+            self._sizes.does_not_fit(rows * length)
         self.limits = self.limits.halved(rows, length)
 
 

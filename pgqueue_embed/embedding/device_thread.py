@@ -39,6 +39,8 @@ class _Call:
 
     def __init__(self, chunks: Sequence[Chunk], batches: Sequence[Batch], dimensions: int) -> None:
         self.chunks = chunks
+        self.batch_tokens = 0
+        self.tokens = 0
         self.batches = deque(batches)
         self.unfinished = len(batches)
         self.vectors = np.zeros((len(chunks), dimensions), np.float32)
@@ -69,14 +71,22 @@ class DeviceThread(Generic[LoadedModel]):
     """Starts at once and loads the model with ``load``; safe to use from many threads.
 
     ``batches_completed`` and ``last_progress_monotonic`` tell a watchdog whether the device
-    still answers; ``cache`` holds the vectors of chunks embedded before.
+    still answers; ``cache`` holds the vectors of chunks embedded before. ``on_batch_size`` is
+    called in it once the calls have told how many tokens a batch of the model should have.
     """
 
-    def __init__(self, load: Callable[[], LoadedModel], *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        load: Callable[[], LoadedModel],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        on_batch_size: Callable[[LoadedModel, int], None] = lambda _model, _tokens: None,
+    ) -> None:
         self.batches_completed = 0
         self.last_progress_monotonic = time.monotonic()
         self.cache = VectorCache(cache_bytes)
         self._load = load
+        self._on_batch_size = on_batch_size
         self._condition = threading.Condition()
         self._waiting: list[_Call] = []  # calls with batches left
         self._taken_tokens = 0
@@ -187,8 +197,10 @@ class DeviceThread(Generic[LoadedModel]):
         with self._condition:
             longest = self._longest = max([self._longest, *lengths])
         # Planned without the lock, which the device needs to get on with the calls of others.
-        batches = plan_batches(lengths, runner.limits, longest=longest)
+        limits = runner.planned
+        batches = plan_batches(lengths, limits, longest=longest)
         call = _Call(chunks, batches, model.dimensions)
+        call.batch_tokens, call.tokens = limits.max_tokens_per_batch, sum(lengths)
         with self._condition:
             call.error = self._error
             self._active.add(call)
@@ -273,6 +285,7 @@ class DeviceThread(Generic[LoadedModel]):
                         self._progress(call, rows, vectors)
             call.fp32_chunks += model.chunks_in_fp32 - before
             started = self._end_batch(call, started)
+            self._learn_from(call)
 
     @contextmanager
     def _charging(self, call: _Call) -> Iterator[None]:
@@ -295,6 +308,15 @@ class DeviceThread(Generic[LoadedModel]):
             call.unfinished -= 1
             self._condition.notify_all()
         return ended
+
+    def _learn_from(self, call: _Call) -> None:
+        """Let a call that was computed as a whole tell how large batches should be."""
+        model, runner = self._when_loaded()
+        if call.unfinished or call.error is not None:
+            return
+        best = runner.learn(call.batch_tokens, call.tokens, call.device_seconds)
+        if best is not None:
+            self._on_batch_size(model, best)
 
     def _progress(self, call: _Call, rows: Rows, vectors: Vectors | None) -> None:
         with self._condition:

@@ -24,6 +24,7 @@ from pgqueue_embed.embedding.network import (
     failing_clearly,
     names_pooling,
 )
+from pgqueue_embed.embedding.packed import pack_modules
 from pgqueue_embed.embedding.quiet import hear
 from pgqueue_embed.embedding.weights import (
     loading_reports,
@@ -130,9 +131,15 @@ class LibraryNetwork:
         """Start to compute features on their device."""
         return self.model(features, task=task)["sentence_embedding"]
 
-    def half(self) -> None:
-        """Keep the weights in fp16 from now on."""
-        self.model.half()
+    def convert(self, dtype: str) -> None:
+        """Keep the weights in another format from now on."""
+        import torch
+
+        self.model.to(getattr(torch, dtype))
+
+    def pack(self) -> None:
+        """Multiply by oneDNN from now on."""
+        pack_modules(self.model)
 
     def to(self, device: str) -> None:
         """Move the weights to a device."""

@@ -82,9 +82,13 @@ class LightNetwork:
         """Start to compute features on their device."""
         return self._network.vectors(features["input_ids"], features.get("attention_mask"))
 
-    def half(self) -> None:
-        """Keep the weights in fp16 from now on."""
-        self._network.to(dtype=self._torch.float16)
+    def convert(self, dtype: str) -> None:
+        """Keep the weights in another format from now on."""
+        self._network.to(dtype=getattr(self._torch, dtype))
+
+    def pack(self) -> None:
+        """Multiply by oneDNN from now on."""
+        self._network.pack()
 
     def to(self, device: str) -> None:
         """Move the weights to a device."""

@@ -117,8 +117,11 @@ class Network(Protocol):
     def vectors(self, features: dict[str, Any], task: str) -> Any:
         """Start to compute features on their device; returns a tensor (n, dimensions)."""
 
-    def half(self) -> None:
-        """Keep the weights in fp16 from now on."""
+    def convert(self, dtype: str) -> None:
+        """Keep the weights in another format from now on, as torch calls it: float16, bfloat16."""
+
+    def pack(self) -> None:
+        """Multiply by oneDNN from now on; raises whatever torch does where it cannot."""
 
     def to(self, device: str) -> None:
         """Move the weights to a device."""

@@ -1,49 +1,87 @@
-"""Chooses the number format that a device computes in, fastest first."""
+"""The ways in which a device may compute a network, and those that a precision stands for.
+
+Which is the fastest says `probe`, on the machine at hand: no flag of a processor does. bf16 ran at
+a seventh of fp32's rate on an EPYC of the first generation, and at three times that on a later one.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.errors import UsageError
 
-# Why these and no others on a CPU. Without AMX, bf16 runs at a seventh of fp32's rate, and
-# torch.compile gained 3 % for a minute of compiling. ONNX Runtime and OpenVINO took 1/1.15 and
-# 1/1.18 of torch's processor time in fp32 (`python -m benchmarks --only engines`): below 1.3 they
-# are not worth a second copy of the weights and an engine of their own. With AMX, bf16 by autocast
-# was seen at three times fp32's rate, its canaries at cosine 0.9999; with bf16 weights they fell to
-# 0.9965. `python -m benchmarks --only device` measures the machine at hand.
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+AUTO = "auto"
+PRECISIONS = (AUTO, "fp32", "fp16", "bf16")
 # Below this cosine to fp32 on the CPU, for any canary, a precision or device is not trusted.
 LOWEST_COSINE = 0.999
 
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
-def candidates(device: str, requested: str) -> tuple[str, ...]:
-    """Return the precisions to try on a device, in order; the first that agrees is taken.
 
-    mps and cuda get fp16 (bf16 runs at half its rate on an M1), a CPU with AMX gets bf16, and
-    all end with fp32. An explicit request is the only candidate.
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way to compute: in which precision, and how a network comes to it.
+
+    In a lower precision either the ``weights`` are converted, and all that follows is computed in
+    it, or torch converts what it holds for safe, by autocast. With ``packed`` weights, matrix
+    products are oneDNN's; torch's own products of fp32 are MKL's on x86.
+    """
+
+    precision: str
+    weights: bool = False
+    packed: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """What torch calls the precision."""
+        return _DTYPES[self.precision]
+
+    @property
+    def by_autocast(self) -> bool:
+        """Whether torch converts while it computes."""
+        return self.precision != "fp32" and not self.weights
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether a network has other weights for it than those that it was opened with."""
+        return self.weights or self.packed
+
+    def __str__(self) -> str:
+        how = " by autocast" if self.by_autocast else " weights" if self.weights else ""
+        return f"{self.precision}{how}{', oneDNN' if self.packed else ''}"
+
+
+FP32 = Variant(precision="fp32")
+FP32_PACKED = Variant(precision="fp32", packed=True)
+BF16 = Variant(precision="bf16")
+BF16_WEIGHTS = Variant(precision="bf16", weights=True)
+BF16_PACKED = Variant(precision="bf16", weights=True, packed=True)
+FP16 = Variant(precision="fp16")
+FP16_WEIGHTS = Variant(precision="fp16", weights=True)
+
+# What `auto` may take. In each, the exact and simple ones come first: of two that are equally fast,
+# the first is taken.
+_ON_CPU = (FP32, FP32_PACKED, BF16, BF16_WEIGHTS, BF16_PACKED)
+_ON_GPU = (FP32, FP16, BF16, FP16_WEIGHTS, BF16_WEIGHTS)
+_ASKED_FOR = {"fp32": FP32, "fp16": FP16_WEIGHTS, "bf16": BF16}
+
+
+def candidates(device: str, requested: str) -> tuple[Variant, ...]:
+    """Return the variants that a precision stands for on a device, the most exact first.
+
+    Raises UsageError for a precision that there is not.
     """
     if requested not in PRECISIONS:
         raise UsageError(f"unknown precision {requested!r}: give one of {', '.join(PRECISIONS)}")
-    if requested != "auto":
-        return (requested,)
-    if kind_of(device) in ("mps", "cuda"):
-        return ("fp16", "fp32")
-    return ("bf16", "fp32") if _has_amx() else ("fp32",)
+    if requested != AUTO:
+        return (_ASKED_FOR[requested],)
+    return _ON_CPU if kind_of(device) == "cpu" else _ON_GPU
 
 
-def _has_amx() -> bool:
-    import torch
-
-    for probe in ("_is_amx_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, probe, None)
-        if supported is not None:
-            return bool(supported())
-    return False
-
-
-def disagreement(device: str, precision: str, cosine: float) -> str:
-    """Return the sentence that says why a precision was not taken."""
+def disagreement(device: str, variant: Variant, cosine: float) -> str:
+    """Return the sentence that says why a variant was not taken."""
     return (
-        f"{precision} on {device} does not agree with fp32 on the CPU "
+        f"{variant} on {device} does not agree with fp32 on the CPU "
         f"(lowest cosine {cosine:.4f}, needed {LOWEST_COSINE})"
     )

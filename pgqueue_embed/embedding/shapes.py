@@ -25,13 +25,15 @@ class BatchLimits:
     Not in rows: short sequences keep a device busy only if there are more of them.
     Lengths are multiples of ``length_step``. ``fill`` repeats rows of a call to reach a full
     shape; without it the last batch is smaller. ``batch_tokens`` is what one more batch costs, in
-    tokens; None where all batches but the last are to be full.
+    tokens; None where all batches but the last are to be full. ``sizes_to_try`` are the tokens of
+    batches of which real claims have still to tell the fastest.
     """
 
     max_tokens_per_batch: int
     length_step: int
     fill: bool
     batch_tokens: int | None = None
+    sizes_to_try: tuple[int, ...] = ()
 
     def halved(self, rows: int, length: int) -> BatchLimits:
         """Return limits that allow half the rows at a length, after these were too many."""
@@ -40,6 +42,10 @@ class BatchLimits:
     def resized(self, max_tokens_per_batch: int) -> BatchLimits:
         """Return limits of another size."""
         return replace(self, max_tokens_per_batch=max_tokens_per_batch)
+
+    def settled(self, max_tokens_per_batch: int) -> BatchLimits:
+        """Return limits of another size, with none left to try."""
+        return replace(self, max_tokens_per_batch=max_tokens_per_batch, sizes_to_try=())
 
     def rows_at(self, length: int) -> int:
         """Return the number of rows of a full batch of sequences of ``length`` tokens."""
@@ -60,7 +66,15 @@ class Batch:
         return len(self.rows) * self.length
 
 
-# Where `calibration` starts from. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
+# Tokens of a batch, each twice the one before: a device's rate is flat around its best size.
+SIZES_OF = {
+    "cpu": (512, 1_024, 2_048),
+    "mps": (4_096, 8_192, 16_384, 32_768),
+    "cuda": (16_384, 32_768, 65_536, 131_072),
+}
+SIZES = frozenset(size for sizes in SIZES_OF.values() for size in sizes)
+
+# What real claims begin with. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
 # a CPU the activations of more than some 2,000 tokens fall out of its caches, and one of MiniLM's
 # batches takes as long as its tokens and some 60 more.
 _LIMITS = {
@@ -74,7 +88,7 @@ TABLE_LOOK_UP = BatchLimits(max_tokens_per_batch=1 << 17, length_step=1, fill=Fa
 
 
 def limits_for(kind: str) -> BatchLimits:
-    """Return the limits of a network on ``mps``, ``cuda`` or ``cpu`` that was never calibrated."""
+    """Return the limits of a network on ``mps``, ``cuda`` or ``cpu`` that nothing is known of."""
     return _LIMITS[kind]
 
 

@@ -23,9 +23,11 @@ from pgqueue_embed.embedding.network_plan import (
     TYPES,
     WORDS,
 )
+from pgqueue_embed.embedding.packed import Product, packed_product
 
 _ACTIVATIONS = {"Tanh": torch.tanh, "Identity": lambda vectors: vectors}
 _HALVES = (torch.float16, torch.bfloat16)
+_LOOKED_UP = {f"{name}.weight" for name in (WORDS, POSITIONS, TYPES, DISTANCES)}
 
 
 class TorchNetwork:
@@ -38,6 +40,7 @@ class TorchNetwork:
         self._plan = stack.plan
         self._pooling = stack.pooling
         self._after = stack.after
+        self._packed: dict[str, Product] = {}
         self._weights = {name: _weight(stack.weights[name]) for name in stack.plan.shapes()}
         for number, step in enumerate(stack.after):
             if isinstance(step, Dense):
@@ -49,6 +52,14 @@ class TorchNetwork:
             name: weight.detach().to(**target).requires_grad_()
             for name, weight in self._weights.items()
         }
+
+    def pack(self) -> None:
+        """Multiply by oneDNN from now on, and give up the weights that are packed for it."""
+        matrices = [name for name, weight in self._weights.items() if weight.dim() == 2]
+        for matrix in (name for name in matrices if name not in _LOOKED_UP):
+            name = matrix.removesuffix(".weight")
+            weight, bias = self._weights.pop(matrix), self._weights.pop(f"{name}.bias", None)
+            self._packed[name] = packed_product(weight, bias)
 
     def vectors(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the vectors of texts, shape (n, dimensions).
@@ -121,6 +132,9 @@ class TorchNetwork:
         return self._weights[f"{name}.weight"]
 
     def _linear(self, name: str, vectors: torch.Tensor) -> torch.Tensor:
+        if name in self._packed:
+            product: torch.Tensor = self._packed[name](vectors)
+            return product
         weights = self._weights
         return functional.linear(vectors, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 

@@ -12,9 +12,10 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, Connection, connect
 from pgqueue_embed.embedding import (
     EmbeddingModel,
+    Memory,
     ModelUse,
     ResolvedModel,
-    calibrate,
+    keep_heap,
 )
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.log import get_logger
@@ -52,11 +53,15 @@ class ChosenModel:
     precision: str
 
     def load(self) -> EmbeddingModel:
-        """Load the model and find its batch size; to be called on the device thread."""
+        """Load the model as this machine computes it best; to be called on the device thread."""
+        keep_heap()
         model = EmbeddingModel.load(
-            self.resolved, device=self.device, precision=self.precision, use=self.use
+            self.resolved,
+            device=self.device,
+            precision=self.precision,
+            use=self.use,
+            memory=Memory(),
         )
-        calibrate(model)
         model.sample_batches()
         return model
 

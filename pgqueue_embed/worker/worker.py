@@ -74,7 +74,12 @@ class Worker:
             check_schema(connection)
             chosen = choose_model(connection, self._settings)
         cache_bytes = self._settings.cache_megabytes << 20
-        with closing(DeviceThread(chosen.load, cache_bytes=cache_bytes)) as device:
+        device_thread = DeviceThread(
+            chosen.load,
+            cache_bytes=cache_bytes,
+            on_batch_size=EmbeddingModel.keep_batch_size,
+        )
+        with closing(device_thread) as device:
             served = ServedPipelines(self._conninfo, self._settings, chosen, device.model)
 
             def identity() -> registry.WorkerIdentity:
@@ -120,6 +125,7 @@ class Worker:
             worker=worker_id,
             device=identity.device,
             precision=identity.precision,
+            computes=str(device.model.choice),
             model=identity.model,
             concurrency=identity.concurrency,
             batch_tokens=device.model.limits.max_tokens_per_batch,

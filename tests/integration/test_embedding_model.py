@@ -18,12 +18,13 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, fingerprint, resolve_model
-from pgqueue_embed.embedding import precision as precisions
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, choice, fingerprint, resolve_model
+from pgqueue_embed.embedding.precision import FP16_WEIGHTS
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
 from tests.support.models import bundled_model
 from tests.support.opened_models import is_light
+from tests.support.variants import found_fastest
 
 DOCUMENTS = [
     "The infusion pump's alarm was silenced; nobody was hurt. " * 30,
@@ -124,12 +125,12 @@ def test_wrong_numbers_are_noticed_per_shape(
 
 
 def test_auto_precision_falls_back_to_fp32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precisions, "candidates", lambda *_: ("fp16", "fp32"))
-    monkeypatch.setattr(precisions, "LOWEST_COSINE", 1.0)
+    found_fastest(monkeypatch, FP16_WEIGHTS)
+    monkeypatch.setattr(choice, "LOWEST_COSINE", 1.0)
     loaded = EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu")
     assert loaded.precision == "fp32"
     assert len(loaded.notes) == 1
-    assert "fp16 on cpu does not agree with fp32" in loaded.notes[0]
+    assert "fp16 weights on cpu does not agree with fp32" in loaded.notes[0]
     chunks = loaded.sample_chunks(64)
     assert np.array_equal(loaded.forward(chunks), bundled_model().forward(chunks))
 

@@ -21,6 +21,14 @@ from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
 from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.network import on_host
+from pgqueue_embed.embedding.precision import (
+    BF16,
+    BF16_WEIGHTS,
+    FP16_WEIGHTS,
+    FP32,
+    FP32_PACKED,
+    Variant,
+)
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from tests.support.light_models import LIGHT_ANIMALS, LIGHT_MODELS
@@ -132,24 +140,24 @@ def test_vectors_are_equal_bit_by_bit(same: Same) -> None:
 
 
 @contextmanager
-def placed(same: Same, precision: str) -> Iterator[None]:
-    """Let both compute in another precision."""
+def placed(same: Same, variant: Variant) -> Iterator[None]:
+    """Let both compute in another variant."""
 
-    def place(name: str) -> None:
-        same.light._place("cpu", name)
+    def place(variant: Variant) -> None:
+        same.light._place("cpu", variant)
         with by_library():
-            same.library._place("cpu", name)
+            same.library._place("cpu", variant)
 
-    place(precision)
+    place(variant)
     try:
         yield
     finally:
-        place("fp32")
+        place(FP32)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_vectors_of_lower_precision_are_equal_bit_by_bit(same: Same, precision: str) -> None:
-    with placed(same, precision):
+@pytest.mark.parametrize("variant", [FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS], ids=str)
+def test_vectors_of_other_variants_are_equal_bit_by_bit(same: Same, variant: Variant) -> None:
+    with placed(same, variant):
         for chunks, length in islice(batches(same), 2 if same.is_tiny else 1):
             found, wanted = raw(same.light, chunks, length), raw(same.library, chunks, length)
             assert np.array_equal(found, wanted, equal_nan=True)

@@ -14,14 +14,21 @@ from safetensors.torch import load_file, save_file
 
 from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.claim.embed import embed_records
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, NonFiniteVectors, VectorCache
-from pgqueue_embed.embedding import precision as precisions
+from pgqueue_embed.embedding import (
+    DeviceThread,
+    EmbeddingModel,
+    NonFiniteVectors,
+    VectorCache,
+    choice,
+)
+from pgqueue_embed.embedding.precision import BF16
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine
 from pgqueue_embed.errors import ModelError
 from pgqueue_embed.ledger.verdicts import Found
 from pgqueue_embed.source.read import SourceRecord
 from tests.support import zoo
 from tests.support.opened_models import chunks_of, load
+from tests.support.variants import found_fastest
 from tests.support.zoo import BERT, WIDTH, Animal
 
 SAME = 0.99999
@@ -123,7 +130,7 @@ def rounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Embe
     """Return what loads a model whose bf16 is wrong for one text that is no canary."""
 
     def opened(precision: str) -> EmbeddingModel:
-        monkeypatch.setattr(precisions, "_has_amx", lambda: True)
+        found_fastest(monkeypatch, BF16)
         model = load(folder, precision=precision)
         compute = model._compute
 
@@ -187,6 +194,6 @@ def test_only_the_first_batches_are_sampled(
 def test_a_refused_precision_on_a_cpu_does_not_advise_the_cpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precisions, "LOWEST_COSINE", 2.0)
+    monkeypatch.setattr(choice, "LOWEST_COSINE", 2.0)
     with pytest.raises(ModelError, match="use another --precision"):
         load(folder, precision="bf16")

@@ -85,7 +85,7 @@ from pgqueue_embed.worker import models, process
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.worker import Worker
 
-models.calibrate = lambda model: True
+models.Memory = lambda: None
 Worker(sys.argv[1], WorkerSettings(drain=True)).run()
 print(*sys.modules)
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgqueue_embed.configuration import read_toml
-from pgqueue_embed.embedding import calibration
+from pgqueue_embed.embedding import Memory
 from pgqueue_embed.embedding.folder import check_folder
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.local_server.layout import Layout
@@ -43,9 +43,9 @@ def toml(folder: Path) -> None:
     read_toml(folder / "pgembed.toml")
 
 
-def calibrated(folder: Path) -> None:
+def learnt(folder: Path) -> None:
     (folder / "content").rename(folder / "batch-sizes.json")
-    assert calibration._read(folder) == {}
+    assert Memory(folder).recall("types") is None
 
 
 def server_file(name: str) -> Callable[[Path], object]:
@@ -62,7 +62,7 @@ def pid(folder: Path) -> None:
 
 
 READERS = {
-    "calibration": calibrated,
+    "what was learnt": learnt,
     "toml": toml,
     "modules": model_file("modules.json"),
     "router": model_file("router_config.json"),
@@ -96,11 +96,3 @@ def test_no_more_is_read_than_asked_for() -> None:
 def test_json_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": [1]}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"a": [1]}
-
-
-@pytest.mark.parametrize("size", [0, -1, 10**12, 513, 1.0, True, "512", None])
-def test_batch_size_that_is_never_found_is_not_taken_from_the_file(
-    tmp_path: Path, size: object
-) -> None:
-    calibration._write(tmp_path, {"other": size, "known": 512})  # type: ignore[dict-item]
-    assert calibration._read(tmp_path) == {"known": 512}

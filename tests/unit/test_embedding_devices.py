@@ -86,14 +86,14 @@ def test_out_of_memory_is_known_by_its_text(error: Exception, answer: bool) -> N
     assert is_out_of_memory(error) is answer
 
 
-def test_precisions_are_tried_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert precision.candidates("mps", "auto") == ("fp16", "fp32")
-    assert precision.candidates("cuda:1", "auto") == ("fp16", "fp32")
-    assert precision.candidates("cpu", "bf16") == ("bf16",)
-    for amx in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        wanted = ("bf16", "fp32") if amx else ("fp32",)
-        assert precision.candidates("cpu", "auto") == wanted
+def test_auto_tries_all_that_a_device_may_compute_in_and_a_precision_itself_alone() -> None:
+    of_gpu = ["fp32", "fp16 by autocast", "bf16 by autocast", "fp16 weights", "bf16 weights"]
+    for device in ("mps", "cuda:1"):
+        assert list(map(str, precision.candidates(device, "auto"))) == of_gpu
+    of_cpu = ["fp32", "fp32, oneDNN", "bf16 by autocast", "bf16 weights", "bf16 weights, oneDNN"]
+    assert list(map(str, precision.candidates("cpu", "auto"))) == of_cpu
+    for name, wanted in (("fp32", "fp32"), ("fp16", "fp16 weights"), ("bf16", "bf16 by autocast")):
+        assert list(map(str, precision.candidates("cpu", name))) == [wanted]
     with pytest.raises(UsageError, match="unknown precision"):
         precision.candidates("cpu", "int8")
 

@@ -1,0 +1,64 @@
+"""Known texts with the vectors that they should have, and how near a device comes to these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import canaries
+from pgqueue_embed.embedding.rows import Vectors, agreement
+
+# Embeds chunks in one batch, padded to a length or to the longest.
+Embed = Callable[[Sequence[Chunk], int | None], Vectors]
+
+# Canaries have all lengths: in one batch two thirds of its tokens would be padding, which a CPU
+# computes for seconds whenever a model is opened.
+ON_CPU = 2
+
+
+class CanaryCheck:
+    """The canaries of a model; ``references`` are the vectors in fp32 on the CPU, by number.
+
+    ``sequence_tokens`` gives the length of a chunk as the model reads it.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], sequence_tokens: Callable[[Chunk], int]) -> None:
+        self.chunks = chunks
+        self._lengths = [sequence_tokens(chunk) for chunk in chunks]
+        self._references: dict[int, Vectors] = {}
+
+    def remember(self, references: Mapping[int, Vectors]) -> None:
+        """Take what is known already of some of them."""
+        self._references.update(references)
+
+    def complete(self, embed: Embed) -> None:
+        """Compute the references that are not known; ``embed`` does so in fp32 on the CPU."""
+        if len(self._references) < len(self.chunks):
+            self._references = dict(enumerate(self._vectors(embed, ON_CPU)))
+
+    def agreement(self, embed: Embed, at_once: int | None) -> float:
+        """Return the lowest cosine of all canaries, so many at once, or all.
+
+        A GPU gets all in one batch, since Metal compiles every new shape.
+        """
+        wanted = np.stack([self._references[n] for n in range(len(self.chunks))])
+        return agreement(lambda: self._vectors(embed, at_once), wanted)
+
+    def agreement_in(self, embed: Embed, rows: int, length: int) -> float:
+        """Return the lowest cosine of known canaries in a batch of this shape."""
+        numbers = sorted(self._references)
+        lengths = [self._lengths[number] for number in numbers]
+        picked = [numbers[n] for n in canaries.of_shape(lengths, rows, length)]
+        chunks = [self.chunks[n] for n in picked]
+        references = np.stack([self._references[n] for n in picked])
+        return agreement(lambda: embed(chunks, length), references)
+
+    def _vectors(self, embed: Embed, at_once: int | None) -> Vectors:
+        order = sorted(range(len(self.chunks)), key=self._lengths.__getitem__)
+        size = at_once or len(order)
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        vectors = [embed([self.chunks[n] for n in batch], None) for batch in batches]
+        in_order: Vectors = np.concatenate(vectors)[np.argsort(order)]
+        return in_order

@@ -1,0 +1,256 @@
+"""Variants of a real network: what `auto` takes, gives up, changes and remembers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, Memory, chooser, keep_heap
+from pgqueue_embed.embedding import model as models
+from pgqueue_embed.embedding.choice import Choice
+from pgqueue_embed.embedding.contest import TURNS
+from pgqueue_embed.embedding.light_network import LightNetwork
+from pgqueue_embed.embedding.precision import (
+    BF16,
+    BF16_PACKED,
+    BF16_WEIGHTS,
+    FP16_WEIGHTS,
+    FP32,
+    FP32_PACKED,
+    LOWEST_COSINE,
+    Variant,
+)
+from pgqueue_embed.embedding.resolve import resolve_model
+from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
+from pgqueue_embed.embedding.shapes import SIZES_OF, TABLE_LOOK_UP, limits_for
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from tests.support.models import bundled_model, make_table_model, make_tiny_model
+from tests.support.opened_models import by_library, chunks_of, load
+from tests.support.variants import found_fastest
+
+SAME = 0.99999
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", dimensions=64)
+
+
+def batch(model: EmbeddingModel) -> list[Chunk]:
+    """Return different texts that fill a batch."""
+    rows = model.limits.rows_at(100)
+    texts = (f"{number}: the pump stopped " + "again " * 80 for number in range(rows))
+    return [model.whole_chunk(text) for text in texts]
+
+
+VARIANTS = pytest.mark.parametrize(
+    "variant", [FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS], ids=str
+)
+
+
+@VARIANTS
+def test_vectors_of_each_variant_are_near_those_of_fp32(
+    monkeypatch: pytest.MonkeyPatch, variant: Variant
+) -> None:
+    found_fastest(monkeypatch, variant)
+    assert_near(load(resolve_model(DEFAULT_MODEL).path), variant, bundled_model())
+
+
+@VARIANTS
+def test_vectors_of_each_variant_by_the_library_are_near_those_of_fp32(
+    monkeypatch: pytest.MonkeyPatch, variant: Variant, folder: Path
+) -> None:
+    found_fastest(monkeypatch, variant)
+    exact = load(folder, precision="fp32")
+    with by_library():
+        assert_near(load(folder), variant, exact)
+
+
+def assert_near(model: EmbeddingModel, variant: Variant, exact: EmbeddingModel) -> None:
+    """Check that a model computes in a variant, chunks in fp32 aside, as it does in fp32."""
+    assert model.choice.variant == variant
+    assert model.precision == variant.precision
+    chunks = chunks_of(model, "The pump stopped.", "设备在使用过程中突然停止工作", "a " * 40)
+    wanted = exact.forward(chunks)
+    assert lowest_cosine(model.forward(chunks), wanted) >= LOWEST_COSINE
+    assert lowest_cosine(unit_rows(model._in_fp32(chunks)), wanted) >= SAME
+
+
+def test_variants_that_fail_or_disagree_are_passed_over_and_named(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_PACKED, BF16_WEIGHTS, FP32_PACKED)
+
+    def fail(_network: LightNetwork) -> None:
+        raise RuntimeError("no such operator\nand a long trace")
+
+    convert = LightNetwork.convert
+
+    def zeroed(network: LightNetwork, dtype: str) -> None:
+        convert(network, dtype)
+        for weight in network._network._weights.values():
+            weight.data.fill_(float("nan"))
+
+    monkeypatch.setattr(LightNetwork, "pack", fail)
+    monkeypatch.setattr(LightNetwork, "convert", zeroed)
+    model = load(folder)
+    assert model.choice.variant == FP32
+    assert model.choice.refused == (BF16_PACKED, BF16_WEIGHTS, FP32_PACKED)
+    assert model.notes == (
+        "bf16 weights, oneDNN on cpu fails: no such operator",
+        "bf16 weights on cpu does not agree with fp32 on the CPU (lowest cosine 0.0000, needed"
+        " 0.999)",
+        "fp32, oneDNN on cpu fails: no such operator",
+    )
+    compute(model, 1)
+
+
+def test_a_precision_that_was_asked_for_is_not_probed(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(chooser, "probe", pytest.fail)
+    for name, variant in (("fp32", FP32), ("bf16", BF16), ("fp16", FP16_WEIGHTS)):
+        assert load(folder, precision=name).choice == Choice(variant=variant)
+
+
+class Rivals:
+    """Stands for the contest: in real batches, the rival is as much faster as a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_faster: bool | Exception) -> None:
+        self.turns = 0
+        self._answer = is_faster
+        monkeypatch.setattr(models, "Contest", lambda *_, **__: self)
+
+    def take_turn(self, _chunks: list[Chunk], _length: int | None) -> bool | None:
+        self.turns += 1
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return None if self.turns < TURNS else self._answer
+
+
+def compute(model: EmbeddingModel, turns: int) -> None:
+    """Let a device compute real batches, which are what they are in fp32."""
+    chunks = batch(model)
+    exact = load(model._resolved.path, precision="fp32").forward(chunks)
+    with closing(DeviceThread(lambda: model)) as device:
+        for _ in range(turns):
+            assert lowest_cosine(device.embed(chunks, anew=True).vectors, exact) >= LOWEST_COSINE
+
+
+def test_the_next_variant_is_taken_where_real_batches_are_faster_in_it(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, FP32_PACKED)
+    rivals, told = Rivals(monkeypatch, is_faster=True), []
+    monkeypatch.setattr(get_logger(), "info", lambda *said, **fields: told.append((said, fields)))
+    memory = Memory(tmp_path)
+    model = load(folder, memory=memory)
+    assert model.choice.variant == BF16_WEIGHTS
+    compute(model, TURNS - 1)
+    assert model.choice.variant == BF16_WEIGHTS
+    compute(model, 2)
+    assert rivals.turns == TURNS
+    assert (model.choice.variant, model.precision) == (FP32_PACKED, "fp32")
+    monkeypatch.setattr(chooser, "probe", pytest.fail)
+    again = load(folder, memory=memory)
+    assert again.choice == model.choice
+    assert again.choice.is_confirmed
+    compute(again, 2)
+    assert rivals.turns == TURNS
+
+
+@pytest.mark.parametrize("answer", [False, RuntimeError("out of memory")])
+def test_the_chosen_variant_stays_where_the_next_one_is_no_faster(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path, answer: bool | Exception
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, FP32_PACKED)
+    rivals = Rivals(monkeypatch, is_faster=answer)
+    model = load(folder, memory=Memory(tmp_path))
+    compute(model, TURNS + 1)
+    assert rivals.turns == (TURNS if answer is False else 1)
+    assert model.choice.variant == BF16_WEIGHTS
+    assert model.choice.is_confirmed
+
+
+def test_real_batches_are_compared_with_the_real_rival(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, FP32_PACKED)
+    model = load(folder, memory=Memory(tmp_path))
+    assert model.choice.rival == FP32_PACKED
+    compute(model, TURNS)
+    assert model.choice.is_confirmed
+    assert model.choice.variant in (BF16_WEIGHTS, FP32_PACKED)
+
+
+def test_small_batches_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, FP32_PACKED)
+    monkeypatch.setattr(models, "Contest", pytest.fail)
+    model = load(folder, memory=Memory(tmp_path))
+    model.forward(chunks_of(model, "pump"))
+    assert not model.choice.is_confirmed
+
+
+def test_what_was_learnt_is_used_and_named_by_what_it_depends_on(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, FP32_PACKED)
+    memory = Memory(tmp_path)
+    model = load(folder, memory=memory)
+    assert model.limits.sizes_to_try == SIZES_OF["cpu"]
+    model.keep_batch_size(2_048)
+    (key,) = json.loads((tmp_path / "batch-sizes.json").read_text())
+    for part in (socket.gethostname(), "auto", model.fingerprint.digest, "torch", "thread"):
+        assert part in key
+    monkeypatch.setattr(chooser, "probe", pytest.fail)
+    again = load(folder, memory=memory)
+    assert again.choice == model.choice
+    assert again.limits == model.limits == limits_for("cpu").resized(2_048)
+    found_fastest(monkeypatch, BF16)
+    anew = load(folder, memory=Memory(tmp_path, anew=True))
+    assert anew.choice.variant == BF16
+
+
+def test_what_was_remembered_and_does_not_agree_any_more_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, FP32_PACKED, BF16)
+    memory = Memory(tmp_path)
+    load(folder, memory=memory)
+
+    def fail(_network: Any) -> None:
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(LightNetwork, "pack", fail)
+    assert load(folder, memory=memory).choice.variant == BF16
+    monkeypatch.undo()
+    monkeypatch.setattr(chooser, "probe", pytest.fail)
+    assert load(folder, memory=memory).choice.variant == BF16
+
+
+def test_without_a_memory_nothing_is_learnt(folder: Path) -> None:
+    model = load(folder)
+    assert model.limits == limits_for("cpu")
+    assert model._rival is None
+
+
+def test_a_table_is_looked_up_in_fp32_and_nothing_is_learnt_of_it(tmp_path: Path) -> None:
+    path = make_table_model(tmp_path / "model")
+    model = load(path, memory=Memory(tmp_path / "cache"))
+    assert model.limits == TABLE_LOOK_UP
+    assert model.choice == Choice(variant=FP32)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_heap_of_a_user_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not keep_heap()

@@ -1,0 +1,83 @@
+"""What a machine keeps of a model: read only if this program has written it, and for some days."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgqueue_embed.embedding import learnt
+from pgqueue_embed.embedding.learnt import KEPT_SECONDS, Learnt, Memory
+
+SOMETHING = Learnt(
+    variant="fp32, oneDNN",
+    rates={"fp32": 1.5, "fp32, oneDNN": 2.5},
+    refused=["bf16 weights"],
+    is_confirmed=True,
+    batch_tokens=512,
+)
+
+
+def test_what_is_kept_is_recalled_and_others_stay(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "new folder")
+    assert memory.recall("a") is None
+    memory.keep("a", SOMETHING)
+    memory.keep("b", replace(SOMETHING, batch_tokens=None))
+    assert memory.recall("a") == SOMETHING
+    assert memory.recall("b") == replace(SOMETHING, batch_tokens=None)
+    names = sorted(file.name for file in (tmp_path / "new folder").iterdir())
+    assert names == ["batch-sizes.json", "batch-sizes.lock"]
+
+
+@pytest.mark.parametrize("age", [KEPT_SECONDS + 60, -60.0])
+def test_after_some_days_it_is_learnt_anew(tmp_path: Path, age: float) -> None:
+    memory = Memory(tmp_path)
+    memory.keep("a", replace(SOMETHING, learnt_at=SOMETHING.learnt_at - age))
+    assert memory.recall("a") is None
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing_and_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    memory = Memory(tmp_path / "file" / "cache")
+    memory.keep("a", SOMETHING)
+    assert memory.recall("a") is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"batch_tokens": size} for size in (0, -1, 10**12, 513, 1.0, True, "512")),
+        *({"rates": each} for each in ({"fp32": "fast"}, {"fp32": -1.0}, {"fp32": 0.0}, [1.0], 3)),
+        *({"variant": each} for each in (None, 3, ["fp32"])),
+        {"refused": [3]},
+        {"refused": 3},
+        {"is_confirmed": 1},
+        {"learnt_at": "now"},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_what_this_program_does_not_write_is_not_taken_from_the_file(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    memory = Memory(tmp_path)
+    memory.keep("a", SOMETHING)
+    memory.keep("b", SOMETHING)
+    file = tmp_path / "batch-sizes.json"
+    known = json.loads(file.read_text())
+    known["a"].update(changed)
+    file.write_text(json.dumps({**known, "old": 1_024}))
+    assert memory.recall("a") is None
+    assert memory.recall("old") is None
+    assert memory.recall("b") == SOMETHING
+    memory.keep("c", SOMETHING)
+    assert memory.recall("c") == SOMETHING
+
+
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(learnt, "_cache_folder", lambda: tmp_path)
+    Memory().keep("a", SOMETHING)
+    assert Memory(tmp_path).recall("a") == SOMETHING
