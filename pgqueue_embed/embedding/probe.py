@@ -19,7 +19,7 @@ from pgqueue_embed.embedding.precision import FP32, Variant
 
 WIDTH, INNER_WIDTH = 512, 2_048
 # A GPU needs more of them to be busy; and a pass is over before a clock tells.
-TOKENS = {"cpu": 128, "mps": 8_192, "cuda": 8_192}
+TOKENS = {"cpu": 64, "mps": 8_192, "cuda": 8_192}
 PASSES = {"cpu": 1, "mps": 2, "cuda": 8}
 
 BUDGET_SECONDS = 0.2

@@ -11,9 +11,10 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import (
     DeviceThread,
     EmbeddingModel,
+    Memory,
     ModelUse,
     ResolvedModel,
-    calibrate,
+    keep_heap,
 )
 from pgqueue_embed.embedding.devices import describe_device
 
@@ -39,13 +40,12 @@ def measure_rate(resolved: ResolvedModel, use: ModelUse, chunks: Sequence[Chunk]
         return None
 
     def load() -> EmbeddingModel:
-        model = EmbeddingModel.load(resolved, use=use)
-        calibrate(model)
-        return model
+        keep_heap()
+        return EmbeddingModel.load(resolved, use=use, memory=Memory())
 
     with closing(DeviceThread(load)) as device:
         model = device.model
-        # The first pass also pays for what a device prepares.
+        # The first pass also pays for what a device prepares, and what is learnt once.
         device.embed(chunks[:PORTION_CHUNKS], anew=True)
         started, done = time.monotonic(), 0
         for start in range(0, len(chunks), PORTION_CHUNKS):
