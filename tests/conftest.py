@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -61,6 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns = {name: turn for turn, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: turns.get(item.path.name, len(turns)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there for good, libraries and tests, from being looked through for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

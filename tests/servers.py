@@ -20,7 +20,9 @@ from pgqueue_embed.local_server.account import server_account
 FAST_SETTINGS: Mapping[str, str] = {
     "fsync": "off",
     "full_page_writes": "off",
-    "shared_buffers": "64MB",
+    # Each process of the server maps these pages, and each DROP DATABASE looks through them.
+    "shared_buffers": "16MB",
+    "update_process_title": "off",
     "maintenance_work_mem": "64MB",
     "max_wal_size": "1GB",
 }

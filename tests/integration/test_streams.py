@@ -53,7 +53,8 @@ def test_password_on_the_command_line_is_warned_of(conninfo: str) -> None:
 def test_narrow_terminal_is_told_in_escapes_what_it_cannot_show(
     conninfo: str, encoding: str
 ) -> None:
-    for command in ("--help", "status", "status --json", "doctor"):
+    # Of a model, doctor says no letter that it does not say of anything else.
+    for command in ("--help", "status", "status --json", "doctor --model ./absent"):
         done = run(f'"$P" {command}', PGEMBED_DSN=conninfo, PYTHONIOENCODING=encoding)
         assert b"Traceback" not in done.stderr, done.stderr
         assert done.stdout
