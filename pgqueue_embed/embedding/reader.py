@@ -9,6 +9,7 @@ Of a network that this package opens by itself, what is fed is what its files sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -38,6 +39,8 @@ TEXTS = "texts"
 _PROBE = "pump"
 # Prompt and text may have a token or two more together than each by itself.
 _JOIN_TOKENS = 2
+# So many of the samples are fed by a call of their own.
+_FED_ALONE = 12
 # A text of so many words shows whether a model cuts that declares no limit.
 _MANY_WORDS = 1 << 14
 
@@ -291,7 +294,7 @@ class Reader:
     def _learn(self, probe: Fed) -> None:
         """Find the fastest way to feed what the library feeds."""
         cut = len(self._feed(" ".join(_SENTENCES * 20)).ids)
-        fed = {text: self._feed(text).ids for text in [*joining_samples(), *_SENTENCES]}
+        fed = self._ids_fed([*joining_samples(), *_SENTENCES])
         samples = self.readable([text for text in fed if len(fed[text]) < cut])
         if not samples:
             raise ModelError(f"model {self.name} reads {cut} tokens of a {self.task}: too few")
@@ -302,6 +305,31 @@ class Reader:
         self.overhead += _JOIN_TOKENS
         if _has_other_inputs(probe) or not self._learn_ids(frame, wanted, alone):
             self.ask_for_texts()
+
+    def _ids_fed(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        """Return what the library feeds for each text.
+
+        A call of its public method takes milliseconds. All texts are prepared in one batch, if that
+        gives for some of each kind what such a call feeds.
+        """
+        some = [*texts[:: len(texts) // _FED_ALONE], *_SENTENCES]
+        alone = {text: self._feed(text).ids for text in some}
+        together = dict(zip(texts, self._ids_of_batch(texts), strict=False))
+        if all(together.get(text) == alone[text] for text in some):
+            return together
+        return {text: self._feed(text).ids for text in texts}
+
+    def _ids_of_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that the library makes of each text, none where it is another way."""
+        with suppress(Exception):
+            features = self.network.features(self.task, list(texts), self.prompt)
+            ids, mask = features["input_ids"], features.get("attention_mask")
+            if not self.is_transformer:
+                return [each.tolist() for each in ids.tensor_split(features["offsets"][1:])]
+            if mask is None:
+                return [each.tolist() for each in ids]
+            return [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+        return []
 
     def _learn_ids(
         self, frame: Frame | None, wanted: dict[str, list[int]], alone: dict[str, list[int]]

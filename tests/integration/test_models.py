@@ -118,7 +118,17 @@ def read_as_text(pair: Pair) -> tuple[str, ...]:
     )
 
 
-@pytest.mark.parametrize(("max_tokens", "every"), [(None, 1), (13, 5)])
+def test_ids_are_those_that_the_model_reads(pair: Pair) -> None:
+    chunks = pair.chunks(read_as_text(pair))
+    assert len(chunks) > 10
+    prompt = prompt_of(pair.reference)
+    for chunk in chunks:
+        found = pair.model._documents.features([chunk], None, "cpu")["input_ids"]
+        wanted = pair.reference.preprocess([chunk.text], prompt=prompt, task="document")
+        assert found.flatten().tolist() == wanted["input_ids"].flatten().tolist(), chunk.text
+
+
+@pytest.mark.parametrize(("max_tokens", "every"), [(None, 3), (13, 8)])
 def test_stored_vectors_are_those_of_the_model(
     pair: Pair, max_tokens: int | None, every: int
 ) -> None:
