@@ -27,16 +27,20 @@ from pgqueue_embed.source.condition_names import names_whole_rows, qualified_nam
 from pgqueue_embed.untrusted.shell import command
 
 # Trusted are superusers, whoever may act as this role anyway, and whoever may write
-# pgembed.pipelines, who decides by a condition there what workers run.
+# pgembed.pipelines, who decides by a condition there what workers run. That table is found first:
+# rights to a column are an error for a table of that name that has no such column.
 UNTRUSTED_ROLES = """
+pipelines as materialized (
+    select pg_class.oid
+    from pg_class
+    join pg_namespace on pg_namespace.oid = relnamespace
+    where nspname = 'pgembed' and relname = 'pipelines'
+),
 untrusted as materialized (
     select pg_roles.oid, rolname, rolcanlogin
     from pg_roles
-    cross join pg_class as pipelines
-    join pg_namespace on pg_namespace.oid = relnamespace
-    where nspname = 'pgembed'
-        and relname = 'pipelines'
-        and not rolsuper
+    cross join pipelines
+    where not rolsuper
         and not pg_has_role(pg_roles.oid, current_user, 'member')
         and not has_table_privilege(pg_roles.oid, pipelines.oid, 'insert')
         and not has_column_privilege(pg_roles.oid, pipelines.oid, 'where_condition', 'update')
