@@ -132,7 +132,7 @@ def test_ids_are_those_that_the_model_reads(pair: Pair) -> None:
 def test_stored_vectors_are_those_of_the_model(
     pair: Pair, max_tokens: int | None, every: int
 ) -> None:
-    chunks = pair.chunks(read_as_text(pair)[::every], max_tokens)
+    chunks = pair.chunks(read_as_text(pair)[::every], max_tokens)[:32]
     assert len(chunks) > 10
     alone = np.concatenate([pair.model.forward([chunk]) for chunk in chunks])
     expected = pair.expected(chunks)
