@@ -1,0 +1,68 @@
+"""Dockerfile and compose.yaml, as far as that can be known without Docker."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from hatchling.builders.wheel import WheelBuilder
+
+from pgqueue_embed.cli.app import app
+from pgqueue_embed.configuration.conninfo import DSN_FILE_VARIABLE
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services of compose.yaml."""
+    services: dict[str, Any] = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    return services
+
+
+def test_package_is_built_of_what_the_image_is_given(tmp_path: Path) -> None:
+    root = tmp_path / "app"
+    root.mkdir()
+    for sources, target in re.findall(r"^COPY (.+) (\S+)$", dockerfile(), re.MULTILINE):
+        for source in sources.split():
+            given = REPOSITORY / source
+            if given.is_dir():
+                shutil.copytree(given, root / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(given, root / target)
+
+    (wheel,) = WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
+
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("pgqueue_embed/**/*.py")}
+    assert {str(path) for path in package} <= names
+    migrations = {path.name for path in REPOSITORY.glob("migrations/*.sql")}
+    assert {f"pgqueue_embed/migrations/{name}" for name in migrations} <= names
+
+
+def test_services_run_commands_that_there_are(services: dict[str, Any]) -> None:
+    known = {each.callback.__name__ for each in app.registered_commands if each.callback}
+    commands = [each["command"][0] for each in services.values() if "build" in each]
+
+    assert sorted(commands) == ["migrate", "work"]
+    assert set(commands) <= known
+    assert 'ENTRYPOINT ["pgembed"]' in dockerfile()
+
+
+def test_no_password_is_in_the_files_or_the_repository(services: dict[str, Any]) -> None:
+    for service in services.values():
+        names = set(service["environment"])
+        assert "build" not in service or names == {DSN_FILE_VARIABLE}
+        assert not {name for name in names if "PASSWORD" in name and not name.endswith("_FILE")}
+    for ignoring in (".gitignore", ".dockerignore"):
+        lines = (REPOSITORY / ignoring).read_text().splitlines()
+        assert {"secrets", "secrets/"} & set(lines), ignoring
+
+
+def dockerfile() -> str:
+    return (REPOSITORY / "Dockerfile").read_text()
