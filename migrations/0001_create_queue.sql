@@ -47,6 +47,8 @@ create table pgembed.pipelines (
     generation integer not null default 1,
     successor_of bigint,
     source_identity jsonb,
+    ef_search integer,
+    ef_search_scan text,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -65,7 +67,8 @@ create table pgembed.pipelines (
     constraint pipelines_chunk_is_positive check (chunk_tokens > 0),
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
-    constraint pipelines_priority_is_limited check (priority between 1 and 100)
+    constraint pipelines_priority_is_limited check (priority between 1 and 100),
+    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and ef_search between 1 and 1000)
 );
 
 -- One pipeline a table of chunks, and one a column of a source.
@@ -137,6 +140,10 @@ comment on column pgembed.pipelines.generation is
 comment on column pgembed.pipelines.successor_of is
     'Pipeline that this one is the next generation of: while that one is there, searches use its vectors; once it is gone, this one has taken its name and its table''s name.';
 
+comment on column pgembed.pipelines.ef_search is
+    'The hnsw.ef_search that pgembed evaluate has found enough for its searches; null for the usual one.';
+comment on column pgembed.pipelines.ef_search_scan is
+    'What the index held that it was found for, as pgembed.vector_indexes.quantize says; of another one it means nothing.';
 comment on column pgembed.pipelines.source_identity is
     'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';
 

@@ -334,9 +334,9 @@ comment on function pgembed.search_scan is
     'What the index of a pipeline''s vectors holds that searches are ordered by, as in pgembed.vector_indexes; exact where there is none. For the other functions.';
 
 -- pgvector README, "Query Options" and "Iterative Index Scans": hnsw looks at 40 candidates by
--- default and 1,000 at most, ivfflat is to look into the square root of its lists. A person who has
--- set more for the role or the database keeps it.
-create function pgembed.widen_scan(pipeline pgembed.pipelines, k bigint)
+-- default and 1,000 at most, ivfflat is to look into the square root of its lists. What was measured
+-- to be enough is taken, and a person who has set more for the role or the database keeps it.
+create function pgembed.widen_scan(pipeline pgembed.pipelines, k bigint, scan text)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -352,10 +352,13 @@ declare
         from pgembed.vector_indexes
         where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
     );
+    candidates constant bigint := pgembed.candidates(k, scan);
+    measured constant integer := case when pipeline.ef_search_scan = scan then pipeline.ef_search end;
     wanted jsonb := jsonb_build_object(
         'hnsw.ef_search', greatest(
-            nullif(current_setting('hnsw.ef_search', true), '')::bigint,
-            least(1000, greatest(40, 2 * k))
+            -- 40 is what pgvector takes by itself, and tells nothing of a person's wish.
+            nullif(nullif(current_setting('hnsw.ef_search', true), ''), '40')::bigint,
+            least(1000, coalesce(case when measured is not null then greatest(measured, candidates) end, greatest(40, 2 * candidates)))
         ),
         'ivfflat.probes', greatest(
             nullif(current_setting('ivfflat.probes', true), '')::bigint,
@@ -424,7 +427,7 @@ begin
     execute format('select $1::%I.vector', extension_schema) using query;
     condition := pgembed.search_condition(pipeline, coalesce(filter, '{}'));
     scan := pgembed.search_scan(pipeline);
-    before := pgembed.widen_scan(pipeline, pgembed.candidates(k, scan));
+    before := pgembed.widen_scan(pipeline, k, scan);
     loop
         execute format(
             'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index), bool_or(is_enough) from (%s) as nearest',

@@ -14,6 +14,7 @@ from pgqueue_embed.cli import (
     demo,
     doctor,
     estimate,
+    evaluate,
     failures,
     health,
     index,
@@ -56,6 +57,7 @@ health.add_commands(app)
 metrics.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
+evaluate.add_commands(app)
 search.add_commands(app)
 doctor.add_commands(app)
 verify.add_commands(app)

@@ -92,7 +92,7 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     element = element_type(pipeline.spec.vector_type, options.quantize)
     return plan_index(
         options,
-        rows=_count_vectors(connection, pipeline),
+        rows=count_vectors(connection, pipeline),
         vector_bytes=element_bytes(element, pipeline.dimensions),
         limits=_read_limits(connection),
     )
@@ -194,7 +194,8 @@ where nspname = %s and relname = %s
 """
 
 
-def _count_vectors(connection: Connection, pipeline: Pipeline) -> int:
+def count_vectors(connection: Connection, pipeline: Pipeline) -> int:
+    """Return how many vectors there are, of many about; UsageError if the target is gone."""
     target = pipeline.target
     estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
     if estimate is None:

@@ -50,7 +50,7 @@ class Hit:
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
 WIDEN = """
-select pgembed.widen_scan(pipelines, pgembed.candidates(%(count)s, %(scan)s))
+select pgembed.widen_scan(pipelines, %(count)s, %(scan)s)
 from pgembed.pipelines
 where id = %(id)s
 """

@@ -1,0 +1,269 @@
+"""How much of what an exact search finds an HNSW index finds, and how fast, by hnsw.ef_search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from psycopg import sql
+
+from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.session import Connection, RawCursor
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.source.trust import trusting
+from pgqueue_embed.vector_search.index import count_vectors, vector_indexes
+from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
+from pgqueue_embed.vector_search.relation import Relation, relation_of
+from pgqueue_embed.vector_search.request import SearchRequest
+
+# What is tried, in steps of about a third; pgvector takes 1,000 at most.
+EF_SEARCH = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 800, 1000)
+
+# Chunks whose distance is the same but for rounding are as good as one another.
+ROUNDING = 1e-6
+
+# Blocks are drawn, and chunks of them: of many more blocks than are needed, so that these are not
+# of a few records. The same as long as the table is, for the same seed.
+SAMPLE = """
+select vector
+from (
+    select {embedding}::text as vector
+    from {target} tablesample system ({percent}) repeatable ({seed})
+    where {embedding} is not null
+) as drawn
+order by md5(vector)
+limit %(limit)s
+"""
+DRAWN_PER_QUERY = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """The vector of a query, as pgvector writes it; a stored chunk is not to find itself."""
+
+    vector: str
+    is_stored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What searches with one `ef_search` find, and take; None stands for an exact search.
+
+    `recall` is the mean share of the k nearest chunks that were found, 0 to 1, of stored chunks and
+    of `query_recall` of the person's own queries, if there are any.
+    """
+
+    ef_search: int | None
+    recall: float | None
+    query_recall: float | None
+    p50_seconds: float
+    p95_seconds: float
+
+    def reaches(self, recall: float) -> bool:
+        """Return whether both shares are at least `recall`."""
+        return all(each is None or each >= recall for each in (self.recall, self.query_recall))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The exact search, and those by the index in order of their effort."""
+
+    index: str
+    k: int
+    exact: Effort
+    efforts: Sequence[Effort]
+
+    def least(self, recall: float) -> Effort | None:
+        """Return the least effort from which on `recall` is reached, or None."""
+        reaching = [each.reaches(recall) for each in self.efforts]
+        enough = [each for at, each in enumerate(self.efforts) if all(reaching[at:])]
+        return enough[0] if enough else None
+
+
+def draw_queries(connection: Connection, pipeline: Pipeline, count: int, seed: int) -> list[Query]:
+    """Return up to `count` stored chunks, the same ones as long as the table is the same."""
+    rows = max(1, count_vectors(connection, pipeline))
+    share = min(100.0, 100.0 * DRAWN_PER_QUERY * count / rows)
+    found: list[Query] = []
+    for percent in (share, 100.0):
+        query = sql.SQL(SAMPLE).format(
+            embedding=sql.Identifier(pipeline.spec.columns.embedding),
+            target=pipeline.target.identifier,
+            percent=sql.Literal(percent),
+            seed=sql.Literal(seed),
+        )
+        with _reading(connection, pipeline):
+            drawn = connection.execute(query, {"limit": count}).fetchall()
+        found = [Query(vector=vector, is_stored=True) for (vector,) in drawn]
+        if len(found) == count:
+            break
+    return found
+
+
+def evaluate(
+    connection: Connection,
+    pipeline: Pipeline,
+    queries: Sequence[Query],
+    *,
+    k: int,
+    on_progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+) -> Evaluation:
+    """Search for the `k` nearest of each query exactly and by the index, with more and more effort.
+
+    `on_progress` gets what is done, how many searches of it are, and of how many. Raises UsageError
+    without queries, or without an HNSW index that searches are ordered by.
+    """
+    if not queries:
+        raise UsageError(f"{pipeline.name} has no vectors to evaluate; embed some: pgembed work")
+    relation = relation_of(connection, pipeline, SearchRequest(limit=k))
+    if relation is None:
+        raise UsageError(f"{pipeline.name} was replaced or dropped just now; evaluate again")
+    index = _index_of(connection, pipeline, relation)
+    search = _Searches(connection, pipeline, relation, queries, k, on_progress)
+    exact, truth = search.run("exact searches", relation.exact_statement, None)
+    least = search.least_effort()
+    search.run("warming up", relation.statement, least)
+    efforts = []
+    for ef_search in (each for each in EF_SEARCH if each >= least):
+        times, found = search.run(f"ef_search {ef_search}", relation.statement, ef_search)
+        efforts.append(_effort(queries, ef_search, times, truth, found, k))
+    return Evaluation(
+        index=index, k=k, exact=_effort(queries, None, exact, truth, truth, k), efforts=efforts
+    )
+
+
+KEEP = """
+update pgembed.pipelines
+set ef_search = %s, ef_search_scan = pgembed.search_scan(pipelines)
+where id = %s
+"""
+
+
+def keep_effort(connection: Connection, pipeline: Pipeline, ef_search: int) -> None:
+    """Let the searches of the pipeline use `ef_search`, as long as the index is of this kind."""
+    connection.execute(KEEP, (ef_search, pipeline.id))
+
+
+def _index_of(connection: Connection, pipeline: Pipeline, relation: Relation) -> str:
+    for index in vector_indexes(connection, pipeline):
+        if index.valid and index.quantize == relation.scan:
+            if index.method == "hnsw":
+                return index.name
+            raise UsageError(
+                f"{pipeline.name} is searched by {index}, and what is evaluated is the ef_search of"
+                " an hnsw index; build one: pgembed index"
+            )
+    raise UsageError(
+        f"{pipeline.name} has no vector index, so that its searches are exact; build one: pgembed"
+        " index"
+    )
+
+
+@contextmanager
+def _reading(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
+    with (
+        trusting(connection, pipeline.spec, searching=True, reads_source=False),
+        on_users_tables(connection, "comparing its vectors"),
+        connection.transaction(),
+    ):
+        connection.execute(WHAT_ONE_MAY_SEE)
+        yield
+
+
+class _Searches:
+    """The same searches again and again, each timed."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pipeline: Pipeline,
+        relation: Relation,
+        queries: Sequence[Query],
+        k: int,
+        on_progress: Callable[[str, int, int], None],
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._relation = relation
+        self._queries = queries
+        self._k = k
+        self._on_progress = on_progress
+
+    def least_effort(self) -> int:
+        """Return the least ef_search that a search for k uses."""
+        # One more than k, since a stored chunk finds itself.
+        value = self._connection.value(
+            "select least(1000, pgembed.candidates(%s, %s))", (self._k + 1, self._relation.scan)
+        )
+        return int(value)
+
+    def run(
+        self, what: str, statement: str, ef_search: int | None
+    ) -> tuple[list[float], list[list[float]]]:
+        """Return for each query the seconds of its search, and the distances of what was found."""
+        times, found = [], []
+        for number, query in enumerate(self._queries):
+            with _reading(self._connection, self._pipeline):
+                if ef_search is not None:
+                    self._prefer_index(ef_search)
+                with RawCursor(self._connection) as cursor:
+                    started = time.perf_counter()
+                    count = self._k + query.is_stored
+                    rows = cursor.execute(statement, (query.vector, count)).fetchall()
+                    times.append(time.perf_counter() - started)
+            found.append([row[5] for row in rows])
+            self._on_progress(what, number + 1, len(self._queries))
+        return times, found
+
+    def _prefer_index(self, ef_search: int) -> None:
+        self._connection.execute(
+            "select pgembed.widen_scan(pipelines, %s, %s), set_config('hnsw.ef_search', %s, true),"
+            " set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)"
+            " from pgembed.pipelines where id = %s",
+            (self._k, self._relation.scan, str(ef_search), self._pipeline.id),
+        )
+
+
+def _effort(
+    queries: Sequence[Query],
+    ef_search: int | None,
+    times: Sequence[float],
+    truth: Sequence[Sequence[float]],
+    found: Sequence[Sequence[float]],
+    k: int,
+) -> Effort:
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for query, nearest, hits in zip(queries, truth, found, strict=True):
+        share = recall_of(nearest, hits, k, without_itself=query.is_stored)
+        if share is not None:
+            shares[query.is_stored].append(share)
+    means = {key: float(np.mean(each)) if each else None for key, each in shares.items()}
+    return Effort(
+        ef_search=ef_search,
+        recall=means[True],
+        query_recall=means[False],
+        p50_seconds=float(np.percentile(times, 50)),
+        p95_seconds=float(np.percentile(times, 95)),
+    )
+
+
+def recall_of(
+    truth: Sequence[float], found: Sequence[float], k: int, *, without_itself: bool
+) -> float | None:
+    """Return the share of the k nearest that was found, by distances in order, nearest first.
+
+    Of chunks that are equally far any will do. Without itself, the nearest one, a query is for the
+    k others. None where nothing is to be found.
+    """
+    nearest = list(truth[: k + without_itself])
+    wanted = len(nearest) - without_itself
+    if wanted <= 0:
+        return None
+    right = sum(distance <= nearest[-1] + ROUNDING for distance in found)
+    if without_itself and found and found[0] <= nearest[0] + ROUNDING:
+        right -= 1
+    return min(right, wanted) / wanted

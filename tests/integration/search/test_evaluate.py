@@ -1,0 +1,189 @@
+"""Evaluating an index: against exact search, the same again and again, and used by every search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search import evaluation, query_vector
+from pgqueue_embed.vector_search.evaluation import Effort, Evaluation, draw_queries, recall_of
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from tests.support.commands import Ran, pgembed
+from tests.support.directions import QUERIES, fill
+
+ENOUGH = ("evaluate", "reports", "--sample", "15")
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """Vectors without an index."""
+    return fill(connection)
+
+
+def build(connection: Connection, pipeline: Pipeline, **options: object) -> None:
+    chosen = IndexOptions(**options)  # type: ignore[arg-type]
+    build_index(connection, pipeline, plan(connection, pipeline, chosen))
+
+
+def effort_of_a_search(connection: Connection, scan: str, k: int = 10) -> tuple[str, int | None]:
+    """Return hnsw.ef_search while the program or SQL searches for k, and what is kept."""
+    with connection.transaction():
+        connection.execute(
+            "select pgembed.widen_scan(pipelines, %s, %s) from pgembed.pipelines", (k, scan)
+        )
+        used = connection.value("select current_setting('hnsw.ef_search')")
+    return used, connection.value("select ef_search from pgembed.pipelines")
+
+
+def evaluated(conninfo: str, *options: str) -> dict[str, object]:
+    ran = pgembed(conninfo, *ENOUGH, "--json", *options)
+    found: dict[str, object] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("quantize", ["none", "binary"])
+def test_the_least_effort_that_is_enough_is_kept_and_used(
+    conninfo: str, connection: Connection, reports: Pipeline, quantize: str
+) -> None:
+    build(connection, reports, quantize=quantize, m=4, ef_construction=8)
+    found = evaluated(conninfo, "--recall", "0.9")
+    efforts = found["efforts"]
+    assert isinstance(efforts, list)
+    reaching = [each["ef_search"] for each in efforts if each["recall"] >= 0.9]
+    assert found["ef_search"] in reaching
+    assert all(each["recall"] >= 0.9 for each in efforts if each["ef_search"] >= found["ef_search"])
+    assert found["exact"] == {**found["exact"], "recall": 1.0}  # type: ignore[dict-item]
+    assert effort_of_a_search(connection, quantize) == (str(found["ef_search"]), found["ef_search"])
+
+
+def test_effort_is_that_of_the_index_it_was_found_for(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    build(connection, reports)
+    evaluated(conninfo)
+    assert effort_of_a_search(connection, "binary")[0] == "400"
+    many = effort_of_a_search(connection, "none", k=700)
+    assert many[0] == "700"
+
+
+def test_dry_run_measures_alone(conninfo: str, connection: Connection, reports: Pipeline) -> None:
+    build(connection, reports)
+    assert evaluated(conninfo, "--dry-run")["kept"] is False
+    assert effort_of_a_search(connection, "none") == ("40", None)
+
+
+def test_recall_that_is_not_reached_is_said_and_nothing_is_kept(
+    conninfo: str, connection: Connection, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(connection, reports, m=2, ef_construction=4)
+    monkeypatch.setattr(evaluation, "EF_SEARCH", (20,))
+    ran = pgembed(conninfo, *ENOUGH, "--recall", "1")
+    assert ran.exit_code == 1
+    assert "no ef_search reaches a recall of 1; 20 is nearest" in ran.stdout
+    assert effort_of_a_search(connection, "none") == ("40", None)
+
+
+def test_queries_of_a_file_have_to_reach_it_too(
+    conninfo: str,
+    connection: Connection,
+    reports: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Encoder:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def encode(self, query: str, _truncate_dim: int | None) -> object:
+            return QUERIES[int(query)]
+
+    monkeypatch.setattr(query_vector, "QueryEncoder", Encoder)
+    build(connection, reports)
+    file = tmp_path / "queries.txt"
+    file.write_text("0\n\n1\n2\n")
+    found = evaluated(conninfo, "--queries", str(file))
+    assert found["exact"]["query_recall"] == 1.0  # type: ignore[index]
+    ran = pgembed(conninfo, *ENOUGH, "--queries", str(file))
+    assert "by 15 stored chunks and 3 of the file, 10 nearest each" in ran.stdout
+
+
+def test_stored_chunks_are_the_same_ones_again(connection: Connection, reports: Pipeline) -> None:
+    first, again, other = (draw_queries(connection, reports, 20, seed) for seed in (0, 0, 1))
+    assert len(first) == 20
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--k", "0"), "--k 0: give a number from 1 to 100"),
+        (("--recall", "1.5"), "--recall 1.5: give a share"),
+        (("--sample", "0"), "--sample 0"),
+        (("--queries", "/nowhere"), "--queries /nowhere cannot be read"),
+        ((), "reports has no vector index, so that its searches are exact"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    conninfo: str, reports: Pipeline, options: tuple[str, ...], words: str
+) -> None:
+    ran: Ran = pgembed(conninfo, "evaluate", "reports", *options)
+    assert ran.exit_code == 2
+    assert words in (ran.error or "")
+
+
+def test_ivfflat_and_empty_tables_are_said(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    build(connection, reports, method="ivfflat")
+    assert "the ef_search of an hnsw index" in (pgembed(conninfo, *ENOUGH).error or "")
+    connection.execute("truncate public.reports_chunks")
+    assert "reports has no vectors to evaluate" in (pgembed(conninfo, *ENOUGH).error or "")
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "without_itself", "share"),
+    [
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], False, 1.0),
+        ([0.1, 0.2, 0.3], [0.1, 0.3, 0.4], False, 2 / 3),
+        ([0.0, 0.2, 0.3, 0.4], [0.0, 0.2, 0.3, 0.5], True, 2 / 3),
+        ([0.0, 0.2, 0.3, 0.4], [0.2, 0.3, 0.4, 0.5], True, 1.0),
+        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], True, 1.0),
+        ([0.0, 0.2, 0.3, 0.4], [], True, 0.0),
+        ([0.0], [0.0], True, None),
+    ],
+)
+def test_recall_is_of_what_is_as_near_without_the_query_itself(
+    truth: list[float], found: list[float], without_itself: bool, share: float | None
+) -> None:
+    assert recall_of(truth, found, 3, without_itself=without_itself) == share
+
+
+def test_the_least_effort_is_one_from_which_on_all_reach_it() -> None:
+    def effort(ef_search: int | None, recall: float) -> Effort:
+        return Effort(
+            ef_search=ef_search,
+            recall=recall,
+            query_recall=None,
+            p50_seconds=0.1,
+            p95_seconds=0.1,
+        )
+
+    shares = {10: 0.991, 20: 0.98, 40: 0.992, 80: 0.999}
+    found = Evaluation(
+        index="of_reports",
+        k=10,
+        exact=effort(None, 1.0),
+        efforts=[effort(number, share) for number, share in shares.items()],
+    )
+    least = {wanted: found.least(wanted) for wanted in (0.99, 0.9, 0.9999)}
+    assert [each and each.ef_search for each in least.values()] == [40, 10, None]
+    assert np.isclose(shares[40], 0.992)
