@@ -30,7 +30,7 @@ PARTS = {
     "capture": "what triggers on the source cost its writers",
     "freshness": "from the commit of an INSERT to that of its vector",
     "start": "what commands cost from the shell, their model loaded anew",
-    "search": "exact search, with vectors in the row and elsewhere",
+    "search": "indexes of smaller vectors; exact search, with vectors in the row and elsewhere",
     "scale": "many worker processes with a device of fixed rate (7)",
 }
 

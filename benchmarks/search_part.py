@@ -1,4 +1,4 @@
-"""Exact search, with vectors in the row and with vectors that PostgreSQL has put elsewhere."""
+"""Indexes of smaller vectors; exact search, with vectors in the row and elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import quantized
 from benchmarks.bench import Bench
 from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
@@ -30,6 +31,7 @@ STATEMENT_ROWS = 1_000
 
 def measure(bench: Bench) -> Iterator[Measured]:
     """Search a table as `create` makes it, and one with PostgreSQL's usual limit of a row."""
+    yield from quantized.measure(bench)
     for dimensions in DIMENSIONS:
         bench.say(f"{bench.sizes.searched_rows:,} vectors of {dimensions} dimensions")
         yield _measure(bench, dimensions)
