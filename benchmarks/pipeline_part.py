@@ -24,7 +24,9 @@ from benchmarks.stub_model import (
 )
 
 PART = "pipeline"
-TOKENISING = "tokenising alone"
+TOKENISING, CUTTING = "tokenising alone", "cutting alone"
+# As many documents as a claim has, or so.
+CLAIMED = 256
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
@@ -58,7 +60,10 @@ def _stub(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measu
     bench.say(f"a model that costs nothing; {corpus.name}")
     identity = fake_identity(DIMENSIONS)
     template = queued_database(bench.server, corpus.documents, identity)
-    variants: dict[str, Callable[[], Pass]] = {TOKENISING: _tokenising(bench, corpus)}
+    variants: dict[str, Callable[[], Pass]] = {
+        TOKENISING: _tokenising(bench, corpus),
+        CUTTING: _cutting(bench, corpus),
+    }
     for concurrency in concurrencies:
         variants[f"stub -c {concurrency}"] = _drain(bench, template, concurrency)
     return _stub_measured(corpus, interleaved(bench.rounds, variants, on_run=bench.on_run))
@@ -87,6 +92,17 @@ def _tokenising(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
     return lambda: _observed(bench, tokenise)
 
 
+def _cutting(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
+    """Return a measurement of the chunker, which knows the words of the round before."""
+    chunker = default_chunker()
+
+    def cut() -> None:
+        for first in range(0, len(corpus.documents), CLAIMED):
+            chunker.chunk(corpus.documents[first : first + CLAIMED])
+
+    return lambda: _observed(bench, cut)
+
+
 def _drain(bench: Bench, template: str, concurrency: int) -> Callable[[], Pass]:
     chunker = default_chunker()
 
@@ -104,7 +120,7 @@ def _stub_measured(corpus: Corpus, passes: dict[str, list[Pass]]) -> Measured:
     runs = {
         name: [each.run for each in found if each.run is not None]
         for name, found in passes.items()
-        if name != TOKENISING
+        if name not in (TOKENISING, CUTTING)
     }
     chunks = next(iter(runs.values()))[0].chunks
     ceiling = [chunks / each.seconds for each in passes[TOKENISING]]

@@ -47,6 +47,11 @@ def _kinds() -> NDArray[np.uint16]:
     return table
 
 
+def is_wide(character: str) -> bool:
+    """Tell whether a character is of a script that is written without spaces."""
+    return bool(_kinds()[ord(character)] & WIDE)
+
+
 def text_classes(text: str, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Rate a cut of ``text`` in front of each character position by the text alone.
 

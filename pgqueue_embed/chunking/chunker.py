@@ -16,6 +16,7 @@ from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
 from pgqueue_embed.chunking.context import Context, cut_in_context
 from pgqueue_embed.chunking.encoding import Cuts, Tokens, private_copy, tokenise, unknown_id
+from pgqueue_embed.chunking.words import reader_of
 from pgqueue_embed.errors import RecordFault, UsageError
 
 # Cut into small windows when a chunker is made, to learn whether the ids of a slice are those
@@ -73,6 +74,7 @@ class Chunker:
         self.overlap_tokens = overlap_tokens
         self.whole = whole
         self._tokenizer = private_copy(tokenizer, control_tokens=control_tokens)
+        self._reader = reader_of(self._tokenizer)
         self._unknown_id = unknown_id(self._tokenizer)
         self._drops_spaces = _drops_spaces(self._tokenizer)
         self.reuses_ids = self._slices_keep_their_ids()
@@ -95,7 +97,7 @@ class Chunker:
         if contexts is None:
             return self._cut(documents, [self.max_tokens] * len(documents), on_progress)
         return cut_in_context(
-            self._tokenizer,
+            self._reader,
             documents,
             contexts,
             max_tokens=self.max_tokens,
@@ -112,7 +114,7 @@ class Chunker:
         drafts: list[_Draft] = []
         ids: list[NDArray[np.int32]] = []
         limits = [budget - self._slack(budget) for budget in budgets]
-        read = tokenise(self._tokenizer, documents, limits=limits, on_progress=on_progress)
+        read = tokenise(self._reader, documents, limits=limits, on_progress=on_progress)
         for number, tokens in enumerate(read):
             drafts += self._draft(number, documents[number], tokens, budgets[number])
             ids.append(tokens.ids)
@@ -165,7 +167,7 @@ class Chunker:
             texts = [documents[draft.document][draft.start : draft.end] for draft in broken]
             limits = [draft.max_tokens for draft in broken]
             tokens = tokenise(
-                self._tokenizer, texts, limits=limits, whole=True, on_progress=on_progress
+                self._reader, texts, limits=limits, whole=True, on_progress=on_progress
             )
             parts = {
                 id(draft): self._settle(draft, text, own)
@@ -200,7 +202,7 @@ class Chunker:
     def _slices_keep_their_ids(self) -> bool:
         drafts: list[_Draft] = []
         limits = [_CANARY_TOKENS] * len(_CANARIES)
-        read = tokenise(self._tokenizer, _CANARIES, limits=limits)
+        read = tokenise(self._reader, _CANARIES, limits=limits)
         for number, (text, tokens) in enumerate(zip(_CANARIES, read, strict=True)):
             if tokens.cuts is not None:
                 classes = tokens.cuts.classes
@@ -216,7 +218,7 @@ class Chunker:
                 )
         reusable = [draft for draft in drafts if draft.ids is not None]
         texts = [_CANARIES[draft.document][draft.start : draft.end] for draft in reusable]
-        own = tokenise(self._tokenizer, texts, whole=True)
+        own = tokenise(self._reader, texts, whole=True)
         return bool(reusable) and all(
             draft.ids is not None and np.array_equal(draft.ids, tokens.ids)
             for draft, tokens in zip(reusable, own, strict=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tokenizers import Tokenizer
-
 from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
 from pgqueue_embed.chunking.encoding import tokenise
+from pgqueue_embed.chunking.reading import Reader
 from pgqueue_embed.errors import RecordFault
 
 # Below this share of the budget, a text would be read mostly for what is around it.
@@ -31,7 +30,7 @@ class Context:
 
 
 def cut_in_context(
-    tokenizer: Tokenizer,
+    reader: Reader,
     documents: Sequence[str],
     contexts: Sequence[Context],
     *,
@@ -44,7 +43,7 @@ def cut_in_context(
     Raises RecordFault for a context that leaves too little room for the text.
     """
     bare = [context.around("") for context in contexts]
-    rooms = [max_tokens - count for count in _token_counts(tokenizer, bare)]
+    rooms = [max_tokens - count for count in _token_counts(reader, bare)]
     done: dict[int, ChunkedDocument] = {}
     waiting = list(range(len(documents)))
     while waiting:
@@ -52,15 +51,15 @@ def cut_in_context(
             _check_room(documents[number], rooms[number], max_tokens)
         chunked = cut([documents[n] for n in waiting], [max(1, rooms[n]) for n in waiting])
         for number, each in zip(waiting, chunked, strict=True):
-            done[number] = _framed(tokenizer, each, contexts[number], on_progress)
+            done[number] = _framed(reader, each, contexts[number], on_progress)
             # Text and context may have more tokens together than each by itself.
             rooms[number] -= max(0, _longest(done[number]) - max_tokens)
         waiting = [number for number in waiting if _longest(done[number]) > max_tokens]
     return [done[number] for number in range(len(documents))]
 
 
-def _token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterable[int]:
-    return (len(tokens.ids) for tokens in tokenise(tokenizer, texts, whole=True))
+def _token_counts(reader: Reader, texts: Sequence[str]) -> Iterable[int]:
+    return (len(tokens.ids) for tokens in tokenise(reader, texts, whole=True))
 
 
 def _check_room(document: str, room: int, max_tokens: int) -> None:
@@ -73,13 +72,13 @@ def _check_room(document: str, room: int, max_tokens: int) -> None:
 
 
 def _framed(
-    tokenizer: Tokenizer,
+    reader: Reader,
     chunked: ChunkedDocument,
     context: Context,
     on_progress: Callable[[], None],
 ) -> ChunkedDocument:
     texts = [context.around(chunk.text) for chunk in chunked.chunks]
-    read = tokenise(tokenizer, texts, whole=True, on_progress=on_progress)
+    read = tokenise(reader, texts, whole=True, on_progress=on_progress)
     inputs: list[Chunk] = [
         replace(chunk, text=text, token_ids=tokens.ids)
         for chunk, text, tokens in zip(chunked.chunks, texts, read, strict=True)

@@ -8,17 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.characters import text_classes
+from pgqueue_embed.chunking.reading import Reader
 
 # Pieces of this many characters keep tokenising linear in the length of a document (one long
 # text takes five times as long as its pieces) and busy on all cores.
@@ -142,7 +143,7 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 def tokenise(
-    tokenizer: Tokenizer,
+    reader: Reader,
     documents: Sequence[str],
     *,
     limits: Sequence[int] | None = None,
@@ -156,7 +157,7 @@ def tokenise(
     depends on the largest piece, whatever the text.
     """
     limits = [sys.maxsize] * len(documents) if limits is None else limits
-    pieces = _read_pieces(tokenizer, documents, limits, whole, on_progress)
+    pieces = _read_pieces(reader, documents, limits, whole, on_progress)
     for document in documents:
         parts: list[Tokens] = []
         done = 0
@@ -187,7 +188,7 @@ class _Piece:
 
 
 def _read_pieces(
-    tokenizer: Tokenizer,
+    reader: Reader,
     documents: Iterable[str],
     limits: Iterable[int],
     whole: bool,
@@ -205,14 +206,14 @@ def _read_pieces(
     for piece in pieces:
         if group and characters + piece.end - piece.start > most:
             started = time.monotonic()
-            read = list(_read(tokenizer, group))
+            read = list(_read(reader, group))
             most = _next_group(characters, time.monotonic() - started)
             on_progress()
             yield from read
             group, characters = [], 0
         group.append(piece)
         characters += piece.end - piece.start
-    yield from _read(tokenizer, group)
+    yield from _read(reader, group)
 
 
 def _next_group(characters: int, seconds: float) -> int:
@@ -254,70 +255,44 @@ def _untied(document: str, target: int) -> int:
     return target
 
 
-def _read(tokenizer: Tokenizer, group: Sequence[_Piece]) -> Iterator[tuple[int, Tokens]]:
+def _read(reader: Reader, group: Sequence[_Piece]) -> Iterator[tuple[int, Tokens]]:
     """Tokenise a group of pieces, and rate the cuts of those that are too long to stay whole."""
     if not group:
         return
-    encodings = tokenizer.encode_batch([piece.text for piece in group], add_special_tokens=False)
-    sums = _sums(encodings)
-    ids = np.fromiter(_all(encoding.ids for encoding in encodings), np.int32, sums[-1])
-    read = list(zip(group, encodings, strict=True))
-    cuts = _cuts([(piece, encoding) for piece, encoding in read if len(encoding) > piece.limit])
-    for (piece, encoding), first, end in zip(read, sums, sums[1:], strict=False):
-        yield piece.end, Tokens(ids[first:end], next(cuts) if len(encoding) > piece.limit else None)
+    reading = reader.read([piece.text for piece in group])
+    counts = [end - first for first, end in pairwise(reading.sums)]
+    long = [
+        n for n, (piece, count) in enumerate(zip(group, counts, strict=True)) if count > piece.limit
+    ]
+    cuts = (
+        _cuts([group[n] for n in long], reading.tokens(long), [counts[n] for n in long])
+        if long
+        else iter(())
+    )
+    for piece, count, (first, end) in zip(group, counts, pairwise(reading.sums), strict=True):
+        yield piece.end, Tokens(reading.ids[first:end], next(cuts) if count > piece.limit else None)
 
 
-def _sums(encodings: Sequence[Encoding]) -> list[int]:
-    """Return the tokens in front of each encoding, and behind the last one those of all."""
-    return list(accumulate(map(len, encodings), initial=0))
-
-
-def _cuts(read: Sequence[tuple[_Piece, Encoding]]) -> Iterator[Cuts]:
+def _cuts(pieces: Sequence[_Piece], tokens: NDArray[Any], counts: Sequence[int]) -> Iterator[Cuts]:
     """Rate the cuts of pieces by one pass over their joined text.
 
     One pass, because a handful of array operations a document costs more than tokenising it.
     """
-    if not read:
-        return
-    group, encodings = zip(*read, strict=True)
-    sums = np.array(_sums(encodings))
-    counts, total = np.diff(sums), int(sums[-1])
-    spans = np.fromiter(_all(encoding.offsets for encoding in encodings), _SPAN, total)
-    lengths = np.array([piece.end - piece.start for piece in group])
-    starts = np.minimum(spans["start"], np.repeat(lengths - 1, counts))
-    fresh = _word_starts(encodings, total, sums)
-    text, bases = _joined(group)
-    places = starts + np.repeat(bases, counts)
-    classes = np.maximum(
-        text_classes(text, places), np.where(fresh, boundaries.JOINT, boundaries.INSIDE)
-    ).astype(np.uint8)
-    # Several tokens of one character share its offsets: no slice ends between them.
-    ends = spans["end"] + np.repeat(bases, counts)
-    classes[1:][places[1:] < np.maximum.accumulate(ends)[:-1]] = boundaries.NOWHERE
-    starts += np.repeat([piece.start for piece in group], counts)
-    for first, end in pairwise(sums.tolist()):
+    text, bases = _joined(pieces)
+    starts, fresh = tokens["start"].astype(np.int64), tokens["fresh"]
+    rated = text_classes(text, starts + np.repeat(bases, counts))
+    classes = np.maximum(rated, np.where(fresh, boundaries.JOINT, boundaries.INSIDE))
+    classes = classes.astype(np.uint8)
+    # Several tokens of one character: no slice ends between them.
+    classes[tokens["tied"]] = boundaries.NOWHERE
+    starts += np.repeat([piece.start for piece in pieces], counts)
+    for first, end in pairwise(accumulate(counts, initial=0)):
         yield Cuts(
             starts=starts[first:end],
             fresh=fresh[first:end],
             classes=classes[first:end].tobytes(),
             seams=[],
         )
-
-
-_all = chain.from_iterable
-_SPAN = np.dtype([("start", np.int64), ("end", np.int64)])
-
-
-def _word_starts(
-    encodings: Sequence[Encoding], total: int, sums: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return for each token whether a word of the tokenizer begins with it."""
-    # A token that is no part of a word has None here, which becomes NaN: unequal to all.
-    words = np.array(list(_all(encoding.word_ids for encoding in encodings)), np.float64)
-    fresh = np.ones(total, np.bool_)
-    fresh[1:] = words[1:] != words[:-1]
-    fresh[sums[:-1][sums[:-1] < total]] = True
-    return fresh
 
 
 def _joined(group: Sequence[_Piece]) -> tuple[str, NDArray[np.int64]]:

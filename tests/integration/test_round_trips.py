@@ -27,7 +27,7 @@ from pgqueue_embed.embedding.shapes import limits_for
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import real_reports, texts
-from tests.support.counting import CountingConnection, CountingTokenizer, counting_connection
+from tests.support.counting import CountingConnection, CountingReader, counting_connection
 from tests.support.fakes import tokenizer
 from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
@@ -124,8 +124,8 @@ class TestTokenising:
 
     def test_document_is_tokenised_once(self) -> None:
         chunker = Chunker(tokenizer(), max_tokens=128, overlap_tokens=20)
-        counting = CountingTokenizer(chunker._tokenizer)
-        chunker._tokenizer = counting  # type: ignore[assignment]
+        counting = CountingReader(chunker._reader)
+        chunker._reader = counting
         documents = real_reports()
         chunker.chunk(documents)
         assert counting.texts == documents

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg.abc import Params
-from tokenizers import Encoding, Tokenizer
 
+from pgqueue_embed.chunking.reading import Reader, Reading
 from pgqueue_embed.db.session import Connection
 
 
@@ -51,14 +52,14 @@ def counting_connection(conninfo: str) -> CountingConnection:
     )
 
 
-class CountingTokenizer:
-    """Stands in for a tokenizer, and notes every text that is tokenised."""
+class CountingReader:
+    """Stands in for what reads texts as a tokenizer does, and notes every text that is read."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self.texts: list[str] = []
 
-    def encode_batch(self, texts: list[str], **options: Any) -> list[Encoding]:
+    def read(self, texts: Sequence[str]) -> Reading:
         """Tokenise, and note the texts."""
         self.texts += texts
-        return self._tokenizer.encode_batch(texts, **options)
+        return self._reader.read(texts)

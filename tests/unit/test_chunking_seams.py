@@ -116,7 +116,7 @@ def test_pieces_of_a_text_with_places_to_part_it_are_the_whole(
 ) -> None:
     document = between.join(words)
     with small_pieces():
-        (tokens,) = encoding.tokenise(cutter("wordpiece", 64, 0)._tokenizer, [document])
+        (tokens,) = encoding.tokenise(cutter("wordpiece", 64, 0)._reader, [document])
     assert tokens.ids.tolist() == ids_of("wordpiece", document)
 
 

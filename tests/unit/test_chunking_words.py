@@ -1,0 +1,249 @@
+"""Words that are looked up are read as the tokenizer reads them in the whole text."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.normalizers import BertNormalizer
+
+from pgqueue_embed.chunking import ChunkedDocument, Chunker, chunker, words
+from pgqueue_embed.chunking.encoding import private_copy
+from pgqueue_embed.chunking.reading import TextReader
+from pgqueue_embed.chunking.words import WordReader, reader_of
+from tests.unit.test_chunking import CHINESE, DOCUMENTS, PARAGRAPH, TOKENIZERS, minilm
+
+REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
+LAST_CODE = 0x2FFFF
+SURROGATES = range(0xD800, 0xE000)
+
+# Whether it cleans, spaces Chinese, strips accents (None: where it lowers) and lowers.
+VARIANTS = {
+    "MiniLM": (True, True, None, True),
+    "cased": (True, True, None, False),
+    "cased, no accents": (True, True, True, False),
+    "lower, accents": (True, True, False, True),
+    "unclean": (False, True, True, True),
+    "Chinese in words": (True, False, None, True),
+    "as it is": (False, False, False, False),
+}
+
+
+@cache
+def tokenizer(variant: str) -> Tokenizer:
+    made = private_copy(minilm())
+    clean, chinese, accents, lower = VARIANTS[variant]
+    made.normalizer = BertNormalizer(
+        clean_text=clean, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower
+    )
+    return made
+
+
+@cache
+def readers(variant: str) -> tuple[WordReader, TextReader]:
+    reader = reader_of(tokenizer(variant))
+    assert isinstance(reader, WordReader)
+    return reader, TextReader(tokenizer(variant))
+
+
+def assert_read_alike(variant: str, texts: Sequence[str]) -> None:
+    ours, theirs = (reader.read(texts) for reader in readers(variant))
+    assert ours.sums == theirs.sums
+    assert np.array_equal(ours.ids, theirs.ids)
+    for numbers in (range(len(texts)), range(1, len(texts), 2)):
+        if numbers:
+            assert np.array_equal(ours.tokens(numbers), theirs.tokens(numbers))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_character_is_read_alike_wherever_it_stands(variant: str) -> None:
+    step = 1 if variant == "MiniLM" else 11
+    codes = [code for code in range(1, LAST_CODE + 1, step) if code not in SURROGATES]
+    for first in range(0, len(codes), 4096):
+        characters = map(chr, codes[first : first + 4096])
+        assert_read_alike(variant, [f"a{c}b {c}\u0301 中{c}" for c in characters])
+
+
+ODD = st.sampled_from(
+    [
+        *(
+            " ",
+            "\t",
+            "\r",
+            "\n",
+            "\x0b",
+            "\x0c",
+            "\x1c",
+            "\x1f",
+            "\x85",
+            "\xa0",
+            "\u2003",
+            "\u2028",
+        ),
+        *(
+            "\u3000",
+            "\x00",
+            "\x07",
+            "\ufffd",
+            "\ufeff",
+            "\u200b",
+            "\u200d",
+            "\xad",
+            "\u0301",
+            "\u0327",
+        ),
+        *(
+            "a",
+            "A",
+            "é",
+            "e\u0301",
+            "İ",
+            "ß",
+            "ﬁ",
+            "中",
+            "\uf900",
+            "\U0002f800",
+            "が",
+            "각",
+            "ﷺ",
+            "Σ",
+        ),
+        *(
+            ".",
+            "，",
+            "“",
+            "-",
+            "$",
+            "=",
+            "\u0338",
+            "≠",
+            ";",
+            "[SEP]",
+            "[UNK]",
+            "\0[SEP]",
+            "##s",
+            "🙂",
+        ),
+        "pump" * 30,
+    ]
+)
+TEXTS = st.lists(st.one_of(DOCUMENTS, st.lists(ODD, max_size=30).map("".join)), max_size=6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=150, deadline=None)
+@given(texts=TEXTS)
+def test_texts_are_read_alike(variant: str, texts: list[str]) -> None:
+    assert_read_alike(variant, texts)
+
+
+def whole_text_chunker(max_tokens: int, overlap_tokens: int) -> Chunker:
+    with mock.patch.object(chunker, "reader_of", TextReader):
+        return Chunker(
+            TOKENIZERS["wordpiece"], max_tokens=max_tokens, overlap_tokens=overlap_tokens
+        )
+
+
+@cache
+def chunkers(max_tokens: int, overlap_tokens: int) -> tuple[Chunker, Chunker]:
+    ours = Chunker(TOKENIZERS["wordpiece"], max_tokens=max_tokens, overlap_tokens=overlap_tokens)
+    return ours, whole_text_chunker(max_tokens, overlap_tokens)
+
+
+def ids_of(document: ChunkedDocument) -> list[list[int]]:
+    return [chunk.token_ids.tolist() for chunk in document.chunks]
+
+
+def assert_cut_alike(documents: Sequence[str], budget: tuple[int, int]) -> None:
+    ours, theirs = (each.chunk(documents) for each in chunkers(*budget))
+    assert ours == theirs
+    assert list(map(ids_of, ours)) == list(map(ids_of, theirs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(documents=TEXTS, budget=st.sampled_from([(8, 2), (32, 8), (128, 20)]))
+def test_documents_are_cut_alike(documents: list[str], budget: tuple[int, int]) -> None:
+    documents = [document.replace("각", "") for document in documents]
+    assert_cut_alike(documents, budget)
+
+
+@pytest.mark.parametrize("budget", [(16, 4), (128, 20)])
+def test_real_documents_are_cut_alike(budget: tuple[int, int]) -> None:
+    with gzip.open(REPORTS, "rt", encoding="utf-8", newline="") as file:
+        reports = [row["foi_text"] for row in csv.DictReader(file)]
+    base64 = "TWFuIGlzIGRpc3Rpbmd1aXNoZWQ/+sPP" * 3_000
+    assert_cut_alike([*reports[::10], PARAGRAPH * 400, CHINESE * 900, base64], budget)
+
+
+def adding(made: Tokenizer) -> None:
+    made.add_tokens([AddedToken("new pump", special=False)])
+
+
+def lowered(made: Tokenizer) -> None:
+    made.normalizer = normalizers.Lowercase()
+
+
+def by_space(made: Tokenizer) -> None:
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+
+def reading_controls(made: Tokenizer) -> None:
+    made.encode_special_tokens = False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made.enable_truncation(8),
+        lambda made: made.enable_padding(),
+        adding,
+        lowered,
+        by_space,
+        reading_controls,
+    ],
+)
+def test_tokenizer_that_may_read_over_a_space_reads_whole_texts(
+    change: Callable[[Tokenizer], None],
+) -> None:
+    made = private_copy(minilm())
+    assert isinstance(reader_of(made), WordReader)
+    change(made)
+    assert isinstance(reader_of(made), TextReader)
+
+
+@pytest.mark.parametrize("name", ["byte-bpe", "sentencepiece"])
+def test_tokenizer_of_another_kind_reads_whole_texts(name: str) -> None:
+    assert isinstance(reader_of(private_copy(TOKENIZERS[name])), TextReader)
+
+
+def test_words_that_are_kept_are_limited_and_those_of_every_text_stay() -> None:
+    reader, whole = WordReader(tokenizer("MiniLM")), readers("MiniLM")[1]
+    with mock.patch.object(words, "MOST_WORDS", 100):
+        for number in range(50):
+            texts = [f"the pump {number}-{n} {'x' * 50}{n}" for n in range(20)]
+            assert reader.read(texts).ids.tolist() == whole.read(texts).ids.tolist()
+            kept = {**reader._known, **reader._older}
+            assert len(kept) <= 200
+            assert {"the", "pump"} <= kept.keys()
+            assert max(map(len, kept)) <= words.LONGEST_WORD
+
+
+def test_many_threads_read_with_one_reader() -> None:
+    reader, whole = WordReader(tokenizer("MiniLM")), readers("MiniLM")[1]
+
+    def read(number: int) -> bool:
+        texts = [f"word{(number * 7 + n) % 300} of 中{n} pump" for n in range(200)]
+        return bool(np.array_equal(reader.read(texts).ids, whole.read(texts).ids))
+
+    with mock.patch.object(words, "MOST_WORDS", 50), ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(60)))
