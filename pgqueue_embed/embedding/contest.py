@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
 from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding.working_clock import Clock
 
 # Of real batches, each computed once more in both; the first one prepares them.
 TURNS = 4
@@ -26,29 +26,23 @@ class Contest:
     ``own`` and ``rival`` compute in the one in use and in the other.
     """
 
-    def __init__(
-        self, own: Run, rival: Run, *, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, own: Run, rival: Run) -> None:
         self._own = own
         self._rival = rival
-        self._clock = clock
         self._turns: list[tuple[float, float]] = []
 
-    def take_turn(self, chunks: Sequence[Chunk], length: int | None) -> bool | None:
+    def take_turn(self, chunks: Sequence[Chunk], length: int | None, clock: Clock) -> bool | None:
         """Time a batch in both; returns whether the rival is faster, None as long as it is open."""
         part = float(PART)
         if self._turns:
             part *= max(1.0, max(self._turns[-1]) / LONGEST_SECONDS)
         chunks = chunks[: max(1, int(len(chunks) / part))]
-        self._turns.append(
-            (self._time(self._own, chunks, length), self._time(self._rival, chunks, length))
-        )
+        times = [clock()]
+        for run in (self._own, self._rival):
+            run(chunks, length)
+            times.append(clock())
+        self._turns.append((times[1] - times[0], times[2] - times[1]))
         return None if len(self._turns) < TURNS else is_faster(self._turns)
-
-    def _time(self, run: Run, chunks: Sequence[Chunk], length: int | None) -> float:
-        started = self._clock()
-        run(chunks, length)
-        return self._clock() - started
 
 
 def is_faster(turns: Sequence[tuple[float, float]]) -> bool:

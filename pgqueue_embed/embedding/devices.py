@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import time
-from collections.abc import Callable
 
 from pgqueue_embed.errors import UsageError
 
@@ -98,20 +96,6 @@ def release_memory(device: str) -> None:
         torch.mps.empty_cache()
     elif kind_of(device) == "cuda":
         torch.cuda.empty_cache()
-
-
-def waiting_clock(device: str) -> Callable[[], float]:
-    """Return a clock that tells the seconds once a GPU has done all that it was given."""
-    import torch
-
-    def seconds() -> float:
-        if kind_of(device) == "mps":
-            torch.mps.synchronize()
-        elif kind_of(device) == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return seconds
 
 
 def device_memory_bytes(device: str) -> int:

@@ -15,7 +15,6 @@ from pgqueue_embed.embedding.devices import (
     choose_device,
     configure_device,
     kind_of,
-    waiting_clock,
 )
 from pgqueue_embed.embedding.learnt import Memory
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
@@ -42,6 +41,7 @@ from pgqueue_embed.embedding.rows import (
 )
 from pgqueue_embed.embedding.self_test import Raw
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
+from pgqueue_embed.embedding.working_clock import working_clock
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.log import get_logger
 
@@ -225,7 +225,8 @@ class EmbeddingModel(PlacedModel):
         rival = self._rival
         try:
             self._contest = self._contest or self._contest_with(rival)
-            is_faster = self._contest.take_turn(chunks, length)
+            with working_clock(self.device) as clock:
+                is_faster = self._contest.take_turn(chunks, length, clock)
         except Exception as error:  # noqa: BLE001 - the one in use works, whatever this one lacks
             get_logger().debug("variant not compared", variant=str(rival), reason=in_a_line(error))
             is_faster = False
@@ -245,8 +246,7 @@ class EmbeddingModel(PlacedModel):
     def _contest_with(self, rival: Variant) -> Contest:
         other = place(self._open().network, self.device, rival)
         reader = self._documents.moved_to(other.network)
-        own = _run(self._documents, self._placed)
-        return Contest(own, _run(reader, other), clock=waiting_clock(self.device))
+        return Contest(_run(self._documents, self._placed), _run(reader, other))
 
     def _in_fp32(self, chunks: Sequence[Chunk]) -> Raw:
         """Compute chunks one at a time in fp32: on the CPU where the weights are halved here."""

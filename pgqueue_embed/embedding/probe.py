@@ -7,15 +7,15 @@ word (`contest`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from pgqueue_embed.embedding.devices import kind_of, release_memory, waiting_clock
+from pgqueue_embed.embedding.devices import kind_of, release_memory
 from pgqueue_embed.embedding.packed import Product, packed_product
 from pgqueue_embed.embedding.precision import FP32, Variant
+from pgqueue_embed.embedding.working_clock import Clock, working_clock
 
 WIDTH, INNER_WIDTH = 512, 2_048
 # A GPU needs more of them to be busy; and a pass is over before a clock tells.
@@ -24,6 +24,7 @@ PASSES = {"cpu": 1, "mps": 2, "cuda": 8}
 
 BUDGET_SECONDS = 0.2
 ROUNDS = 9
+FEWEST_ROUNDS = 3
 HOPELESS = 3.0  # so many times as slow as the fastest: not timed again
 
 # The exact and simple one wins within noise, and for less than this nobody changes.
@@ -49,14 +50,13 @@ def probe(variants: tuple[Variant, ...], device: str) -> Probe:
     """
     passes: dict[Variant, Pass] = {}
     failures: dict[Variant, str] = {}
-    for variant in variants:
-        try:
-            passes[variant] = _prepared(variant, device)
-        except Exception as error:  # noqa: BLE001 - torch has many; each means that it is not here
-            failures[variant] = in_a_line(error)
-    # On a CPU, what others take from it does not count.
-    clock = time.process_time if kind_of(device) == "cpu" else waiting_clock(device)
-    seconds = time_in_turns(passes, clock=clock)
+    with working_clock(device) as clock:
+        for variant in variants:
+            try:
+                passes[variant] = _prepared(variant, device)
+            except Exception as error:  # noqa: BLE001 - each of torch's means that it is not here
+                failures[variant] = in_a_line(error)
+        seconds = time_in_turns(passes, clock=clock)
     release_memory(device)
     return Probe(rates={each: 1 / min(took) for each, took in seconds.items()}, failures=failures)
 
@@ -76,16 +76,13 @@ def ranked(rates: Rates) -> list[Variant]:
     return order
 
 
-def time_in_turns(
-    passes: Mapping[Variant, Pass], *, clock: Callable[[], float]
-) -> dict[Variant, list[float]]:
+def time_in_turns(passes: Mapping[Variant, Pass], *, clock: Clock) -> dict[Variant, list[float]]:
     """Return the seconds of each pass by variant; what else the machine does hits all alike."""
     seconds: dict[Variant, list[float]] = {variant: [] for variant in passes}
-    began = time.perf_counter()
     for turn in range(ROUNDS):
+        if turn >= FEWEST_ROUNDS and sum(map(sum, seconds.values())) > BUDGET_SECONDS:
+            break
         for variant in _worth_a_turn(seconds):
-            if turn and time.perf_counter() - began > BUDGET_SECONDS:
-                return seconds
             started = clock()
             passes[variant]()
             seconds[variant].append(max(clock() - started, 1e-9))

@@ -128,7 +128,7 @@ class Rivals:
         self._answer = is_faster
         monkeypatch.setattr(models, "Contest", lambda *_, **__: self)
 
-    def take_turn(self, _chunks: list[Chunk], _length: int | None) -> bool | None:
+    def take_turn(self, _chunks: list[Chunk], _length: int | None, _clock: object) -> bool | None:
         self.turns += 1
         if isinstance(self._answer, Exception):
             raise self._answer

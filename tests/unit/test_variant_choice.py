@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import probe as probing
 from pgqueue_embed.embedding.choice import Choice, first_that_agrees
-from pgqueue_embed.embedding.contest import LONGEST_SECONDS, TURNS, Contest, is_faster
+from pgqueue_embed.embedding.contest import LONGEST_SECONDS, TURNS, Contest, Run, is_faster
 from pgqueue_embed.embedding.precision import (
     BF16,
     BF16_PACKED,
@@ -116,7 +116,7 @@ def test_real_batches_decide_once_they_have_had_their_turns(
 ) -> None:
     clock, sizes = Clock(), []
 
-    def run(seconds_taken: list[float]) -> object:
+    def run(seconds_taken: list[float]) -> Run:
         def passing(batch: Sequence[Chunk], _length: int | None) -> None:
             sizes.append(len(batch))
             clock.now += seconds_taken.pop(0)
@@ -124,9 +124,9 @@ def test_real_batches_decide_once_they_have_had_their_turns(
         return passing
 
     own, rival = (run([turn[side] for turn in seconds]) for side in (0, 1))
-    contest = Contest(own, rival, clock=clock)  # type: ignore[arg-type]
+    contest = Contest(own, rival)
     batch = chunks("c", 40)
-    answers = [contest.take_turn(batch, None) for _ in range(TURNS)]
+    answers = [contest.take_turn(batch, None, clock) for _ in range(TURNS)]
     assert answers[:-1] == [None] * (TURNS - 1)
     assert answers[-1] is not None
     assert sizes[0] == sizes[1] == 10
