@@ -24,6 +24,7 @@ PARTS = {
     "growth": "what ten times the work costs where much waits",
     "device": "batch sizes, threads, formats and a compiler for the forward pass",
     "gpu": "a GPU: its forward pass alone, and workers end to end",
+    "kernels": "a GPU: formats, kernels and a compiler for its forward pass",
     "waiting": "how long threads of a forward pass spin while they wait",
     "engines": "ONNX Runtime and OpenVINO for the forward pass, where they are installed",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
