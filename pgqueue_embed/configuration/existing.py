@@ -14,6 +14,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE, PIPELINE_OPTIONS, Beside
+from pgqueue_embed.pipeline.spec import AUTO
 from pgqueue_embed.untrusted.shell import command
 
 Made = TypeVar("Made")
@@ -48,7 +49,7 @@ def refuse_differences(connection: Connection, name: str, asked: Mapping[str, An
     differences = {
         key: (shown(is_), shown(wanted))
         for key, is_, wanted in _compared(present, columns, asked)
-        if is_ != wanted
+        if wanted not in (is_, AUTO)
     }
     if differences:
         listed = ", ".join(

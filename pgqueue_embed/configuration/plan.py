@@ -14,6 +14,7 @@ from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import AUTO
 from pgqueue_embed.untrusted.shell import command
 
 
@@ -128,7 +129,9 @@ def _first(pipelines: Iterable[Pipeline], **value: object) -> Pipeline | None:
 def _differences(declared: Declared, present: dict[str, Value]) -> tuple[Difference, ...]:
     wanted = declared.values
     keys = [
-        key for key in dict.fromkeys((*wanted, *present)) if wanted.get(key) != present.get(key)
+        key
+        for key in dict.fromkeys((*wanted, *present))
+        if wanted.get(key) not in (present.get(key), AUTO)
     ]
     options = [ALTERABLE[key] for key in keys if key in ALTERABLE]
     new_vectors = any(each.alters_vectors for each in options)

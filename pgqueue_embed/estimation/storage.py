@@ -41,7 +41,6 @@ FIXED_TYPES = {
 
 # Two loops write to two places of an index by the key, whose pages are parted in their middle then.
 HALF_FULL = 0.7
-TEXT_FULL = 0.55
 
 # Compressed, English text takes about so much.
 COMPRESSED_SHARE = 0.7
@@ -62,7 +61,6 @@ class Layout:
     key: tuple[Column, ...]
     vector_type: str
     dimensions: int
-    has_chunk_id: bool = True
 
     @property
     def vector_bytes(self) -> int:
@@ -90,7 +88,7 @@ def table_bytes(layout: Layout, chunks: Sequence[StoredChunk], count: int) -> Ta
     times = count / len(chunks)
     table = heap_bytes(length for length, _ in rows) + outside.table_bytes + outside.index_bytes
     key_bytes = _mean(chunk.key_bytes for chunk in chunks)
-    entries = (3 if layout.has_chunk_id else 2) * len(rows) + outside.values * outside.parts
+    entries = 2 * len(rows) + outside.values * outside.parts
     logged_rows = len(rows) + outside.values * outside.parts
     wal = (
         sum(length for length, _ in rows)
@@ -130,8 +128,7 @@ def _row_length(layout: Layout, chunk: StoredChunk, text_bytes: int, vector_byte
     for column in layout.key:
         size, alignment = FIXED_TYPES.get(column.type, (chunk.key_bytes // len(layout.key), None))
         length = behind(length, value_bytes=size, alignment=alignment)
-    if layout.has_chunk_id:
-        length = behind(length, value_bytes=chunk.key_bytes + 2, alignment=None)
+    length = behind(length, value_bytes=chunk.key_bytes + 2, alignment=None)
     length = behind(length, value_bytes=4, alignment=4)
     length = behind(length, value_bytes=text_bytes, alignment=None)
     for _ in ("start_char", "end_char", "tokens"):
@@ -150,9 +147,7 @@ def _key_indexes(layout: Layout, key_bytes: int, count: int) -> int:
         size, alignment = FIXED_TYPES.get(column.type, (key_bytes // len(layout.key), None))
         key = behind(key, value_bytes=size, alignment=alignment)
     of_key = btree_bytes(count, key_bytes=behind(key, value_bytes=4, alignment=4), full=HALF_FULL)
-    of_chunk_id = btree_bytes(count, key_bytes=key_bytes + 3, full=TEXT_FULL)
-    of_id = btree_bytes(count, key_bytes=8)
-    return of_id + of_key + (of_chunk_id if layout.has_chunk_id else 0)
+    return btree_bytes(count, key_bytes=8) + of_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pgqueue_embed.embedding import EmbeddingModel, ResolvedModel, resolve_model
 from pgqueue_embed.errors import ModelError
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.model import check_local_model, fit_model, make_chunker, use_of
+from pgqueue_embed.pipeline.model_identity import with_vector_type
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import unmade
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -48,7 +49,8 @@ def of_spec(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     with on_users_tables(connection, f"reading {spec.source}"):
         records = check_source(connection, spec)
     fitted = fit_model(spec, model_reference)
-    pipeline = unmade(fitted.spec, records, fitted.identity)
+    settled = with_vector_type(fitted.spec, fitted.identity, has_halfvec=True)
+    pipeline = unmade(settled, records, fitted.identity)
     return _subject(pipeline, fitted.model, resolve_model(model_reference))
 
 

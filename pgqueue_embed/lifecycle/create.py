@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from tokenizers import Tokenizer
@@ -17,15 +17,21 @@ from pgqueue_embed.embedding import missing_prompts
 from pgqueue_embed.errors import PgembedError, UsageError
 from pgqueue_embed.pipeline.catalog import insert_pipeline, load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.model import Fitted, fit_model, use_of
-from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
+from pgqueue_embed.pipeline.model_identity import (
+    HALFVEC_DIMENSIONS,
+    ModelIdentity,
+    kept_dimensions,
+    with_vector_type,
+)
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, to_row
-from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec import AUTO, PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source
 from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
 from pgqueue_embed.target import new_target
+from pgqueue_embed.target.column_check import find_column
 from pgqueue_embed.untrusted.shell import command
 
 
@@ -98,18 +104,50 @@ def prepare(
     spec = checked(spec)
     records = check_tables(connection, spec)
     fitted = fit_model(spec, model_reference, revision)
+    settled = settle_vector_type(connection, fitted.spec, fitted.identity)
+    half = _lacks_halfvec(connection, fitted, settled)
     return Prepared(
-        spec=fitted.spec,
+        spec=settled,
         records=records,
         model=fitted.identity,
         tokenizer=fitted.model.tokenizer,
-        notes=_notes(fitted),
+        notes=(*_notes(fitted), *([half] if half else [])),
     )
 
 
 def _notes(fitted: Fitted) -> tuple[str, ...]:
     prompts = missing_prompts(fitted.model.facts, use_of(fitted.spec))
     return (*fitted.model.notes, *([prompts] if prompts else []))
+
+
+def settle_vector_type(
+    connection: Connection, spec: PipelineSpec, model: ModelIdentity
+) -> PipelineSpec:
+    """Return `spec` with a type for its vectors, if it has none yet.
+
+    That of the column which they go into, if it is there; else halfvec for long ones, where the
+    server has it.
+    """
+    if spec.vector_type != AUTO:
+        return spec
+    if spec.into_column is not None:
+        found = find_column(connection, spec.source, spec.into_column)
+        if found is not None:
+            return replace(spec, vector_type=found.type_name)
+    return with_vector_type(spec, model, has_halfvec=VectorCodec(connection).supports("halfvec"))
+
+
+def _lacks_halfvec(connection: Connection, fitted: Fitted, settled: PipelineSpec) -> str | None:
+    """Return what to know where vectors take twice the bytes for an old extension."""
+    codec = VectorCodec(connection)
+    dimensions = kept_dimensions(settled, fitted.identity)
+    is_left_open = fitted.spec.vector_type == AUTO and dimensions >= HALFVEC_DIMENSIONS
+    if not is_left_open or codec.supports("halfvec"):
+        return None
+    return (
+        f"pgvector {codec.version} on this server has no halfvec (it came with 0.7), so that these"
+        " vectors are of type vector and take twice the bytes; better upgrade the extension before"
+    )
 
 
 # The name of the pipeline or its target is taken.
@@ -140,7 +178,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> SourceShape:
     _check_name_is_free(connection, spec)
     new_target(spec, records.key, records.document).check(connection)
     codec = VectorCodec(connection)
-    if not codec.supports(spec.vector_type):
+    if spec.vector_type != AUTO and not codec.supports(spec.vector_type):
         raise UsageError(
             f"pgvector {codec.version} on this server has no {spec.vector_type}"
             " (it came with 0.7); use --vector-type vector or upgrade the extension"
@@ -164,6 +202,7 @@ def create_pipeline(
     Raises UsageError when the role may not create the target, another pipeline has it, or another
     create was faster.
     """
+    spec = settle_vector_type(connection, spec, model)
     target = new_target(spec, records.key, records.document)
     dimensions = kept_dimensions(spec, model)
 

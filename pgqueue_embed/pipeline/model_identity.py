@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec import AUTO, PipelineSpec
+
+# From so many dimensions up, a row with its text hardly fits half a page, or no page at all.
+HALFVEC_DIMENSIONS = 768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +34,13 @@ def kept_dimensions(spec: PipelineSpec, model: ModelIdentity) -> int:
             " dimensions; give fewer, or leave it out"
         )
     return wanted
+
+
+def with_vector_type(
+    spec: PipelineSpec, model: ModelIdentity, *, has_halfvec: bool
+) -> PipelineSpec:
+    """Return `spec` with a type for its vectors: the one it has, or one by their dimensions."""
+    if spec.vector_type != AUTO:
+        return spec
+    is_half = has_halfvec and kept_dimensions(spec, model) >= HALFVEC_DIMENSIONS
+    return replace(spec, vector_type="halfvec" if is_half else "vector")

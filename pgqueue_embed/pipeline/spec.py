@@ -31,6 +31,9 @@ def _check_text(option: Option, text: str) -> None:
 # The options, and fields of a pipeline, that say how its model is used.
 USE_OPTIONS = ("document_prompt", "query_prompt", "control_tokens", "pooling")
 
+# In the place of a type of vectors: it is chosen when the pipeline is made, and stays then.
+AUTO = "auto"
+
 # In the place of a prompt: none is put in front of a text, though the model names one.
 NO_PROMPT = "none"
 
@@ -52,9 +55,10 @@ class PipelineSpec:
     document is made of `text_fields`, or by `template`; `chunk_template` is what the model reads
     for a chunk. `where` is SQL that says which rows of the source are records. With `chunking` none
     a document is one chunk, whatever `chunk_tokens` says. The first `truncate_dim` dimensions of a
-    vector are kept, or all. The prompts are put in front of what the model reads: None is the
-    model's own, NO_PROMPT none. With `control_tokens` a text may spell those of the model.
-    `pooling` is for a model whose files do not say how the vectors of tokens become one.
+    vector are kept, or all. A `vector_type` of AUTO is none yet. The prompts are put in front of
+    what the model reads: None is the model's own, NO_PROMPT none. With `control_tokens` a text may
+    spell those of the model. `pooling` is for a model whose files do not say how the vectors of
+    tokens become one.
 
     Of a target table alone: `copy_columns` of the source stand beside each chunk, with
     `foreign_key` it refers to the source, whose deletes it follows, and with `view` there is a view
@@ -200,12 +204,14 @@ class PipelineSpec:
     vector_type: Annotated[
         str,
         Option(
-            help="vector (32 bit) or halfvec (16 bit).",
+            help="vector (32 bit) or halfvec (16 bit); auto is halfvec from 768 dimensions up, and"
+            " the type of an --into-column that is there.",
             panel=TABLES,
-            choices=("vector", "halfvec"),
+            choices=(AUTO, "vector", "halfvec"),
             alter="vector or halfvec.",
+            more="targets.md#half-precision",
         ),
-    ] = "vector"
+    ] = AUTO
     truncate_dim: Annotated[
         int | None,
         Option(

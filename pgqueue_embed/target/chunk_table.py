@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # one, takes three times as long (python -m benchmarks --only search).
 ROW_BYTES = 4_080
 
-# A chunk's id is made of its key, and a key that a foreign key changes leaves it behind until the
-# record is written anew: another record may have the old key by then, so that it is not unique by
-# itself.
+# A chunk's id is made of its key and its number, which have an index; it has none by itself. A key
+# that a foreign key changes leaves it behind until the record is written anew: another record may
+# have the old key by then, so that it is not unique by itself.
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity primary key,
@@ -172,7 +172,6 @@ class ChunkTable:
         others = _listed_after(self._other_definitions())
         names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
         connection.execute(sql.SQL(CREATE).format(**names, row_bytes=ROW_BYTES))
-        connection.execute(sql.SQL("create index on {target} ({chunk_id})").format(**names))
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
         connection.execute(
             sql.SQL("comment on table {target} is {comment}").format(**names, comment=comment)

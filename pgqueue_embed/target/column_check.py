@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pgqueue_embed.db.names import Table, quoted
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.spec import AUTO
+
+VECTOR_TYPES = ("vector", "halfvec")
 
 FIND = """
 select
@@ -60,12 +63,16 @@ def check_column(connection: Connection, table: Table, name: str, vector_type: s
     elif not owned:
         raise UsageError(
             f"this role may not add column {name} to {table}; create the pipeline as the table's"
-            f" owner, or let the owner add it, of type {vector_type}, and grant update on it"
+            f" owner, or let the owner add it, of type {_said(vector_type)}, and grant update on it"
         )
 
 
+def _said(vector_type: str) -> str:
+    return " or ".join(VECTOR_TYPES) if vector_type == AUTO else vector_type
+
+
 def _check_found(table: Table, name: str, vector_type: str, found: FoundColumn) -> None:
-    if found.type_name != vector_type:
+    if found.type_name not in (VECTOR_TYPES if vector_type == AUTO else (vector_type,)):
         raise UsageError(
             f"column {name} of {table} is there already, of type {found.type}; name another one"
             f" with --into-column, or its type with --vector-type (now {vector_type})"

@@ -309,7 +309,6 @@ def test_generation_with_other_settings_is_to_be_ended_first(
     [
         ('text_field = "body"', "template = '$id: $body'"),
         ("chunk_size", "chunk_template = '$id: $chunk'\nchunk_size"),
-        ("chunk_size", "vector_type = 'halfvec'\nchunk_size"),
         (f'model = "{FAKE_MODEL.name}"', 'model = "other/model"'),
         ("chunk_size", "chunking = 'none'\nchunk_size"),
         ("chunk_size = 16", ""),
@@ -326,6 +325,19 @@ def test_recipe_model_and_chunks_are_altered_there_and_back(
     assert "by a new generation" in apply(conninfo, file).stdout
     switch(connection, load_pipeline(connection, "reports"))
     assert "= reports: unchanged" in pgembed(conninfo, "apply", str(file)).stdout
+
+
+def test_type_of_vectors_is_altered_by_its_name_and_stays_where_it_is_left_open(
+    conninfo: str, connection: Connection, reports: Pipeline, file: Path
+) -> None:
+    file.write_text(f'{REPORTS}vector_type = "halfvec"\n', encoding="utf-8")
+    assert "by a new generation" in apply(conninfo, file).stdout
+    switch(connection, reports)
+    for left_open in (REPORTS, f'{REPORTS}vector_type = "auto"\n'):
+        file.write_text(left_open, encoding="utf-8")
+        assert "= reports: unchanged" in pgembed(conninfo, "apply", str(file)).stdout
+    file.write_text(f'{REPORTS}vector_type = "vector"\n', encoding="utf-8")
+    assert "by a new generation" in apply(conninfo, file).stdout
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,8 +16,9 @@ from tokenizers import Tokenizer, models
 
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.errors import PipelineReplaced, UsageError
-from pgqueue_embed.lifecycle.create import check_tables, create_pipeline, make
+from pgqueue_embed.lifecycle.create import Created, check_tables, create, create_pipeline, make
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.pipeline.catalog import (
     load_pipeline,
@@ -40,6 +43,7 @@ from pgqueue_embed.queue.housekeeping import clean_up
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FAKE_MODEL, FakeDevice
+from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline, prepare_with_fake_model
 from tests.support.rows import one_value
@@ -96,13 +100,13 @@ def test_pipeline_is_loaded_as_it_was_created(connection: Connection) -> None:
     assert created.model_fingerprint == FAKE_MODEL.fingerprint
 
 
-def test_target_is_indexed_by_record_and_described(connection: Connection) -> None:
+def test_target_is_indexed_by_record_alone_and_described(connection: Connection) -> None:
     make_pipeline(connection)
     indexed = connection.execute(
-        "select 1 from pg_indexes where tablename = 'reports_chunks'"
-        " and indexdef like '%(fulltext_id, chunk_index)%'"
+        "select substring(indexdef from '\\(.*') from pg_indexes"
+        " where tablename = 'reports_chunks' order by 1"
     )
-    assert indexed.fetchone() is not None
+    assert indexed.fetchall() == [("(fulltext_id, chunk_index)",), ("(id)",)]
     comment = "select obj_description('public.reports_chunks'::regclass, 'pg_class')"
     assert "pipeline reports" in one_value(connection, comment)
 
@@ -116,6 +120,52 @@ def test_vector_column_has_the_models_dimensions(connection: Connection, vector_
         " where attrelid = 'public.reports_chunks'::regclass and attname = 'embedding'",
     )
     assert column == f"{vector_type}(8)"
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "fields", "chosen"),
+    [
+        (767, {}, "vector"),
+        (768, {}, "halfvec"),
+        (1_024, {}, "halfvec"),
+        (1_024, {"truncate_dim": 256}, "vector"),
+        (1_024, {"vector_type": "vector"}, "vector"),
+        (8, {"vector_type": "halfvec"}, "halfvec"),
+    ],
+)
+def test_long_vectors_are_of_half_precision_unless_said_otherwise(
+    connection: Connection, dimensions: int, fields: dict[str, Any], chosen: str
+) -> None:
+    pipeline = make_pipeline(connection, dimensions=dimensions, **fields)
+    assert pipeline.spec.vector_type == chosen
+    assert load_pipeline(connection, "reports") == pipeline
+
+
+@pytest.mark.parametrize("there", ["vector", "halfvec"])
+def test_type_of_a_column_that_is_there_is_taken(connection: Connection, there: str) -> None:
+    connection.execute(f"alter table reports add embedding {there}(1024)")
+    pipeline = make_pipeline(
+        connection, dimensions=1_024, chunking="none", target=REPORTS, into_column="embedding"
+    )
+    assert pipeline.spec.vector_type == there
+
+
+def test_extension_without_half_precision_is_told_of(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only the version is another one: there is no such extension to try."""
+    monkeypatch.setattr(VectorCodec, "supports", lambda _, name: name == "vector")
+    model = make_tiny_model(tmp_path / "long", dimensions=768)
+    created = create(connection, spec(), str(model))
+    assert created.pipeline.spec.vector_type == "vector"
+    assert "has no halfvec (it came with 0.7)" in " ".join(created.warnings)
+    assert not [each for each in made_short(connection, tmp_path).warnings if "halfvec" in each]
+
+
+def made_short(connection: Connection, folder: Path) -> Created:
+    model = make_tiny_model(folder / "short")
+    target = Table(schema="public", name="short")
+    return create(connection, spec(name="short", target=target), str(model))
 
 
 def test_name_that_is_taken_is_refused(connection: Connection) -> None:

@@ -114,9 +114,9 @@ def test_everything_public_explains_itself_with_an_example(name: str, documented
 # What the arguments of the methods are called, where the option of the command has another name.
 REnamed = {"rename": "name", "target_column": "target_columns"}
 
-# Of the command line alone: where the database is, how it logs, and which schema is meant. What
-# goes by itself has a method of its own.
-NO_ARGUMENT = {"db_schema", "switch", "wait", "force", "abort", "follow_source", "help"}
+# Of the command line alone: where the database is, how it logs, and which schema is meant; and what
+# is only said to a person. What goes by itself has a method of its own.
+NO_ARGUMENT = {"db_schema", "dry_run", "switch", "wait", "force", "abort", "follow_source", "help"}
 
 
 @pytest.mark.parametrize(

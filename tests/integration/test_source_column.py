@@ -102,7 +102,7 @@ class TestCreate:
         ("definition", "complaint"),
         [
             ("text", "is there already, of type text"),
-            ("halfvec(8)", r"of type public\.halfvec\(8\); name another one"),
+            ("halfvec(9)", r"of type public\.halfvec\(9\), and these vectors are public\.halfvec"),
             ("vector(9)", r"of type public\.vector\(9\), and these vectors are public\.vector"),
             ("vector", r"of type public\.vector, and these vectors are public\.vector\(8\)"),
             ("vector(8) not null default '[1,0,0,0,0,0,0,0]'", "without text has no vector"),

@@ -99,7 +99,7 @@ def test_number_out_of_range_is_refused_with_the_range(option: Option) -> None:
 
 
 def test_what_is_no_choice_is_refused_with_the_choices() -> None:
-    with pytest.raises(UsageError, match="--vector-type bit: give vector or halfvec"):
+    with pytest.raises(UsageError, match="--vector-type bit: give auto or vector or halfvec"):
         PIPELINE_OPTIONS["vector_type"].check("bit")
 
 
