@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pgqueue_embed.cli.app import app
 from pgqueue_embed.errors import PgembedError
+
+# For each call typer makes all commands anew, which takes longer than most of them do.
+setattr(testing, "_get_command", cache(get_command))  # noqa: B010 (no name of typer's interface)
 
 
 @dataclass(frozen=True)
