@@ -158,7 +158,9 @@ def placed(same: Same, variant: Variant) -> Iterator[None]:
 @pytest.mark.parametrize("variant", [FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS], ids=str)
 def test_vectors_of_other_variants_are_equal_bit_by_bit(same: Same, variant: Variant) -> None:
     with placed(same, variant):
-        for chunks, length in islice(batches(same), 2 if same.is_tiny else 1):
+        for batch, length in islice(batches(same), 2 if same.is_tiny else 1):
+            # Processors take their time with half precision.
+            chunks = batch if same.is_tiny else batch[:2]
             found, wanted = raw(same.light, chunks, length), raw(same.library, chunks, length)
             assert np.array_equal(found, wanted, equal_nan=True)
 
