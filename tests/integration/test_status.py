@@ -10,6 +10,7 @@ import pytest
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.alter import Changes, alter
+from pgqueue_embed.monitoring import snapshot
 from pgqueue_embed.monitoring.snapshot import read_progress, read_snapshot
 from pgqueue_embed.pipeline.catalog import load_pipeline, pause_at_fault, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -18,6 +19,7 @@ from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.models import left_undone
 from pgqueue_embed.worker.registry import WorkerIdentity, register, sign_off
 from tests.support.commands import pgembed
+from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON
 from tests.support.pipelines import (
@@ -103,6 +105,31 @@ def test_an_empty_queue_with_dead_letters_is_not_complete_and_asks_for_an_index(
     assert "no vector index; build one: pgembed index reports" in shown
     pgembed(conninfo, "index", "reports")
     assert "vector index" not in pgembed(conninfo, "status").stdout
+
+
+def test_what_an_index_of_vectors_costs_is_said_where_much_waits_beside_it(
+    connection: Connection, conninfo: str, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    pgembed(conninfo, "index", "reports")
+    enqueue(connection, reports, Selection(everything=True))
+    assert "many times" not in pgembed(conninfo, "status").stdout
+    monkeypatch.setattr(snapshot, "MANY_RECORDS", 2)
+    shown = pgembed(conninfo, "status").stdout.replace("\n", " ")
+    assert "wait to be written beside index reports_chunks_embedding_hnsw" in shown
+    assert "pgembed alter reports" in shown
+    with open_session(conninfo) as session:
+        drain(session, reports)
+    monkeypatch.setattr(snapshot, "LARGE_INDEX_BYTES", 0)
+    # What was deleted is in the statistics once the session that did it has told.
+    wait_until(lambda: "the next vacuum goes through all of" in status(conninfo), "told")
+    connection.execute("vacuum reports_chunks")
+    wait_until(lambda: "next vacuum" not in status(conninfo), "forgotten")
+
+
+def status(conninfo: str) -> str:
+    return pgembed(conninfo, "status").stdout
 
 
 def test_a_dead_record_that_is_queued_again_is_not_missing_among_the_done(

@@ -1,0 +1,231 @@
+"""`make rehearse`: a pipeline over millions of records, from `create` to a switch.
+
+On a server of its own. Ledger, queue, triggers and workers are the real ones, texts are short, and
+the model is one that costs nothing. What it leaves behind is a file with the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import accumulate
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.database import PRODUCTION_SETTINGS, new_database
+from benchmarks.machine import describe_machine
+from benchmarks.rehearsal_stages import DIMENSIONS, Rehearsal, rehearsal
+from pgqueue_embed.cli.display import duration, size
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
+from pgqueue_embed.estimation.text_sample import StoredChunk
+from pgqueue_embed.log import LogSettings
+from pgqueue_embed.pipeline.columns import Column
+from tests.servers import temporary_server
+
+RECORDS = 10_000_000
+# Of a run of a million records: both generations with their indexes, and the source.
+DISK_BYTES_A_RECORD = 2_600
+# WAL is kept up to max_wal_size, and an empty server takes some room.
+OTHER_BYTES = 6 * 1024**3
+SECONDS_A_RECORD = 0.0015
+PAPER_RECORDS = 100_000_000
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage took: its growth of the database, and memory at its peak, in bytes."""
+
+    name: str
+    what: str
+    seconds: float
+    grown: int
+    wal: int
+    worker_memory: int
+    server_memory: int
+
+
+def main() -> None:
+    """Say what it takes, refuse a disk that is too small, and rehearse."""
+    arguments = _parser().parse_args()
+    console = Console(width=arguments.width)
+    LogSettings(level="warning").apply()
+    if not _has_room(console, arguments.records):
+        sys.exit(1)
+    settings = {**PRODUCTION_SETTINGS, "wal_level": "replica"}
+    with temporary_server(arguments.postgresql, settings) as server:
+        found = rehearsal(
+            new_database(server), arguments.records, arguments.changes or arguments.records // 10
+        )
+        with found.connection:
+            stages = [
+                _measured(console, found, name, stage) for name, stage in found.stages().items()
+            ]
+    _print(console, stages, arguments.records)
+    file = _write(stages, arguments.records, arguments.out)
+    console.print(f"written to {file}", soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rehearse", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--records", type=int, default=RECORDS, help=f"records of the source ({RECORDS:,})"
+    )
+    parser.add_argument("--changes", type=int, help="records to change (a tenth)")
+    parser.add_argument(
+        "--postgresql", type=int, default=18, choices=(16, 18), help="the server's version (18)"
+    )
+    parser.add_argument("--out", type=Path, help="the JSON file (default: benchmarks/results/)")
+    parser.add_argument("--width", type=int, default=140, help="columns of the table")
+    return parser
+
+
+def _has_room(console: Console, records: int) -> bool:
+    wanted = records * DISK_BYTES_A_RECORD + OTHER_BYTES
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    console.print(
+        f"{records:,} records: about {size(wanted)} of {folder}, of which {size(free)} are free,"
+        f" and {duration(records * SECONDS_A_RECORD)} on two quiet cores; all of it is deleted at"
+        " the end",
+        soft_wrap=True,
+    )
+    if free < wanted:
+        console.print(
+            "that does not fit: take fewer, --records N, or another disk, TMPDIR=…", soft_wrap=True
+        )
+    return free >= wanted
+
+
+WAL = "select (pg_current_wal_insert_lsn() - '0/0')::bigint"
+SIZE = "select pg_database_size(current_database())"
+
+
+def _measured(console: Console, found: Rehearsal, name: str, stage: Callable[[], str]) -> Stage:
+    connection = found.connection
+    console.print(f"[dim]… {name}[/]", highlight=False)
+    wal, there = connection.value(WAL, ()), connection.value(SIZE, ())
+    with _peak(connection) as peak:
+        started = perf_counter()
+        what = stage()
+        seconds = perf_counter() - started
+    return Stage(
+        name=name,
+        what=what,
+        seconds=seconds,
+        grown=connection.value(SIZE, ()) - there,
+        wal=connection.value(WAL, ()) - wal,
+        worker_memory=peak[0],
+        server_memory=peak[1],
+    )
+
+
+@contextmanager
+def _peak(connection: Connection) -> Iterator[list[int]]:
+    """Look twice a second how much memory this process and the server's have of their own."""
+    data = Path(connection.value("show data_directory", ()))
+    server = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+    peak, done = [0, 0], threading.Event()
+
+    def look() -> None:
+        is_done = False
+        while not is_done:
+            peak[0] = max(peak[0], psutil.Process().memory_info().rss)
+            peak[1] = max(peak[1], sum(map(_own_bytes, server.children())))
+            is_done = done.wait(0.5)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        looking.join()
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.Error:
+        return 0  # it has ended, or is not to be looked into
+
+
+def _print(console: Console, stages: list[Stage], records: int) -> None:
+    console.print(_table(stages))
+    times = PAPER_RECORDS / records
+    seconds = sum(each.seconds for each in stages) * times
+    wal = int(sum(each.wal for each in stages) * times)
+    most = int(max(accumulate(each.grown for each in stages)) * times)
+    console.print(
+        f"On paper, {PAPER_RECORDS:,} such records: {duration(seconds)}, {size(most)} of disk,"
+        f" {size(wal)} of WAL.",
+        soft_wrap=True,
+    )
+    for vector_type in ("vector", "halfvec"):
+        console.print(_on_paper(vector_type), soft_wrap=True)
+
+
+def _on_paper(vector_type: str, dimensions: int = 384) -> str:
+    """Return what a chunk a record of real vectors takes, by the sizes of `pgembed estimate`."""
+    layout = Layout(
+        key=(Column(name="id", type="bigint"),), vector_type=vector_type, dimensions=dimensions
+    )
+    chunk = StoredChunk(key_bytes=9, text_bytes=400, copied_bytes=0)
+    table = table_bytes(layout, [chunk] * 1_000, PAPER_RECORDS)
+    index = index_bytes(layout, PAPER_RECORDS, quantisation="none")
+    assert index is not None, "so few dimensions can be indexed"
+    return (
+        f"With a chunk of 400 characters each and {vector_type}({dimensions}): table"
+        f" {size(table.table)}, its key indexes {size(table.key_indexes)}, HNSW"
+        f" {size(index.index)}, ledger {size(ledger_bytes(PAPER_RECORDS, 9))}; the index is built"
+        f" in {size(index.memory)}."
+    )
+
+
+def _table(stages: list[Stage]) -> Table:
+    table = Table(title=f"vectors of {DIMENSIONS} dimensions")
+    table.add_column("stage")
+    table.add_column("")
+    for title in ("seconds", "disk", "WAL", "worker", "server"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for each in stages:
+        table.add_row(
+            each.name,
+            each.what,
+            f"{each.seconds:,.1f}",
+            *map(size, (each.grown, each.wal, each.worker_memory, each.server_memory)),
+        )
+    return table
+
+
+def _write(stages: list[Stage], records: int, file: Path | None) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    file = file or RESULTS / f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}.json"
+    found = {
+        "machine": {**describe_machine(), "load_after": list(os.getloadavg())},
+        "records": records,
+        "stages": [asdict(each) for each in stages],
+    }
+    file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+if __name__ == "__main__":
+    main()
