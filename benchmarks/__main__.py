@@ -22,7 +22,7 @@ PARTS = {
     "changes": "idle polls, claims and looks beside many changes of single rows",
     "watch": "a look at everything over a month's history",
     "growth": "what ten times the work costs where much waits",
-    "device": "batch sizes, threads, formats and a compiler for the forward pass",
+    "device": "what the probe chose from, batch sizes and threads, for the forward pass",
     "gpu": "a GPU: its forward pass alone, and workers end to end",
     "kernels": "a GPU: formats, kernels and a compiler for its forward pass",
     "waiting": "how long threads of a forward pass spin while they wait",

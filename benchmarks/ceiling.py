@@ -12,6 +12,7 @@ from pgqueue_embed.embedding import EmbeddingModel, keep_heap, resolve_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.batch_sizes import best_size
 from pgqueue_embed.embedding.devices import kind_of
+from pgqueue_embed.embedding.precision import Variant
 from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
@@ -32,6 +33,12 @@ def load_model(
     chunks = model.sample_chunks(min(CHUNK_TOKENS, model.max_sequence_tokens))
     model.limits = model.limits.resized(_fastest_size(model, chunks))
     return model
+
+
+def in_variant(variant: Variant, device: str) -> tuple[EmbeddingModel, float]:
+    """Load the default model as a variant computes it, and the lowest cosine of its canaries."""
+    model = EmbeddingModel(resolve_model(DEFAULT_MODEL))
+    return model, model._try(device, variant)
 
 
 def _fastest_size(model: EmbeddingModel, chunks: Sequence[Chunk]) -> int:

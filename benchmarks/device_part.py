@@ -1,4 +1,4 @@
-"""What else the device could do with a forward pass: batch sizes, threads, formats, a compiler.
+"""What else the device could do with a forward pass: variants, batch sizes, threads.
 
 And what no variant can pass: the matrix products alone.
 
@@ -9,60 +9,105 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from benchmarks import ceiling
 from benchmarks.bench import Bench
 from benchmarks.corpora import maude
-from benchmarks.figures import Figure, Measured, interleaved
+from benchmarks.figures import Figure, Measured, interleaved, ratio
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.devices import kind_of
-from pgqueue_embed.embedding.shapes import SIZES_OF, Batch, plan_batches
+from pgqueue_embed.embedding.precision import AUTO, FP32, candidates
+from pgqueue_embed.embedding.probe import HOPELESS, probe
+from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
 
 PART = "device"
 RECORDS = 30
 
-Rate = Callable[[], float]
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """The seconds of a forward pass over all chunks, by the clock and of the processor."""
+
+    seconds: float
+    processor_seconds: float
+
+
+Pass = Callable[[], Spent]
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
     """Measure the forward pass on ready ids in variants of which a worker uses one."""
-    import torch
-
     model = ceiling.load_model()
-    corpus = maude().sample(RECORDS)
-    chunks = ceiling.distinct_chunks(model, corpus.documents)
-    chosen = model.limits.max_tokens_per_batch
-    variants = {
-        f"{size:,} tokens a batch": _forward(model, chunks, size)
-        for size in SIZES_OF[kind_of(model.device)]
-    }
-    if kind_of(model.device) == "cpu":
-        variants["one thread"] = _with_threads(1, _forward(model, chunks, chosen))
-        variants["bf16 by autocast"] = _forward(model, chunks, chosen, _autocast)
-        compiled = torch.compile(model._network.vectors, dynamic=True)
-        variants["torch.compile"] = _forward(model, chunks, chosen, vectors=compiled)
-    bench.say("a first pass of each variant, to warm up and to compile")
-    for variant in variants.values():
-        variant()
-    outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
+    chunks = ceiling.distinct_chunks(model, maude().sample(RECORDS).documents)
+    yield _variants(bench, model, chunks)
+    yield _sizes(bench, model, chunks)
+
+
+def _variants(bench: Bench, chosen: EmbeddingModel, chunks: Sequence[Chunk]) -> Measured:
+    """Measure what the probe chose from, with the cosines of the canaries."""
+    device, size = chosen.device, chosen.limits.max_tokens_per_batch
+    variants = candidates(device, AUTO)
+    probed = probe(variants, device)
+    notes = [f"the probe takes {chosen.choice}"]
+    notes += [f"not here: {each}, {why}" for each, why in probed.failures.items()]
+    passes: dict[str, Pass] = {}
+    cosines: dict[str, float] = {}
+    fastest = max(probed.rates.values())
+    for variant, rate in probed.rates.items():
+        if rate * HOPELESS < fastest:
+            notes.append(f"not timed: {variant}, {rate / fastest:.2f} of the fastest by the probe")
+            continue
+        model, cosines[str(variant)] = ceiling.in_variant(variant, device)
+        passes[str(variant)] = _pass(model, chunks, size)
+    spent = _interleaved(bench, passes)
+    processor = {name: [each.processor_seconds for each in runs] for name, runs in spent.items()}
     figures = [
         Figure(
             part=PART,
-            name=f"forward {model.precision}, {name}",
+            name=f"forward, {name}",
             corpus=f"{len(chunks)} chunks of MAUDE",
             unit="chunks/s",
-            values=rates,
+            values=[len(chunks) / each.seconds for each in runs],
+            note=f"{ratio(processor[str(FP32)], processor[name]):.2f} of fp32's rate by processor"
+            f" time, lowest cosine of the canaries {cosines[name]:.5f}",
         )
-        for name, rates in outcomes.items()
+        for name, runs in spent.items()
+    ]
+    return Measured(figures=figures, notes=notes)
+
+
+def _sizes(bench: Bench, model: EmbeddingModel, chunks: Sequence[Chunk]) -> Measured:
+    """Measure the variant in use in batches of all sizes, and on one thread."""
+    chosen = model.limits.max_tokens_per_batch
+    passes = {
+        f"{size:,} tokens a batch": _pass(model, chunks, size)
+        for size in SIZES_OF[kind_of(model.device)]
+    }
+    if kind_of(model.device) == "cpu":
+        passes["one thread"] = _with_threads(1, _pass(model, chunks, chosen))
+    figures = [
+        Figure(
+            part=PART,
+            name=f"forward, {model.choice.variant}, {name}",
+            corpus=f"{len(chunks)} chunks of MAUDE",
+            unit="chunks/s",
+            values=[len(chunks) / each.seconds for each in runs],
+        )
+        for name, runs in _interleaved(bench, passes).items()
     ]
     tokens = sum(map(model.sequence_tokens, chunks))
     figures.append(_products(model, bench.rounds, tokens / len(chunks)))
-    note = f"a worker here takes batches of {chosen:,} tokens"
-    yield Measured(figures=figures, notes=[note])
+    return Measured(figures=figures)
+
+
+def _interleaved(bench: Bench, passes: dict[str, Pass]) -> dict[str, list[Spent]]:
+    bench.say("a first pass of each variant, to warm up")
+    for each in passes.values():
+        each()
+    return interleaved(bench.rounds, passes, on_run=bench.on_run)
 
 
 def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure:
@@ -96,55 +141,31 @@ def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure
     )
 
 
-def _autocast() -> AbstractContextManager[Any]:
-    import torch
-
-    context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=torch.bfloat16)
-    return context
-
-
-def _forward(
-    model: EmbeddingModel,
-    chunks: Sequence[Chunk],
-    size: int,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    vectors: Any = None,
-) -> Rate:
+def _pass(model: EmbeddingModel, chunks: Sequence[Chunk], size: int) -> Pass:
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
     batches = plan_batches(lengths, model.limits.resized(size))
 
-    def measure_once() -> float:
-        if vectors is not None:
-            vars(model._network)["vectors"] = vectors
-        try:
-            return len(chunks) / _seconds(model, chunks, batches, context)
-        finally:
-            vars(model._network).pop("vectors", None)
+    def measure_once() -> Spent:
+        started, worked = time.perf_counter(), time.process_time()
+        with model.session():
+            for batch in batches:
+                model.forward([chunks[row] for row in batch.rows], length=batch.length)
+        return Spent(
+            seconds=time.perf_counter() - started,
+            processor_seconds=time.process_time() - worked,
+        )
 
     return measure_once
 
 
-def _seconds(
-    model: EmbeddingModel,
-    chunks: Sequence[Chunk],
-    batches: Sequence[Batch],
-    context: Callable[[], AbstractContextManager[Any]],
-) -> float:
-    started = time.perf_counter()
-    with model.session(), context():
-        for batch in batches:
-            model.forward([chunks[row] for row in batch.rows], length=batch.length)
-    return time.perf_counter() - started
-
-
-def _with_threads(count: int, rate: Rate) -> Rate:
+def _with_threads(count: int, measured: Pass) -> Pass:
     import torch
 
-    def measure_once() -> float:
+    def measure_once() -> Spent:
         usual = torch.get_num_threads()
         torch.set_num_threads(count)
         try:
-            return rate()
+            return measured()
         finally:
             torch.set_num_threads(usual)
 
