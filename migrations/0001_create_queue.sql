@@ -44,6 +44,8 @@ create table pgembed.pipelines (
     overlap_tokens integer not null,
     max_attempts integer not null default 3,
     priority integer not null default 10,
+    index_method text,
+    quantize text not null default 'none',
     generation integer not null default 1,
     successor_of bigint,
     source_identity jsonb,
@@ -68,6 +70,7 @@ create table pgembed.pipelines (
     constraint pipelines_overlap_fits_chunk check (overlap_tokens >= 0 and overlap_tokens < chunk_tokens),
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
     constraint pipelines_priority_is_limited check (priority between 1 and 100),
+    constraint pipelines_index_is_known check (index_method in ('hnsw', 'ivfflat') and quantize in ('none', 'halfvec', 'binary')),
     constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and ef_search between 1 and 1000)
 );
 
@@ -140,6 +143,10 @@ comment on column pgembed.pipelines.generation is
 comment on column pgembed.pipelines.successor_of is
     'Pipeline that this one is the next generation of: while that one is there, searches use its vectors; once it is gone, this one has taken its name and its table''s name.';
 
+comment on column pgembed.pipelines.index_method is
+    'Kind of the vector index that workers build once the queue has drained; null for none.';
+comment on column pgembed.pipelines.quantize is
+    'What that index is to hold: none for the vectors themselves, halfvec or binary.';
 comment on column pgembed.pipelines.ef_search is
     'The hnsw.ef_search that pgembed evaluate has found enough for its searches; null for the usual one.';
 comment on column pgembed.pipelines.ef_search_scan is

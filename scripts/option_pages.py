@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pgqueue_embed.cli.declared_pipelines import INDEX_KEYS
 from pgqueue_embed.configuration.database import PARTS
 from pgqueue_embed.configuration.values import shown
 from pgqueue_embed.pipeline.option import Option
@@ -58,6 +59,8 @@ def _rows() -> Iterator[str]:
 
 
 def _type(option: Option) -> str:
+    if option.name == "index":
+        return "text or table"
     return TYPES[option.type] + (f" of {option.unit}s" if option.unit else "")
 
 
@@ -97,6 +100,8 @@ def schema() -> str:
 
 
 def _property(option: Option) -> dict[str, Any]:
+    if option.name == "index":
+        return _index(option)
     usual = f" Default: {option.usual}." if option.usual else ""
     said = {
         "description": option.help.replace(r"\\", "\\") + usual,
@@ -121,6 +126,19 @@ def _json_type(option: Option) -> dict[str, Any]:
         }
         return {"type": "object", "properties": names, "additionalProperties": False}
     return {"type": JSON_TYPES[option.type]}
+
+
+def _index(option: Option) -> dict[str, Any]:
+    """Return the schema of the index: its method, or a table of that and more."""
+    quantize = _property(PIPELINE_OPTIONS[INDEX_KEYS["quantize"]])
+    method = {"type": "string", "enum": list(option.choices)}
+    table = {
+        "type": "object",
+        "properties": {"method": method, "quantize": quantize},
+        "required": ["method"],
+        "additionalProperties": False,
+    }
+    return {"description": option.help, "anyOf": [method, table]}
 
 
 def main() -> None:

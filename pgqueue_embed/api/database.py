@@ -86,6 +86,8 @@ class Database:
         overlap_tokens: int = PipelineSpec.overlap_tokens,
         max_attempts: int = PipelineSpec.max_attempts,
         priority: int = PipelineSpec.priority,
+        index: str | None = None,
+        quantize: str = PipelineSpec.quantize,
         sync: bool = False,
         if_not_exists: bool = False,
     ) -> Pipeline:

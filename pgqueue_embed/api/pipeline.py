@@ -174,6 +174,8 @@ class Pipeline:
         priority: int | None = None,
         view: bool | None = None,
         max_attempts: int | None = None,
+        index: str | None = None,
+        quantize: str | None = None,
         model: str | None = None,
         text_field: str | Sequence[str] | None = None,
         template: str | None = None,
@@ -192,12 +194,12 @@ class Pipeline:
         control_tokens: bool | None = None,
         pooling: str | None = None,
     ) -> Pipeline | None:
-        """Change the first four, `trust_owners` and `query_prompt` at once, others by a generation.
+        """Change the first six, `trust_owners` and `query_prompt` at once, others by a generation.
 
         That is new, and returned, with its records queued.
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `chunk_template`, `where`, prompt or `pooling`, or a `truncate_dim` of 0,
-        takes one away.
+        it is; an empty `index`, `chunk_template`, `where`, prompt or `pooling`, or a `truncate_dim`
+        of 0, takes one away.
 
         Example::
 

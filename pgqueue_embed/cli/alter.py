@@ -30,7 +30,8 @@ GENERATION = "The new generation"
 
 # As people look for them; an option that is not named here comes behind these.
 ORDER = (
-    *("rename", "priority", "max_attempts", "view", "trust_owners", "query_prompt"),
+    *("rename", "priority", "max_attempts", "view", "trust_owners", "index", "quantize"),
+    "query_prompt",
     *("model", "text_field", "template", "chunk_template", "where", "chunking", "chunk_size"),
     *("overlap_tokens", "copy_columns", "foreign_key", "vector_type", "truncate_dim"),
     *("document_prompt", "control_tokens", "pooling"),

@@ -32,11 +32,29 @@ def _declared(path: Path, name: str, table: Any) -> Declared:
     place = Place(f"{path}, pipeline '{name}'", frozenset(PIPELINE_OPTIONS))
     _check_table(Place(f"{path}, [pipelines]"), name, table)
     place.check_keys(table, PIPELINE_OPTIONS)
+    table = _flat(place, table)
     values = {key: read_key(PIPELINE_OPTIONS[key], place, value) for key, value in table.items()}
     with place.explaining():
         wanted = WantedPipeline(**values)
         spec = wanted.spec(name)
         return Declared(spec=spec, model=wanted.model, sync=wanted.sync, place=place)
+
+
+# A table of this key says several things of one: the keys in it, with those that they stand for.
+INDEX_KEYS = {"method": "index", "quantize": "quantize"}
+
+
+def _flat(place: Place, table: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's keys with ``index = { method = …, quantize = … }`` as two of them."""
+    index = table.get("index")
+    if not isinstance(index, dict):
+        return table
+    place.check_keys(index, INDEX_KEYS)
+    if "method" not in index:
+        raise place.error('index has no method; write index = { method = "hnsw" }')
+    if "quantize" in index and "quantize" in table:
+        raise place.error("quantize stands in index and beside it; leave one out")
+    return {**table, **{INDEX_KEYS[key]: value for key, value in index.items()}}
 
 
 def _check_table(place: Place, name: str, table: Any) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,18 +24,22 @@ if TYPE_CHECKING:
     from pgqueue_embed.vector_search.index_plan import IndexOptions, IndexPlan
 
 Method = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--method",
-        help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller).",
+        help="hnsw (finds more, builds slower) or ivfflat (builds faster, smaller). Defaults to"
+        " that of the pipeline's --index, or hnsw.",
+        show_default=False,
     ),
 ]
 Quantize = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--quantize",
         help="Index the vectors as they are (none), in 16 bits (halfvec: half the size) or one bit"
-        " a dimension (binary: a fifth); searches order what it finds by the whole vectors.",
+        " a dimension (binary: a fifth); searches order what it finds by the whole vectors."
+        " Defaults to that of the pipeline, or none.",
+        show_default=False,
     ),
 ]
 Yes = Annotated[
@@ -72,8 +77,8 @@ def add_commands(app: typer.Typer) -> None:
 def index(
     conninfo: str,
     name: PipelineName,
-    method: Method = "hnsw",
-    quantize: Quantize = "none",
+    method: Method = None,
+    quantize: Quantize = None,
     lists: Lists = None,
     m: M = 16,
     ef_construction: EfConstruction = 64,
@@ -98,9 +103,9 @@ def index(
     from pgqueue_embed.vector_search.index_build import build_index
     from pgqueue_embed.vector_search.index_plan import IndexOptions
 
+    given = {"method": method, "quantize": quantize}
     options = IndexOptions(
-        method=method,
-        quantize=quantize,
+        **{key: value for key, value in given.items() if value is not None},
         lists=lists,
         m=m,
         ef_construction=ef_construction,
@@ -109,6 +114,7 @@ def index(
     with connect(conninfo, application_name=applications.INDEX) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
+        options = _completed(options, given, pipeline)
         planned = plan(connection, pipeline, options)
         if _says_that_it_exists(connection, pipeline, planned):
             return
@@ -119,6 +125,17 @@ def index(
         with _watched(conninfo, pipeline):
             built = build_index(connection, pipeline, planned, on_warning=_warn)
         say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+
+
+def _completed(
+    options: IndexOptions, given: dict[str, str | None], pipeline: Pipeline
+) -> IndexOptions:
+    """Return the options with what the pipeline declares where nothing is given."""
+    from pgqueue_embed.vector_search.index import declared
+
+    usual = declared(pipeline.spec)
+    unsaid = [key for key, value in given.items() if value is None]
+    return replace(options, **{key: getattr(usual, key) for key in unsaid}) if usual else options
 
 
 def _says_that_it_exists(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> bool:

@@ -33,6 +33,7 @@ from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
 from pgqueue_embed.target import new_target
 from pgqueue_embed.target.column_check import find_column
 from pgqueue_embed.untrusted.shell import command
+from pgqueue_embed.vector_search.index import check_declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +206,7 @@ def create_pipeline(
     spec = settle_vector_type(connection, spec, model)
     target = new_target(spec, records.key, records.document)
     dimensions = kept_dimensions(spec, model)
+    check_declared(spec, dimensions)
 
     def make() -> None:
         codec = VectorCodec(connection)

@@ -14,6 +14,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.replace_table import drop_unusable, read_views, renew_views
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.index_build import element
 
 # Rights on the column alone; those on the table hold for every column of it.
 GRANTS = """
@@ -48,7 +49,12 @@ where classid <> 'pg_rewrite'::regclass
     and (
         indexrelid is null
         or indnatts > 1
-        or indexprs is not null
+        or (indexprs is not null and not exists (
+            select
+            from pgembed.vector_indexes
+            join pg_class on pg_class.oid = indexrelid and relname = index_name
+            where pipeline = %(pipeline)s and is_whole
+        ))
         or indpred is not null
         or (select count(*) > 1 from tree)
     )
@@ -56,20 +62,30 @@ order by 1
 """
 
 INDEXES = """
-select relname, indisunique, amname, nspname, opcname, coalesce(reloptions, '{}')
+select
+    relname,
+    indisunique,
+    amname,
+    nspname,
+    opcname,
+    coalesce(reloptions, '{}'),
+    coalesce(quantize, 'none')
 from pg_index
 join pg_class on pg_class.oid = indexrelid
 join pg_am on pg_am.oid = relam
 join pg_opclass on pg_opclass.oid = indclass[0]
 join pg_namespace on pg_namespace.oid = opcnamespace
-join pg_attribute on attrelid = indrelid and attnum = indkey[0]
-where indrelid = %(table)s::regclass and attname = %(column)s and indisvalid
+left join pgembed.vector_indexes on pipeline = %(pipeline)s and index_name = relname and is_whole
+left join pg_attribute on attrelid = indrelid and attnum = indkey[0]
+where indrelid = %(table)s::regclass
+    and indisvalid
+    and (attname = %(column)s or (indexprs is not null and quantize is not null))
 order by relname
 """
 
 BUILD = """
 create {unique}index concurrently {name} on {table}
-using {method} ({column} {operator_class}) {parameters}
+using {method} ({element}) {parameters}
 """
 
 
@@ -83,6 +99,7 @@ class _Index:
     operator_schema: str
     operator_class: str
     options: list[str]
+    quantize: str
 
     @property
     def parameters(self) -> sql.Composable:
@@ -152,6 +169,7 @@ class ColumnReplacement:
     @property
     def _old(self) -> dict[str, str]:
         return {
+            "pipeline": self.pipeline.name,
             "table": self.pipeline.target.quoted,
             "column": self.pipeline.spec.columns.embedding,
         }
@@ -159,22 +177,18 @@ class ColumnReplacement:
     @property
     def _new(self) -> dict[str, str]:
         return {
+            "pipeline": self.successor.name,
             "table": self.pipeline.target.quoted,
             "column": self.successor.spec.columns.embedding,
         }
 
     def _build(self, connection: Connection, index: _Index) -> None:
-        old_type, new_type = self.pipeline.spec.vector_type, self.successor.spec.vector_type
         query = sql.SQL(BUILD).format(
             unique=sql.SQL("unique " if index.is_unique else ""),
             name=sql.Identifier(next_name(index.name)),
             table=self.pipeline.target.identifier,
             method=sql.Identifier(index.method),
-            column=sql.Identifier(self.successor.spec.columns.embedding),
-            operator_class=sql.Identifier(
-                index.operator_schema,
-                index.operator_class.replace(f"{old_type}_", f"{new_type}_"),
-            ),
+            element=self._element(connection, index),
             parameters=index.parameters,
         )
         try:
@@ -185,6 +199,16 @@ class ColumnReplacement:
                 f"cannot build index {index.name} on {target_of(self.successor)}:"
                 f" {first_line(error)}; drop it, and switch again"
             ) from None
+
+    def _element(self, connection: Connection, index: _Index) -> sql.Composable:
+        if index.quantize != "none":
+            return element(connection, self.successor, index.quantize)
+        old_type, new_type = self.pipeline.spec.vector_type, self.successor.spec.vector_type
+        operator_class = index.operator_class.replace(f"{old_type}_", f"{new_type}_")
+        return sql.SQL("{} {}").format(
+            sql.Identifier(self.successor.spec.columns.embedding),
+            sql.Identifier(index.operator_schema, operator_class),
+        )
 
     def _rename(self, connection: Connection, name: str, other: str) -> None:
         query = sql.SQL("alter table {} rename column {} to {}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,11 +206,21 @@ def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[s
     there = {each.body for each in _indexes(connection, new.target)}
     built = []
     for index in _indexes(connection, old.target):
-        body = index.body.replace(f"{old.spec.vector_type}_", f"{new.spec.vector_type}_")
+        body = _for_vectors(index.body, old, new)
         if body not in there:
             _build(connection, new.target, index, body)
             built.append(body)
     return built
+
+
+# What is indexed of smaller vectors has their dimensions in it.
+DIMENSIONED = r"(\)::(?:[\w\".]+\.)?(?:halfvec|bit)\()%d\)"
+
+
+def _for_vectors(body: str, old: Pipeline, new: Pipeline) -> str:
+    """Return what an index is of, as the vectors of the new generation are."""
+    typed = body.replace(f"{old.spec.vector_type}_", f"{new.spec.vector_type}_")
+    return re.sub(DIMENSIONED % old.dimensions, rf"\g<1>{new.dimensions})", typed)
 
 
 def _indexes(connection: Connection, table: Table) -> list[_Index]:

@@ -62,7 +62,8 @@ class PipelineSpec:
 
     Of a target table alone: `copy_columns` of the source stand beside each chunk, with
     `foreign_key` it refers to the source, whose deletes it follows, and with `view` there is a view
-    of both. With `trust_owners`, code of the tables' owners may run with the rights of whoever
+    of both. Workers build the index of `index_method`, of vectors as `quantize` says, once all is
+    embedded. With `trust_owners`, code of the tables' owners may run with the rights of whoever
     works on the pipeline.
     """
 
@@ -329,6 +330,31 @@ class PipelineSpec:
             alters_vectors=False,
         ),
     ] = 10
+    index_method: Annotated[
+        str | None,
+        Option(
+            name="index",
+            help="Vector index that a worker builds once the queue has drained: hnsw or ivfflat.",
+            panel=TABLES,
+            choices=("hnsw", "ivfflat"),
+            alter="Vector index to build once the queue has drained: hnsw or ivfflat; '' for none.",
+            alters_vectors=False,
+            may_go=True,
+            more="search.md#an-index",
+        ),
+    ] = None
+    quantize: Annotated[
+        str,
+        Option(
+            help="What that index holds: vectors as they are (none), in 16 bits (halfvec) or in one"
+            " bit a dimension (binary).",
+            panel=TABLES,
+            choices=("none", "halfvec", "binary"),
+            alter="What the index holds: none (the vectors as they are), halfvec or binary.",
+            alters_vectors=False,
+            more="search.md#an-index",
+        ),
+    ] = "none"
 
     @property
     def recipe(self) -> Recipe:

@@ -25,6 +25,8 @@ def checked(spec: PipelineSpec) -> PipelineSpec:
         raise UsageError("name the key of the source: --id-field NAME")
     _check_document(spec)
     _check_overlap(spec)
+    if spec.quantize != "none" and spec.index_method is None:
+        raise UsageError(f"--quantize {spec.quantize} is of an index; add --index hnsw")
     return _check_target(replace(spec, columns=spec.columns.for_key(spec.id_fields)))
 
 

@@ -47,6 +47,12 @@ def open_scan(connection: Connection, pipeline: Pipeline, selection: str) -> boo
         return connection.execute(OPEN, values).rowcount == 0
 
 
+def is_scanning(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether a scan has been begun that nobody has finished yet."""
+    query = "select exists (select from pgembed.scans where pipeline_id = %s and not finished)"
+    return bool(connection.value(query, (pipeline.id,)))
+
+
 def take_turn(
     connection: Connection, pipeline: Pipeline, selection: str
 ) -> tuple[str | None, int] | None:

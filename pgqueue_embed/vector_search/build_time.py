@@ -67,7 +67,7 @@ def _timed(
     )
     query = sql.SQL(CREATE).format(
         method=sql.Identifier(plan.method),
-        element=element(connection, pipeline, plan),
+        element=element(connection, pipeline, plan.quantize),
         parameters=parameters(plan),
     )
     started = time.monotonic()

@@ -14,6 +14,7 @@ from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, quoted
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index_plan import (
     MAX_DIMENSIONS,
@@ -86,7 +87,7 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     table is gone, SetupError when pgvector is too old for it.
     """
     options = _of_vectors(pipeline, options)
-    check_dimensions(pipeline, options)
+    check_dimensions(pipeline.spec, pipeline.dimensions, options)
     _check_one_piece(connection, pipeline)
     _check_version(connection, options)
     element = element_type(pipeline.spec.vector_type, options.quantize)
@@ -103,6 +104,33 @@ def _of_vectors(pipeline: Pipeline, options: IndexOptions) -> IndexOptions:
     if QUANTIZED[options.quantize] == pipeline.spec.vector_type:
         return replace(options, quantize="none")
     return options
+
+
+def declared(spec: PipelineSpec) -> IndexOptions | None:
+    """Return the index that a pipeline is to have, or None."""
+    if spec.index_method is None:
+        return None
+    return IndexOptions(method=spec.index_method, quantize=spec.quantize)
+
+
+def check_declared(spec: PipelineSpec, dimensions: int) -> None:
+    """Raise UsageError for a declared index that vectors of so many dimensions cannot have."""
+    options = declared(spec)
+    if options is not None:
+        check_dimensions(spec, dimensions, options)
+
+
+def lacks_declared(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether an index is declared that is not there yet, and vectors for it are."""
+    options = declared(pipeline.spec)
+    if options is None:
+        return False
+    # An index of halfvec that halfvec vectors have is as good as one of the vectors themselves.
+    wanted = {options.quantize, _of_vectors(pipeline, options).quantize}
+    for each in vector_indexes(connection, pipeline):
+        if each.valid and each.method == options.method and each.quantize in wanted:
+            return False
+    return count_vectors(connection, pipeline) > 0
 
 
 def plans_that_fit(
@@ -139,10 +167,9 @@ def plan_of_copies(
     return max(plans, key=lambda each: each.memory_megabytes, default=None)
 
 
-def check_dimensions(pipeline: Pipeline, options: IndexOptions) -> None:
+def check_dimensions(spec: PipelineSpec, dimensions: int, options: IndexOptions) -> None:
     """Raise UsageError, naming what fits, for vectors of too many dimensions for such an index."""
-    vector_type, dimensions = pipeline.spec.vector_type, pipeline.dimensions
-    element = element_type(vector_type, options.quantize)
+    element = element_type(spec.vector_type, options.quantize)
     if dimensions <= MAX_DIMENSIONS[element]:
         return
     fitting = [
@@ -152,7 +179,7 @@ def check_dimensions(pipeline: Pipeline, options: IndexOptions) -> None:
     ]
     way_out = " or ".join(fitting) or "use a model with fewer dimensions"
     raise UsageError(
-        f"{pipeline.name} has {dimensions:,} dimensions, and pgvector indexes a {element} of up to"
+        f"{spec.name} has {dimensions:,} dimensions, and pgvector indexes a {element} of up to"
         f" {MAX_DIMENSIONS[element]:,}; {way_out}, or search without an index"
     )
 

@@ -22,6 +22,10 @@ from pgqueue_embed.vector_search.index_plan import IndexPlan
 CLEAN_UP_SECONDS = 5.0
 
 
+class BuildInProgress(UsageError):
+    """Another session builds an index of the pipeline."""
+
+
 def _ignore(_warning: str) -> None:
     pass
 
@@ -64,7 +68,7 @@ def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
     key = INDEX_LOCK + pipeline.id
     mine = connection.value("select pg_try_advisory_lock(%s)", (key,))
     if not mine:
-        raise UsageError(
+        raise BuildInProgress(
             f"an index of {pipeline.name} is being built already, here or on another machine;"
             " view pg_stat_progress_create_index tells how far it is"
         )
@@ -169,7 +173,7 @@ def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: s
         name=sql.Identifier(name),
         target=pipeline.target.identifier,
         method=sql.Identifier(plan.method),
-        element=element(connection, pipeline, plan),
+        element=element(connection, pipeline, plan.quantize),
         parameters=parameters(plan),
     )
     connection.execute(query)
@@ -182,9 +186,9 @@ ELEMENTS = {
 }
 
 
-def element(connection: Connection, pipeline: Pipeline, plan: IndexPlan) -> sql.Composable:
+def element(connection: Connection, pipeline: Pipeline, quantize: str) -> sql.Composable:
     """Return what is indexed of a row, with its operator class."""
-    return sql.SQL(ELEMENTS[plan.quantize]).format(
+    return sql.SQL(ELEMENTS[quantize]).format(
         embedding=sql.Identifier(pipeline.spec.columns.embedding),
         schema=sql.Identifier(vector_extension(connection).schema),
         vector_type_cosine_ops=sql.Identifier(f"{pipeline.spec.vector_type}_cosine_ops"),

@@ -15,13 +15,15 @@ from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.log import get_logger
+from pgqueue_embed.vector_search.index_build import CLEAN_UP_SECONDS
 from pgqueue_embed.worker import registry
 from pgqueue_embed.worker.heartbeat import Heartbeat
+from pgqueue_embed.worker.index_builds import IndexBuilds
 from pgqueue_embed.worker.loop import Shared, run_loop
 from pgqueue_embed.worker.models import ServedPipelines, choose_model
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.shutdown import Shutdown
-from pgqueue_embed.worker.stop_reasons import DRAINED, FAILED, STOPPED
+from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, FAILED, STOPPED
 
 # How soon loops that must leave at once are woken from what they wait for.
 JOIN_SECONDS = 0.25
@@ -144,14 +146,29 @@ class Worker:
             threading.Thread(target=_guarded, args=(shared,), name=f"loop {number}", daemon=True)
             for number in range(self._settings.concurrency)
         ]
+        builds = IndexBuilds(shared)
         with heartbeat:
             for loop in loops:
                 loop.start()
+            if not self._settings.drain:
+                builds.start()
             while any(loop.is_alive() for loop in loops):
                 for loop in loops:
                     loop.join(JOIN_SECONDS)
                 if self._shutdown.at_once.is_set():
                     self._shutdown.interrupt()
+            if self._settings.drain and self._shutdown.reason in (DRAINED, ANOTHER_MODEL):
+                builds.start()
+            self._end_builds(builds)
+
+    def _end_builds(self, builds: IndexBuilds) -> None:
+        """Wait for the builds of a worker that drains; of another, and at once, cut them short."""
+        while builds.is_alive:
+            if not self._settings.drain or self._shutdown.at_once.is_set():
+                self._shutdown.interrupt()
+                # What was cut short is dropped meanwhile.
+                builds.join(CLEAN_UP_SECONDS + 1)
+            builds.join(JOIN_SECONDS)
 
     def _sign_off(self, shared: Shared) -> None:
         failure = self._shutdown.failure

@@ -115,6 +115,17 @@ def test_new_vectors_take_the_place_of_the_old_column(
     assert_column_converged_in(connection, switched)
 
 
+@pytest.mark.parametrize("quantize", ["halfvec", "binary"])
+def test_an_index_of_smaller_vectors_is_carried_along(
+    connection: Connection, session: Session, reports: Pipeline, quantize: str
+) -> None:
+    build_index(connection, reports, plan(connection, reports, IndexOptions(quantize=quantize)))
+    (before,) = vector_indexes(connection, reports)
+    successor = begin(connection, reports)
+    embed(session, successor)
+    assert vector_indexes(connection, switch(connection, reports)) == [before]
+
+
 def assert_column_converged_in(connection: Connection, pipeline: Pipeline) -> None:
     """Do what `assert_column_converged` does for vectors of the pipeline's dimensions."""
     assert_column_converged(connection, pipeline, pipeline.dimensions)
