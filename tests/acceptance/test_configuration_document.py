@@ -65,6 +65,21 @@ def test_example_is_applied_and_printed_as_documented(
     )
 
 
+def test_declared_index_is_that_of_the_file(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    load_reports(connection, 3)
+    path = tmp_path / "pgembed.toml"
+    mark = "declared: executed by the tests"
+    path.write_text(marked_block(DOCUMENT.with_name("search.md"), mark, "toml"), "utf-8")
+    applied(conninfo, path)
+    (pipeline,) = load_pipelines(connection)
+    assert (pipeline.spec.index_method, pipeline.spec.quantize) == ("hnsw", "halfvec")
+    path.write_text(pgembed(conninfo, "show", "--toml").stdout, "utf-8")
+    assert "quantize = " in path.read_text("utf-8")
+    assert pgembed(conninfo, "apply", str(path), "--dry-run").exit_code == 0
+
+
 def test_file_for_users_of_macm4vecflow_makes_their_tables(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:

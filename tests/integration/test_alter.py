@@ -35,6 +35,8 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.vector_search import index_plan
+from pgqueue_embed.vector_search.index import plan, vector_indexes
+from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.claims import allow
@@ -660,6 +662,20 @@ def test_index_of_vectors_is_built_for_the_new_type(
     switch(connection, reports)
     definitions = " ".join(map(str, features(connection)[0]))
     assert "halfvec_cosine_ops" in definitions
+
+
+@pytest.mark.parametrize("quantize", ["halfvec", "binary"])
+def test_index_of_smaller_vectors_is_built_for_the_new_dimensions(
+    connection: Connection, session: Session, reports: Pipeline, quantize: str
+) -> None:
+    options = index_plan.IndexOptions(quantize=quantize)
+    build_index(connection, reports, plan(connection, reports, options))
+    successor = begin(connection, reports, Changes(model="another/model"))
+    assert successor.dimensions != reports.dimensions
+    drain(session, successor, FakeDevice(dimensions=successor.dimensions))
+    switched = switch(connection, reports)
+    found = [(each.quantize, each.valid) for each in vector_indexes(connection, switched)]
+    assert found == [(quantize, True)]
 
 
 def test_switch_builds_its_indexes_with_the_memory_that_index_would(

@@ -42,11 +42,8 @@ def built(connection: Connection, pipeline: Pipeline) -> list[tuple[str, str, bo
 def someone_writes(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
     """Hold a transaction open that has written to the target: a build waits for its end."""
     with connect(conninfo) as writer, writer.transaction():
-        writer.execute(
-            sql.SQL("insert into {} select * from {} where false").format(
-                pipeline.target.identifier, pipeline.target.identifier
-            )
-        )
+        lock = sql.SQL("lock table {} in row exclusive mode")
+        writer.execute(lock.format(pipeline.target.identifier))
         yield
 
 
@@ -143,7 +140,12 @@ def test_it_is_declared_and_taken_back_at_once(connection: Connection) -> None:
 def test_an_index_that_cannot_be_is_refused_with_the_pipeline(connection: Connection) -> None:
     source = make_source(connection, texts(2))
     with pytest.raises(UsageError, match="--quantize halfvec"):
-        make_pipeline(connection, source, dimensions=3_000, index_method="hnsw")
+        make_pipeline(
+            connection, source, dimensions=3_000, vector_type="vector", index_method="hnsw"
+        )
     with pytest.raises(UsageError, match="add --index hnsw"):
         make_pipeline(connection, source, quantize="binary")
-    make_pipeline(connection, source, dimensions=3_000, index_method="hnsw", quantize="halfvec")
+    made = make_pipeline(
+        connection, source, dimensions=5_000, index_method="hnsw", quantize="binary"
+    )
+    assert made.spec.quantize == "binary"

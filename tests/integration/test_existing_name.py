@@ -49,6 +49,8 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "overlap_tokens": (4, 20),
     "max_attempts": (3, 5),
     "priority": (10, 20),
+    "index": (None, "hnsw"),
+    "quantize": ("none", "halfvec"),
     "sync": (False, True),
 }
 

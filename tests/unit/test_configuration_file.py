@@ -116,6 +116,8 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "into_column": st.none() | names.map(lambda name: f"_{name}"),
     "vector_type": st.sampled_from(["vector", "halfvec"]),
+    "index_method": st.none() | st.sampled_from(["hnsw", "ivfflat"]),
+    "quantize": st.sampled_from(["none", "halfvec", "binary"]),
 }
 
 # What any other setting can be.
@@ -142,6 +144,8 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
             del values[of_a_table]
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]
+    if values["index_method"] is None:
+        del values["quantize"]
     try:
         return checked(PipelineSpec(**values))
     except UsageError:  # such as one table twice: rare, and of no interest
@@ -192,6 +196,12 @@ def test_home_of_nobody_is_a_folder_like_any_other() -> None:
         (REPORTS + "target_column = 'a=b'", "target_column is text; give a table"),
         (REPORTS + "target_column.id = ['a', 'b']", "target_column.id is a list; give text"),
         (REPORTS + "target_column.ids = 'a'", "unknown target column 'ids'; there are id,"),
+        (REPORTS + "index = 'btree'", "index btree: give hnsw or ivfflat"),
+        (REPORTS + "index = { quantize = 'halfvec' }", "index has no method; write index = {"),
+        (REPORTS + "index = { metod = 'hnsw' }", "unknown key 'metod'; did you mean method?"),
+        (REPORTS + "index = { method = 'hnsw', quantize = 1 }", "quantize is a whole number; give"),
+        (REPORTS + "index = { method = 'hnsw', quantize = 'int8' }", "quantize int8: give none or"),
+        (REPORTS + "quantize = 'halfvec'", "quantize halfvec is of an index; add index hnsw"),
         (REPORTS + "text_field = 'a'\ntemplate = '$a'", "text_field and template both make the"),
         (REPORTS + "template = '$'", "template: the $ at character 1 names no column"),
         (
