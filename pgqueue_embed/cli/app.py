@@ -19,6 +19,7 @@ from pgqueue_embed.cli import (
     health,
     index,
     metrics,
+    model,
     pipelines,
     search,
     service,
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db.app, name="db")
+app.add_typer(model.app, name="model")
 app.add_typer(service.app, name="service")
 pipelines.add_commands(app)
 estimate.add_commands(app)

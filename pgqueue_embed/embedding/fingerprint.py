@@ -75,7 +75,7 @@ def _files(path: Path) -> dict[str, str]:
     return {
         file.relative_to(path).as_posix(): _hash(file)
         for file in sorted(path.rglob("*"))
-        if _counts(file.relative_to(path)) and file.is_file()
+        if decides_vectors(file.relative_to(path)) and file.is_file()
     }
 
 
@@ -102,7 +102,8 @@ def _base_of(adapter: Path) -> Path:
     )
 
 
-def _counts(relative: Path) -> bool:
+def decides_vectors(relative: Path) -> bool:
+    """Return whether a file counts, given by its path in the folder of a model."""
     if _OTHER_FRAMEWORKS & set(relative.parts):
         return False
     return any(fnmatch(relative.name, pattern) for pattern in _PATTERNS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgqueue_embed.embedding import folder
+from pgqueue_embed.embedding.model_archive import imported_model
 from pgqueue_embed.errors import ModelError
 
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -29,7 +30,7 @@ class ResolvedModel:
 
 
 def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedModel:
-    """Find a local folder, the bundled model, or a model of the hub.
+    """Find a local folder, the bundled model, one that was imported, or a model of the hub.
 
     A folder begins with ``/``, ``./``, ``../`` or ``~``; all else is a name. A hub model is taken
     from the cache of this machine if it is there, and fetched once if not: safetensors,
@@ -44,6 +45,8 @@ def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedMod
     bundled = _bundled_path() if name == BUNDLED_NAME and revision is None else None
     if bundled is not None:
         return _checked(name, bundled, None)
+    if imported := imported_model(name, revision):
+        return _checked(name, *imported)
     with _hint_at_folder(reference):
         path = _cached(name, revision) or _fetched(name, revision)
     return _checked(name, path, path.name)
@@ -159,7 +162,9 @@ def _require_network(name: str) -> None:
     """
     from huggingface_hub import constants
 
-    way_out = "give the path of a local folder, or copy a Hugging Face cache to this machine"
+    way_out = (
+        "bring it along by pgembed model export and import, or give the path of a local folder"
+    )
     if constants.HF_HUB_OFFLINE:
         raise ModelError(
             f"model {name} is not on this machine and HF_HUB_OFFLINE is set; {way_out}"
