@@ -217,7 +217,14 @@ def _warn(text: str) -> None:
 @contextmanager
 def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
     """Draw a progress bar, or say it by lines."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     out = console()
     bar = Progress(
@@ -225,14 +232,22 @@ def _watched(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("phase ends in"),
+        TimeRemainingColumn(),
         console=out,
         transient=True,
         disable=not out.is_terminal,
     )
     with bar:
         task = bar.add_task("starting", total=None)
+        phase = "starting"
 
         def show(found: BuildProgress) -> None:
+            nonlocal phase
+            if found.phase != phase:
+                # Its speed tells nothing of the next one's.
+                bar.reset(task, start=True)
+                phase = found.phase
             bar.update(
                 task,
                 description=sentence(found),
