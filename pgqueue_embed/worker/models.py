@@ -63,6 +63,9 @@ class ChosenModel:
             memory=Memory(),
         )
         model.sample_batches()
+        get_logger().info(
+            "model loaded", model=model.name, device=model.device, computes=str(model.choice)
+        )
         return model
 
 

@@ -127,7 +127,6 @@ class Worker:
             worker=worker_id,
             device=identity.device,
             precision=identity.precision,
-            computes=str(device.model.choice),
             model=identity.model,
             concurrency=identity.concurrency,
             batch_tokens=device.model.limits.max_tokens_per_batch,

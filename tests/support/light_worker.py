@@ -41,7 +41,6 @@ class LightModel:
     name = FAKE_MODEL.name
     device = "cpu"
     precision = "fp32"
-    choice = "fp32"
     chunks_in_fp32 = 0
     dimensions = DIMENSIONS
     limits = BatchLimits(max_tokens_per_batch=4_096, length_step=8, fill=False)
