@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.index import plan
@@ -41,6 +42,28 @@ def reports(connection: Connection) -> Pipeline:
     pipeline = make_pipeline(connection, copy_columns=("kind",))
     connection.execute(sql.SQL(FILL).format(target=pipeline.target.identifier), ())
     return pipeline
+
+
+@pytest.fixture
+def letters(connection: Connection) -> Pipeline:
+    """A pipeline of twenty records with a key of two columns, and their vectors beside them."""
+    connection.execute(
+        """
+        create table public.letters (a int, b date, body text, embedding public.vector(8),
+            primary key (a, b));
+        insert into public.letters
+        select n, date '2026-01-01' + n, 'text', array[cosd(n), sind(n), 0, 0, 0, 0, 0, 0]
+        from generate_series(1, 20) as n
+        """
+    )
+    return make_pipeline(
+        connection,
+        Table(schema="public", name="letters"),
+        name="letters",
+        id_fields=("a", "b"),
+        into_column="embedding",
+        chunking="none",
+    )
 
 
 @pytest.fixture(params=["exact", "hnsw", "hnsw that gives up", "ivfflat"])

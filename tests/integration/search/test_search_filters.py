@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.pipelines import make_pipeline
 from tests.support.searching import CONDITIONS, ROWS, ask, brute_force, scores
 
 
@@ -102,23 +100,6 @@ def test_unknown_column_is_named_with_those_there_are(conninfo: str, reports: Pi
         ask(conninfo, reports, columns=("colour",))
 
 
-def test_vectors_in_a_column_and_keys_of_two_columns(connection: Connection, conninfo: str) -> None:
-    connection.execute(
-        """
-        create table public.letters (a int, b date, body text, embedding public.vector(8),
-            primary key (a, b));
-        insert into public.letters
-        select n, date '2026-01-01' + n, 'text', array[cosd(n), sind(n), 0, 0, 0, 0, 0, 0]
-        from generate_series(1, 20) as n
-        """
-    )
-    pipeline = make_pipeline(
-        connection,
-        Table(schema="public", name="letters"),
-        name="letters",
-        id_fields=("a", "b"),
-        into_column="embedding",
-        chunking="none",
-    )
-    hits = ask(conninfo, pipeline, where="b > '2026-01-15'", columns=("a",), limit=3)
+def test_vectors_in_a_column_and_keys_of_two_columns(conninfo: str, letters: Pipeline) -> None:
+    hits = ask(conninfo, letters, where="b > '2026-01-15'", columns=("a",), limit=3)
     assert [hit.columns["a"] for hit in hits] == [15, 16, 17]

@@ -9,10 +9,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.pipelines import make_pipeline
 from tests.support.searching import QUERY, ask, brute_force, scores
 
 # As a filter, and as the condition that it stands for.
@@ -101,27 +99,12 @@ def test_settings_of_the_transaction_are_as_before(
         assert [connection.value("select current_setting(%s)", (name,)) for name in names] == before
 
 
-def test_vectors_in_a_column_and_keys_of_two_columns(connection: Connection, conninfo: str) -> None:
-    connection.execute(
-        """
-        create table public.letters (a int, b date, body text, embedding public.vector(8),
-            primary key (a, b));
-        insert into public.letters
-        select n, date '2026-01-01' + n, 'text', array[cosd(n), sind(n), 0, 0, 0, 0, 0, 0]
-        from generate_series(1, 20) as n
-        """
-    )
-    pipeline = make_pipeline(
-        connection,
-        Table(schema="public", name="letters"),
-        name="letters",
-        id_fields=("a", "b"),
-        into_column="embedding",
-        chunking="none",
-    )
+def test_vectors_in_a_column_and_keys_of_two_columns(
+    connection: Connection, conninfo: str, letters: Pipeline
+) -> None:
     hits = find(connection, {"b": {">": "2026-01-15"}}, 3, name="letters")
     assert [hit[0] for hit in hits] == [
-        hit.key for hit in ask(conninfo, pipeline, where="b > '2026-01-15'", limit=3)
+        hit.key for hit in ask(conninfo, letters, where="b > '2026-01-15'", limit=3)
     ]
 
 

@@ -1,0 +1,56 @@
+"""Pipelines whose vectors change: next generations, and what a person sees of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from tests.support.fakes import fake_chunker
+from tests.support.rows import one_value
+from tests.support.working import drain
+
+SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
+EMPTY = hashlib.md5(b"").hexdigest()
+
+
+def begin(connection: Connection, pipeline: Pipeline, changes: Changes = SMALLER) -> Pipeline:
+    """Make a next generation and queue its records."""
+    successor = alter(connection, pipeline, changes)
+    assert successor is not None
+    catch_up(connection, pipeline, successor)
+    return successor
+
+
+def embed(session: Session, pipeline: Pipeline) -> None:
+    """Embed what waits, with the chunks of the pipeline."""
+    drain(
+        session,
+        pipeline,
+        chunker=fake_chunker(pipeline.spec.chunk_tokens, pipeline.spec.overlap_tokens),
+    )
+
+
+def state(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Return everything that a person could see of pipelines: rows, ledger, queue, relations."""
+    queries = {
+        "pipelines": "select * from pgembed.pipelines order by id",
+        "records": "select * from pgembed.records order by pipeline_id, key",
+        "work": "select * from pgembed.work order by id",
+        "scans": "select pipeline_id from pgembed.scans order by 1",
+        "relations": "select relname, relkind from pg_class join pg_namespace n"
+        " on n.oid = relnamespace where nspname = 'public' order by 1",
+    }
+    return {name: connection.execute(query).fetchall() for name, query in queries.items()}
+
+
+def signature(connection: Connection) -> str:
+    """Return what a reader of the target table sees, in one statement."""
+    found = one_value(
+        connection,
+        "select md5(coalesce(string_agg(fulltext_id || chunk_id || text_chunk || embedding::text,"
+        " ',' order by fulltext_id, chunk_index), '')) from public.reports_chunks",
+    )
+    return str(found)
