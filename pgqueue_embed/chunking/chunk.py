@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# A frozen one takes more than twice as long to make, and a worker makes thousands a second.
+@dataclass(slots=True, kw_only=True)
 class Chunk:
     """A verbatim slice of a document: ``document[start:end] == text`` always.
 

@@ -331,6 +331,8 @@ def _drops_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def _strip(document: str, start: int, end: int) -> tuple[int, int]:
+    if start < end and not (document[start].isspace() or document[end - 1].isspace()):
+        return start, end
     text = document[start:end]
     end -= len(text) - len(text.rstrip())
     return min(end, start + len(text) - len(text.lstrip())), end

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,15 +98,17 @@ class WordReader:
 
     def _tokens(self, words: Sequence[str]) -> list[bytes]:
         """Return the tokens of each word, as the bytes of TOKEN."""
-        # Another thread may put others in their places.
-        known, older = self._known, self._older
-        missing = {word for word in words if word not in known}
-        if not missing:
-            return list(map(known.__getitem__, words))
+        # Another thread may put another dictionary in the place of the older one.
+        older = self._older
+        found = list(map(self._known.get, words))
+        places = [place for place, tokens in enumerate(found) if tokens is None]
+        missing = {words[place] for place in places}
         read = {word: older[word] for word in missing if word in older}
         read |= self._read([word for word in missing if word not in read])
         self._keep(read)
-        return [read[word] if word in missing else known[word] for word in words]
+        for place in places:
+            found[place] = read[words[place]]
+        return cast("list[bytes]", found)
 
     def _read(self, words: Sequence[str]) -> dict[str, bytes]:
         """Have the tokenizer read words, each once: in texts, with a space between them."""
@@ -145,7 +147,7 @@ class WordReading:
         self._counts = np.fromiter(map(len, words), np.int64, len(words)) // TOKEN.itemsize
         self._tokens = np.frombuffer(b"".join(words), TOKEN)
         self._begins, self._firsts = begins, firsts
-        self.sums: list[int] = np.cumsum([0, *self._counts])[firsts].tolist()
+        self.sums: list[int] = np.append(0, np.cumsum(self._counts))[firsts].tolist()
         self.ids = np.ascontiguousarray(self._tokens["id"])
 
     def tokens(self, numbers: Sequence[int]) -> NDArray[Any]:

@@ -331,7 +331,10 @@ def _write(
 def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with what their items say about records that are not there."""
     told = {key for item in claim.items if item.handling.allow_deletes for key in item.keys}
-    return [replace(finding, allow_deletes=finding.key in told) for finding in findings]
+    return [
+        replace(finding, allow_deletes=True) if finding.key in told else finding
+        for finding in findings
+    ]
 
 
 def _stacked(embedding: EmbeddingResult, dimensions: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Vectors on their way into PostgreSQL: one numpy cast for a whole claim, no per-row Python."""
+"""Vectors and numbers on their way into PostgreSQL: one cast for a claim, no Python for a row."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ ELEMENT: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dt
 
 
 @dataclass(frozen=True)
-class PackedVectors:
-    """Vectors in PostgreSQL's binary array format, a parameter of type `array_oid`."""
+class PackedArray:
+    """Values in PostgreSQL's binary array format, a parameter of type `array_oid`."""
 
     payload: bytes
     array_oid: int
 
 
-class PackedVectorsDumper(Dumper):
-    """Sends PackedVectors as they are, declared with their own array type."""
+class PackedArrayDumper(Dumper):
+    """Sends PackedArray as they are, declared with their own array type."""
 
     format = Format.BINARY
 
-    def get_key(self, obj: PackedVectors, format: PyFormat) -> DumperKey:  # noqa: A002 (psycopg's name)
+    def get_key(self, obj: PackedArray, format: PyFormat) -> DumperKey:  # noqa: A002 (psycopg's name)
         return (self.cls, obj.array_oid)  # type: ignore[return-value]
 
-    def upgrade(self, obj: PackedVectors, format: PyFormat) -> PackedVectorsDumper:  # noqa: A002
-        dumper = PackedVectorsDumper(self.cls)
+    def upgrade(self, obj: PackedArray, format: PyFormat) -> PackedArrayDumper:  # noqa: A002
+        dumper = PackedArrayDumper(self.cls)
         dumper.oid = obj.array_oid
         return dumper
 
-    def dump(self, obj: PackedVectors) -> bytes:
+    def dump(self, obj: PackedArray) -> bytes:
         return obj.payload
 
 
@@ -53,9 +53,6 @@ def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) ->
     byte length before it. An empty array has zero dimensions.
     """
     rows, dimensions = vectors.shape
-    header = np.array([1 if rows else 0, 0, element_oid], dtype=">i4").tobytes()
-    if not rows:
-        return header
     element = ELEMENT[vector_type]
     layout = np.dtype(
         [("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", element, (dimensions,))]
@@ -64,7 +61,17 @@ def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) ->
     packed["bytes"] = 4 + dimensions * element.itemsize
     packed["dim"] = dimensions
     packed["values"] = vectors
-    return header + np.array([rows, 1], dtype=">i4").tobytes() + packed.tobytes()
+    return _header(rows, element_oid) + packed.tobytes()
+
+
+# PostgreSQL's own types have the same numbers in every database (src/include/catalog/pg_type.dat).
+INTEGER_OID, INTEGER_ARRAY_OID = 23, 1007
+_INTEGER = np.dtype([("bytes", ">i4"), ("value", ">i4")])
+
+
+def _header(length: int, element_oid: int) -> bytes:
+    shape = [length, 1] if length else []
+    return np.array([len(shape) // 2, 0, element_oid, *shape], dtype=">i4").tobytes()
 
 
 def unpack(payloads: Sequence[bytes], *, vector_type: str, dimensions: int) -> NDArray[np.float32]:
@@ -100,7 +107,7 @@ class VectorCodec:
             """,
             (self.schema,),
         ).fetchall()
-        connection.adapters.register_dumper(PackedVectors, PackedVectorsDumper)
+        connection.adapters.register_dumper(PackedArray, PackedArrayDumper)
         self._oids = {name: (oid, array_oid) for name, oid, array_oid in rows}
 
     def supports(self, vector_type: str) -> bool:
@@ -113,7 +120,14 @@ class VectorCodec:
         name = connection.value("select format_type(%s::oid, %s)", (oid, dimensions))
         return str(name)
 
-    def pack(self, vectors: NDArray[np.float32], vector_type: str) -> PackedVectors:
+    def pack(self, vectors: NDArray[np.float32], vector_type: str) -> PackedArray:
         """Return `vectors`, shape (rows, dimensions), ready to be a statement's parameter."""
         oid, array_oid = self._oids[vector_type]
-        return PackedVectors(pack(vectors, vector_type=vector_type, element_oid=oid), array_oid)
+        return PackedArray(pack(vectors, vector_type=vector_type, element_oid=oid), array_oid)
+
+    def pack_integers(self, values: Sequence[int]) -> PackedArray:
+        """Return `values`, ready to be a parameter of type ``integer[]``."""
+        packed = np.zeros(len(values), _INTEGER)
+        packed["bytes"] = 4
+        packed["value"] = values
+        return PackedArray(_header(len(values), INTEGER_OID) + packed.tobytes(), INTEGER_ARRAY_OID)

@@ -249,11 +249,11 @@ class ChunkTable:
         """
         values = {
             "keys": list(rows.keys),
-            "chunk_indexes": list(rows.chunk_indexes),
+            "chunk_indexes": codec.pack_integers(rows.chunk_indexes),
             "texts": list(rows.texts),
-            "start_chars": list(rows.start_chars),
-            "end_chars": list(rows.end_chars),
-            "tokens": list(rows.tokens),
+            "start_chars": codec.pack_integers(rows.start_chars),
+            "end_chars": codec.pack_integers(rows.end_chars),
+            "tokens": codec.pack_integers(rows.tokens),
             "vectors": codec.pack(rows.vectors, self.vector_type),
         }
         names = self._names()

@@ -59,6 +59,13 @@ def test_no_vectors_are_an_empty_array(connection: Connection) -> None:
     assert received(connection, np.empty((0, 8), np.float32), "vector") == []
 
 
+@pytest.mark.parametrize("values", [[], [0], [-(2**31), -1, 0, 1, 2**31 - 1] * 100])
+def test_integers_survive_the_way(connection: Connection, values: list[int]) -> None:
+    packed = VectorCodec(connection).pack_integers(values)
+    row = connection.execute("select %(v)b, pg_typeof(%(v)b)::text", {"v": packed}).fetchone()
+    assert row == (values, "integer[]")
+
+
 def test_rows_of_a_strided_view_are_packed_in_order(connection: Connection) -> None:
     wide = np.arange(60, dtype=np.float32).reshape(6, 10)
     arrived = received(connection, wide[::2, ::-1], "vector")
