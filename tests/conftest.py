@@ -39,12 +39,14 @@ CLONE = "create database {} template {} strategy file_copy"
 
 # These take longest. They begin first, lest one of them be left to run alone at the end.
 LONGEST_FILES = (
-    *("test_demo.py", "test_quickstart.py", "test_fault_kinds.py", "test_worker_processes.py"),
-    *("test_fault_points.py", "test_any_order.py", "test_alter.py", "test_bad_input.py"),
-    *("test_models.py", "test_embedding_model.py", "test_apply.py", "test_source_column.py"),
-    *("test_claim_failures.py", "test_upgrades.py", "test_claims.py", "test_unserved.py"),
-    *("test_poison.py", "test_local_server.py", "test_adopt.py", "test_streams.py"),
-    *("test_wheel.py", "test_server_faults.py", "test_soak.py", "test_living_table.py"),
+    *("test_demo.py", "test_quickstart.py", "test_out_of_time.py", "test_any_order.py"),
+    *("test_light_models.py", "test_worker_processes.py", "test_fault_points.py", "test_soak.py"),
+    *("test_fault_kinds.py", "test_models.py", "test_server_faults.py", "test_variants.py"),
+    *("test_environment_faults.py", "test_embedding_model.py", "test_upgrades.py"),
+    *("test_unserved.py", "test_poison.py", "test_local_server.py", "test_network_faults.py"),
+    *("test_bad_input.py", "test_source_column.py", "test_claim_failures.py", "test_claims.py"),
+    *("test_adopt.py", "test_alter_switch.py", "test_every_target.py", "test_streams.py"),
+    *("test_wheel.py", "test_working_folder.py", "test_living_table.py", "test_apply.py"),
 )
 
 MEMORY = Path("/dev/shm")
