@@ -261,7 +261,9 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $function$
-    select k * case scan when 'halfvec' then 2 when 'binary' then 20 else 1 end
+    -- Of so many as there never are, all.
+    select least(k, 9223372036854775807 / times) * times
+    from (values (case scan when 'halfvec' then 2 when 'binary' then 20 else 1 end)) as wanted (times)
 $function$;
 
 comment on function pgembed.candidates is
@@ -352,7 +354,7 @@ declare
         from pgembed.vector_indexes
         where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
     );
-    candidates constant bigint := pgembed.candidates(k, scan);
+    candidates constant bigint := least(1000, pgembed.candidates(k, scan));
     measured constant integer := case when pipeline.ef_search_scan = scan then pipeline.ef_search end;
     wanted jsonb := jsonb_build_object(
         'hnsw.ef_search', greatest(

@@ -125,6 +125,7 @@ def index(
         with _watched(conninfo, pipeline):
             built = build_index(connection, pipeline, planned, on_warning=_warn)
         say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+        _say_what_is_used(connection, pipeline, planned)
 
 
 def _completed(
@@ -146,6 +147,16 @@ def _says_that_it_exists(connection: Connection, pipeline: Pipeline, planned: In
             say(f"{pipeline.name} has a vector index already: {found}")
             return True
     return False
+
+
+def _say_what_is_used(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> None:
+    """Say it if searches go on by an index of larger vectors that is there, too."""
+    from pgqueue_embed.vector_search.index import scan_of, vector_indexes
+
+    used = scan_of(connection, pipeline)
+    for found in vector_indexes(connection, pipeline):
+        if found.valid and found.quantize == used != planned.quantize:
+            say(f"searches are by {found}, as long as it is there; drop it to use the new one")
 
 
 def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) -> None:

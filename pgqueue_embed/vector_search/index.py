@@ -62,6 +62,12 @@ def vector_indexes(connection: Connection, pipeline: Pipeline) -> list[VectorInd
     ]
 
 
+def scan_of(connection: Connection, pipeline: Pipeline) -> str:
+    """Return what the index holds that searches are ordered by; exact if there is none."""
+    query = "select pgembed.search_scan(pipelines) from pgembed.pipelines where id = %s"
+    return str(connection.value(query, (pipeline.id,)))
+
+
 def has_vector_index(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether a search of the pipeline's vectors can use an index."""
     return any(index.valid for index in vector_indexes(connection, pipeline))

@@ -21,6 +21,7 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.pipeline.catalog import is_current
+from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
@@ -189,7 +190,7 @@ class _Scan:
 
 def _best(scan: _Scan) -> list[Hit]:
     request = scan.request
-    found = scan.nearest(request.offset + request.limit)
+    found = scan.nearest(min(request.offset + request.limit, MOST_COUNT))
     return [hit for hit in found if hit.score >= request.threshold][request.offset :]
 
 
@@ -197,7 +198,7 @@ def _best_of_records(scan: _Scan) -> list[Hit]:
     """Return the best chunk of each record; looks at more chunks until there are enough records."""
     request = scan.request
     wanted = request.offset + request.limit
-    count = 4 * wanted
+    count = min(4 * wanted, MOST_COUNT)
     while True:
         found = scan.nearest(count)
         best: dict[str, Hit] = {}
@@ -206,7 +207,7 @@ def _best_of_records(scan: _Scan) -> list[Hit]:
                 best.setdefault(hit.key, hit)
         if len(best) >= wanted or len(found) < count or found[-1].score < request.threshold:
             break
-        count *= 4
+        count = min(4 * count, MOST_COUNT)
     hits = list(best.values())[request.offset : wanted]
     matched = scan.matched([hit.key for hit in hits])
     return [replace(hit, matched=matched[hit.key]) for hit in hits]

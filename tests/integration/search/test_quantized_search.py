@@ -99,6 +99,15 @@ def test_program_and_sql_find_what_brute_force_finds(
     assert found >= 0.97 * wanted
 
 
+@pytest.mark.parametrize("per_record", [False, True])
+def test_all_are_found_by_who_asks_for_more_than_can_be(
+    conninfo: str, quantized: Pipeline, per_record: bool
+) -> None:
+    request = SearchRequest(limit=2**63 - 1, offset=1, threshold=-1.0, per_record=per_record)
+    with connect(conninfo) as own:
+        assert len(search(own, quantized, QUERIES[0], request)) == len(VECTORS) - 1
+
+
 def test_scores_are_those_of_the_whole_vectors(conninfo: str, quantized: Pipeline) -> None:
     with connect(conninfo) as own:
         hits = search(own, quantized, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))

@@ -121,6 +121,14 @@ def test_an_existing_index_is_named_and_left_alone(conninfo: str, reports: Pipel
     assert "m 16" in again.stdout
 
 
+def test_an_index_that_searches_do_not_use_is_said_to_be_so(
+    conninfo: str, reports: Pipeline
+) -> None:
+    assert "searches are by" not in pgembed(conninfo, "index", "reports").stdout
+    said = pgembed(conninfo, "index", "reports", "--quantize", "binary").stdout
+    assert "searches are by reports_chunks_embedding_hnsw (hnsw, m 16" in said
+
+
 def test_an_index_that_the_user_made_counts(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
