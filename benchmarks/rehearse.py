@@ -37,11 +37,11 @@ from pgqueue_embed.pipeline.columns import Column
 from tests.servers import temporary_server
 
 RECORDS = 10_000_000
-# Of a run of a million records: both generations with their indexes, and the source.
+# Both generations with their indexes, and the source.
 DISK_BYTES_A_RECORD = 2_600
 # WAL is kept up to max_wal_size, and an empty server takes some room.
 OTHER_BYTES = 6 * 1024**3
-SECONDS_A_RECORD = 0.0015
+SECONDS_A_RECORD = 0.002
 PAPER_RECORDS = 100_000_000
 
 RESULTS = Path(__file__).parent / "results"
@@ -67,17 +67,19 @@ def main() -> None:
     LogSettings(level="warning").apply()
     if not _has_room(console, arguments.records):
         sys.exit(1)
+    file = arguments.out or RESULTS / f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}.json"
+    stages: list[Stage] = []
     settings = {**PRODUCTION_SETTINGS, "wal_level": "replica"}
     with temporary_server(arguments.postgresql, settings) as server:
         found = rehearsal(
             new_database(server), arguments.records, arguments.changes or arguments.records // 10
         )
         with found.connection:
-            stages = [
-                _measured(console, found, name, stage) for name, stage in found.stages().items()
-            ]
+            for name, stage in found.stages().items():
+                stages.append(_measured(console, found, name, stage))
+                # Hours are long enough for a machine to go down: what is measured is kept.
+                _write(stages, arguments.records, file)
     _print(console, stages, arguments.records)
-    file = _write(stages, arguments.records, arguments.out)
     console.print(f"written to {file}", soft_wrap=True)
 
 
@@ -215,16 +217,14 @@ def _table(stages: list[Stage]) -> Table:
     return table
 
 
-def _write(stages: list[Stage], records: int, file: Path | None) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    file = file or RESULTS / f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}.json"
+def _write(stages: list[Stage], records: int, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
     found = {
         "machine": {**describe_machine(), "load_after": list(os.getloadavg())},
         "records": records,
         "stages": [asdict(each) for each in stages],
     }
     file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return file
 
 
 if __name__ == "__main__":
