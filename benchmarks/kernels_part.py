@@ -7,6 +7,7 @@ the part `gpu`. Skipped where torch finds no GPU of NVIDIA's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ TOKENS = 65_536
 PASSES = 10
 
 Pass = Callable[[], Any]
+Rate = Callable[[], float]
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
@@ -50,10 +52,13 @@ def _measure(bench: Bench, name: str, path: Path) -> Measured:
     mask = torch.ones_like(ids)
     mask[::2, LENGTH - 8 :] = 0
     with torch.no_grad():
-        variants = {
+        variants: dict[str, Rate] = {
             what: partial(_rate, rows, forward)
             for what, forward in _variants(path, ids, mask).items()
         }
+        whole = partial(_network(path, torch.float32).vectors, ids, None)
+        variants["fp32 with TF32"] = _within(_tf32, partial(_rate, rows, whole))
+        variants["bf16 by autocast"] = _within(_autocast, partial(_rate, rows, whole))
         bench.say(f"{name}: a first pass of each variant, to warm up and to compile")
         for variant in variants.values():
             variant()
@@ -90,6 +95,34 @@ def _network(path: Path, dtype: Any) -> TorchNetwork:
     network = TorchNetwork(understand(path, AS_ITS_FILES_SAY).stack)
     network.to(device="cuda", dtype=dtype)
     return network
+
+
+def _within(context: Callable[[], AbstractContextManager[Any]], rate: Rate) -> Rate:
+    """Return a measurement within a context, which holds the weights that it has converted."""
+
+    def measure_once() -> float:
+        with context():
+            return rate()
+
+    return measure_once
+
+
+def _autocast() -> AbstractContextManager[Any]:
+    import torch
+
+    context: AbstractContextManager[Any] = torch.autocast("cuda", dtype=torch.bfloat16)
+    return context
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _graph(forward: Pass) -> Pass:
