@@ -20,24 +20,24 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 class Storage:
     """Bytes in the database, with vectors and their index of one kind.
 
-    `table` is None for vectors in a column of the source, whose rows grow by them. Without an index
-    of that kind, for too many dimensions, what belongs to it is None. `wal` is what is logged while
-    all is embedded and indexed.
+    For vectors in a column of the source, whose rows are written anew, `table`, `key_indexes` and
+    `wal` are None. Without an index of that kind, for too many dimensions, what belongs to it is
+    None. `wal` is what is logged while all is embedded and indexed.
     """
 
     vectors: str
     index: str
     table: int | None
-    key_indexes: int
+    key_indexes: int | None
     vector_index: int | None
     index_memory: int | None
     ledger: int
-    wal: int
+    wal: int | None
 
     @property
     def in_all(self) -> int:
         """What lies on the disk in the end."""
-        return (self.table or 0) + self.key_indexes + (self.vector_index or 0) + self.ledger
+        return (self.table or 0) + (self.key_indexes or 0) + (self.vector_index or 0) + self.ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +161,11 @@ def _storage(
         vectors=vectors,
         index=index,
         table=None if in_column else table.table,
-        key_indexes=0 if in_column else table.key_indexes,
+        key_indexes=None if in_column else table.key_indexes,
         vector_index=None if of_vectors is None else of_vectors.index,
         index_memory=None if of_vectors is None else of_vectors.memory,
         ledger=ledger_bytes(records, _key_bytes(sample.chunks)),
-        wal=table.wal + (of_vectors.index if of_vectors else 0),
+        wal=None if in_column else table.wal + (of_vectors.index if of_vectors else 0),
     )
 
 

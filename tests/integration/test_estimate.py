@@ -211,6 +211,16 @@ class TestSamplesOfEverySource:
         assert found.records == pytest.approx(20_000, rel=2 * found.margin)
 
 
+def test_rows_of_the_source_that_get_a_vector_are_not_told_of(connection: Connection) -> None:
+    source = make_source(connection, ["The pump stopped."])
+    pipeline = make_pipeline(
+        connection, source, target=source, chunking="none", into_column="vector"
+    )
+    for each in estimated(connection, pipeline).storage:
+        assert (each.table, each.key_indexes, each.wal) == (None, None, None)
+        assert each.vector_index
+
+
 def test_empty_source_is_said(connection: Connection) -> None:
     pipeline = make_pipeline(connection, make_source(connection))
     with pytest.raises(UsageError, match=r"public\.reports has no rows: there is nothing"):
