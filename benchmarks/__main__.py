@@ -25,6 +25,7 @@ PARTS = {
     "device": "what the probe chose from, batch sizes and threads, for the forward pass",
     "gpu": "a GPU: its forward pass alone, and workers end to end",
     "kernels": "a GPU: formats, kernels and a compiler for its forward pass",
+    "cost": "the processor time of a record, by `pgembed work` and by a script",
     "waiting": "how long threads of a forward pass spin while they wait",
     "engines": "ONNX Runtime and OpenVINO for the forward pass, where they are installed",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from benchmarks import ceiling
@@ -22,20 +21,14 @@ from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.embedding.precision import AUTO, FP32, candidates
 from pgqueue_embed.embedding.probe import HOPELESS, probe
 from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
+from pgqueue_embed.embedding.working_clock import Clock, working_clock
 
 PART = "device"
 RECORDS = 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spent:
-    """The seconds of a forward pass over all chunks, by the clock and of the processor."""
-
-    seconds: float
-    processor_seconds: float
-
-
-Pass = Callable[[], Spent]
+# Chunks a second.
+Rate = Callable[[], float]
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
@@ -47,13 +40,16 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _variants(bench: Bench, chosen: EmbeddingModel, chunks: Sequence[Chunk]) -> Measured:
-    """Measure what the probe chose from, with the cosines of the canaries."""
+    """Measure what the probe chose from, by the clock that it has, with the canaries' cosines.
+
+    On a CPU, that is one thread and its own time: a busy machine does not change it.
+    """
     device, size = chosen.device, chosen.limits.max_tokens_per_batch
     variants = candidates(device, AUTO)
     probed = probe(variants, device)
     notes = [f"the probe takes {chosen.choice}"]
     notes += [f"not here: {each}, {why}" for each, why in probed.failures.items()]
-    passes: dict[str, Pass] = {}
+    rates: dict[str, Rate] = {}
     cosines: dict[str, float] = {}
     fastest = max(probed.rates.values())
     for variant, rate in probed.rates.items():
@@ -61,20 +57,19 @@ def _variants(bench: Bench, chosen: EmbeddingModel, chunks: Sequence[Chunk]) -> 
             notes.append(f"not timed: {variant}, {rate / fastest:.2f} of the fastest by the probe")
             continue
         model, cosines[str(variant)] = ceiling.in_variant(variant, device)
-        passes[str(variant)] = _pass(model, chunks, size)
-    spent = _interleaved(bench, passes)
-    processor = {name: [each.processor_seconds for each in runs] for name, runs in spent.items()}
+        rates[str(variant)] = _alone(model, chunks, size)
+    found = _interleaved(bench, rates)
     figures = [
         Figure(
             part=PART,
-            name=f"forward, {name}",
+            name=f"forward, {name}, one thread's own time",
             corpus=f"{len(chunks)} chunks of MAUDE",
             unit="chunks/s",
-            values=[len(chunks) / each.seconds for each in runs],
-            note=f"{ratio(processor[str(FP32)], processor[name]):.2f} of fp32's rate by processor"
-            f" time, lowest cosine of the canaries {cosines[name]:.5f}",
+            values=values,
+            note=f"{ratio(values, found[str(FP32)]):.2f} of fp32's rate,"
+            f" lowest cosine of the canaries {cosines[name]:.5f}",
         )
-        for name, runs in spent.items()
+        for name, values in found.items()
     ]
     return Measured(figures=figures, notes=notes)
 
@@ -82,32 +77,32 @@ def _variants(bench: Bench, chosen: EmbeddingModel, chunks: Sequence[Chunk]) -> 
 def _sizes(bench: Bench, model: EmbeddingModel, chunks: Sequence[Chunk]) -> Measured:
     """Measure the variant in use in batches of all sizes, and on one thread."""
     chosen = model.limits.max_tokens_per_batch
-    passes = {
-        f"{size:,} tokens a batch": _pass(model, chunks, size)
+    rates = {
+        f"{size:,} tokens a batch": _rate(model, chunks, size)
         for size in SIZES_OF[kind_of(model.device)]
     }
     if kind_of(model.device) == "cpu":
-        passes["one thread"] = _with_threads(1, _pass(model, chunks, chosen))
+        rates["one thread"] = _with_threads(1, _rate(model, chunks, chosen))
     figures = [
         Figure(
             part=PART,
             name=f"forward, {model.choice.variant}, {name}",
             corpus=f"{len(chunks)} chunks of MAUDE",
             unit="chunks/s",
-            values=[len(chunks) / each.seconds for each in runs],
+            values=values,
         )
-        for name, runs in _interleaved(bench, passes).items()
+        for name, values in _interleaved(bench, rates).items()
     ]
     tokens = sum(map(model.sequence_tokens, chunks))
     figures.append(_products(model, bench.rounds, tokens / len(chunks)))
     return Measured(figures=figures)
 
 
-def _interleaved(bench: Bench, passes: dict[str, Pass]) -> dict[str, list[Spent]]:
+def _interleaved(bench: Bench, rates: dict[str, Rate]) -> dict[str, list[float]]:
     bench.say("a first pass of each variant, to warm up")
-    for each in passes.values():
+    for each in rates.values():
         each()
-    return interleaved(bench.rounds, passes, on_run=bench.on_run)
+    return interleaved(bench.rounds, rates, on_run=bench.on_run)
 
 
 def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure:
@@ -141,31 +136,41 @@ def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure
     )
 
 
-def _pass(model: EmbeddingModel, chunks: Sequence[Chunk], size: int) -> Pass:
+def _rate(
+    model: EmbeddingModel,
+    chunks: Sequence[Chunk],
+    size: int,
+    clock: Clock = time.perf_counter,
+) -> Rate:
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
     batches = plan_batches(lengths, model.limits.resized(size))
 
-    def measure_once() -> Spent:
-        started, worked = time.perf_counter(), time.process_time()
+    def measure_once() -> float:
+        started = clock()
         with model.session():
             for batch in batches:
                 model.forward([chunks[row] for row in batch.rows], length=batch.length)
-        return Spent(
-            seconds=time.perf_counter() - started,
-            processor_seconds=time.process_time() - worked,
-        )
+        return len(chunks) / (clock() - started)
 
     return measure_once
 
 
-def _with_threads(count: int, measured: Pass) -> Pass:
+def _alone(model: EmbeddingModel, chunks: Sequence[Chunk], size: int) -> Rate:
+    def measure_once() -> float:
+        with working_clock(model.device) as clock:
+            return _rate(model, chunks, size, clock)()
+
+    return measure_once
+
+
+def _with_threads(count: int, rate: Rate) -> Rate:
     import torch
 
-    def measure_once() -> Spent:
+    def measure_once() -> float:
         usual = torch.get_num_threads()
         torch.set_num_threads(count)
         try:
-            return measured()
+            return rate()
         finally:
             torch.set_num_threads(usual)
 

@@ -12,9 +12,9 @@ from pgqueue_embed.embedding.working_clock import Clock
 TURNS = 4
 # The rival has to be so many times as fast: to change costs more than it may gain below that.
 CLEARLY = 1.1
-# A part of a batch is enough, of a large model a small one: a claim waits for it, and its lease.
-PART = 4
-LONGEST_SECONDS = 0.5
+# Longer batches are not computed again, nor more of one than this: a claim waits, and its lease.
+LONGEST_BATCH_SECONDS = 1.0
+LONGEST_SECONDS = 0.2
 
 # Computes chunks, padded to a length, and waits for them.
 Run = Callable[[Sequence[Chunk], int | None], object]
@@ -30,13 +30,15 @@ class Contest:
         self._own = own
         self._rival = rival
         self._turns: list[tuple[float, float]] = []
+        self._rows = 1
 
     def take_turn(self, chunks: Sequence[Chunk], length: int | None, clock: Clock) -> bool | None:
         """Time a batch in both; returns whether the rival is faster, None as long as it is open."""
-        part = float(PART)
         if self._turns:
-            part *= max(1.0, max(self._turns[-1]) / LONGEST_SECONDS)
-        chunks = chunks[: max(1, int(len(chunks) / part))]
+            slower = max(1e-9, *self._turns[-1])
+            self._rows = max(1, int(self._rows * LONGEST_SECONDS / slower))
+        chunks = chunks[: self._rows]
+        self._rows = len(chunks)
         times = [clock()]
         for run in (self._own, self._rival):
             run(chunks, length)

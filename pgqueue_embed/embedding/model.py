@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import network
 from pgqueue_embed.embedding.choice import Choice
 from pgqueue_embed.embedding.chooser import Chooser, key_of
-from pgqueue_embed.embedding.contest import Contest, Run
+from pgqueue_embed.embedding.contest import LONGEST_BATCH_SECONDS, Contest, Run
 from pgqueue_embed.embedding.devices import (
     choose_device,
     configure_device,
@@ -144,14 +145,17 @@ class EmbeddingModel(PlacedModel):
         Raises RecordFault as `forward` does; the read raises NonFiniteVectors. Rows that a lower
         precision has no vector for, because a number grew too large for it, are computed in fp32.
         """
+        started = time.monotonic()
         read, launched_in = self._start(chunks, length), self._placed
 
         def read_all() -> Vectors:
             raw = read()
+            seconds = time.monotonic() - started
             if self._placed is launched_in:
                 vectors = self._completed(chunks, raw)
                 if self._sample_agrees(chunks, vectors):
-                    self._compare_rates(chunks, length)
+                    if seconds <= LONGEST_BATCH_SECONDS:
+                        self._compare_rates(chunks, length)
                     return vectors
             return self.forward(chunks, length=length)
 

@@ -43,6 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", dimensions=64)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let batches take as long as a busy machine wants."""
+    monkeypatch.setattr(models, "LONGEST_BATCH_SECONDS", float("inf"))
+
+
 def batch(model: EmbeddingModel) -> list[Chunk]:
     """Return different texts that fill a batch."""
     rows = model.limits.rows_at(100)

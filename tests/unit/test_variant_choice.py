@@ -129,10 +129,11 @@ def test_real_batches_decide_once_they_have_had_their_turns(
     answers = [contest.take_turn(batch, None, clock) for _ in range(TURNS)]
     assert answers[:-1] == [None] * (TURNS - 1)
     assert answers[-1] is not None
-    assert sizes[0] == sizes[1] == 10
-    assert all(1 <= size <= 10 for size in sizes)
-    if max(seconds[0]) > 20 * LONGEST_SECONDS:
-        assert sizes[2] == 1
+    assert sizes[:2] == [1, 1]
+    assert all(1 <= size <= 40 for size in sizes)
+    for turn in range(1, TURNS):
+        size, before = sizes[2 * turn], sizes[2 * turn - 1]
+        assert size == 1 or size * max(seconds[turn - 1]) <= before * LONGEST_SECONDS * 1.01
 
 
 @pytest.mark.parametrize(
