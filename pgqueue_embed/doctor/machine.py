@@ -85,10 +85,10 @@ class Models:
         )
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path, use] = model
+        yield ok(subject, f"computes {model.choice}")
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
             f" chunks of up to {model.content_budget} tokens",
         )
-        yield ok(subject, f"computes {model.choice}")
         yield from (warning(subject, note) for note in model.notes)
