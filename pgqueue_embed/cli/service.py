@@ -11,9 +11,11 @@ import typer
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.group import PrintableGroup
 from pgqueue_embed.cli.options import connected
+from pgqueue_embed.cli.work import Processes
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import WORKER
+from pgqueue_embed.worker.settings import check_processes
 
 SERVICE = "Service"
 
@@ -48,6 +50,7 @@ def install(
             show_default=False,
         ),
     ] = None,
+    processes: Processes = "1",
     name: Name = "pgembed",
     system: System = False,
     run_as: Annotated[
@@ -75,10 +78,15 @@ def install(
     place = Place.of(name, is_system=system)
     user = _user(run_as, is_system=system)
     worker.settings(drain=False, pipelines=tuple(pipeline or ()))
+    check_processes(processes)
     with connect(conninfo) as connection:
         check_schema(connection)
         dsn = connection_string(connection)
-    arguments = (*worker.words(), *(f"--pipeline={each}" for each in pipeline or ()))
+    arguments = (
+        *worker.words(),
+        *(f"--pipeline={each}" for each in pipeline or ()),
+        f"--processes={processes}",
+    )
     for file in install_service(place, arguments, dsn, user=user):
         say(f"written: {file}")
     say(f"{name} runs; its log: {place.manager.log(name)}")

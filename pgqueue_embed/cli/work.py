@@ -18,14 +18,25 @@ from pgqueue_embed.cli.display import count, say
 from pgqueue_embed.cli.enqueue import queue_records
 from pgqueue_embed.cli.options import connected, log_settings, wants_log
 from pgqueue_embed.cli.worker_options import WorkerOptions
-from pgqueue_embed.errors import SetupError
+from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
 from pgqueue_embed.untrusted.shell import command
-from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.settings import WorkerSettings, check_processes
 from pgqueue_embed.worker.stop_reasons import DRAINED
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
+
+
+Processes = Annotated[
+    str,
+    typer.Option(
+        "--processes",
+        help="Worker processes on the one device: a number, or auto to add one after the other as"
+        " long as each makes it clearly faster.",
+        rich_help_panel=WORKER,
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -59,6 +70,7 @@ def work(
             show_default=False,
         ),
     ] = None,
+    processes: Processes = "1",
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 
@@ -73,20 +85,25 @@ def work(
     settings = worker.settings(
         drain=drain, pipelines=tuple(pipeline or ()), max_records=max_records
     )
-    reason, left = _work(conninfo, settings)
+    count = check_processes(processes)
+    if max_records is not None and count != 1:
+        raise UsageError("--max-records is of one process; leave --processes out")
+    reason, left = _work(conninfo, settings, count)
     if reason == DRAINED:
         suggest_index(conninfo, settings.pipelines, left)
 
 
-def _work(conninfo: str, settings: WorkerSettings) -> tuple[str, Mapping[str, str]]:
+def _work(
+    conninfo: str, settings: WorkerSettings, count: int | None
+) -> tuple[str, Mapping[str, str]]:
     """Work behind a screen, or with a log where there is none, or a person wants one."""
     from pgqueue_embed.cli.terminal import is_screen
 
     if not is_screen(sys.stderr) or wants_log():
-        return _supervise(conninfo, settings)
+        return _supervise(conninfo, settings, count=count)
     name = settings.pipelines[0] if len(settings.pipelines) == 1 else None
     with _followed(conninfo, name) as update:
-        return _supervise(conninfo, settings, quiet=True, on_tick=update)
+        return _supervise(conninfo, settings, count=count, quiet=True, on_tick=update)
 
 
 @contextmanager
@@ -104,21 +121,27 @@ def _supervise(
     conninfo: str,
     settings: WorkerSettings,
     *,
+    count: int | None = 1,
     quiet: bool = False,
     on_tick: Callable[[], None] = lambda: None,
 ) -> tuple[str, Mapping[str, str]]:
     """Work, and return why it ended, and what is left undone: the reason by pipeline."""
     from pgqueue_embed import log
+    from pgqueue_embed.worker.processes import WorkerProcesses
     from pgqueue_embed.worker.supervisor import Supervisor
 
     how = log_settings(quiet=quiet)
     how.apply()
     log.get_logger().debug("supervisor started")
-    supervisor = Supervisor(conninfo, settings, how, on_tick=on_tick, tell=_tell)
-    reason = supervisor.run()
-    if supervisor.interrupted:
+
+    def start() -> Supervisor:
+        return Supervisor(conninfo, settings, how, tell=_tell)
+
+    processes = WorkerProcesses(start, count, conninfo, on_tick=on_tick)
+    reason = processes.run()
+    if processes.interrupted:
         raise KeyboardInterrupt
-    return reason, supervisor.left
+    return reason, processes.left
 
 
 def _tell(text: str) -> None:

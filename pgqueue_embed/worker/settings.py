@@ -12,6 +12,9 @@ from pgqueue_embed.pipeline.pipeline import WORKER
 # A day: ten leases, in milliseconds, are a timeout that PostgreSQL takes.
 MAX_SECONDS = 86_400
 
+# Of one command; each holds the model once more.
+MOST_PROCESSES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
@@ -102,3 +105,12 @@ class WorkerSettings:
     def from_json(cls, values: dict[str, Any]) -> WorkerSettings:
         """Return the settings that `to_json` gave."""
         return cls(**{**values, "pipelines": tuple(values["pipelines"])})
+
+
+def check_processes(wanted: str) -> int | None:
+    """Return how many processes are asked for, None for as many as help; raises UsageError."""
+    if wanted == "auto":
+        return None
+    if wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= MOST_PROCESSES:
+        return int(wanted)
+    raise UsageError(f"--processes {wanted}: give auto, or 1 to {MOST_PROCESSES}")

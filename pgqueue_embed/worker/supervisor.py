@@ -12,8 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -58,7 +57,7 @@ class _Process:
     claims_in_hand: int | None = None
     left: dict[str, str] = field(default_factory=dict)
     unavailable: bool = False
-    signalled: bool = False
+    signals: int = 0
     unread: bytes = field(default=b"", repr=False)
 
     def read_reports(self) -> None:
@@ -73,7 +72,7 @@ class _Process:
     @property
     def crashed(self) -> bool:
         """Whether the process is gone without having said why, or because its device hung."""
-        stopped_by_us = self.signalled and self.popen.returncode in STOP_CODES
+        stopped_by_us = self.signals and self.popen.returncode in STOP_CODES
         silent = self.ended is None and self.failed is None and not stopped_by_us
         return silent or self.ended == STALLED
 
@@ -103,18 +102,14 @@ class Supervisor:
         settings: WorkerSettings,
         log: LogSettings,
         *,
-        on_tick: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`on_tick` is called several times a second while the worker works.
-
-        What a person who stops it wants to know at once, one line, is handed to `tell`.
-        """
+        """What a person who stops it wants to know at once, one line, is handed to `tell`."""
         self._conninfo = conninfo
         self._settings = settings
         self._log = log
-        self._on_tick = on_tick
         self._tell = tell
+        self.left: dict[str, str] = {}
         self._stops = 0
         self._stopped_at: float | None = None
         self._told_stops = 0
@@ -132,31 +127,32 @@ class Supervisor:
         Raises SetupError for what the worker could not start with, MachineFault when this machine
         kills its workers whatever they do.
         """
-        with self._signals():
-            while True:
-                process = self._start()
-                self._wait(process)
-                if process.crashed:
-                    self._after_crash(process)
-                elif process.failed is not None:
-                    self._after_failure(process)
-                elif process.ended not in (ANOTHER_MODEL, RECYCLED):
-                    self.left = process.left
-                    return process.ended or STOPPED
-                if self._stops:
-                    return STOPPED
-                self._settings = replace(self._settings, last_model=process.model)
+        while True:
+            process = self._start()
+            self._wait(process)
+            if process.crashed:
+                self._after_crash(process)
+            elif process.failed is not None:
+                self._after_failure(process)
+            elif process.ended not in (ANOTHER_MODEL, RECYCLED):
+                self.left = process.left
+                return process.ended or STOPPED
+            if self._stops:
+                return STOPPED
+            self._settings = replace(self._settings, last_model=process.model)
+
+    @property
+    def worker_id(self) -> int | None:
+        """The number of the worker that runs now; None until it is ready to claim."""
+        return None if self._process is None else self._process.worker_id
 
     def stop(self) -> None:
-        """Ask for the end: after the claim in hand, at once, and the third time by force."""
-        self._stops += 1
-        self._stopped_at = self._stopped_at or time.monotonic()
-        self._forward()
+        """Ask for the end: after the claim in hand, at once, and the third time by force.
 
-    def _interrupt(self) -> None:
-        """Stop at a Ctrl-C."""
-        self.interrupted = True
-        self.stop()
+        From any thread; the one that runs the worker sends the signals, one at a time.
+        """
+        self._stopped_at = self._stopped_at or time.monotonic()
+        self._stops += 1
 
     def _start(self) -> _Process:
         reading, writing = os.pipe()
@@ -182,8 +178,8 @@ class Supervisor:
     def _wait(self, process: _Process) -> None:
         while process.popen.poll() is None:
             process.read_reports()
+            self._forward(process)
             self._tell_of_stop(process)
-            self._on_tick()
             time.sleep(TICK_SECONDS)
         process.read_reports()
         self._tell_of_stop(process)
@@ -220,12 +216,12 @@ class Supervisor:
         them = "it" if number == 1 else "them"
         return f"finishing {some} (up to {seconds:.0f} s); {again} {them} back"
 
-    def _forward(self) -> None:
-        process = self._process
-        if process is None or process.popen.poll() is not None:
+    def _forward(self, process: _Process) -> None:
+        """Send the next of the signals that are due; two at once would arrive as one."""
+        if process.signals >= self._stops or process.popen.poll() is not None:
             return
-        process.signalled = True
-        if self._stops >= 3:
+        process.signals += 1
+        if process.signals >= 3:
             process.popen.kill()
         else:
             process.popen.terminate()
@@ -241,7 +237,6 @@ class Supervisor:
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stops:
-            self._on_tick()
             time.sleep(min(TICK_SECONDS, seconds))
 
     def _after_crash(self, process: _Process) -> None:
@@ -286,24 +281,6 @@ class Supervisor:
                 return None
             time.sleep(reconnect_delay_seconds(failures, jitter=0.5))
             failures += 1
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        # A closed terminal is a request to leave, too.
-        handlers = {
-            signal.SIGINT: self._interrupt,
-            signal.SIGTERM: self.stop,
-            signal.SIGHUP: self.stop,
-        }
-        before = {
-            number: signal.signal(number, lambda *_, react=react: react())
-            for number, react in handlers.items()
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _send(popen: subprocess.Popen[bytes], line: bytes) -> None:

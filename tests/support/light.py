@@ -134,11 +134,7 @@ def light_process(
 
 
 class ThreadSupervisor(Supervisor):
-    """The real supervisor, in a thread of the test: signals are not its business there."""
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        yield
+    """The real supervisor, in a thread of the test."""
 
     @property
     def worker_pid(self) -> int | None:
@@ -224,7 +220,7 @@ def light_workers(
         DSN_VARIABLE: conninfo,
         light_worker.SECONDS_VARIABLE: str(batch_seconds),
     }
-    with environment(**variables), _light_program():
+    with environment(**variables), light_program():
         running = [
             _supervise(conninfo, light_settings(**fields), folder / f"supervised-{number}.log")
             for number in range(count)
@@ -242,7 +238,7 @@ def _supervise(conninfo: str, settings: WorkerSettings, log_file: Path) -> Super
 
 
 @contextmanager
-def _light_program() -> Iterator[None]:
+def light_program() -> Iterator[None]:
     usual = supervisor.WORKER_PROGRAM
     supervisor.WORKER_PROGRAM = LIGHT_PROGRAM
     try:

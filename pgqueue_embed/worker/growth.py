@@ -1,0 +1,117 @@
+"""How many worker processes help on this machine: found by adding one after the other.
+
+A process cuts and writes with one core's worth of Python at a time, which is too slow for a large
+GPU (docs/performance.md). Whether another one helps is not to be known but by trying.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from pgqueue_embed.db import applications
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
+from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.worker.settings import MOST_PROCESSES
+
+# The rate is that of the last minute; claims have grown, and the device is warm, in the one before.
+SETTLING_SECONDS = 120.0
+LOOK_SECONDS = 5.0
+
+# One more process holds the model once more, and a minute is not like the other.
+WORTH = 1.1
+
+
+class Growth:
+    """A thread that says by `wanted` how many processes there should be, from one on.
+
+    `worker_ids` returns those of the processes that are ready, each time that it is asked.
+    """
+
+    def __init__(self, conninfo: str, worker_ids: Callable[[], Sequence[int]]) -> None:
+        self.wanted = 1
+        self._conninfo = conninfo
+        self._worker_ids = worker_ids
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="growth", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._done.set()
+
+    def give_up(self, processes: int) -> None:
+        """Want so many from now on, since another one could not be had."""
+        self.wanted = processes
+        self._done.set()
+
+    def _run(self) -> None:
+        rates: list[float] = []
+        while not self._done.is_set():
+            try:
+                rate = self._rate()
+            except (PgembedError, psycopg.Error) as error:
+                get_logger().debug("rate not read", reason=first_line(error))
+                rate = None
+            if rate is None:
+                continue
+            rates.append(rate)
+            wanted = wanted_processes(rates)
+            get_logger().info(
+                "worker processes", chunks_per_second=round(rate), now=self.wanted, wanted=wanted
+            )
+            if wanted <= self.wanted:
+                self.give_up(wanted)
+            self.wanted = wanted
+
+    def _rate(self) -> float | None:
+        """Wait until all processes have worked for a while; returns their chunks a second.
+
+        None if they have not: one of them began anew, there was nothing to do, or all is over.
+        """
+        began = time.monotonic()
+        ids: Sequence[int] = ()
+        while time.monotonic() < began + SETTLING_SECONDS:
+            if self._done.wait(LOOK_SECONDS):
+                return None
+            before, ids = ids, self._worker_ids()
+            if len(ids) < self.wanted or (before and before != ids):
+                began = time.monotonic()
+        with connect(
+            self._conninfo,
+            application_name=applications.PROGRESS,
+            patience_seconds=BOOKKEEPING_SECONDS,
+        ) as connection:
+            (devices, rate, pending), *_ = connection.execute(RATE, {"ids": list(ids)}).fetchall()
+        if devices is not None and "cpu" in devices:
+            self.give_up(1)  # a process computes on all cores
+            return None
+        return float(rate) if rate and pending else None
+
+
+# Without anything pending at the end, there may have been too little to do before.
+RATE = """
+select
+    (select array_agg(device) from pgembed.worker_status where worker_id = any (%(ids)s)),
+    (select sum(chunks_per_second) from pgembed.worker_status where worker_id = any (%(ids)s)),
+    (select sum(pending) from pgembed.progress where state = 'active')
+"""
+
+
+def wanted_processes(rates: Sequence[float], *, most: int = MOST_PROCESSES) -> int:
+    """Return how many processes there should be, after `rates` of one, two, three and so on.
+
+    One more as long as the last has made all of them clearly faster; else one fewer.
+    """
+    now = len(rates)
+    if now > 1 and rates[-1] < WORTH * rates[-2]:
+        return now - 1
+    return min(now + 1, most)
