@@ -61,6 +61,8 @@ COMMANDS = (
     "search NAME query",
     "index NAME",
     "index NAME --drop",
+    "evaluate NAME",
+    "evaluate NAME --queries WHERE",
     "alter NAME --rename NAME2",
     "alter NAME --priority 3",
     "alter NAME --where WHERE",

@@ -19,8 +19,8 @@ def wait_until(
     deadline = started + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-        # Often at first, and at last a tenth later than it could: a look costs more than a wait.
-        time.sleep(max(0.01, 0.1 * (time.monotonic() - started)))
+        # A look costs more than a wait; but what is true for a moment only has to be seen, too.
+        time.sleep(min(0.1, max(0.01, 0.1 * (time.monotonic() - started))))
 
 
 def is_blocked(observer: Connection, pid: int) -> bool:
