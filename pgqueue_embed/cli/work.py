@@ -134,18 +134,22 @@ def _supervise(
     how.apply()
     log.get_logger().debug("supervisor started")
 
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        """Say once what several processes have to say."""
+        if text not in told:
+            told.add(text)
+            say(text, err=True)
+
     def start() -> Supervisor:
-        return Supervisor(conninfo, settings, how, tell=_tell)
+        return Supervisor(conninfo, settings, how, tell=tell)
 
     processes = WorkerProcesses(start, count, conninfo, on_tick=on_tick)
     reason = processes.run()
     if processes.interrupted:
         raise KeyboardInterrupt
     return reason, processes.left
-
-
-def _tell(text: str) -> None:
-    say(text, err=True)
 
 
 def run(
