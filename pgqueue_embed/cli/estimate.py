@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import console, plain_table, print_json, progress_console, size
+from pgqueue_embed.cli.display import (
+    console,
+    duration,
+    plain_table,
+    print_json,
+    progress_console,
+    size,
+)
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.errors import UsageError
 
@@ -110,7 +117,7 @@ def show(found: Estimate) -> None:
     out.print()
     out.print(
         "memory for the index: with less, its build takes many times as long. binary: an index of"
-        " bits, which you make and search in SQL. WAL: while all is embedded and indexed.",
+        " bits (--quantize binary). WAL: while all is embedded and indexed.",
         soft_wrap=True,
     )
 
@@ -133,7 +140,7 @@ def _amounts(found: Estimate) -> Table:
     table.add_row("tokens", _about(found.tokens, found), f"{found.tokens / chunks:.0f} a chunk")
     if found.hours is not None and found.rate is not None:
         rate = f"at {found.rate.chunks_per_second:,.4g} chunks a second: {found.rate.of}"
-        table.add_row("hours", f"{found.hours:,.3g}", rate)
+        table.add_row("time", duration(max(1.0, 3600 * found.hours)), rate)
     return table
 
 

@@ -22,7 +22,7 @@ app = typer.Typer(
 def export_model(
     conninfo: str,
     name: Annotated[str, typer.Argument(help="The pipeline.")],
-    file: Annotated[Path, typer.Argument(help="The archive to write.")],
+    archive: Annotated[Path, typer.Argument(help="The archive to write.")],
     model_path: Annotated[
         str | None,
         typer.Option(
@@ -44,11 +44,11 @@ def export_model(
     with connect(conninfo) as connection:
         pipeline = load_pipeline(connection, name)
     resolved = check_local_model(pipeline, model_path)
-    export_model(resolved.path, pipeline.model, pipeline.model_revision, file)
-    say(f"written: {file}; on other machines: {command('model', 'import', str(file))}")
+    export_model(resolved.path, pipeline.model, pipeline.model_revision, archive)
+    say(f"written: {archive}; on other machines: {command('model', 'import', archive.name)}")
 
 
-def import_model(file: Annotated[Path, typer.Argument(help="The archive.")]) -> None:
+def import_model(archive: Annotated[Path, typer.Argument(help="The archive.")]) -> None:
     """Unpack a model that `model export` has packed, after comparing every file with its SHA-256.
 
     Example: pgembed model import model.zip
@@ -56,7 +56,7 @@ def import_model(file: Annotated[Path, typer.Argument(help="The archive.")]) -> 
     from pgqueue_embed.embedding.model_archive import import_model
     from pgqueue_embed.embedding.resolve import is_folder
 
-    contents, folder = import_model(file)
+    contents, folder = import_model(archive)
     if is_folder(contents.name):
         say(f"unpacked; work with it: {command('work', '--model-path', str(folder))}")
     else:

@@ -6,6 +6,7 @@ import getpass
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgqueue_embed.errors import SetupError
 from pgqueue_embed.service.job import RESTART_SECONDS, STOP_SECONDS, Job
 from pgqueue_embed.service.programs import run, succeeds
 
@@ -61,9 +62,20 @@ class Systemd:
 
     def load(self, name: str) -> None:
         """Enable the unit and start it; one that runs is stopped first."""
-        run([*self._systemctl, "daemon-reload"])
+        self._reach()
         run([*self._systemctl, "enable", _unit(name)])
         run([*self._systemctl, "restart", _unit(name)])
+
+    def _reach(self) -> None:
+        """Have the files read; raises SetupError with the way out where nothing manages units."""
+        try:
+            run([*self._systemctl, "daemon-reload"])
+        except SetupError as error:
+            if self.is_system or "bus" not in str(error):
+                raise
+            raise SetupError(
+                f"{error}; units of yours take a session: log in as yourself, or give --system"
+            ) from None
 
     def unload(self, name: str) -> None:
         """Stop and disable the unit."""

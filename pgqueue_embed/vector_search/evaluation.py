@@ -15,6 +15,7 @@ from pgqueue_embed.db.session import Connection, RawCursor
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
+from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import count_vectors, vector_indexes
 from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
 from pgqueue_embed.vector_search.relation import Relation, relation_of
@@ -155,11 +156,11 @@ def _index_of(connection: Connection, pipeline: Pipeline, relation: Relation) ->
                 return index.name
             raise UsageError(
                 f"{pipeline.name} is searched by {index}, and what is evaluated is the ef_search of"
-                " an hnsw index; build one: pgembed index"
+                f" an hnsw index; build one: {command('index', pipeline.name)}"
             )
     raise UsageError(
-        f"{pipeline.name} has no vector index, so that its searches are exact; build one: pgembed"
-        " index"
+        f"{pipeline.name} has no vector index, so that its searches are exact; build one:"
+        f" {command('index', pipeline.name)}"
     )
 
 

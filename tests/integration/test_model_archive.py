@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgqueue_embed.cli.app import app
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import resolve_model
 from pgqueue_embed.embedding.fingerprint import fingerprint
@@ -222,3 +224,15 @@ def test_what_is_no_archive_or_compressed_is_refused(
         assert failed.exit_code == 1
         assert str(given_file) in (failed.error or "")
         assert "\n" not in (failed.error or "")
+
+
+def test_no_argument_of_a_command_is_taken_for_the_configuration_file() -> None:
+    groups = [each.typer_instance for each in app.registered_groups]
+    commands = [each for typer in (app, *groups) if typer for each in typer.registered_commands]
+    having = {
+        each.callback.__name__
+        for each in commands
+        if each.callback and "file" in inspect.signature(each.callback).parameters
+    }
+
+    assert having == {"apply"}
