@@ -38,9 +38,12 @@ class BatchSizes:
 
     @property
     def next(self) -> int:
-        """The size to compute the next claim in: of those with the fewest turns the first."""
-        order = sorted(self._rates, key=lambda size: (size != self._first, size))
-        return min(order, key=lambda size: len(self._rates[size]))
+        """The size to compute the next claim in: of those with the fewest turns the first.
+
+        From any thread: sizes may be left out meanwhile.
+        """
+        rates = self._rates
+        return min(rates, key=lambda size: (len(rates[size]), size != self._first, size))
 
     def took(self, size: int, tokens: int, seconds: float) -> None:
         """Count what a claim of so many tokens took; one that fills few batches does not count.

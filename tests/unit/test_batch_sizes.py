@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -151,3 +151,19 @@ def test_a_model_with_a_size_has_nothing_to_learn() -> None:
     runner = runner_module.BatchRunner(FakeModel())
     assert runner.limits == runner.planned == limits_for("cpu")
     assert runner.learn(1_024, ENOUGH, 1.0) is None
+
+
+def test_size_that_is_left_out_by_another_thread_meanwhile_is_no_fault() -> None:
+    class Meanwhile(dict[int, list[float]]):
+        """Has the largest size left out once all of them have been listed."""
+
+        def __iter__(self) -> Iterator[int]:
+            yield from super().__iter__()
+            if sizes._rates is self:
+                sizes._rates = {size: [] for size in SIZES if size != max(SIZES)}
+
+    sizes = BatchSizes(SIZES, first=max(SIZES))
+    sizes._rates = Meanwhile(sizes._rates)
+
+    assert sizes.next in SIZES
+    assert max(sizes._rates) < max(SIZES)
