@@ -11,10 +11,9 @@ import typer
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.group import PrintableGroup
 from pgqueue_embed.cli.options import connected
-from pgqueue_embed.cli.work import Processes
+from pgqueue_embed.cli.work import OnlyPipelines, Processes
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.pipeline import WORKER
 from pgqueue_embed.worker.settings import check_processes
 
 SERVICE = "Service"
@@ -41,15 +40,7 @@ app = typer.Typer(
 def install(
     conninfo: str,
     worker: WorkerOptions,
-    pipeline: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pipeline",
-            help="Work on this pipeline only; repeatable. \\[default: all]",
-            rich_help_panel=WORKER,
-            show_default=False,
-        ),
-    ] = None,
+    pipeline: OnlyPipelines = None,
     processes: Processes = "1",
     name: Name = "pgembed",
     system: System = False,

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
 
 
+OnlyPipelines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pipeline",
+        help="Work on this pipeline only; repeatable. \\[default: all]",
+        rich_help_panel=WORKER,
+        show_default=False,
+    ),
+]
 Processes = Annotated[
     str,
     typer.Option(
@@ -52,15 +61,7 @@ def work(
         bool,
         typer.Option("--drain", help="Leave when nothing is pending.", rich_help_panel=WORKER),
     ] = False,
-    pipeline: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pipeline",
-            help="Work on this pipeline only; repeatable. \\[default: all]",
-            rich_help_panel=WORKER,
-            show_default=False,
-        ),
-    ] = None,
+    pipeline: OnlyPipelines = None,
     max_records: Annotated[
         int | None,
         typer.Option(
