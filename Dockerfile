@@ -8,7 +8,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY pgqueue_embed pgqueue_embed
 COPY migrations migrations
 RUN pip install --no-cache-dir --constraint constraints.txt --index-url "$TORCH_INDEX" torch \
-    && pip install --no-cache-dir --constraint constraints.txt ".[bundled-model]" \
+    && pip install --no-cache-dir --constraint constraints.txt ".[bundled-model,server]" \
     && useradd --create-home --uid 1000 pgembed
 
 USER 1000
