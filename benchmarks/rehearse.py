@@ -28,12 +28,12 @@ from rich.table import Table
 from benchmarks.database import PRODUCTION_SETTINGS, new_database
 from benchmarks.machine import describe_machine
 from benchmarks.rehearsal_stages import DIMENSIONS, Rehearsal, rehearsal
-from pgqueue_embed.cli.display import duration, size
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
 from pgqueue_embed.estimation.text_sample import StoredChunk
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.pipeline.columns import Column
+from pgqueue_embed.quantities import duration, size
 from tests.servers import temporary_server
 
 RECORDS = 10_000_000

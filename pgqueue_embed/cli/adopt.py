@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import confirm, count, say
+from pgqueue_embed.cli.display import confirm, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import SampleOptions
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.build_progress import sentence, share, watched_build
-from pgqueue_embed.cli.display import count, one_line, say
+from pgqueue_embed.cli.display import one_line, say
 from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, plain_table, say
+from pgqueue_embed.cli.display import console, plain_table, say
 from pgqueue_embed.cli.options import connected, log_settings
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.quantities import count
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection

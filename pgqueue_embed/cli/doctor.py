@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, one_line
+from pgqueue_embed.cli.display import console, one_line
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 from pgqueue_embed.pipeline.spec import USE_OPTIONS
+from pgqueue_embed.quantities import count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import (
-    console,
-    duration,
-    plain_table,
-    print_json,
-    progress_console,
-    size,
-)
+from pgqueue_embed.cli.display import console, plain_table, print_json, progress_console
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.quantities import duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, count, plain_table, print_json, say
+from pgqueue_embed.cli.display import console, plain_table, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.quantities import count
 
 if TYPE_CHECKING:
     from rich.table import Table

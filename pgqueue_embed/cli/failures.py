@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgqueue_embed.cli.display import (
-    console,
-    count,
-    one_line,
-    plain_table,
-    print_json,
-    say,
-)
+from pgqueue_embed.cli.display import console, one_line, plain_table, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from pgqueue_embed.cli import minute_lines, words
-from pgqueue_embed.cli.display import duration, say
+from pgqueue_embed.cli import minute_lines
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.live import Screen, ending
 from pgqueue_embed.cli.terminal import Terminal, is_screen
+from pgqueue_embed.monitoring import words
 from pgqueue_embed.monitoring.watcher import Watcher
+from pgqueue_embed.quantities import duration
 
 if TYPE_CHECKING:
     from pgqueue_embed.monitoring.snapshot import Snapshot

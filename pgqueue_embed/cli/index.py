@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli.build_progress import sentence, watched_build
-from pgqueue_embed.cli.display import confirm, console, count, duration, progress_console, say, size
+from pgqueue_embed.cli.display import confirm, console, progress_console, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import PipelineName
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.quantities import count, duration, size
 
 if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from pgqueue_embed.cli import words
-from pgqueue_embed.cli.display import count, make_console
-from pgqueue_embed.cli.picture import Frame, collapsed, events, failures, picture
+from pgqueue_embed.cli.display import make_console
+from pgqueue_embed.cli.picture import Frame, events, failures, picture
 from pgqueue_embed.cli.terminal import ESCAPE, Terminal
+from pgqueue_embed.monitoring import actions, words
+from pgqueue_embed.monitoring.news import collapsed
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.foreign_text import printable
 
 if TYPE_CHECKING:
-    from pgqueue_embed.db.session import Connection
     from pgqueue_embed.monitoring.snapshot import PipelineState, Row, Snapshot
     from pgqueue_embed.monitoring.watcher import Watcher
 
@@ -29,15 +30,13 @@ MOST_EVENTS = 5
 TAB = "\t"
 YES = ("y", "Y")
 
-Action = Callable[["Connection"], str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What is asked before `action` is done, which returns what to say then."""
 
     text: str
-    action: Action
+    action: actions.Action
 
 
 class Screen:
@@ -103,21 +102,9 @@ class Screen:
         elif key.isdigit() and self._shows_failures:
             self._question = self._retry_group(int(key))
 
-    def _act(self, action: Action) -> None:
+    def _act(self, action: actions.Action) -> None:
         """Do what was asked for, over a connection of its own and with no other rights."""
-        import psycopg
-
-        from pgqueue_embed.db.errors import refused
-        from pgqueue_embed.db.session import connect
-        from pgqueue_embed.errors import PgembedError
-
-        try:
-            with connect(self._conninfo) as connection:
-                self._say(action(connection))
-        except PgembedError as error:
-            self._say(f"not done: {error}")
-        except psycopg.Error as error:
-            self._say(f"not done: {refused(error)}")
+        self._say(actions.act(self._conninfo, action))
         self._watcher.look_now()
 
     def _say(self, message: str) -> None:
@@ -145,9 +132,10 @@ class Screen:
             return None
         name = pipeline.name
         if pipeline.row["state"] == "paused":
-            return Question(text=f"resume {name}?", action=lambda c: _resume(c, name))
+            return Question(text=f"resume {name}?", action=lambda c: actions.resume(c, name))
         return Question(
-            text=f"pause {name}? Workers finish what they hold.", action=lambda c: _pause(c, name)
+            text=f"pause {name}? Workers finish what they hold.",
+            action=lambda c: actions.pause(c, name),
         )
 
     def _retry_all(self) -> Question | None:
@@ -159,7 +147,9 @@ class Screen:
             return None
         name = pipeline.name
         letters = count(pipeline.row["dead"], "dead letter")
-        return Question(text=f"retry {letters} of {name}?", action=lambda c: _retry(c, name, None))
+        return Question(
+            text=f"retry {letters} of {name}?", action=lambda c: actions.retry(c, name, None)
+        )
 
     def _retry_group(self, number: int) -> Question | None:
         groups = self._groups()
@@ -169,7 +159,8 @@ class Screen:
         name, kind = str(row["pipeline"]), str(row["error"] or "")
         letters = count(row["failures"], "dead letter")
         return Question(
-            text=f"retry {letters} of {name}: {kind}?", action=lambda c: _retry(c, name, kind)
+            text=f"retry {letters} of {name}: {kind}?",
+            action=lambda c: actions.retry(c, name, kind),
         )
 
     def _groups(self) -> Sequence[Row]:
@@ -250,29 +241,6 @@ def _rendered(console: Console, parts: Sequence[object]) -> list[str]:
         for part in parts:
             console.print(part)
     return captured.get().splitlines()
-
-
-def _pause(connection: Connection, name: str) -> str:
-    from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
-
-    pause_pipeline(connection, load_pipeline(connection, name), "paused by a person")
-    return f"paused {name}"
-
-
-def _resume(connection: Connection, name: str) -> str:
-    from pgqueue_embed.pipeline.catalog import load_pipeline, resume_pipeline
-
-    resume_pipeline(connection, load_pipeline(connection, name))
-    return f"resumed {name}"
-
-
-def _retry(connection: Connection, name: str, kind: str | None) -> str:
-    from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.queue import dead_letters
-
-    pipeline = load_pipeline(connection, name)
-    retried = dead_letters.retry(connection, pipeline, kind=kind)
-    return f"put {count(retried, 'dead letter')} of {name} back into the queue"
 
 
 def ending(snapshot: Snapshot, no_worker: str = words.NO_WORKER) -> list[str]:

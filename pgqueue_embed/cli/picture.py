@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from pgqueue_embed.cli import words
-from pgqueue_embed.cli.display import count, duration, plain_table, size
+from pgqueue_embed.cli.display import plain_table
+from pgqueue_embed.monitoring import words
+from pgqueue_embed.monitoring.news import parted, share, stopped_line
+from pgqueue_embed.quantities import count, duration, size
 from pgqueue_embed.untrusted.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -71,11 +73,11 @@ def picture(
             parts += [_head(each, frame, selected), *_facts(each, frame)]
     else:
         parts += _some_heads(snapshot.pipelines, frame, selected, most)
-    shown, stopped = _parted(snapshot.workers)
+    shown, stopped = parted(snapshot.workers)
     if shown:
         parts += [Text(), _workers(shown, snapshot, frame)]
     if stopped:
-        parts.append(Text(_stopped_line(stopped), style="dim"))
+        parts.append(Text(stopped_line(stopped), style="dim"))
     if snapshot.failures:
         parts += [Text(), *(_failure(row, frame) for row in snapshot.failures[:3])]
     return parts
@@ -156,28 +158,6 @@ def _spark(minutes: Sequence[int], frame: Frame) -> str:
     return drawn.lstrip()
 
 
-def _parted(workers: Sequence[WorkerState]) -> tuple[list[WorkerState], list[WorkerState]]:
-    """Part the workers that are to be shown from those that have stopped and are news no more."""
-    live_hosts = {each.row["host"] for each in workers if each.is_live}
-    shown: list[WorkerState] = []
-    stopped: list[WorkerState] = []
-    for each in workers:
-        crashed = str(each.row["stop_reason"]).startswith(words.CRASHED)
-        is_news = crashed and each.row["host"] not in live_hosts
-        ended = each.row["state"] == "stopped" and not is_news
-        (stopped if ended else shown).append(each)
-    return shown, stopped
-
-
-def _stopped_line(stopped: Sequence[WorkerState]) -> str:
-    reasons: dict[str, int] = {}
-    for each in stopped:
-        reason = printable(each.row["stop_reason"] or "stopped", 60)
-        reasons[reason] = reasons.get(reason, 0) + 1
-    told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-    return f"ended in the last 10 minutes: {told}"
-
-
 @dataclass(frozen=True)
 class _Column:
     """A column of the table of workers: its title, what is in it, whether that is a number."""
@@ -200,13 +180,7 @@ def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, frame: Frame) -
 
 def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
     """Return the columns that fit, those of text before those of numbers."""
-    total = sum(each.pace.records_per_second for each in snapshot.workers if each.pace)
     is_middle, is_wide = frame.width >= MIDDLE, frame.width >= WIDE
-
-    def share(worker: WorkerState) -> str:
-        if not worker.pace or not total or not worker.is_live:
-            return "–"
-        return f"{100 * worker.pace.records_per_second / total:.0f} %"
 
     columns = [
         (True, _Column("Worker", lambda each: _name(each, frame), is_number=False)),
@@ -214,7 +188,7 @@ def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
         (is_wide, _Column("Device", _device, is_number=False)),
         (is_middle, _Column("30 min", lambda each: _minutes(each, frame), is_number=False)),
         (True, _Column("Records/s", _rate)),
-        (True, _Column("Share", share)),
+        (True, _Column("Share", lambda each: share(each, snapshot))),
         (is_middle, _Column("Done", lambda each: f"{each.row['records']:,}")),
         (is_wide, _Column("Memory", lambda each: size(each.row["memory_bytes"]))),
         (True, _Column("Commit", _last_commit)),
@@ -275,12 +249,6 @@ def failures(snapshot: Snapshot, frame: Frame) -> list[Text]:
             )
         )
     return lines
-
-
-def collapsed(snapshot: Snapshot) -> Snapshot:
-    """Return it without the pipelines in which nothing happens, if something does in others."""
-    busy = [each for each in snapshot.pipelines if each.row["pending"] or each.row["dead"]]
-    return replace(snapshot, pipelines=busy) if busy else snapshot
 
 
 def events(snapshot: Snapshot, frame: Frame, most: int) -> list[Text]:

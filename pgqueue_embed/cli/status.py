@@ -90,8 +90,8 @@ def as_values(snapshot: Snapshot) -> dict[str, Any]:
 
 def show(snapshot: Snapshot, *, notes: bool = True) -> None:
     """Print pipelines and workers, and below them what a person may do next."""
-    from pgqueue_embed.cli import words
     from pgqueue_embed.cli.picture import Frame, picture
+    from pgqueue_embed.monitoring import words
 
     out = console()
     if not snapshot.pipelines:

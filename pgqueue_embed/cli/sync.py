@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.display import count, say
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.options import connected
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import (
-    console,
-    count,
-    one_line,
-    plain_table,
-    print_json,
-    say,
-)
+from pgqueue_embed.cli.display import console, one_line, plain_table, print_json, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import VerifyOptions
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:

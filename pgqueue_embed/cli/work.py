@@ -14,12 +14,13 @@ import typer
 
 from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.create import make_or_keep
-from pgqueue_embed.cli.display import count, say
+from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.enqueue import queue_records
 from pgqueue_embed.cli.options import connected, log_settings, wants_log
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
+from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.settings import WorkerSettings, check_processes
 from pgqueue_embed.worker.stop_reasons import DRAINED
@@ -224,9 +225,9 @@ def suggest_index(
 
 
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:
-    from pgqueue_embed.cli.words import never_queued
     from pgqueue_embed.monitoring.progress import is_complete
     from pgqueue_embed.monitoring.snapshot import read_snapshot
+    from pgqueue_embed.monitoring.words import never_queued
     from pgqueue_embed.pipeline.catalog import why_paused
     from pgqueue_embed.vector_search.index import has_vector_index
 

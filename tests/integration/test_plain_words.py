@@ -17,7 +17,6 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed import Database
 from pgqueue_embed.cli import following as shown_meanwhile
 from pgqueue_embed.cli import minute_lines as lines
-from pgqueue_embed.cli.display import duration
 from pgqueue_embed.cli.group import GONE
 from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import refused
@@ -25,6 +24,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.local_server import default
 from pgqueue_embed.pipeline.catalog import pause_at_fault
+from pgqueue_embed.quantities import duration
 from pgqueue_embed.queue import deleted
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue

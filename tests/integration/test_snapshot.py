@@ -243,7 +243,7 @@ def test_switch_of_generations_is_one_event(
 def test_a_worker_that_holds_records_is_working_and_another_idle(
     connection: Connection, conninfo: str
 ) -> None:
-    from pgqueue_embed.cli.words import worker_state
+    from pgqueue_embed.monitoring.words import worker_state
     from tests.support.working import work_once
 
     pipeline = queue_documents(connection, [*texts(3), POISON])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgqueue_embed.cli.display import count, duration, size, span
 from pgqueue_embed.monitoring.progress import is_complete
+from pgqueue_embed.quantities import count, duration, size, span
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, MAX_RECORDS, RECYCLED, STOPPED
 
