@@ -38,7 +38,7 @@ def load_model(
 def in_variant(variant: Variant, device: str) -> tuple[EmbeddingModel, float]:
     """Load the default model as a variant computes it, and the lowest cosine of its canaries."""
     model = EmbeddingModel(resolve_model(DEFAULT_MODEL))
-    return model, model._try(device, variant)
+    return model, model.place_in(device, variant)
 
 
 def _fastest_size(model: EmbeddingModel, chunks: Sequence[Chunk]) -> int:

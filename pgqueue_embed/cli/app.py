@@ -10,6 +10,7 @@ from pgqueue_embed.cli import (
     adopt,
     alter,
     apply,
+    bench,
     db,
     demo,
     doctor,
@@ -64,6 +65,7 @@ search.add_commands(app)
 doctor.add_commands(app)
 verify.add_commands(app)
 work.add_commands(app)
+bench.add_commands(app)
 demo.add_commands(app)
 
 

@@ -71,8 +71,9 @@ class DeviceThread(Generic[LoadedModel]):
     """Starts at once and loads the model with ``load``; safe to use from many threads.
 
     ``batches_completed`` and ``last_progress_monotonic`` tell a watchdog whether the device
-    still answers; ``cache`` holds the vectors of chunks embedded before. ``on_batch_size`` is
-    called in it once the calls have told how many tokens a batch of the model should have.
+    still answers; ``cache`` holds the vectors of chunks embedded before; ``busy_seconds`` are those
+    in which the device has computed. ``on_batch_size`` is called in it once the calls have told how
+    many tokens a batch of the model should have.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class DeviceThread(Generic[LoadedModel]):
         on_batch_size: Callable[[LoadedModel, int], None] = lambda _model, _tokens: None,
     ) -> None:
         self.batches_completed = 0
+        self.busy_seconds = 0.0
         self.last_progress_monotonic = time.monotonic()
         self.cache = VectorCache(cache_bytes)
         self._load = load
@@ -305,6 +307,7 @@ class DeviceThread(Generic[LoadedModel]):
         ended = time.monotonic()
         with self._condition:
             call.device_seconds += ended - started
+            self.busy_seconds += ended - started
             call.unfinished -= 1
             self._condition.notify_all()
         return ended

@@ -151,7 +151,7 @@ class PlacedModel:
 
         Raises ModelError where none does.
         """
-        taken, refused = first_that_agrees(order, device, lambda each: self._try(device, each))
+        taken, refused = first_that_agrees(order, device, lambda each: self.place_in(device, each))
         self.notes += tuple(refused.values())
         if taken is None:
             elsewhere = "" if kind_of(device) == "cpu" else "--device cpu or "
@@ -160,7 +160,7 @@ class PlacedModel:
             )
         return taken, list(refused)
 
-    def _try(self, device: str, variant: Variant) -> float:
+    def place_in(self, device: str, variant: Variant) -> float:
         """Place the model, and return the lowest cosine of its canaries to fp32 on the CPU."""
         if (device, variant) == ("cpu", FP32):
             self._place(device, variant)

@@ -49,11 +49,17 @@ class Worker:
         self._settings = settings
         self._shutdown = Shutdown()
         self._shared: Shared | None = None
+        self._device: DeviceThread[EmbeddingModel] | None = None
 
     @property
     def claims_in_hand(self) -> int:
         """How many claims its loops hold at this moment, or look for."""
         return self._shared.turns.in_hand if self._shared else 0
+
+    @property
+    def device_seconds(self) -> float:
+        """For how long its device has computed so far."""
+        return self._device.busy_seconds if self._device else 0.0
 
     def stop(self) -> None:
         """Finish the claim in hand and leave; called again: roll it back and leave at once."""
@@ -81,6 +87,7 @@ class Worker:
             cache_bytes=cache_bytes,
             on_batch_size=EmbeddingModel.keep_batch_size,
         )
+        self._device = device_thread
         with closing(device_thread) as device:
             served = ServedPipelines(self._conninfo, self._settings, chosen, device.model)
 
