@@ -51,6 +51,7 @@ create table pgembed.pipelines (
     source_identity jsonb,
     ef_search integer,
     ef_search_scan text,
+    ef_search_parameters jsonb,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -71,7 +72,7 @@ create table pgembed.pipelines (
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
     constraint pipelines_priority_is_limited check (priority between 1 and 100),
     constraint pipelines_index_is_known check (index_method in ('hnsw', 'ivfflat') and quantize in ('none', 'halfvec', 'binary')),
-    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and ef_search between 1 and 1000)
+    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000)
 );
 
 -- One pipeline a table of chunks, and one a column of a source.
@@ -151,6 +152,8 @@ comment on column pgembed.pipelines.ef_search is
     'The hnsw.ef_search that pgembed evaluate has found enough for its searches; null for the usual one.';
 comment on column pgembed.pipelines.ef_search_scan is
     'What the index held that it was found for, as pgembed.vector_indexes.quantize says; of another one it means nothing.';
+comment on column pgembed.pipelines.ef_search_parameters is
+    'What that index was built with, as pgembed.vector_indexes.parameters says; by one that is built otherwise, searches do not use it.';
 comment on column pgembed.pipelines.source_identity is
     'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';
 

@@ -335,6 +335,27 @@ $function$;
 comment on function pgembed.search_scan is
     'What the index of a pipeline''s vectors holds that searches are ordered by, as in pgembed.vector_indexes; exact where there is none. For the other functions.';
 
+create function pgembed.measured_effort(pipeline pgembed.pipelines, scan text)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select pipeline.ef_search
+    where pipeline.ef_search_scan = scan
+        and exists (
+            select
+            from pgembed.vector_indexes
+            where vector_indexes.pipeline = measured_effort.pipeline.name
+                and is_valid
+                and quantize = scan
+                and parameters = measured_effort.pipeline.ef_search_parameters
+        )
+$function$;
+
+comment on function pgembed.measured_effort is
+    'The hnsw.ef_search that pgembed evaluate has found enough, if an index is there as the one that it was found for; else null. For the other functions.';
+
 -- pgvector README, "Query Options" and "Iterative Index Scans": hnsw looks at 40 candidates by
 -- default and 1,000 at most, ivfflat is to look into the square root of its lists. What was measured
 -- to be enough is taken, and a person who has set more for the role or the database keeps it.
@@ -355,7 +376,7 @@ declare
         where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
     );
     candidates constant bigint := least(1000, pgembed.candidates(k, scan));
-    measured constant integer := case when pipeline.ef_search_scan = scan then pipeline.ef_search end;
+    measured constant integer := pgembed.measured_effort(pipeline, scan);
     wanted jsonb := jsonb_build_object(
         'hnsw.ef_search', greatest(
             -- 40 is what pgvector takes by itself, and tells nothing of a person's wish.

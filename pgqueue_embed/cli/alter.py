@@ -216,12 +216,15 @@ def _switch(
     from pgqueue_embed.cli.display import progress_console
     from pgqueue_embed.cli.minute_lines import MinuteLines
     from pgqueue_embed.lifecycle.switch import switch
+    from pgqueue_embed.monitoring.words import effort_lapsed
     from pgqueue_embed.pipeline.catalog import is_paused
     from pgqueue_embed.pipeline.generations import successor_of
     from pgqueue_embed.target import target_of
+    from pgqueue_embed.vector_search.evaluation import kept_effort, lapsed_effort
 
     patience_seconds = math.inf if wait else 0.0
     lines = MinuteLines()
+    measured = kept_effort(connection, pipeline)
     successor = successor_of(connection, pipeline) or pipeline
     with progress_console().status("looking") as line:
 
@@ -241,6 +244,9 @@ def _switch(
                 on_step=show,
             )
     say(f"{switched.name} uses its new vectors, in {target_of(switched)}; the old ones are gone")
+    lapsed = lapsed_effort(connection, switched, measured)
+    if lapsed is not None:
+        say(effort_lapsed(switched.name, lapsed), fg="yellow", err=True)
     if is_paused(connection, switched):
         go_on = command("resume", switched.name)
         say(f"{switched.name} is paused, as it was; go on: {go_on}", fg="yellow", err=True)

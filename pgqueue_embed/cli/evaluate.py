@@ -1,4 +1,4 @@
-"""The command that measures the index of a pipeline against exact search: evaluate."""
+"""The command that measures what searches find: evaluate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgqueue_embed.cli.display import console, plain_table, print_json, say
+from pgqueue_embed.cli.evaluate_judged import (
+    Against,
+    JudgedFiles,
+    JudgementsFile,
+    evaluate_judged,
+)
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.errors import UsageError
@@ -20,8 +26,6 @@ if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.evaluation import Effort, Evaluation, Query
 
-MOST_QUERY_BYTES = 16 * 1024**2
-
 K = Annotated[int, typer.Option("--k", help="How many nearest chunks a search is for.")]
 Recall = Annotated[
     float, typer.Option("--recall", help="Share of these that is to be found, 0 to 1.")
@@ -29,12 +33,12 @@ Recall = Annotated[
 Sample = Annotated[
     int, typer.Option("--sample", help="Search for what is near to so many stored chunks.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Draw other chunks.")]
+Seed = Annotated[int, typer.Option("--seed", help="Draw other chunks, or other queries.")]
 Queries = Annotated[
     Path | None,
     typer.Option(
         "--queries",
-        help="A file of queries too, one a line: the recall has to be reached with these as well.",
+        help="A file of queries, one a line: WORDS, ID and WORDS by a tab, or JSON of id and text.",
         show_default=False,
     ),
 ]
@@ -55,25 +59,42 @@ def evaluate(
     sample: Sample = 100,
     seed: Seed = 0,
     queries: Queries = None,
+    judgements: JudgementsFile = None,
+    against: Against = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     model_path: ModelPath = None,
 ) -> None:
-    """Measure what searches by the index find and take, and let them use what is enough.
+    """Measure what searches find, against exact search or against people's judgements.
 
     Compares the HNSW index with exact search, at several hnsw.ef_search. The
     smallest that reaches --recall is kept with the pipeline: all its searches
     use it, in SQL too. Exits with 1 if none does.
 
+    With --judgements, tells instead how good the answers are, by nDCG@10,
+    Recall@100 and MRR@10, and how sure that is; --against compares.
+
     Example: pgembed evaluate reports --recall 0.99
+
+    Example: pgembed evaluate reports --queries q.tsv --judgements qrels.txt
+
+    Example: pgembed evaluate reports … --against "reports (next)"
     """
+    _check(k, recall, sample)
+    if judgements is not None:
+        files = JudgedFiles(queries=queries, judgements=judgements)
+        evaluate_judged(
+            conninfo, name, files, against, seed=seed, as_json=as_json, model_path=model_path
+        )
+        return
+    if against is not None:
+        raise UsageError("--against compares by --judgements; give a file of them, and --queries")
     from pgqueue_embed.cli.display import progress_console
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search import evaluation
 
-    _check(k, recall, sample)
     with connect(conninfo) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
@@ -91,7 +112,7 @@ def evaluate(
             )
         least = found.least(recall)
         if least is not None and least.ef_search is not None and not dry_run:
-            evaluation.keep_effort(connection, pipeline, least.ef_search)
+            evaluation.keep_effort(connection, pipeline, found.index, least.ef_search)
     _show(pipeline, found, least, asked, recall=recall, kept=not dry_run, as_json=as_json)
     if least is None:
         raise typer.Exit(1)
@@ -109,17 +130,11 @@ def _check(k: int, recall: float, sample: int) -> None:
 def _from_file(pipeline: Pipeline, path: Path | None, model_path: str | None) -> list[Query]:
     if path is None:
         return []
-    from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded
     from pgqueue_embed.vector_search.evaluation import Query
+    from pgqueue_embed.vector_search.judgements import read_queries
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
-    try:
-        lines = read_bounded(path, MOST_QUERY_BYTES).splitlines()
-    except (OSError, UnreadableFile) as error:
-        raise UsageError(f"--queries {path} cannot be read: {error}") from None
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise UsageError(f"--queries {path} has no queries; write one a line")
+    texts = [each.text for each in read_queries(path)]
     encoder = QueryEncoder(pipeline, model_path=model_path)
     vectors = [encoder.encode(text, pipeline.spec.truncate_dim) for text in texts]
     return [

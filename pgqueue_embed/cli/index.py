@@ -99,7 +99,9 @@ def index(
     from pgqueue_embed.db import applications
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
+    from pgqueue_embed.monitoring.words import effort_lapsed
     from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.evaluation import lapsed_effort
     from pgqueue_embed.vector_search.index import plan
     from pgqueue_embed.vector_search.index_build import build_index
     from pgqueue_embed.vector_search.index_plan import IndexOptions
@@ -127,6 +129,9 @@ def index(
             built = build_index(connection, pipeline, planned, on_warning=_warn)
         say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
         _say_what_is_used(connection, pipeline, planned)
+        lapsed = lapsed_effort(connection, pipeline)
+        if lapsed is not None:
+            _warn(effort_lapsed(name, lapsed))
 
 
 def _completed(

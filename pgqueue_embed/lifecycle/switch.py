@@ -301,8 +301,22 @@ set name = replaced.name,
     end,
     view = replaced.view,
     priority = replaced.priority,
-    max_attempts = replaced.max_attempts
+    max_attempts = replaced.max_attempts,
+    -- Measured on the old vectors, and true of new ones of the same model: the index is copied.
+    ef_search = case when keeps_effort then replaced.ef_search else successor.ef_search end,
+    ef_search_scan = case
+        when keeps_effort then replaced.ef_search_scan else successor.ef_search_scan
+    end,
+    ef_search_parameters = case
+        when keeps_effort then replaced.ef_search_parameters else successor.ef_search_parameters
+    end
 from replaced
+join pgembed.pipelines as before on before.id = %(successor_id)s
+cross join lateral (
+    select before.ef_search is null
+        and (before.model_fingerprint, before.dimensions)
+            = (replaced.model_fingerprint, replaced.dimensions)
+) as compared (keeps_effort)
 where successor.id = %(successor_id)s
 """
 

@@ -177,3 +177,11 @@ def _pipeline_notes(row: Row) -> list[str]:
     elif row["pending"] and not row["live_workers"]:
         said.append(f"{name} waits for a worker; on any machine: pgembed work")
     return said
+
+
+def effort_lapsed(name: str, ef_search: int) -> str:
+    """Return that a measured ef_search is not used any more, and the way out."""
+    return (
+        f"the ef_search {ef_search} of {name} was measured by another index, or other vectors;"
+        f" searches use the usual one until you measure anew: {command('evaluate', name)}"
+    )

@@ -139,14 +139,42 @@ def evaluate(
 
 KEEP = """
 update pgembed.pipelines
-set ef_search = %s, ef_search_scan = pgembed.search_scan(pipelines)
+set ef_search = %(ef_search)s,
+    ef_search_scan = vector_indexes.quantize,
+    ef_search_parameters = parameters
+from pgembed.vector_indexes
+where id = %(id)s and vector_indexes.pipeline = name and index_name = %(index)s
+"""
+
+
+def keep_effort(connection: Connection, pipeline: Pipeline, index: str, ef_search: int) -> None:
+    """Let the searches of the pipeline use `ef_search`, as long as an index is built like this."""
+    connection.execute(KEEP, {"id": pipeline.id, "index": index, "ef_search": ef_search})
+
+
+KEPT = "select ef_search from pgembed.pipelines where id = %s"
+USED = """
+select pgembed.measured_effort(pipelines, pgembed.search_scan(pipelines))
+from pgembed.pipelines
 where id = %s
 """
 
 
-def keep_effort(connection: Connection, pipeline: Pipeline, ef_search: int) -> None:
-    """Let the searches of the pipeline use `ef_search`, as long as the index is of this kind."""
-    connection.execute(KEEP, (ef_search, pipeline.id))
+def lapsed_effort(
+    connection: Connection, pipeline: Pipeline, kept: int | None = None
+) -> int | None:
+    """Return the ef_search that was measured, if searches do not use it; None if they do.
+
+    It was measured by an index that was built otherwise. With `kept`, of another generation.
+    """
+    measured = kept or kept_effort(connection, pipeline)
+    return None if connection.value(USED, (pipeline.id,)) else measured
+
+
+def kept_effort(connection: Connection, pipeline: Pipeline) -> int | None:
+    """Return the ef_search that was measured last, or None."""
+    found: int | None = connection.value(KEPT, (pipeline.id,))
+    return found
 
 
 def _index_of(connection: Connection, pipeline: Pipeline, relation: Relation) -> str:

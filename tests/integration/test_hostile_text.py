@@ -63,6 +63,7 @@ COMMANDS = (
     "index NAME --drop",
     "evaluate NAME",
     "evaluate NAME --queries WHERE",
+    "evaluate NAME --queries WHERE --judgements WHERE",
     "alter NAME --rename NAME2",
     "alter NAME --priority 3",
     "alter NAME --where WHERE",

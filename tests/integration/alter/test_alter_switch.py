@@ -34,6 +34,7 @@ from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.altering import begin, embed, signature, state
 from tests.support.claims import allow
+from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
 from tests.support.corpus import set_text, texts
 from tests.support.fakes import FakeDevice, fake_chunker, unit_vector
@@ -408,6 +409,35 @@ def test_switch_builds_its_indexes_with_the_memory_that_index_would(
     switch(connection, reports)
     assert settings == ["77MB"]
     assert one_value(connection, "show maintenance_work_mem") == "1MB"
+
+
+EFFORT = """
+update pgembed.pipelines
+set ef_search = 120, ef_search_scan = 'none', ef_search_parameters = '{}'
+where name = 'reports'
+"""
+
+
+@pytest.mark.parametrize("model", [None, "another/model"])
+def test_measured_effort_is_kept_for_vectors_of_the_same_model_alone(
+    connection: Connection, session: Session, reports: Pipeline, conninfo: str, model: str | None
+) -> None:
+    connection.execute(
+        "create index on public.reports_chunks using hnsw (embedding public.vector_cosine_ops)"
+    )
+    connection.execute(EFFORT)
+    successor = begin(connection, reports, *([Changes(model=model)] if model else []))
+    if model:
+        drain(session, successor, FakeDevice(dimensions=successor.dimensions))
+    else:
+        embed(session, successor)
+    switched = pgembed(conninfo, "alter", "reports", "--switch")
+    found = one_value(
+        connection, "select pgembed.measured_effort(pipelines, 'none') from pgembed.pipelines"
+    )
+    assert found == (None if model else 120)
+    said = "the ef_search 120 of reports was measured by another index, or other vectors"
+    assert (said in switched.stderr) is bool(model)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,22 @@ def test_effort_is_that_of_the_index_it_was_found_for(
     assert many[0] == "700"
 
 
+def test_effort_is_not_that_of_an_index_built_otherwise(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    """Searches use it again with an index like the one that it was found for."""
+    build(connection, reports)
+    kept = evaluated(conninfo, "--recall", "0.5")["ef_search"]
+    usual, measured = ("40", kept), (str(kept), kept)
+    assert usual != measured == effort_of_a_search(connection, "none")
+    for m, used, says in (("24", usual, True), ("16", measured, False)):
+        connection.execute("drop index public.reports_chunks_embedding_hnsw")
+        assert effort_of_a_search(connection, "none") == usual
+        said = pgembed(conninfo, "index", "reports", "--m", m).stderr
+        assert (f"the ef_search {kept} of reports was measured by another index" in said) is says
+        assert effort_of_a_search(connection, "none") == used
+
+
 def test_dry_run_measures_alone(conninfo: str, connection: Connection, reports: Pipeline) -> None:
     build(connection, reports)
     assert evaluated(conninfo, "--dry-run")["kept"] is False

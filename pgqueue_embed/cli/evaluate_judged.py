@@ -1,0 +1,169 @@
+"""What `evaluate` does with judgements: measures how good answers are, and compares pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgqueue_embed.cli.display import console, plain_table, print_json, say
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.quantities import count
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pgqueue_embed.db.session import Connection
+    from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.vector_search.judged_search import Comparison, Find
+    from pgqueue_embed.vector_search.measures import Estimate
+
+JudgementsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--judgements",
+        help="A file of which records answer --queries: TREC's qrels, or JSON.",
+        show_default=False,
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        help="Another pipeline, or the next generation: what differs, by --judgements.",
+        show_default=False,
+    ),
+]
+
+# Of fewer queries, those that were drawn again and again spread less than others would.
+FEW_QUERIES = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedFiles:
+    """The files of queries and of judgements."""
+
+    queries: Path | None
+    judgements: Path
+
+    def read(self) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
+        """Return the words of the judged queries by id, and the judgements; raises UsageError."""
+        from pgqueue_embed.vector_search.judgements import (
+            judged_queries,
+            read_judgements,
+            read_queries,
+        )
+
+        if self.queries is None:
+            raise UsageError("--judgements are of queries; give their file, too: --queries FILE")
+        queries, judgements = read_queries(self.queries), read_judgements(self.judgements)
+        return dict(judged_queries(queries, judgements, self.queries)), judgements
+
+
+def evaluate_judged(
+    conninfo: str,
+    name: str,
+    files: JudgedFiles,
+    against: str | None,
+    *,
+    seed: int,
+    as_json: bool,
+    model_path: str | None,
+) -> None:
+    """Search for the queries in a pipeline, and in another one, and show how good that is."""
+    from pgqueue_embed.cli.display import progress_console
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.judged_search import compare
+
+    queries, judgements = files.read()
+    with connect(conninfo) as connection:
+        check_schema(connection)
+        names = [name] if against is None else [name, against]
+        pipelines = [load_pipeline(connection, each) for each in names]
+        with progress_console().status("loading the model") as line:
+            found = compare(
+                connection,
+                [(each, _finder(connection, each, pipelines[0], model_path)) for each in pipelines],
+                queries,
+                judgements,
+                seed=seed,
+                on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of} queries"),
+            )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show(found)
+
+
+def _finder(
+    connection: Connection, pipeline: Pipeline, first: Pipeline, model_path: str | None
+) -> Find:
+    from pgqueue_embed.vector_search.judged_search import REQUEST
+    from pgqueue_embed.vector_search.query import Hit, search
+    from pgqueue_embed.vector_search.query_vector import QueryEncoder
+
+    has_first_model = pipeline.model_fingerprint == first.model_fingerprint
+    encoder = QueryEncoder(pipeline, model_path=model_path if has_first_model else None)
+
+    def find(words: str) -> list[Hit]:
+        vector = encoder.encode(words, pipeline.spec.truncate_dim)
+        return search(connection, pipeline, vector, REQUEST)
+
+    return find
+
+
+def _show(found: Comparison) -> None:
+    say(f"by {_queries(found.queries)} with {count(found.relevant, 'relevant record')}")
+    console().print(_table(found))
+    for system in found.systems:
+        if system.missing:
+            lacking = count(system.missing, "relevant record")
+            say(f"without vectors in {system.pipeline}: {lacking}")
+    if found.queries < FEW_QUERIES:
+        say(
+            f"of only {_queries(found.queries)}, these intervals are too narrow",
+            fg="yellow",
+            err=True,
+        )
+    if found.difference is not None:
+        first, second = (each.pipeline for each in found.systems)
+        say(_verdict(first, second, found.difference))
+
+
+def _queries(number: int) -> str:
+    return "1 query" if number == 1 else f"{number:,} queries"
+
+
+def _table(found: Comparison) -> Table:
+    titles = [each.pipeline for each in found.systems]
+    table = plain_table([""], [*titles, *(["difference"] if found.difference else [])])
+    for measure in found.systems[0].measures:
+        cells = [_cell(each.measures[measure], "") for each in found.systems]
+        if found.difference is not None:
+            cells.append(_cell(found.difference[measure], "+"))
+        table.add_row(measure, *cells)
+    return table
+
+
+def _cell(estimate: Estimate, sign: str) -> str:
+    low, high = (format(each, f"{sign}.3f") for each in (estimate.low, estimate.high))
+    return f"{estimate.mean:{sign}.3f}  {low} to {high}"
+
+
+def _verdict(first: str, second: str, difference: Mapping[str, Estimate]) -> str:
+    """Return what the intervals tell: one that has 0 in it tells no difference."""
+    better = [measure for measure, each in difference.items() if each.low > 0]
+    worse = [measure for measure, each in difference.items() if each.high < 0]
+    if not better and not worse:
+        return f"these queries tell no difference between {first} and {second}"
+    found = [
+        f"{word} by {', '.join(measures)}"
+        for word, measures in (("better", better), ("worse", worse))
+        if measures
+    ]
+    return f"{second} is {' and '.join(found)} than {first}"

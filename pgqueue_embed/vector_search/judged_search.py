@@ -1,0 +1,168 @@
+"""What searches find of what people have judged to be right, in one pipeline or in two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.source.trust import trusting
+from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.judgements import Judgements
+from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
+from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE, Hit
+from pgqueue_embed.vector_search.request import SearchRequest
+
+# Returns what a search for some words finds.
+Find = Callable[[str], Sequence[Hit]]
+
+# As people search, with all that the measures look at.
+REQUEST = SearchRequest(limit=DEPTH, threshold=-1.0, per_record=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The measures of a pipeline's searches by name; `missing` relevant records have no vectors."""
+
+    pipeline: str
+    model: str
+    measures: Mapping[str, Estimate]
+    missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The measures of one pipeline or two, by `queries` with so many `relevant` records.
+
+    `difference` is the second one's less the first's, paired: of the same queries.
+    """
+
+    queries: int
+    relevant: int
+    systems: Sequence[Judged]
+    difference: Mapping[str, Estimate] | None
+
+
+def canonical(connection: Connection, pipeline: Pipeline, judgements: Judgements) -> Judgements:
+    """Return the judgements with the keys as the pipeline writes them.
+
+    Raises UsageError for what can be no key of its source.
+    """
+    keys = sorted({key for judged in judgements.values() for key in judged})
+    query = "select pgembed.canonical_keys(%s, pipelines) from pgembed.pipelines where id = %s"
+    try:
+        written = connection.value(query, (keys, pipeline.id))
+    except (psycopg.errors.DataException, psycopg.errors.InvalidParameterValue) as error:
+        raise UsageError(f"--judgements: {first_line(error)}") from None
+    names = dict(zip(keys, written, strict=True))
+    return {
+        query: {names[key]: relevance for key, relevance in judged.items()}
+        for query, judged in judgements.items()
+    }
+
+
+def compare(
+    connection: Connection,
+    searches: Sequence[tuple[Pipeline, Find]],
+    queries: Mapping[str, str],
+    judgements: Judgements,
+    *,
+    seed: int,
+    on_progress: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+) -> Comparison:
+    """Search one pipeline or two for each of `queries`, words by id, and compare with judgements.
+
+    `on_progress` gets a pipeline's name, how many searches are done, and of how many. Raises
+    UsageError for judgements that name no record of a pipeline's vectors.
+    """
+    judged = {query: judgements[query] for query in queries}
+    of_pipelines = [canonical(connection, pipeline, judged) for pipeline, _ in searches]
+    # Before the first search: there may be thousands.
+    missing = [
+        _count_missing(connection, pipeline, relevance)
+        for (pipeline, _), relevance in zip(searches, of_pipelines, strict=True)
+    ]
+    values = [
+        _search_all(pipeline.name, find, queries, relevance, on_progress)
+        for (pipeline, find), relevance in zip(searches, of_pipelines, strict=True)
+    ]
+    # Drawn at once, so that the intervals are of the same queries.
+    columns = [*values, values[1] - values[0]] if len(values) == 2 else values
+    found = estimates(np.concatenate(columns, axis=1), seed)
+    parts = [
+        dict(zip(MEASURES, found[at : at + len(MEASURES)], strict=True))
+        for at in range(0, len(found), len(MEASURES))
+    ]
+    systems = [
+        Judged(pipeline=pipeline.name, model=pipeline.model, measures=measures, missing=lacking)
+        for (pipeline, _), measures, lacking in zip(searches, parts, missing, strict=False)
+    ]
+    return Comparison(
+        queries=len(queries),
+        relevant=len(_relevant(of_pipelines[0])),
+        systems=systems,
+        difference=parts[2] if len(parts) == 3 else None,
+    )
+
+
+def _relevant(judgements: Judgements) -> set[str]:
+    return {key for judged in judgements.values() for key, each in judged.items() if each > 0}
+
+
+def _search_all(
+    name: str,
+    find: Find,
+    queries: Mapping[str, str],
+    judgements: Judgements,
+    on_progress: Callable[[str, int, int], None],
+) -> NDArray[np.float64]:
+    rankings = {}
+    for number, (query, words) in enumerate(queries.items(), start=1):
+        rankings[query] = [hit.key for hit in find(words)]
+        on_progress(name, number, len(queries))
+    return by_query(rankings, judgements)
+
+
+def _count_missing(connection: Connection, pipeline: Pipeline, judgements: Judgements) -> int:
+    relevant = sorted(_relevant(judgements))
+    missing = len(relevant) - _count_embedded(connection, pipeline, relevant)
+    if missing == len(relevant):
+        raise UsageError(
+            f"none of the {len(relevant):,} records that --judgements calls relevant has vectors in"
+            f" {pipeline.name}; a record is named by its key, {pipeline.key}"
+        )
+    return missing
+
+
+EMBEDDED = """
+select count(distinct {key})
+from {rows} as target
+where {embedding} is not null and {key_is_among_keys}
+"""
+
+
+def _count_embedded(connection: Connection, pipeline: Pipeline, keys: list[str]) -> int:
+    """Return how many records of `keys` have vectors."""
+    names = pipeline.spec.columns.fulltext_id
+    query = sql.SQL(EMBEDDED).format(
+        key=pipeline.key.text("target", names),
+        rows=target_of(pipeline).rows,
+        embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
+        key_is_among_keys=pipeline.key.among("target", names, "keys"),
+    )
+    with (
+        trusting(connection, pipeline.spec, searching=True),
+        on_users_tables(connection, "comparing its vectors"),
+        connection.transaction(),
+    ):
+        connection.execute(WHAT_ONE_MAY_SEE)
+        return int(connection.value(query, {"keys": keys}))
