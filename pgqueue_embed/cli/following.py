@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from pgqueue_embed.cli import minute_lines
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from pgqueue_embed.monitoring.snapshot import Snapshot
 
 SCREEN_SECONDS = 2.0
-LINES_SECONDS = 5.0
+# Ten machines that look for a file's sake should cost the server next to nothing.
+LINES_SECONDS = 15.0
+# Where nothing changes, a line now and then tells idle from hung.
+UNCHANGED_SECONDS = 3600.0
 
 # Of what is logged behind a screen, what is looked at for its last lines.
 TAIL_BYTES = 8192
@@ -160,7 +164,10 @@ def _copy(kept: BinaryIO, descriptor: int) -> None:
 
 
 class Lines:
-    """A line a minute on how each pipeline with work gets on, and a line for each event."""
+    """A line a minute on how each pipeline with work gets on, and a line for each event.
+
+    What was said the minute before is not said again for an hour.
+    """
 
     def __init__(
         self, watcher: Watcher, *, is_err: bool = False, no_worker: str = words.NO_WORKER
@@ -169,19 +176,31 @@ class Lines:
         self._no_worker = no_worker
         self._is_err = is_err
         self._next = 0.0
-        self._last_event_at = None
+        self._last_event_at: datetime | None = None
+        self._said: list[str] = []
+        self._say_again_at = 0.0
 
     def update(self, wait_seconds: float = 0.0) -> None:
         """Say what is new, if it is time; waits for so long first."""
         time.sleep(wait_seconds)
-        latest = self._watcher.latest
-        if latest is None:
+        latest, trouble = self._watcher.latest, self._watcher.trouble
+        if latest is not None and trouble is None:
+            self._say_events(latest)
+        if time.monotonic() < self._next or (latest is None and trouble is None):
             return
-        self._say_events(latest)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + minute_lines.LINE_SECONDS
-            for line in ending(latest, self._no_worker):
-                say(line, err=self._is_err)
+        self._next = time.monotonic() + minute_lines.LINE_SECONDS
+        if trouble is not None:
+            self._say([f"how it gets on is not known: {trouble}"])
+        elif latest is not None:
+            self._say(ending(latest, self._no_worker))
+
+    def _say(self, lines: list[str]) -> None:
+        now = time.monotonic()
+        if lines == self._said and now < self._say_again_at:
+            return
+        self._said, self._say_again_at = lines, now + UNCHANGED_SECONDS
+        for line in lines:
+            say(line, err=self._is_err)
 
     def _say_events(self, latest: Snapshot) -> None:
         since = self._last_event_at or latest.now

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -76,8 +75,8 @@ def work(
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 
-    On a terminal it shows a live screen, where keys pause, retry and stop; with --log-level or
-    --log-format, and where there is no terminal, the log of its claims.
+    On a terminal it shows a live screen, where keys pause, retry and stop; elsewhere a line a
+    minute, and one for each event. With --log-level or --log-format, it is the log of its claims.
 
     Ctrl-C or SIGTERM finishes the claims in hand and leaves; a second one gives them back and
     leaves at once. Exits with 130 after Ctrl-C, with 0 after SIGTERM.
@@ -98,10 +97,8 @@ def work(
 def _work(
     conninfo: str, settings: WorkerSettings, count: int | None
 ) -> tuple[str, Mapping[str, str]]:
-    """Work behind a screen, or with a log where there is none, or a person wants one."""
-    from pgqueue_embed.cli.terminal import is_screen
-
-    if not is_screen(sys.stderr) or wants_log():
+    """Work behind a screen, or with a line a minute, or with a log where a person wants one."""
+    if wants_log():
         return _supervise(conninfo, settings, count=count)
     name = settings.pipelines[0] if len(settings.pipelines) == 1 else None
     with _followed(conninfo, name) as update:

@@ -1,0 +1,75 @@
+"""What is said where there is no terminal: a line a minute, and one for each event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.cli import following, minute_lines
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.monitoring.snapshot import Snapshot, read_snapshot
+from pgqueue_embed.monitoring.watcher import Watcher
+from tests.support.corpus import texts
+from tests.support.pipelines import queue_documents
+from tests.support.processes import workers
+from tests.support.working import embed_documents
+
+
+def test_work_says_how_far_it_is_in_place_of_a_line_for_each_claim(
+    conninfo: str, connection: Connection, tmp_path: Path
+) -> None:
+    queue_documents(connection, texts(5))
+    with workers(conninfo, tmp_path, 1, ["--drain"]) as [worker]:
+        assert worker.wait() == 0, worker.log()
+    assert "reports: 5/5 records · 100.0 %" in worker.log()
+    assert "batch committed" not in worker.log()
+
+
+def test_lines_say_what_is_new_and_never_what_is_not_known(
+    connection: Connection,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    embed_documents(connection, session, texts(3))
+    monkeypatch.setattr(minute_lines, "LINE_SECONDS", 0.0)
+    seen: Any = SimpleNamespace(latest=None, trouble=None)
+    lines = following.Lines(cast(Watcher, seen))
+
+    def said() -> list[str]:
+        lines.update()
+        return capsys.readouterr().out.splitlines()
+
+    assert said() == []
+    seen.latest = read_snapshot(connection)
+    (line,) = said()
+    assert line.startswith("reports: 3/3 records · 100.0 % · queue empty")
+    assert said() == []
+    seen.latest = with_event(seen.latest, "paused")
+    assert [each.partition(" ")[2] for each in said()] == ["reports paused: by a person"]
+    seen.trouble = "no answer"
+    assert said() == ["how it gets on is not known: no answer"]
+    assert said() == []
+    seen.trouble = None
+    assert said() == [line]
+    monkeypatch.setattr(following, "UNCHANGED_SECONDS", 0.0)
+    seen.trouble = "no answer"
+    assert said() == said() != []
+
+
+def with_event(snapshot: Snapshot, kind: str) -> Snapshot:
+    event = {
+        "happened_at": snapshot.now + timedelta(seconds=1),
+        "kind": kind,
+        "pipeline": "reports",
+        "host": None,
+        "pid": None,
+        "detail": "by a person",
+    }
+    return replace(snapshot, events=[event, *snapshot.events])
