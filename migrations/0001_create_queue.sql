@@ -29,6 +29,7 @@ create table pgembed.pipelines (
     copied_columns jsonb not null default '[]',
     foreign_key boolean not null default false,
     view boolean not null default false,
+    partition_by text,
     trust_owners boolean not null default false,
     dimensions integer not null,
     model text not null,
@@ -63,6 +64,7 @@ create table pgembed.pipelines (
     constraint pipelines_vector_type_is_known check (vector_type in ('vector', 'halfvec')),
     constraint pipelines_dimensions_are_positive check (dimensions > 0),
     constraint pipelines_copied_columns_are_a_list check (jsonb_typeof(copied_columns) = 'array'),
+    constraint pipelines_partitions_are_known check (partition_by ~ '^(hash|range):'),
     constraint pipelines_truncate_dim_is_kept check (truncate_dim = dimensions),
     constraint pipelines_prompts_are_not_empty check (document_prompt <> '' and query_prompt <> ''),
     constraint pipelines_pooling_is_not_empty check (pooling <> ''),
@@ -117,6 +119,8 @@ comment on column pgembed.pipelines.foreign_key is
     'The target table refers to the source: who deletes a record deletes its vectors.';
 comment on column pgembed.pipelines.view is
     'There is a view of the target table joined with the source, called after the table: <target>_view.';
+comment on column pgembed.pipelines.partition_by is
+    'How the target table is parted by the key: ''hash:16'' or ''range:year:2024,2025''; null for one table.';
 comment on column pgembed.pipelines.trust_owners is
     'Code that belongs to the owners of the tables, such as functions of a view, may run with the rights of whoever works on the pipeline.';
 comment on column pgembed.pipelines.dimensions is

@@ -223,8 +223,8 @@ comment on column pgembed.failure_groups.example_key is
 
 -- Any index that a search can be ordered by counts, the user's own too: of the vectors themselves by
 -- an operator class of the cosine, or of what pgvector makes smaller of them. An access method of
--- another extension calls its operator class by the same name. Of a partitioned source, which has
--- the vectors in a column, those of its partitions count as well.
+-- another extension calls its operator class by the same name. Of a partitioned table, those of its
+-- partitions count as well, but for what is a part of an index of the whole.
 create view pgembed.vector_indexes as
 select
     pipelines.name as pipeline,
@@ -234,7 +234,7 @@ select
     not indisvalid and exists (
         select
         from pg_locks
-        where pg_locks.relation = target.oid
+        where pg_locks.relation in (select relid from pg_partition_tree(target.oid) union select target.oid)
             and database = (select oid from pg_database where datname = current_database())
             and mode = 'ShareUpdateExclusiveLock'
             and granted
@@ -245,9 +245,15 @@ select
         from unnest(index.reloptions) as option
     ) as parameters,
     indpred is null and indrelid = target.oid as is_whole,
-    pg_relation_size(index.oid) as size_bytes,
-    pg_stat_get_live_tuples(part.relid) as live_rows,
-    pg_stat_get_dead_tuples(part.relid) as dead_rows
+    stored.size_bytes,
+    stored.live_rows,
+    stored.dead_rows,
+    case when indpred is null and indrelid <> target.oid then (
+        select format('%I.%I', nspname, relname)
+        from pg_class
+        join pg_namespace on pg_namespace.oid = relnamespace
+        where pg_class.oid = indrelid
+    ) end as part
 from pgembed.pipelines
 join pg_namespace on nspname = target_schema
 join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
@@ -280,7 +286,18 @@ cross join lateral (
             )
         )
 ) as kind (quantize, is_of_it)
-where kind.is_of_it;
+-- An index of the whole is stored with the partitions, each of which has its own.
+cross join lateral (
+    select
+        sum(pg_relation_size(indexrelid))::bigint as size_bytes,
+        sum(pg_stat_get_live_tuples(indrelid))::bigint as live_rows,
+        sum(pg_stat_get_dead_tuples(indrelid))::bigint as dead_rows
+    from pg_index
+    join pg_class on pg_class.oid = indexrelid
+    where indexrelid in (select relid from pg_partition_tree(index.oid) union select index.oid)
+        and relkind = 'i'
+) as stored
+where kind.is_of_it and not index.relispartition;
 
 comment on view pgembed.vector_indexes is 'The vector indexes of the pipelines'' targets.';
 comment on column pgembed.vector_indexes.pipeline is 'Its name.';
@@ -300,6 +317,8 @@ comment on column pgembed.vector_indexes.live_rows is
     'Rows of its table, as PostgreSQL''s statistics have them.';
 comment on column pgembed.vector_indexes.dead_rows is
     'Rows that are gone, and that the next vacuum takes out of the table and of the whole index.';
+comment on column pgembed.vector_indexes.part is
+    'The partition of all of whose vectors it is; null for an index of the whole, parts of which are not listed, or of what a condition lets in.';
 
 create view pgembed.worker_status as
 select

@@ -73,6 +73,7 @@ class Database:
         copy_columns: str | Sequence[str] = (),
         foreign_key: bool = False,
         view: bool = False,
+        partition_by: str | None = None,
         trust_owners: bool = False,
         vector_type: str = PipelineSpec.vector_type,
         truncate_dim: int | None = None,

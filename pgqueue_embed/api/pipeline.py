@@ -188,6 +188,7 @@ class Pipeline:
         truncate_dim: int | None = None,
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
+        partition_by: str | None = None,
         trust_owners: bool | None = None,
         document_prompt: str | None = None,
         query_prompt: str | None = None,
@@ -198,8 +199,8 @@ class Pipeline:
 
         That is new, and returned, with its records queued.
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `index`, `chunk_template`, `where`, prompt or `pooling`, or a `truncate_dim`
-        of 0, takes one away.
+        it is; an empty `index`, `chunk_template`, `where`, `partition_by`, prompt or `pooling`, or
+        a `truncate_dim` of 0, takes one away.
 
         Example::
 

@@ -35,7 +35,7 @@ select hash, embedding
 from (
     select sha256(convert_to(target.{text_chunk}, 'UTF8')) as hash, target.{embedding} as embedding
     from {target} as target
-    where {key_is_among_keys}
+    where {key_is_among}
 ) as stored
 where hash = any(%(hashes)s)
 """
@@ -76,12 +76,11 @@ class ReusingEmbedder:
     def _stored(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[np.float32]]:
         """Return the usable ones of the vectors that the target holds for chunks of `hashes`."""
         pipeline = self._pipeline
+        target = target_of(pipeline)
         query = sql.SQL(STORED).format(
             **column_names(pipeline.spec.columns),
-            target=target_of(pipeline).rows,
-            key_is_among_keys=pipeline.key.among(
-                "target", pipeline.spec.columns.fulltext_id, "keys"
-            ),
+            target=target.rows,
+            key_is_among=target.key_is_among,
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
         trust = look_often(self._side, pipeline)

@@ -68,6 +68,8 @@ def share(found: BuildProgress) -> str:
 
 def sentence(found: BuildProgress) -> str:
     """Return what the build does now."""
+    part = f"part {found.part} of {found.parts}: " if found.parts > 1 else ""
     if found.waits_for_pid is not None:
-        return f"{found.phase} (process {found.waits_for_pid})"
-    return found.phase.removeprefix("building index: ").removeprefix("index validation: ")
+        return f"{part}{found.phase} (process {found.waits_for_pid})"
+    phase = found.phase.removeprefix("building index: ").removeprefix("index validation: ")
+    return part + phase

@@ -171,9 +171,10 @@ def _announce(connection: Connection, pipeline: Pipeline, planned: IndexPlan) ->
 
     parameters = ", ".join(f"{name} {value}" for name, value in planned.parameters.items())
     of_what = "" if planned.quantize == "none" else f" as {planned.quantize}"
+    in_parts = "" if planned.parts == 1 else f", in {planned.parts} parts one after the other"
     say(
         f"{planned.method} index ({parameters}) over {count(planned.rows, 'vector')}{of_what} of"
-        f" {pipeline.target}, {planned.memory_megabytes:,} MB,"
+        f" {pipeline.target}{in_parts}, {planned.memory_megabytes:,} MB,"
         f" up to {count(planned.parallel_workers, 'parallel worker')}"
     )
     if not planned.rows:

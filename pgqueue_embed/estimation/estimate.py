@@ -13,6 +13,7 @@ from pgqueue_embed.estimation.drawn_records import Drawn, draw
 from pgqueue_embed.estimation.rate import Rate
 from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
 from pgqueue_embed.estimation.text_sample import StoredChunk, TextSample, take_sample
+from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 
@@ -153,7 +154,14 @@ def _kinds(pipeline: Pipeline) -> list[tuple[str, str]]:
 def _storage(
     pipeline: Pipeline, sample: TextSample, records: int, chunks: int, vectors: str, index: str
 ) -> Storage:
-    layout = Layout(key=pipeline.key.columns, vector_type=vectors, dimensions=pipeline.dimensions)
+    partition_by = pipeline.spec.partition_by
+    layout = Layout(
+        key=pipeline.key.columns,
+        vector_type=vectors,
+        dimensions=pipeline.dimensions,
+        is_partitioned=partition_by is not None,
+        hashed=parse_partitioning(partition_by).hashed if partition_by else 0,
+    )
     in_column = pipeline.spec.into_column is not None
     table = table_bytes(layout, sample.chunks, chunks)
     of_vectors = index_bytes(layout, chunks, quantisation=index)

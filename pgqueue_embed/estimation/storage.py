@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from pgqueue_embed.estimation.pages import (
     ROW_HEADER_BYTES,
@@ -56,11 +57,16 @@ WAL_RECORD_BYTES = 470
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the rows of a table of chunks are like, whatever is in them."""
+    """What the rows of a table of chunks are like, whatever is in them.
+
+    Of a partitioned one, `hashed` parts are equal; of parts by ranges, 0, one may have nearly all.
+    """
 
     key: tuple[Column, ...]
     vector_type: str
     dimensions: int
+    is_partitioned: bool = False
+    hashed: int = 0
 
     @property
     def vector_bytes(self) -> int:
@@ -88,7 +94,8 @@ def table_bytes(layout: Layout, chunks: Sequence[StoredChunk], count: int) -> Ta
     times = count / len(chunks)
     table = heap_bytes(length for length, _ in rows) + outside.table_bytes + outside.index_bytes
     key_bytes = _mean(chunk.key_bytes for chunk in chunks)
-    entries = 2 * len(rows) + outside.values * outside.parts
+    indexes = 1 if layout.is_partitioned else 2
+    entries = indexes * len(rows) + outside.values * outside.parts
     logged_rows = len(rows) + outside.values * outside.parts
     wal = (
         sum(length for length, _ in rows)
@@ -147,7 +154,8 @@ def _key_indexes(layout: Layout, key_bytes: int, count: int) -> int:
         size, alignment = FIXED_TYPES.get(column.type, (key_bytes // len(layout.key), None))
         key = behind(key, value_bytes=size, alignment=alignment)
     of_key = btree_bytes(count, key_bytes=behind(key, value_bytes=4, alignment=4), full=HALF_FULL)
-    return btree_bytes(count, key_bytes=8) + of_key
+    # The number of a row has no index of its own where it cannot be unique.
+    return of_key if layout.is_partitioned else btree_bytes(count, key_bytes=8) + of_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +178,7 @@ def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes 
     vector_bytes = element_bytes(element, layout.dimensions)
     return IndexBytes(
         index=hnsw_index_bytes(count, vector_bytes=vector_bytes, m=m),
-        memory=hnsw_bytes(count, vector_bytes, m),
+        memory=hnsw_bytes(ceil(count / max(1, layout.hashed)), vector_bytes, m),
     )
 
 

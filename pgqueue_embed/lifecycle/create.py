@@ -164,6 +164,7 @@ CANNOT_CREATE = (
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.InvalidForeignKey,
     psycopg.errors.InvalidTableDefinition,
+    psycopg.errors.InvalidObjectDefinition,
     psycopg.DataError,
 )
 

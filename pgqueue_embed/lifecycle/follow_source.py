@@ -203,6 +203,13 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceSha
     try:
         if alterations:
             connection.execute(alter)
+    except psycopg.errors.InvalidTableDefinition:
+        # It is parted by its key.
+        raise UsageError(
+            f"{pipeline.target} is parted by its key, whose type PostgreSQL keeps; give"
+            f" {pipeline.source} its former type, or make a next generation with the new one, and"
+            f" other parts or none: {command('alter', pipeline.name, '--partition-by', '')}"
+        ) from None
     except KEPT as error:
         raise UsageError(
             f"{pipeline.target} cannot follow {pipeline.source}: {first_line(error)}; drop what is"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +13,11 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import ChunkView, view_of
 from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
+from pgqueue_embed.target.parts import part_of, parts_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TableReplacement:
         copy_rights(connection, self.pipeline.target, self.successor.target)
 
     def check(self, connection: Connection) -> None:
-        check_replaceable(connection, self.pipeline, self.successor.target)
+        check_replaceable(connection, self.pipeline, self.successor)
 
     def copy_indexes(self, connection: Connection) -> None:
         copy_indexes(connection, self.pipeline, self.successor)
@@ -50,7 +51,7 @@ class TableReplacement:
         if self.pipeline.spec.view:
             renew_own_view(connection, view)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
-        rename_parts(connection, old, new.name)
+        rename_all(connection, old, new)
         text = sql.Literal(comment[0] if comment else None)
         connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
 
@@ -107,7 +108,8 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
     maker = connection.value(OWNER, (new.quoted,))
     if owner != maker:
         query = sql.SQL("alter table {} owner to {}")
-        connection.execute(query.format(new.identifier, sql.Identifier(owner)))
+        for each in (new, *parts_of(connection, new)):
+            connection.execute(query.format(each.identifier, sql.Identifier(owner)))
     for right, column, role, grantable in connection.execute(GRANTS, {"table": old.quoted}):
         columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
         grant = sql.SQL("grant {} {} on {} to {} {}").format(
@@ -121,7 +123,8 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
 
 
 # What a table can have that neither `create` makes nor a replacement copies. An adopted one may say
-# that a chunk's id is unique, which the keys and indexes that it is made of are by themselves.
+# that a chunk's id is unique, which the key and the index that it is made of are by themselves; of
+# a partitioned one, these are its primary key.
 EXTRAS = """
 select 'column ' || attname as extra
 from pg_attribute
@@ -149,6 +152,15 @@ where conrelid = %(table)s::regclass
     and contype in ('c', 'f', 'x', 'u')
     and conname <> %(own)s
     and pg_get_constraintdef(oid) <> format('UNIQUE (%%I)', %(chunk_id)s::text)
+    and pg_get_constraintdef(oid) <> (
+        select format('UNIQUE (%%s)', string_agg(quote_ident(name), ', ' order by position))
+        from unnest(%(key)s::text[]) with ordinality as listed (name, position)
+    )
+union all
+select format('part %%s', pg_get_expr(relpartbound, pg_class.oid))
+from pg_inherits
+join pg_class on pg_class.oid = inhrelid
+where inhparent = %(table)s::regclass and relispartition and %(parts)s
 union all
 select 'publication ' || pubname
 from pg_publication_rel
@@ -157,12 +169,19 @@ where prrelid = %(table)s::regclass
 """
 
 
-def check_replaceable(connection: Connection, pipeline: Pipeline, new: Table) -> None:
-    """Raise UsageError for what a person has added to the table of `pipeline` and `new` has not."""
-    old = pipeline.target
+def check_replaceable(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
+    """Raise UsageError for what a person has added to the table of `pipeline` alone."""
+    old, new = pipeline.target, successor.target
     copied = {f"column {name}" for name in pipeline.spec.copy_columns}
-    chunk_id = pipeline.spec.columns.chunk_id
-    missing = _extras(connection, old, chunk_id) - copied - _extras(connection, new, chunk_id)
+    columns = pipeline.spec.columns
+    values = {
+        "own": FOREIGN_KEY_NAME,
+        "chunk_id": columns.chunk_id,
+        "key": [*columns.fulltext_id, columns.chunk_index],
+        # Parts that were asked for anew are not to be those of before.
+        "parts": pipeline.spec.partition_by == successor.spec.partition_by,
+    }
+    missing = _extras(connection, old, values) - copied - _extras(connection, new, values)
     if missing:
         raise UsageError(
             f"{old} has {', '.join(sorted(missing))}, which {new}, the table that is to take its"
@@ -170,108 +189,8 @@ def check_replaceable(connection: Connection, pipeline: Pipeline, new: Table) ->
         )
 
 
-def _extras(connection: Connection, table: Table, chunk_id: str) -> set[str]:
-    values = {"table": table.quoted, "own": FOREIGN_KEY_NAME, "chunk_id": chunk_id}
-    return {extra for (extra,) in connection.execute(EXTRAS, values)}
-
-
-INDEXES = """
-select
-    relname as name,
-    indisunique as is_unique,
-    pg_get_indexdef(indexrelid) as definition,
-    format('CREATE %%sINDEX %%I ON %%s ', case when indisunique then 'UNIQUE ' else '' end,
-        relname, indrelid::regclass) as beginning
-from pg_index
-join pg_class on pg_class.oid = indexrelid
-where indrelid = %(table)s::regclass
-    and indisvalid
-    and not exists (select from pg_constraint where conindid = indexrelid)
-order by relname
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Index:
-    name: str
-    is_unique: bool
-    body: str
-
-
-def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[str]:
-    """Build every index of the old target that the new one lacks, while both are used.
-
-    Returns what was built, as its definitions. An index of vectors is built for the new type.
-    """
-    there = {each.body for each in _indexes(connection, new.target)}
-    built = []
-    for index in _indexes(connection, old.target):
-        body = _for_vectors(index.body, old, new)
-        if body not in there:
-            _build(connection, new.target, index, body)
-            built.append(body)
-    return built
-
-
-# What is indexed of smaller vectors has their dimensions in it.
-DIMENSIONED = r"(\)::(?:[\w\".]+\.)?(?:halfvec|bit)\()%d\)"
-
-
-def _for_vectors(body: str, old: Pipeline, new: Pipeline) -> str:
-    """Return what an index is of, as the vectors of the new generation are."""
-    typed = body.replace(f"{old.spec.vector_type}_", f"{new.spec.vector_type}_")
-    return re.sub(DIMENSIONED % old.dimensions, rf"\g<1>{new.dimensions})", typed)
-
-
-def _indexes(connection: Connection, table: Table) -> list[_Index]:
-    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        # So that every name in a definition is written with its schema.
-        cursor.execute("set local search_path = ''")
-        rows = cursor.execute(INDEXES, {"table": table.quoted}).fetchall()
-    return [
-        _Index(
-            name=row["name"],
-            is_unique=row["is_unique"],
-            body=_after(row["definition"], row["beginning"]),
-        )
-        for row in rows
-    ]
-
-
-def _after(definition: str, beginning: str) -> str:
-    if not definition.startswith(beginning):
-        raise UsageError(f"cannot copy the index: {definition}; drop it, or make it by hand")
-    return definition.removeprefix(beginning)
-
-
-def _build(connection: Connection, table: Table, index: _Index, body: str) -> None:
-    query = sql.SQL("create {unique}index concurrently on {table} {body}").format(
-        unique=sql.SQL("unique " if index.is_unique else ""),
-        table=table.identifier,
-        body=sql.SQL(body),
-    )
-    try:
-        connection.execute(query)
-    except psycopg.Error as error:
-        drop_unusable(connection, table)
-        raise UsageError(
-            f"cannot build index {index.name} on {table}: {first_line(error)}; build one by hand"
-            " or drop it, and switch again"
-        ) from None
-
-
-UNUSABLE = """
-select format('%%I.%%I', nspname, relname)
-from pg_index
-join pg_class on pg_class.oid = indexrelid
-join pg_namespace on pg_namespace.oid = relnamespace
-where indrelid = %s::regclass and not indisvalid
-"""
-
-
-def drop_unusable(connection: Connection, table: Table) -> None:
-    for (name,) in connection.execute(UNUSABLE, (table.quoted,)).fetchall():
-        connection.execute(sql.SQL("drop index concurrently if exists {}").format(sql.SQL(name)))
+def _extras(connection: Connection, table: Table, values: dict[str, Any]) -> set[str]:
+    return {extra for (extra,) in connection.execute(EXTRAS, {**values, "table": table.quoted})}
 
 
 VIEWS = """
@@ -353,11 +272,21 @@ where pg_class.oid in (
 """
 
 
-def rename_parts(connection: Connection, table: Table, stem: str) -> None:
-    """Call the indexes and sequences of `table` that begin with `stem` as if made under its name.
+def rename_all(connection: Connection, table: Table, former: Table) -> None:
+    """Call the parts, indexes and sequences of `table` as if made under its name.
 
-    Constraints are called as their indexes are. A name that is taken is left as it is.
+    They have their names from that which `table` had before. Constraints are called as their
+    indexes are. A name that is taken is left as it is.
     """
+    _rename_own(connection, table, former.name)
+    for part in parts_of(connection, table):
+        wanted = part_of(table, part, former)
+        if wanted is not None and not _is_taken(connection, wanted):
+            _rename(connection, part, wanted)
+            _rename_own(connection, wanted, part.name)
+
+
+def _rename_own(connection: Connection, table: Table, stem: str) -> None:
     for name, kind in connection.execute(NAMES, {"table": table.quoted}).fetchall():
         wanted = Table(schema=table.schema, name=table.name + name.removeprefix(stem))
         if name.startswith(stem) and not _is_taken(connection, wanted):

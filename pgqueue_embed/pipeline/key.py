@@ -132,11 +132,18 @@ class Key:
         Of one column ``"target"."fulltext_id" = any(%(keys)s::text[]::bigint[])``, of two
         ``("target"."a", "target"."b") in (select … from unnest(%(keys)s::text[]) as listed …)``.
         """
+        if len(self.columns) > 1:
+            return self.looked_up(alias, names, keys)
+        return sql.SQL("{} = any(%({})s::text[]::{}[])").format(
+            self.of(alias, names), sql.SQL(keys), self._type(0)
+        )
+
+    def looked_up(self, alias: str, names: Sequence[str], keys: str) -> sql.Composable:
+        """Return the same condition for a partitioned table, of which each key is in one part.
+
+        PostgreSQL looks each of a list of rows up in its own part; of an array, all in each.
+        """
         parameter = sql.SQL("%({})s::text[]").format(sql.SQL(keys))
-        if len(self.columns) == 1:
-            return sql.SQL("{} = any({}::{}[])").format(
-                self.of(alias, names), parameter, self._type(0)
-            )
         return sql.SQL("({}) in (select {} from unnest({}) as listed (key))").format(
             self.listed(alias, names),
             sql.SQL(", ").join(self.values(sql.SQL("listed.key"))),

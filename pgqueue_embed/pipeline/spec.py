@@ -9,6 +9,7 @@ from pgqueue_embed.db.names import Table, check_identifier
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.document import Recipe
 from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 # The panels of the help of `create`, and of what `show` prints.
@@ -26,6 +27,10 @@ def _check_columns(option: Option, names: tuple[str, ...]) -> None:
 def _check_text(option: Option, text: str) -> None:
     if not text.strip():
         raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
+
+
+def _check_partitioning(_: Option, text: str) -> None:
+    parse_partitioning(text)
 
 
 # The options, and fields of a pipeline, that say how its model is used.
@@ -61,10 +66,10 @@ class PipelineSpec:
     tokens become one.
 
     Of a target table alone: `copy_columns` of the source stand beside each chunk, with
-    `foreign_key` it refers to the source, whose deletes it follows, and with `view` there is a view
-    of both. Workers build the index of `index_method`, of vectors as `quantize` says, once all is
-    embedded. With `trust_owners`, code of the tables' owners may run with the rights of whoever
-    works on the pipeline.
+    `foreign_key` it refers to the source, whose deletes it follows, with `view` there is a view of
+    both, and `partition_by` says its parts. Workers build the index of `index_method`, of vectors
+    as `quantize` says, once all is embedded. With `trust_owners`, code of the tables' owners may
+    run with the rights of whoever works on the pipeline.
     """
 
     name: str
@@ -191,6 +196,20 @@ class PipelineSpec:
             more="targets.md",
         ),
     ] = False
+    partition_by: Annotated[
+        str | None,
+        Option(
+            help="Part the target table by the key: hash:16 for 16 parts, or"
+            " range:year:2024,2025,2026 for a part from each value to the next, and one for the"
+            " rest, where the key has that column.",
+            panel=TABLES,
+            rule=_check_partitioning,
+            alter="Part the target table by the key, hash:16 or range:year:2024,2025; '' for one"
+            " table.",
+            may_go=True,
+            more="large-tables.md#parts",
+        ),
+    ] = None
     trust_owners: Annotated[
         bool,
         Option(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pgqueue_embed.db.names import check_identifier
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import check_options
+from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.spec import PipelineSpec
 
 # What the name of a pipeline's next generation ends in.
@@ -47,6 +48,7 @@ def _check_target(spec: PipelineSpec) -> PipelineSpec:
                 " of it: --chunking none --into-column NAME"
             )
         _check_copied(spec)
+        _check_partitioned(spec)
         return spec
     _check_column(spec)
     columns = replace(spec.columns, embedding=spec.into_column)
@@ -79,6 +81,7 @@ def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
     yield "--copy-columns", bool(spec.copy_columns)
     yield "--foreign-key", spec.foreign_key
     yield "--view", spec.view
+    yield "--partition-by", spec.partition_by is not None
 
 
 def _check_copied(spec: PipelineSpec) -> None:
@@ -88,6 +91,19 @@ def _check_copied(spec: PipelineSpec) -> None:
                 f"--copy-columns {name}: the target table has a column of that name; call its"
                 " own one otherwise with --target-column"
             )
+
+
+def _check_partitioned(spec: PipelineSpec) -> None:
+    if spec.partition_by is None:
+        return
+    column = parse_partitioning(spec.partition_by).column
+    if column is not None and column not in spec.id_fields:
+        key = ",".join((column, *spec.id_fields))
+        raise UsageError(
+            f"--partition-by {spec.partition_by}: {column} is no column of the key, so that chunks"
+            f" would be found in no one part; make it one, --id-field {key} (what is unique stays"
+            " so), or give hash:16"
+        )
 
 
 def _check_overlap(spec: PipelineSpec) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.target.chunk_table import ChunkTable
@@ -61,6 +62,7 @@ def new_target(
             document=document,
             foreign_key=wanted.foreign_key,
             view=view_of(wanted, key) if wanted.view else None,
+            partitioning=parse_partitioning(wanted.partition_by) if wanted.partition_by else None,
         )
     return SourceColumn(
         table=wanted.source,

@@ -14,7 +14,9 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.partitioning import Partitioning
 from pgqueue_embed.pipeline.target_columns import TargetColumns
+from pgqueue_embed.target import parts
 from pgqueue_embed.target.chunk_view import ChunkView
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 
@@ -31,7 +33,7 @@ ROW_BYTES = 4_080
 # have the old key by then, so that it is not unique by itself.
 CREATE = """
 create table {target} (
-    {id} bigint generated always as identity primary key,
+    {id} bigint generated always as identity,
     {key_definitions},
     {chunk_id} text not null,
     {chunk_index} integer not null,
@@ -41,10 +43,15 @@ create table {target} (
     {tokens} integer not null,
     {embedding} {vector_type} not null,
     {created_at} timestamptz not null default clock_timestamp(),
-    unique ({fulltext_id}, {chunk_index})
+    {keys}
     {others}
-) with (toast_tuple_target = {row_bytes})
+) {storage}
 """
+KEYS = "primary key ({id}), unique ({fulltext_id}, {chunk_index})"
+STORAGE = "with (toast_tuple_target = {row_bytes})"
+
+# No row of a partitioned table is unique by anything that it is not parted by.
+KEYS_OF_PARTS = "primary key ({fulltext_id}, {chunk_index})"
 
 # A key that changes takes its chunks along, so that the source's writers are never refused.
 FOREIGN_KEY = """
@@ -53,7 +60,7 @@ constraint {name} foreign key ({fulltext_id}) references {source} ({source_colum
 """
 FOREIGN_KEY_NAME = "record_is_in_source"
 
-DELETE = "delete from {target} as target where {key_is_among_keys}"
+DELETE = "delete from {target} as target where {key_is_among}"
 
 INSERT = """
 insert into {target}
@@ -91,7 +98,7 @@ select copied_key, (select count(*) from inserted) from copied
 COUNT = """
 select {key_text}, count(*)
 from {target} as target
-where {key_is_among_keys}
+where {key_is_among}
 group by 1
 """
 
@@ -125,6 +132,7 @@ class ChunkTable:
     document: Document
     foreign_key: bool = False
     view: ChunkView | None = None
+    partitioning: Partitioning | None = None
 
     def __str__(self) -> str:
         return str(self.table)
@@ -132,6 +140,12 @@ class ChunkTable:
     @property
     def rows(self) -> sql.Composable:
         return self.table.identifier
+
+    @property
+    def key_is_among(self) -> sql.Composable:
+        if self.partitioning is None:
+            return self.key.among("target", self.columns.fulltext_id, "keys")
+        return self.key.looked_up("target", self.columns.fulltext_id, "keys")
 
     @property
     def written_columns(self) -> Sequence[str]:
@@ -171,7 +185,15 @@ class ChunkTable:
         type_name = codec.type_name(connection, self.vector_type, dimensions)
         others = _listed_after(self._other_definitions())
         names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
-        connection.execute(sql.SQL(CREATE).format(**names, row_bytes=ROW_BYTES))
+        storage = sql.SQL(STORAGE).format(row_bytes=ROW_BYTES)
+        if self.partitioning is None:
+            keys = sql.SQL(KEYS).format(**names)
+            connection.execute(sql.SQL(CREATE).format(**names, keys=keys, storage=storage))
+        else:
+            keys = sql.SQL(KEYS_OF_PARTS).format(**names)
+            method = parts.method(self.partitioning, self.key, self.columns)
+            connection.execute(sql.SQL(CREATE).format(**names, keys=keys, storage=method))
+            parts.create(connection, self.table, self.partitioning, storage)
         comment = f"Chunks and vectors of pgembed pipeline {pipeline_name}."
         connection.execute(
             sql.SQL("comment on table {target} is {comment}").format(**names, comment=comment)
@@ -295,7 +317,7 @@ class ChunkTable:
             **column_names(self.columns),
             "target": self.table.identifier,
             "key_definitions": sql.SQL(",\n    ").join(definitions),
-            "key_is_among_keys": self.key.among("target", self.columns.fulltext_id, "keys"),
+            "key_is_among": self.key_is_among,
             "source": self.source.identifier,
             "source_key": self.key.of("source"),
             "listed_key": self.key.value(sql.SQL("listed.key")),

@@ -63,6 +63,11 @@ class Target(Protocol):
         ...
 
     @property
+    def key_is_among(self) -> sql.Composable:
+        """The condition that a row of ``{rows} as target`` is of a record of the parameter keys."""
+        ...
+
+    @property
     def written_columns(self) -> Sequence[str]:
         """The columns of the pipeline's target table that a worker reads or writes."""
         ...

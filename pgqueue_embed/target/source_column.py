@@ -90,6 +90,10 @@ class SourceColumn:
         return sql.SQL(ROWS).format(**self._names())
 
     @property
+    def key_is_among(self) -> sql.Composable:
+        return self.key.among("target", self.columns.fulltext_id, "keys")
+
+    @property
     def written_columns(self) -> Sequence[str]:
         return (*self.key.names, self.columns.embedding)
 

@@ -55,7 +55,7 @@ def estimated_build_seconds(
         return None
     share = min(1.0, plan.memory_megabytes / plan.needed_megabytes)
     seconds = (share * in_memory + (1 - share) * on_disk) / sampled
-    growth = max(1.0, math.log(plan.rows) / math.log(sampled))
+    growth = max(1.0, math.log(plan.part_rows) / math.log(sampled))
     return plan.rows * seconds * growth / (1 + plan.parallel_workers)
 
 

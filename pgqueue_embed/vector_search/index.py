@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from pgqueue_embed.db.extension import vector_extension
-from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, quoted
+from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.target import target_of
+from pgqueue_embed.target.parts import LEAVES, largest_part
 from pgqueue_embed.vector_search.index_plan import (
     MAX_DIMENSIONS,
     QUANTIZED,
@@ -73,9 +74,11 @@ def has_vector_index(connection: Connection, pipeline: Pipeline) -> bool:
     return any(index.valid for index in vector_indexes(connection, pipeline))
 
 
-def index_name(pipeline: Pipeline, method: str, quantize: str = "none") -> str:
-    """Return the name of the pipeline's index of that kind, the same on every machine."""
-    stem = f"{pipeline.target.name}_{pipeline.spec.columns.embedding}"
+def index_name(
+    pipeline: Pipeline, method: str, quantize: str = "none", part: Table | None = None
+) -> str:
+    """Return the name of the pipeline's index of that kind, or a part's, the same everywhere."""
+    stem = f"{(part or pipeline.target).name}_{pipeline.spec.columns.embedding}"
     kind = method if quantize == "none" else f"{quantize}_{method}"
     name = f"{stem}_{kind}"
     if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
@@ -94,14 +97,17 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     """
     options = _of_vectors(pipeline, options)
     check_dimensions(pipeline.spec, pipeline.dimensions, options)
-    _check_one_piece(connection, pipeline)
     _check_version(connection, options)
     element = element_type(pipeline.spec.vector_type, options.quantize)
+    rows = count_vectors(connection, pipeline)
+    parts, largest_share = largest_part(connection, pipeline.target)
     return plan_index(
         options,
-        rows=count_vectors(connection, pipeline),
+        rows=rows,
         vector_bytes=element_bytes(element, pipeline.dimensions),
         limits=_read_limits(connection),
+        parts=parts,
+        largest_share=largest_share,
     )
 
 
@@ -190,19 +196,6 @@ def check_dimensions(spec: PipelineSpec, dimensions: int, options: IndexOptions)
     )
 
 
-def _check_one_piece(connection: Connection, pipeline: Pipeline) -> None:
-    """Raise UsageError for a partitioned source that has the vectors in a column."""
-    target = pipeline.target
-    estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
-    kind = estimate[1] if estimate else None
-    if kind == "p":
-        raise UsageError(
-            f"{target} is partitioned, and PostgreSQL builds no index concurrently on all of it;"
-            " index each partition: create index concurrently on PARTITION using hnsw"
-            f" ({quoted(pipeline.spec.columns.embedding)} {pipeline.spec.vector_type}_cosine_ops)"
-        )
-
-
 def _check_version(connection: Connection, options: IndexOptions) -> None:
     extension = vector_extension(connection)
     if options.method == "hnsw" and not extension.is_at_least(0, 5):
@@ -220,21 +213,20 @@ def _check_version(connection: Connection, options: IndexOptions) -> None:
 
 # The planner's estimate is of the last vacuum or analyze; a small table is counted.
 ESTIMATE = """
-select greatest(reltuples, 0)::bigint, relkind
-from pg_class
-join pg_namespace on pg_namespace.oid = relnamespace
-where nspname = %s and relname = %s
+select sum(greatest(reltuples, 0))::bigint
+from leaf
+join pg_class on pg_class.oid = relid
 """
 
 
 def count_vectors(connection: Connection, pipeline: Pipeline) -> int:
     """Return how many vectors there are, of many about; UsageError if the target is gone."""
     target = pipeline.target
-    estimate = connection.execute(ESTIMATE, (target.schema, target.name)).fetchone()
+    estimate = connection.value(LEAVES + ESTIMATE, {"table": target.quoted})
     if estimate is None:
         raise UsageError(f"the target table {target} is gone; make the pipeline again")
-    if estimate[0] > 1_000_000:
-        return int(estimate[0])
+    if estimate > 1_000_000:
+        return int(estimate)
     query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).rows)
     rows = connection.value(query, ())
     return int(rows)

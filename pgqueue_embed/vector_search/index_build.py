@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import vector_extension
-from pgqueue_embed.db.locks import INDEX_LOCK
+from pgqueue_embed.db.locks import INDEX_LOCK, in_short_waits
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.target.parts import LEAVES, is_partitioned
 from pgqueue_embed.vector_search.index import index_name
 from pgqueue_embed.vector_search.index_plan import IndexPlan
 
@@ -42,22 +45,20 @@ def build_index(
     `on_warning` gets what a person should know, such as a graph that outgrows its memory.
 
     An index that an interrupted build left invalid is replaced; interrupted itself, this build
-    drops what it has made. Raises UsageError when the role does not own the table, the name is
-    taken, another pgembed builds for this pipeline or a pooler is in between, SetupError when the
-    server cannot do it.
+    drops what it has made. Of a partitioned table it is built part by part, and what an interrupted
+    build has made of parts is kept. Raises UsageError when the role does not own the table, the
+    name is taken, another pgembed builds for this pipeline or a pooler is in between, SetupError
+    when the server cannot do it.
     """
     connection.refuse_pooler("pgembed index")
     name = index_name(pipeline, plan.method, plan.quantize)
     connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
+    build = Build(connection, pipeline, plan, on_warning)
     with _turn(connection, pipeline), build_settings(connection, plan):
-        _drop_invalid(connection, pipeline, name)
-        try:
-            _create_with_retry(connection, pipeline, plan, name)
-        except BaseException as error:
-            _clean_up(connection, pipeline, name, on_warning)
-            if isinstance(error, psycopg.Error):
-                raise _explained(error, pipeline, name) from None
-            raise
+        if is_partitioned(connection, pipeline.target):
+            build.of_parts(name)
+        else:
+            build.of_table(pipeline.target, name)
     return name
 
 
@@ -110,73 +111,154 @@ def build_settings(connection: Connection, plan: IndexPlan) -> Iterator[None]:
                 connection.execute(WRITE_SETTING, (name, value))
 
 
-# Only an index of this name on this table, and only if it is of no use.
-INVALID = """
+@dataclass(frozen=True)
+class Build:
+    """Builds the index of `plan`, of a table or of each part of it, in the session's turn."""
+
+    connection: Connection
+    pipeline: Pipeline
+    plan: IndexPlan
+    on_warning: Callable[[str], None]
+
+    def of_table(self, table: Table, name: str, *, replaces: bool = False) -> None:
+        """Build the index of one table; one of that name that is of no use goes first.
+
+        If it `replaces` one, that goes whatever it is.
+        """
+        self._drop(table, name, valid_too=replaces)
+        try:
+            self._create_with_retry(table, name)
+        except BaseException as error:
+            self._clean_up(table, name)
+            if isinstance(error, psycopg.Error):
+                raise _explained(error, table, name) from None
+            raise
+
+    def of_parts(self, name: str) -> None:
+        """Build the index of each part that lacks one, and that of the whole out of them."""
+        while lacking := self._parts_without():
+            for part in lacking:
+                own_name = index_name(self.pipeline, self.plan.method, self.plan.quantize, part)
+                self.of_table(part, own_name, replaces=True)
+        try:
+            in_short_waits(
+                self.connection, lambda: self._join_parts(name), table=self.pipeline.target
+            )
+        except psycopg.Error as error:
+            raise _explained(error, self.pipeline.target, name) from None
+
+    def _parts_without(self) -> list[Table]:
+        values = {
+            "table": self.pipeline.target.quoted,
+            "pipeline": self.pipeline.name,
+            "method": self.plan.method,
+            "quantize": self.plan.quantize,
+            "parameters": Jsonb({key: str(value) for key, value in self.plan.parameters.items()}),
+            "usual": Jsonb(USUAL[self.plan.method]),
+        }
+        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
+        return [Table(schema=schema, name=name) for schema, name in rows]
+
+    def _join_parts(self, name: str) -> None:
+        """Make the index of the whole, which takes the indexes of the parts as its own.
+
+        The lock keeps parts from being added meanwhile, whose index would be built under it.
+        """
+        table = self.pipeline.target
+        lock = sql.SQL("lock table only {} in share mode")
+        self.connection.execute(lock.format(table.identifier))
+        if self._parts_without():
+            raise UsageError(f"{table} has just got another part; build again")
+        if self._is_there(table, name, valid_too=False):
+            index = sql.Identifier(table.schema, name)
+            self.connection.execute(sql.SQL("drop index {}").format(index))
+        self._create(table, name, sql.SQL("create index"))
+
+    def _is_there(self, table: Table, name: str, *, valid_too: bool) -> bool:
+        values = (table.quoted, name, valid_too)
+        return bool(self.connection.value(INDEX_IS_THERE, values))
+
+    def _drop(self, table: Table, name: str, *, valid_too: bool = False) -> None:
+        if self._is_there(table, name, valid_too=valid_too):
+            index = sql.Identifier(table.schema, name)
+            self.connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
+
+    def _clean_up(self, table: Table, name: str) -> None:
+        """Drop what an interrupted build left, unless that has to wait for an open transaction."""
+        try:
+            self.connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
+            self._drop(table, name)
+        except psycopg.Error:
+            self.on_warning(f"index {name} is left behind, unusable; the next build replaces it")
+
+    def _create_with_retry(self, table: Table, name: str) -> None:
+        concurrently = sql.SQL("create index concurrently")
+        try:
+            self._create(table, name, concurrently)
+        except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+            # Parallel builders share their memory through /dev/shm, which is small in a container.
+            # It is asked for before anything is built.
+            if not (error.diag.source_file or "").startswith("dsm"):
+                raise
+            self._drop(table, name)
+            self.connection.execute("set max_parallel_maintenance_workers = 0")
+            self._create(table, name, concurrently)
+
+    def _create(self, table: Table, name: str, create: sql.SQL) -> None:
+        query = sql.SQL(CREATE).format(
+            create=create,
+            name=sql.Identifier(name),
+            table=table.identifier,
+            method=sql.Identifier(self.plan.method),
+            element=element(self.connection, self.pipeline, self.plan.quantize),
+            parameters=parameters(self.plan),
+        )
+        self.connection.execute(query)
+
+
+# An index of this name on this table, of use or not; those of parts of another index stay.
+INDEX_IS_THERE = """
 select exists (
-    select 1
+    select
     from pg_index
-    join pg_class as index on index.oid = indexrelid
-    join pg_class as target on target.oid = indrelid
-    join pg_namespace on pg_namespace.oid = target.relnamespace
-    where nspname = %s and target.relname = %s and index.relname = %s and not indisvalid
+    join pg_class on pg_class.oid = indexrelid
+    where indrelid = to_regclass(%s)
+        and relname = %s
+        and not relispartition
+        and (%s or not indisvalid)
 )
 """
 
+CREATE = """
+{create} {name} on {table}
+using {method} ({element}) with ({parameters})
+"""
 
-def _drop_invalid(connection: Connection, pipeline: Pipeline, name: str) -> None:
-    target = pipeline.target
-    invalid = connection.value(INVALID, (target.schema, target.name, name))
-    if invalid:
-        index = sql.Identifier(target.schema, name)
-        connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
+# What an index has that was made without a word about it; pgvector README, "HNSW" and "IVFFlat".
+USUAL = {"hnsw": {"m": "16", "ef_construction": "64"}, "ivfflat": {"lists": "100"}}
+
+PARTS_WITHOUT = """
+select nspname, relname
+from leaf
+join pg_class on pg_class.oid = relid
+join pg_namespace on pg_namespace.oid = relnamespace
+where not exists (
+    select
+    from pgembed.vector_indexes
+    where pipeline = %(pipeline)s
+        and part = format('%%I.%%I', nspname, relname)
+        and is_valid
+        and method = %(method)s
+        and quantize = %(quantize)s
+        and %(usual)s || parameters = %(parameters)s
+)
+order by relid
+"""
 
 
 def _sentence(notice: psycopg.errors.Diagnostic) -> str:
     parts = (notice.message_primary, notice.message_detail, notice.message_hint)
     return ". ".join(part.rstrip(".") for part in parts if part)
-
-
-def _clean_up(
-    connection: Connection, pipeline: Pipeline, name: str, on_warning: Callable[[str], None]
-) -> None:
-    """Drop what an interrupted build left, unless that has to wait for an open transaction."""
-    try:
-        connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
-        _drop_invalid(connection, pipeline, name)
-    except psycopg.Error:
-        on_warning(f"index {name} is left behind, unusable; the next build replaces it")
-
-
-def _create_with_retry(
-    connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str
-) -> None:
-    try:
-        _create(connection, pipeline, plan, name)
-    except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
-        # Parallel builders share their memory through /dev/shm, which is small in a container.
-        # It is asked for before anything is built.
-        if not (error.diag.source_file or "").startswith("dsm"):
-            raise
-        _drop_invalid(connection, pipeline, name)
-        connection.execute("set max_parallel_maintenance_workers = 0")
-        _create(connection, pipeline, plan, name)
-
-
-CREATE = """
-create index concurrently {name} on {target}
-using {method} ({element}) with ({parameters})
-"""
-
-
-def _create(connection: Connection, pipeline: Pipeline, plan: IndexPlan, name: str) -> None:
-    query = sql.SQL(CREATE).format(
-        name=sql.Identifier(name),
-        target=pipeline.target.identifier,
-        method=sql.Identifier(plan.method),
-        element=element(connection, pipeline, plan.quantize),
-        parameters=parameters(plan),
-    )
-    connection.execute(query)
 
 
 ELEMENTS = {
@@ -204,19 +286,17 @@ def parameters(plan: IndexPlan) -> sql.Composable:
     )
 
 
-def _explained(error: psycopg.Error, pipeline: Pipeline, name: str) -> PgembedError:
+def _explained(error: psycopg.Error, table: Table, name: str) -> PgembedError:
     reason = first_line(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return UsageError(
-            f"this role may not index {pipeline.target} ({reason}); build as the table's owner"
-        )
+        return UsageError(f"this role may not index {table} ({reason}); build as the table's owner")
     if isinstance(error, psycopg.errors.DuplicateTable):
         return UsageError(
-            f"{pipeline.target.schema}.{name} exists already and is no cosine index of these"
+            f"{table.schema}.{name} exists already and is no cosine index of these"
             " vectors; rename or drop it"
         )
     if isinstance(error, psycopg.errors.UndefinedTable):
-        return UsageError(f"the target table {pipeline.target} is gone ({reason})")
+        return UsageError(f"the target table {table} is gone ({reason})")
     if isinstance(error, psycopg.errors.ProgramLimitExceeded):
         return SetupError(f"the server refused: {reason}; give more --memory or fewer --lists")
     return SetupError(f"the index was not built: {reason}")
@@ -224,12 +304,17 @@ def _explained(error: psycopg.Error, pipeline: Pipeline, name: str) -> PgembedEr
 
 @dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """How far a build is; `done` and `total` count what the phase counts, 0 where it does not."""
+    """How far a build is; `done` and `total` count what the phase counts, 0 where it does not.
+
+    It is at one `part` of the table's `parts`, of 1 if it has none.
+    """
 
     phase: str
     done: int
     total: int
     waits_for_pid: int | None
+    part: int = 1
+    parts: int = 1
 
 
 # Blocks are counted where the table is read, tuples where what was read is sorted or written.
@@ -246,18 +331,19 @@ select
         when tuples_total > 0 then tuples_total
         else blocks_total
     end,
-    nullif(current_locker_pid, 0)
+    nullif(current_locker_pid, 0),
+    (select count(*) from leaf as earlier where earlier.relid <= leaf.relid),
+    (select count(*) from leaf)
 from pg_stat_progress_create_index
-join pg_class on pg_class.oid = relid
-join pg_namespace on pg_namespace.oid = relnamespace
-where datname = current_database() and nspname = %s and relname = %s
+join leaf using (relid)
+where datname = current_database()
 """
 
 
 def read_progress(connection: Connection, pipeline: Pipeline) -> BuildProgress | None:
     """Return how far a build on the pipeline's target table is, or None when there is none."""
-    target = pipeline.target
-    row = connection.execute(PROGRESS, (target.schema, target.name)).fetchone()
+    row = connection.execute(LEAVES + PROGRESS, {"table": pipeline.target.quoted}).fetchone()
     if row is None:
         return None
-    return BuildProgress(phase=row[0], done=row[1], total=row[2], waits_for_pid=row[3])
+    names = ("phase", "done", "total", "waits_for_pid", "part", "parts")
+    return BuildProgress(**dict(zip(names, row, strict=True)))

@@ -81,12 +81,15 @@ class ServerLimits:
 class IndexPlan:
     """How one index is built of vectors as `quantize` says; `parameters` are its WITH options.
 
-    What does not fit into `memory_megabytes`, of the `needed_megabytes`, is built on disk.
+    What does not fit into `memory_megabytes`, of the `needed_megabytes`, is built on disk. Of a
+    partitioned table it is built for one of its `parts` after the other, of up to `part_rows`.
     """
 
     method: str
     quantize: str
     rows: int
+    part_rows: int
+    parts: int
     parameters: dict[str, int]
     memory_megabytes: int
     needed_megabytes: int
@@ -109,19 +112,27 @@ def element_bytes(element: str, dimensions: int) -> int:
 
 
 def plan_index(
-    options: IndexOptions, *, rows: int, vector_bytes: int, limits: ServerLimits
+    options: IndexOptions,
+    *,
+    rows: int,
+    vector_bytes: int,
+    limits: ServerLimits,
+    parts: int = 1,
+    largest_share: float = 1.0,
 ) -> IndexPlan:
     """Return the plan for `rows` vectors of `vector_bytes` each.
 
-    Raises UsageError for ivfflat without rows: its lists are learnt from them.
+    They lie in so many `parts`, the largest of which has `largest_share` of them. Raises UsageError
+    for ivfflat without rows: its lists are learnt from them.
     """
     cap = max(SPARE_BYTES, limits.shared_buffers_bytes // 2)
+    part_rows = min(rows, math.ceil(rows * largest_share))
     if options.method == "hnsw":
         parameters = {"m": options.m, "ef_construction": options.ef_construction}
-        needed = hnsw_bytes(rows, vector_bytes, options.m)
+        needed = hnsw_bytes(part_rows, vector_bytes, options.m)
         given = min(needed, cap)
     else:
-        lists = options.lists or _lists_within(rows, vector_bytes, cap)
+        lists = options.lists or _lists_within(part_rows, vector_bytes, cap)
         parameters = {"lists": lists}
         needed = given = ivfflat_bytes(lists, vector_bytes)
     memory = max(given, limits.maintenance_work_mem_bytes)
@@ -129,6 +140,8 @@ def plan_index(
         method=options.method,
         quantize=options.quantize,
         rows=rows,
+        part_rows=part_rows,
+        parts=parts,
         parameters=parameters,
         memory_megabytes=options.memory_megabytes or math.ceil(memory / MEGABYTE),
         needed_megabytes=math.ceil(needed / MEGABYTE),

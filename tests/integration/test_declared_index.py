@@ -25,10 +25,21 @@ from tests.support.light import light_process, light_workers
 from tests.support.pipelines import make_pipeline
 
 
-def declare(connection: Connection, quantize: str = "halfvec", records: int = 12) -> Pipeline:
+def declare(
+    connection: Connection,
+    quantize: str = "halfvec",
+    records: int = 12,
+    partition_by: str | None = None,
+) -> Pipeline:
     """Make a pipeline with an index to be, and queue its records."""
     source = make_source(connection, texts(records, chunks=2))
-    pipeline = make_pipeline(connection, source, index_method="hnsw", quantize=quantize)
+    pipeline = make_pipeline(
+        connection,
+        source,
+        index_method="hnsw",
+        quantize=quantize,
+        partition_by=partition_by,
+    )
     enqueue(connection, pipeline, Selection())
     return pipeline
 
@@ -53,11 +64,17 @@ def waits(connection: Connection, pipeline: Pipeline) -> bool:
 
 
 @pytest.mark.on_both_servers
-@pytest.mark.parametrize("quantize", ["none", "halfvec", "binary"])
+@pytest.mark.parametrize(
+    ("quantize", "partition_by"), [("none", None), ("halfvec", None), ("binary", "hash:3")]
+)
 def test_a_worker_that_drains_the_queue_builds_it(
-    conninfo: str, connection: Connection, tmp_path: Path, quantize: str
+    conninfo: str,
+    connection: Connection,
+    tmp_path: Path,
+    quantize: str,
+    partition_by: str | None,
 ) -> None:
-    pipeline = declare(connection, quantize)
+    pipeline = declare(connection, quantize, partition_by=partition_by)
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0
     assert built(connection, pipeline) == [("hnsw", quantize, True)]

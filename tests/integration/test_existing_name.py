@@ -36,6 +36,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "copy_columns": (None, ("state",)),
     "foreign_key": (False, True),
     "view": (False, True),
+    "partition_by": (None, "hash:4"),
     "trust_owners": (False, True),
     "vector_type": ("vector", "halfvec"),
     "truncate_dim": (None, 4),

@@ -39,11 +39,15 @@ VECTORS = directions(ROWS, 1)
 QUERIES = directions(3, 2)
 
 
-def fill(connection: Connection, vector_type: str = "vector") -> Pipeline:
+def fill(
+    connection: Connection, vector_type: str = "vector", partition_by: str | None = None
+) -> Pipeline:
     """Make pipeline reports with VECTORS, of ids from 1."""
     connection.execute(SOURCE, (ROWS,))
     connection.execute("alter table public.reports add primary key (id)")
-    pipeline = make_pipeline(connection, dimensions=DIMENSIONS, vector_type=vector_type)
+    pipeline = make_pipeline(
+        connection, dimensions=DIMENSIONS, vector_type=vector_type, partition_by=partition_by
+    )
     statement = sql.SQL(FILL).format(
         target=pipeline.target.identifier, type=sql.Identifier("public", vector_type)
     )

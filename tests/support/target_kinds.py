@@ -98,8 +98,13 @@ TARGET_KINDS = (
     ),
     TargetKind(name="foreign key", fields={"foreign_key": True}),
     TargetKind(name="copied columns", fields={"copy_columns": ("kind",)}),
-    TargetKind(name="view", fields={"view": True}),
+    TargetKind(name="view, partitioned", fields={"view": True, "partition_by": "hash:3"}),
     TargetKind(name="halfvec, truncated", fields={"vector_type": "halfvec", "truncate_dim": 3}),
+    TargetKind(
+        name="partitioned by range",
+        id_fields=("tenant", "id"),
+        fields={"partition_by": "range:id:2,4,6", "foreign_key": True},
+    ),
     TargetKind(name="composite key", id_fields=("tenant", "id")),
     TargetKind(
         name="composite foreign key", id_fields=("tenant", "id"), fields={"foreign_key": True}

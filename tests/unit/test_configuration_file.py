@@ -118,6 +118,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "vector_type": st.sampled_from(["vector", "halfvec"]),
     "index_method": st.none() | st.sampled_from(["hnsw", "ivfflat"]),
     "quantize": st.sampled_from(["none", "halfvec", "binary"]),
+    "partition_by": st.sampled_from([None, "hash:16"]),
 }
 
 # What any other setting can be.
@@ -140,7 +141,7 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
         values["text_fields"] = ()
     if values["into_column"] is not None:
         values["chunking"] = "none"
-        for of_a_table in ("columns", "copy_columns", "foreign_key", "view"):
+        for of_a_table in ("columns", "copy_columns", "foreign_key", "view", "partition_by"):
             del values[of_a_table]
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]

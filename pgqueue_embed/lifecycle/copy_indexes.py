@@ -1,0 +1,149 @@
+"""Builds for a target what indexes another one has, while both are used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.locks import in_short_waits
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.target.parts import leaves
+
+INDEXES = """
+select
+    relname as name,
+    indisunique as is_unique,
+    pg_get_indexdef(indexrelid) as definition,
+    format('CREATE %%sINDEX %%I ON %%s%%s ', case when indisunique then 'UNIQUE ' else '' end,
+        relname, case when relkind = 'I' then 'ONLY ' else '' end, indrelid::regclass) as beginning
+from pg_index
+join pg_class on pg_class.oid = indexrelid
+where indrelid = %(table)s::regclass
+    and indisvalid
+    and not exists (select from pg_constraint where conindid = indexrelid)
+order by relname
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    name: str
+    is_unique: bool
+    body: str
+
+
+def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[str]:
+    """Build every index of the old target that the new one lacks, while both are used.
+
+    Returns what was built, as its definitions. An index of vectors is built for the new type.
+    """
+    there = {each.body for each in _indexes(connection, new.target)}
+    built = []
+    for index in _indexes(connection, old.target):
+        body = _for_vectors(index.body, old, new)
+        if body not in there:
+            _build(connection, new.target, index, body)
+            built.append(body)
+    return built
+
+
+# What is indexed of smaller vectors has their dimensions in it.
+DIMENSIONED = r"(\)::(?:[\w\".]+\.)?(?:halfvec|bit)\()%d\)"
+
+
+def _for_vectors(body: str, old: Pipeline, new: Pipeline) -> str:
+    """Return what an index is of, as the vectors of the new generation are."""
+    typed = body.replace(f"{old.spec.vector_type}_", f"{new.spec.vector_type}_")
+    return re.sub(DIMENSIONED % old.dimensions, rf"\g<1>{new.dimensions})", typed)
+
+
+def _indexes(connection: Connection, table: Table) -> list[_Index]:
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        # So that every name in a definition is written with its schema.
+        cursor.execute("set local search_path = ''")
+        rows = cursor.execute(INDEXES, {"table": table.quoted}).fetchall()
+    return [
+        _Index(
+            name=row["name"],
+            is_unique=row["is_unique"],
+            body=_after(row["definition"], row["beginning"]),
+        )
+        for row in rows
+    ]
+
+
+def _after(definition: str, beginning: str) -> str:
+    if not definition.startswith(beginning):
+        raise UsageError(f"cannot copy the index: {definition}; drop it, or make it by hand")
+    return definition.removeprefix(beginning)
+
+
+def _build(connection: Connection, table: Table, index: _Index, body: str) -> None:
+    unique = sql.SQL("unique " if index.is_unique else "")
+
+    def create(each: Table, concurrently: sql.SQL) -> sql.Composed:
+        return sql.SQL("create {}index {}on {} {}").format(
+            unique, concurrently, each.identifier, sql.SQL(body)
+        )
+
+    def is_there(part: Table) -> bool:
+        return body in {each.body for each in _indexes(connection, part)}
+
+    try:
+        build_by_parts(connection, table, create, is_there)
+    except psycopg.Error as error:
+        raise UsageError(
+            f"cannot build index {index.name} on {table}: {first_line(error)}; build one by hand"
+            " or drop it, and switch again"
+        ) from None
+
+
+def build_by_parts(
+    connection: Connection,
+    table: Table,
+    create: Callable[[Table, sql.SQL], sql.Composed],
+    is_there: Callable[[Table], bool],
+) -> None:
+    """Build an index while `table` is used: of a partitioned one of each part, then of the whole.
+
+    `create` makes the statement for a table, with ``concurrently `` where that is given; a part of
+    which the index `is_there` is left as it is. Raises what the server says, with what was begun
+    dropped and what was finished kept.
+    """
+    parts = leaves(connection, table)
+    try:
+        for part in parts:
+            if part == table or not is_there(part):
+                connection.execute(create(part, sql.SQL("concurrently ")))
+    except psycopg.Error:
+        for part in parts:
+            drop_unusable(connection, part)
+        raise
+    if parts != [table]:
+        # It takes what its parts have, and builds nothing.
+        of_whole = create(table, sql.SQL(""))
+        in_short_waits(connection, lambda: connection.execute(of_whole), table=table)
+
+
+UNUSABLE = """
+select format('%%I.%%I', nspname, relname)
+from pg_index
+join pg_class on pg_class.oid = indexrelid
+join pg_namespace on pg_namespace.oid = relnamespace
+where indrelid = %s::regclass and not indisvalid
+"""
+
+
+def drop_unusable(connection: Connection, table: Table) -> None:
+    """Drop the indexes of `table` that no query can use, as an interrupted build leaves them."""
+    for (name,) in connection.execute(UNUSABLE, (table.quoted,)).fetchall():
+        connection.execute(sql.SQL("drop index concurrently if exists {}").format(sql.SQL(name)))

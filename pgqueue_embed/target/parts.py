@@ -1,0 +1,129 @@
+"""The parts of a partitioned target table: `<table>_0`, `<table>_1`, and so on.
+
+A source that has the vectors in a column may be partitioned too, by its owner, and parts of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from psycopg import sql
+
+from pgqueue_embed.db.names import Table, with_suffix
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.partitioning import Partitioning
+from pgqueue_embed.pipeline.target_columns import TargetColumns
+
+CREATE = "create table {part} partition of {table} {values} {storage}"
+
+
+def method(partitioning: Partitioning, key: Key, columns: TargetColumns) -> sql.Composable:
+    """Return by what a table of chunks with `key` in `columns` is parted, to stand behind it."""
+    if partitioning.column is None:
+        names = columns.fulltext_id
+        return sql.SQL("partition by hash ({})").format(
+            sql.SQL(", ").join(map(sql.Identifier, names))
+        )
+    name = columns.fulltext_id[key.names.index(partitioning.column)]
+    return sql.SQL("partition by range ({})").format(sql.Identifier(name))
+
+
+def create(
+    connection: Connection, table: Table, partitioning: Partitioning, storage: sql.Composable
+) -> None:
+    """Make the parts of `table`, each with `storage`."""
+    for number, values in enumerate(_values(partitioning)):
+        part = _part(table, str(number))
+        query = sql.SQL(CREATE).format(
+            part=part.identifier, table=table.identifier, values=values, storage=storage
+        )
+        connection.execute(query)
+
+
+def _part(table: Table, number: str) -> Table:
+    return Table(schema=table.schema, name=with_suffix(table.name, f"_{number}"))
+
+
+def _values(partitioning: Partitioning) -> Iterator[sql.Composable]:
+    for remainder in range(partitioning.hashed):
+        yield sql.SQL("for values with (modulus {}, remainder {})").format(
+            sql.Literal(partitioning.hashed), sql.Literal(remainder)
+        )
+    bounds = partitioning.bounds
+    for first, end in pairwise(bounds):
+        yield sql.SQL("for values from ({}) to ({})").format(sql.Literal(first), sql.Literal(end))
+    if bounds:
+        yield sql.SQL("default")
+
+
+# The tables that have the rows of one: itself, unless it is partitioned. Stands before a query.
+LEAVES = """
+with leaf as (
+    select relid::oid
+    from pg_partition_tree(to_regclass(%(table)s))
+    where isleaf
+    union
+    select oid
+    from pg_class
+    where oid = to_regclass(%(table)s) and relkind <> 'p'
+)
+"""
+
+NAMES = """
+select nspname, relname
+from leaf
+join pg_class on pg_class.oid = relid
+join pg_namespace on pg_namespace.oid = relnamespace
+order by relid
+"""
+
+
+def leaves(connection: Connection, table: Table) -> list[Table]:
+    """Return the tables that have the rows of `table`, itself alone unless it is partitioned."""
+    rows = connection.execute(LEAVES + NAMES, {"table": table.quoted}).fetchall()
+    return [Table(schema=schema, name=name) for schema, name in rows]
+
+
+SHARES = """
+select count(*), coalesce(max(pg_table_size(relid)) / nullif(sum(pg_table_size(relid)), 0), 1)
+from leaf
+"""
+
+
+def largest_part(connection: Connection, table: Table) -> tuple[int, float]:
+    """Return how many parts `table` has, 1 if it has none, and the share of the largest in all."""
+    number, share = connection.row(LEAVES + SHARES, {"table": table.quoted})
+    return max(1, number), float(share)
+
+
+def is_partitioned(connection: Connection, table: Table) -> bool:
+    """Return whether `table`, which is there, has its rows in parts."""
+    found = connection.value(
+        "select relkind = 'p' from pg_class where oid = to_regclass(%s)", (table.quoted,)
+    )
+    return bool(found)
+
+
+PARTS = """
+select nspname, relname
+from pg_partition_tree(to_regclass(%s))
+join pg_class on pg_class.oid = relid
+join pg_namespace on pg_namespace.oid = relnamespace
+where level > 0
+order by relid
+"""
+
+
+def parts_of(connection: Connection, table: Table) -> list[Table]:
+    """Return the parts of `table`, and their parts, in the order of their age."""
+    rows = connection.execute(PARTS, (table.quoted,)).fetchall()
+    return [Table(schema=schema, name=name) for schema, name in rows]
+
+
+def part_of(table: Table, part: Table, former: Table) -> Table | None:
+    """Return what `part` of `former` is called as one of `table`; None of one that `create` has
+    not named."""
+    number = part.name.rpartition("_")[2]
+    return _part(table, number) if part == _part(former, number) else None
