@@ -49,7 +49,7 @@ def _measure(bench: Bench, dimensions: int) -> Measured:
             pipeline = make_pipeline(connection, fake_identity(dimensions))
             if name == "usual limit":
                 connection.execute("alter table public.reports_vectors reset (toast_tuple_target)")
-            _fill(connection, pipeline, bench.sizes.searched_rows, dimensions)
+            fill(connection, pipeline, bench.sizes.searched_rows, dimensions)
             sizes[name] = _row_bytes(connection, bench.sizes.searched_rows)
             searches[name] = partial(_search, connection, pipeline, dimensions)
         for each in searches.values():
@@ -70,7 +70,8 @@ def _measure(bench: Bench, dimensions: int) -> Measured:
     )
 
 
-def _fill(connection: Connection, pipeline: Pipeline, rows: int, dimensions: int) -> None:
+def fill(connection: Connection, pipeline: Pipeline, rows: int, dimensions: int) -> None:
+    """Fill the pipeline's target with chunks of 500 characters, in directions at random."""
     text = "\n\n".join(maude().documents)
     codec = VectorCodec(connection)
     for first in range(0, rows, STATEMENT_ROWS):

@@ -11,6 +11,7 @@ PgembedError                   one line for a person: what, why and the way out
 │   └── MachineFault           this machine kills its worker processes
 ├── PipelineFault              a table of a pipeline refuses a statement: the pipeline is paused
 │   └── RoleFault              it refuses this role alone: this worker leaves the pipeline out
+│       ├── MissingRight       it lacks a right, whose GRANT the message has
 │       └── UntrustedCode      code of a role with fewer rights would run with this one's
 ├── PipelineReplaced           its next generation took over meanwhile; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
@@ -75,6 +76,10 @@ class PipelineFault(PgembedError):
 
 class RoleFault(PipelineFault):
     """This role may not do what the pipeline needs, and another one may: nothing is paused."""
+
+
+class MissingRight(UsageError, RoleFault):
+    """This role may not read what a search needs; the message has the GRANT."""
 
 
 class UntrustedCode(UsageError, RoleFault):

@@ -165,6 +165,15 @@ def conninfo(server: LocalServer, administrator: Administrator, template: str) -
         yield database_conninfo(server, name)
 
 
+@pytest.fixture(scope="module")
+def shared_conninfo(
+    server: LocalServer, administrator: Administrator, template: str
+) -> Iterator[str]:
+    """A migrated database that the tests of a file share, and leave as it is."""
+    with _temporary_database(administrator, CLONE, template) as name:
+        yield database_conninfo(server, name)
+
+
 @pytest.fixture
 def make_database(
     server: LocalServer, administrator: Administrator, template: str

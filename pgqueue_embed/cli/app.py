@@ -23,6 +23,7 @@ from pgqueue_embed.cli import (
     model,
     pipelines,
     search,
+    serve,
     service,
     show,
     status,
@@ -62,6 +63,7 @@ failures.add_commands(app)
 index.add_commands(app)
 evaluate.add_commands(app)
 search.add_commands(app)
+serve.add_commands(app)
 doctor.add_commands(app)
 verify.add_commands(app)
 work.add_commands(app)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pgqueue_embed.untrusted.foreign_text import escaped, printable, printable_lines
+from pgqueue_embed.untrusted.plain_json import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,17 +62,7 @@ def plain_table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
 
 def print_json(value: Any) -> None:
     """Print `value` as indented JSON: times in ISO 8601, durations in seconds."""
-    say(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    return str(value)
+    say(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=plain)))
 
 
 def one_line(text: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +15,12 @@ from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.query import Hit
-    from pgqueue_embed.vector_search.query_vector import QueryEncoder
     from pgqueue_embed.vector_search.request import SearchRequest
 
 # Longer lines are hard to read, however wide the terminal is.
@@ -79,7 +81,8 @@ def search(
     """Find the chunks that are nearest in meaning to a query.
 
     Scores are cosine similarities, 1 for the same meaning. The query goes
-    through the pipeline's own model, on this machine.
+    through the pipeline's own model, on this machine: that of a running
+    pgembed serve, if there is one.
 
     With --where, all that fulfil it can be found, with an index too.
 
@@ -92,6 +95,7 @@ def search(
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.query import has_vectors
     from pgqueue_embed.vector_search.request import SearchRequest
+    from pgqueue_embed.vector_search.rights import naming_missing_rights
 
     request = SearchRequest(
         limit=limit,
@@ -103,8 +107,9 @@ def search(
     )
     request.check()
     with connect(conninfo) as connection:
-        check_schema(connection)
-        pipeline = load_pipeline(connection, name)
+        with naming_missing_rights(connection):
+            check_schema(connection)
+            pipeline = load_pipeline(connection, name)
         hits: list[Hit] = []
         if has_vectors(connection, pipeline):
             hits = _search(connection, pipeline, query, model_path, request)
@@ -112,7 +117,9 @@ def search(
             say(f"{name} has no vectors yet; embed some: pgembed work")
             return
     if as_json:
-        print_json([_as_json(hit, request) for hit in hits])
+        from pgqueue_embed.vector_search.hit_json import hit_json
+
+        print_json([hit_json(hit, request) for hit in hits])
     else:
         show_hits(hits)
 
@@ -125,12 +132,9 @@ def _search(
     request: SearchRequest,
 ) -> list[Hit]:
     from pgqueue_embed.vector_search.query import search as find
-    from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
-    with _waiting(f"loading {pipeline.model}"):
-        encoder = QueryEncoder(pipeline, model_path=model_path)
-        vector = encoder.encode(query, pipeline.spec.truncate_dim)
-    _warn_of_unknown_words(encoder, pipeline, query)
+    vector, unknown_share = _encoded(pipeline, query, model_path)
+    _warn_of_unknown_words(pipeline, unknown_share)
     hits = find(connection, pipeline, vector, request)
     if not hits:
         anything = replace(request, limit=1, offset=0, threshold=-1)
@@ -138,14 +142,21 @@ def _search(
     return hits
 
 
-def _as_json(hit: Hit, request: SearchRequest) -> dict[str, object]:
-    """Return what is printed of a hit: what was not asked for is left out."""
-    values = asdict(hit)
-    if not request.columns:
-        del values["columns"]
-    if not request.per_record:
-        del values["matched"]
-    return values
+def _encoded(
+    pipeline: Pipeline, query: str, model_path: str | None
+) -> tuple[NDArray[np.float32], float]:
+    """Return the query's vector, and the share of its tokens that the model does not know."""
+    from pgqueue_embed.vector_search.warm_query import ask_for_vector
+
+    warm = None if model_path else ask_for_vector(pipeline, query)
+    if warm is not None:
+        return warm.vector, warm.unknown_share
+    from pgqueue_embed.vector_search.query_vector import QueryEncoder
+
+    with _waiting(f"loading {pipeline.model}"):
+        encoder = QueryEncoder(pipeline, model_path=model_path)
+        vector = encoder.encode(query, pipeline.spec.truncate_dim)
+    return vector, encoder.unknown_share(query)
 
 
 def _waiting(what: str) -> AbstractContextManager[object]:
@@ -155,8 +166,7 @@ def _waiting(what: str) -> AbstractContextManager[object]:
     return progress_console().status(what)
 
 
-def _warn_of_unknown_words(encoder: QueryEncoder, pipeline: Pipeline, query: str) -> None:
-    share = encoder.unknown_share(query)
+def _warn_of_unknown_words(pipeline: Pipeline, share: float) -> None:
     if share >= WORRYING_SHARE:
         from pgqueue_embed.source.unknown_tokens import READERS
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from pgqueue_embed.embedding.precision import (
     disagreement,
 )
 from pgqueue_embed.embedding.probe import in_a_line
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TEXTS, Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
     NonFiniteVectors,
@@ -269,15 +270,43 @@ class EmbeddingModel(PlacedModel):
 
         Raises UsageError for one that is longer than the model reads.
         """
+        chunk = self.query_chunk(text)
+        with self._saying_what_a_query_has():
+            vector: Vectors = self.launch_queries([chunk])()[0]
+        return vector
+
+    def query_chunk(self, text: str) -> Chunk:
+        """Return a query as one chunk; raises UsageError for one longer than the model reads."""
+        queries = self._queries
+        chunk = queries.whole(text)
+        # Where the library is asked to read it, it tells when the text is computed.
+        tokens = 0 if queries.feeding == TEXTS else len(queries.sequence(text, chunk.token_ids))
+        with self._saying_what_a_query_has():
+            if tokens > queries.max_tokens:
+                raise TooLong(self.name, tokens, queries.max_tokens)
+        return chunk
+
+    def query_tokens(self, chunk: Chunk) -> int:
+        """Return the length of a query as the model reads it, or a little more."""
+        return self._queries.sequence_tokens(len(chunk.token_ids))
+
+    def launch_queries(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
+        """Start a batch of queries, padded to ``length``; call what it returns for the vectors.
+
+        In the model's own precision. Raises TooLong; the read raises NonFiniteVectors.
+        """
+        with self.session():
+            raw = self._compute(self._queries, chunks, length)
+        return lambda: unit_rows(network.on_host(raw))
+
+    @contextmanager
+    def _saying_what_a_query_has(self) -> Iterator[None]:
         try:
-            with self.session():
-                raw = self._compute(self._queries, [self._queries.whole(text)], None)
+            yield
         except TooLong as error:
             raise UsageError(
                 f"the query has {error.tokens}, {self.name} reads {error.limit}"
             ) from None
-        vector: Vectors = unit_rows(network.on_host(raw))[0]
-        return vector
 
     def try_chunk_of(self, tokens: int) -> None:
         """Let the model read a document's chunk of ``tokens``; raises ModelError if it cannot.

@@ -62,6 +62,7 @@ class PlacedModel:
                 stray_weights=opened.stray_weights,
             )
         self._documents.computes_alone = self.facts.computed_alone
+        self._queries.computes_alone = self.facts.computed_alone
         self.dimensions = self.facts.dimensions
 
     def _open(self, *, by_library: bool = False) -> network.Opened:

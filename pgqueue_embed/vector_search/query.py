@@ -13,8 +13,10 @@ from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, RawCursor
 from pgqueue_embed.errors import (
+    MissingRight,
     PipelineFault,
     PipelineReplaced,
     UntrustedCode,
@@ -27,6 +29,7 @@ from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.relation import raw, relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.rights import naming_missing_rights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +84,12 @@ def search(
 
     `query_vector` has shape (dimensions,). Raises PipelineReplaced if the next generation, to which
     the query's vector may mean nothing, has just taken over; UsageError for a request that cannot
-    be, or a target table that is not there or may not be read.
+    be, or a target table that is not there, and MissingRight for one that may not be read.
     """
     request.check()
     try:
         with (
+            naming_missing_rights(connection, _tables(pipeline, request)),
             trusting(
                 connection,
                 pipeline.spec,
@@ -101,7 +105,7 @@ def search(
             hits = _best_of_records(scan) if request.per_record else _best(scan)
             _check_present(connection, pipeline)
             return hits
-    except UntrustedCode:
+    except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
         # The vectors of another generation may be of another length, or have moved.
@@ -114,6 +118,10 @@ def search(
 
 
 _SEARCHING = "comparing its vectors"
+
+
+def _tables(pipeline: Pipeline, request: SearchRequest) -> list[Table]:
+    return [pipeline.target, *([pipeline.source] if request.reads_source else [])]
 
 
 def _prepare(connection: Connection, request: SearchRequest) -> None:
@@ -230,13 +238,14 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
     try:
         with (
+            naming_missing_rights(connection, [pipeline.target]),
             trusting(connection, pipeline.spec, searching=True),
             on_users_tables(connection, _SEARCHING),
             connection.transaction(),
         ):
             connection.execute(WHAT_ONE_MAY_SEE)
             found = connection.value(query, ())
-    except UntrustedCode:
+    except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None

@@ -104,9 +104,14 @@ def _qualified(connection: Connection, pipeline: Pipeline, request: SearchReques
 def _check_condition(
     connection: Connection, pipeline: Pipeline, found: Relation, where: str
 ) -> None:
-    """Raise UsageError, in the words of PostgreSQL, for what is no condition over `found`."""
-    refused = refusal(connection, sql.SQL(found.relation.replace("%", "%%")), where)
+    """Raise UsageError, in the words of PostgreSQL, for what is no condition over `found`.
+
+    And psycopg's error where the tables may not be read, whatever the condition.
+    """
+    relation = sql.SQL(found.relation.replace("%", "%%"))
+    refused = refusal(connection, relation, where)
     if refused is not None:
+        connection.execute(sql.SQL("select from {} limit 0").format(relation), ())
         raise UsageError(
             f"--where is not a condition over {pipeline.source} and {pipeline.target}: {refused}"
         )

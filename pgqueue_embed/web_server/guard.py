@@ -146,7 +146,7 @@ class _Exchange:
 
     async def _respond(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self._status = int(message["status"])
             message["headers"] = [*_added(message.get("headers", ())), *message.get("headers", ())]
         await self._send(message)
 

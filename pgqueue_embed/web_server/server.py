@@ -50,8 +50,13 @@ class Server:
         self.url = url_of(opened)
         self.started = threading.Event()
         self._sockets = [opened, *private]
+        try:
+            app = make_app(self.url)
+        except BaseException:
+            opened.close()
+            raise
         guard = Guard(
-            app=make_app(self.url),
+            app=app,
             key=listening.key,
             names={name.lower() for name in (listening.host, *listening.names)},
             open_paths=open_paths,

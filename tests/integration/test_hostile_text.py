@@ -31,6 +31,8 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[12]?[AK]")
 HOSTILE_ANSWERS = 27
 COMMANDS = (
     "status",
+    "serve NAME --host WHERE",
+    "mcp WHERE",
     "status --json",
     "status NAME",
     "health",

@@ -38,6 +38,11 @@ from (
 @pytest.fixture
 def reports(connection: Connection) -> Pipeline:
     """A pipeline over a source with columns to ask for, two chunks a record."""
+    return make_reports(connection)
+
+
+def make_reports(connection: Connection) -> Pipeline:
+    """Make a source with columns to ask for and a pipeline over it, two chunks a record."""
     connection.execute(SOURCE.format(rows=ROWS))
     pipeline = make_pipeline(connection, copy_columns=("kind",))
     connection.execute(sql.SQL(FILL).format(target=pipeline.target.identifier), ())

@@ -1,0 +1,179 @@
+"""`pgembed serve` under 32 clients, against its model alone in batches of 32."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchmarks.bench import Bench
+from benchmarks.corpora import maude
+from benchmarks.database import drop_database, make_pipeline, new_database
+from benchmarks.figures import Figure, Measured, Reach, interleaved, percentile, ratio
+from benchmarks.search_part import fill
+from pgqueue_embed.db.session import connect
+from pgqueue_embed.embedding import AS_ITS_FILES_SAY, DeviceThread, resolve_model
+from pgqueue_embed.embedding.query_model import QueryModel
+from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
+from pgqueue_embed.serve.encoders import open_model
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from tests.support.corpus import make_source
+
+PART = "serve"
+CLIENTS = 32
+WORDS = 8
+DIMENSIONS = 384
+WANTED = 0.8
+
+ALONE = "the model alone, batches of 32"
+DOORS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "POST /v1/embeddings": (
+        "/v1/embeddings",
+        {"model": "reports", "encoding_format": "base64"},
+        "input",
+    ),
+    "POST /search": ("/search", {"pipeline": "reports", "limit": 5}, "query"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What some seconds of one variant gave."""
+
+    rate: float
+    seconds: list[float]
+    errors: list[str]
+
+
+def measure(bench: Bench) -> Iterator[Measured]:
+    """Ask for the vectors of queries, and for searches by an index."""
+    queries = _queries()
+    with ExitStack() as stack:
+        conninfo = new_database(bench.server)
+        stack.callback(drop_database, bench.server, conninfo)
+        bench.say(f"{bench.sizes.searched_rows:,} vectors of {DIMENSIONS} dimensions, indexed")
+        with connect(conninfo) as connection:
+            make_source(connection, [])
+            pipeline = make_pipeline(connection, DEFAULT_MODEL)
+            fill(connection, pipeline, bench.sizes.searched_rows, DIMENSIONS)
+            build_index(connection, pipeline, plan(connection, pipeline, IndexOptions()))
+        url = stack.enter_context(_server(conninfo))
+        device = DeviceThread(
+            partial(open_model, resolve_model(DEFAULT_MODEL), AS_ITS_FILES_SAY, "cpu")
+        )
+        stack.callback(device.close)
+        runs: dict[str, Callable[[], Run]] = {ALONE: partial(_alone, device, queries)}
+        for name, door in DOORS.items():
+            runs[name] = partial(_asked, url, door, queries)
+        for each in runs.values():
+            each()
+        yield _measured(bench, interleaved(bench.rounds, runs, on_run=bench.on_run))
+
+
+def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
+    alone = [run.rate for run in outcomes[ALONE]]
+    measured = Measured()
+    for name, runs in outcomes.items():
+        rates = [run.rate for run in runs]
+        share = ratio(rates, alone)
+        measured.figures.append(
+            Figure(
+                part=PART,
+                name=name,
+                corpus=f"{CLIENTS} clients, {bench.sizes.searched_rows:,} x {DIMENSIONS}",
+                unit="queries/s",
+                values=rates,
+                note=f"{share:.2f} of the model alone; {_latency(runs)}",
+            )
+        )
+        if name != ALONE:
+            reach = Reach(name=f"{name} against the model alone", measured=share, target=WANTED)
+            measured.reaches.append(reach)
+            errors = [error for run in runs for error in run.errors]
+            measured.notes += [f"{name}: {error}" for error in errors]
+    return measured
+
+
+def _latency(runs: list[Run]) -> str:
+    seconds = [each for run in runs for each in run.seconds]
+    if not seconds:
+        return "no latency"
+    p50, p95 = (1000 * percentile(seconds, percent) for percent in (50, 95))
+    errors = sum(len(run.errors) for run in runs)
+    return f"p50 {p50:,.0f} ms, p95 {p95:,.0f} ms, {errors} errors"
+
+
+def _queries() -> Iterator[list[str]]:
+    """Yield lists of queries, no two of which are the same."""
+    words = re.findall(r"[A-Za-z]{3,}", "\n".join(maude().documents[:2_000]))
+    starts = itertools.count(step=3)
+    while True:
+        yield [" ".join(_slice(words, next(starts))) for _ in range(1_024)]
+
+
+def _slice(words: list[str], start: int) -> list[str]:
+    return [words[(start + each) % len(words)] for each in range(WORDS)]
+
+
+def _alone(device: DeviceThread[QueryModel], queries: Iterator[list[str]]) -> Run:
+    model = device.model
+    chunks = [model.chunk(query) for query in next(queries)]
+    started = time.perf_counter()
+    for first in range(0, len(chunks), CLIENTS):
+        device.embed(chunks[first : first + CLIENTS])
+    return Run(rate=len(chunks) / (time.perf_counter() - started), seconds=[], errors=[])
+
+
+def _asked(url: str, door: tuple[str, dict[str, Any], str], queries: Iterator[list[str]]) -> Run:
+    path, body, field = door
+    place = urlsplit(url)
+    asked = {
+        "host": place.hostname,
+        "port": place.port,
+        "path": path,
+        "body": body,
+        "field": field,
+        "queries": next(queries),
+        "clients": CLIENTS,
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serve_clients"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(ran.stdout)
+    rate = len(found["seconds"]) / found["wall_seconds"]
+    return Run(rate=rate, seconds=found["seconds"], errors=found["errors"])
+
+
+@contextmanager
+def _server(conninfo: str) -> Iterator[str]:
+    """Run `pgembed serve` and give its URL."""
+    command = [sys.executable, "-m", "pgqueue_embed", "serve", "--port", "0"]
+    environment = {**os.environ, "PGEMBED_DSN": conninfo}
+    environment.pop("PGEMBED_API_KEY", None)
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        found = re.search(r"http://\S+?(?=;)", line)
+        if found is None:
+            raise RuntimeError(f"the server did not start: {line}")
+        yield found[0]
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -1,0 +1,83 @@
+"""JSON in and out: what a request may have, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import CALLED, check_type
+from pgqueue_embed.serve.service import Search
+from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.vector_search.request import SearchRequest
+
+SEARCH_FIELDS = (
+    *("pipeline", "query", "limit", "offset", "threshold"),
+    *("where", "filter", "columns", "per_record"),
+)
+
+
+class JsonResponse(Response):
+    """A value as JSON; dates and other values of PostgreSQL as `plain` writes them."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of `content`."""
+        return json.dumps(content, default=plain, ensure_ascii=False, allow_nan=False).encode()
+
+
+def json_object(body: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return a JSON object that has no more than `fields`; raises UsageError for anything else."""
+    try:
+        given = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:  # half of a pair is no text
+            json.dumps(given, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"the request is no JSON: {reason}") from None
+    if not isinstance(given, dict):
+        raise UsageError('the request is no JSON object, such as {"query": "…"}')
+    unknown = [name for name in given if name not in fields]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is none of the fields {', '.join(fields)}")
+    return given
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def search_of(given: Mapping[str, Any]) -> Search:
+    """Return the search that a JSON object asks for; raises UsageError for what is none."""
+    request = {
+        name: given[name]
+        for name in ("limit", "offset", "threshold", "where", "per_record")
+        if given.get(name) is not None
+    }
+    for name, type_ in (("offset", int), ("per_record", bool)):
+        if name in request:
+            check_type(name, request[name], type_)
+    columns = given.get("columns") or []
+    if not isinstance(columns, list) or not all(isinstance(each, str) for each in columns):
+        raise UsageError('columns: give a list of names, such as ["brand", "event_type"]')
+    wanted = given.get("filter")
+    if wanted is not None and not isinstance(wanted, dict):
+        raise UsageError('filter: give an object of columns, such as {"event_type": "D"}')
+    return Search(
+        pipeline=text_field(given, "pipeline"),
+        query=text_field(given, "query"),
+        request=SearchRequest(columns=tuple(columns), **request),
+        filter=wanted,
+    )
+
+
+def text_field(given: Mapping[str, Any], name: str) -> str:
+    """Return a field that has to be there, with text; raises UsageError."""
+    value = given.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name}: give {CALLED[str]}")
+    return value

@@ -1,0 +1,178 @@
+"""Queries that come together become one batch: while the device computes, the next ones gather."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgqueue_embed.chunking import Chunk
+from pgqueue_embed.embedding import DeviceThread
+from pgqueue_embed.embedding.query_model import QueryModel
+from pgqueue_embed.errors import ModelError, PgembedError, RecordFault, UsageError
+from pgqueue_embed.serve.overload import MOST_TEXTS, Overloaded
+
+# Of one request, and of all, in a round of the device: long lists let short ones by.
+TEXTS_OF_A_REQUEST = 16
+TEXTS_OF_A_ROUND = 64
+
+CACHE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Unit vectors of texts, float32 of shape (texts, dimensions), and how many tokens they have.
+
+    `unknown_share`, 0 to 1, is how many of a single text's tokens the model does not know.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    unknown_share: float = 0.0
+
+
+@dataclass(eq=False, kw_only=True)
+class _Request:
+    """The texts of one request, and the vectors of the first ones of them."""
+
+    texts: Sequence[str]
+    future: Future[Encoded] = field(default_factory=Future)
+    taken: int = 0
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        return not self.future.done() and self.taken < len(self.texts)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+Taken = list[tuple[_Request, Chunk]]
+
+
+class QueryBatches:
+    """Encodes queries by a model on its device thread; safe to use from many threads.
+
+    A request that was cancelled is not computed any further. One that fails, fails alone.
+    """
+
+    def __init__(self, device: DeviceThread[QueryModel]) -> None:
+        self._device = device
+        self._model = device.model
+        self._condition = threading.Condition()
+        self._requests: deque[_Request] = deque()
+        self._waiting_texts = 0
+        self._is_closed = False
+        threading.Thread(target=self._run, name="pgembed-queries", daemon=True).start()
+
+    def submit(self, texts: Sequence[str]) -> Future[Encoded]:
+        """Return the vectors of `texts` once they are there; raises Overloaded.
+
+        The future's error is a UsageError for a text that is empty or too long, or a ModelError.
+        """
+        request = _Request(texts=texts)
+        with self._condition:
+            if self._is_closed:
+                raise ModelError("the server is being stopped")
+            if self._waiting_texts + len(texts) > MOST_TEXTS:
+                raise Overloaded
+            self._waiting_texts += len(texts)
+            self._requests.append(request)
+            self._condition.notify()
+        return request.future
+
+    def unknown_share(self, text: str) -> float:
+        """Return the share, 0 to 1, of a query's tokens that the model does not know."""
+        return self._model.unknown_share(text)
+
+    def close(self) -> None:
+        """Stop the threads; what waits raises ModelError."""
+        with self._condition:
+            self._is_closed = True
+            waiting, self._requests = self._requests, deque()
+            self._condition.notify()
+        self._device.close()
+        for request in waiting:
+            request.fail(ModelError("the server is being stopped"))
+
+    def _run(self) -> None:
+        while (round_ := self._next_round()) is not None:
+            taken = self._as_chunks(round_)
+            try:
+                self._compute(taken)
+            except Exception:  # noqa: BLE001 - whose fault it is comes out alone
+                self._compute_alone(taken)
+
+    def _next_round(self) -> list[tuple[_Request, str]] | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._requests or self._is_closed)
+            if self._is_closed:
+                return None
+            taken: list[tuple[_Request, str]] = []
+            for _ in range(len(self._requests)):
+                if len(taken) >= TEXTS_OF_A_ROUND:
+                    break
+                taken += self._take(self._requests.popleft())
+            return taken
+
+    def _take(self, request: _Request) -> list[tuple[_Request, str]]:
+        """Take the next texts of a request, and put it behind the others if there are more."""
+        if not request.is_open:
+            self._waiting_texts -= len(request.texts) - request.taken
+            return []
+        texts = request.texts[request.taken : request.taken + TEXTS_OF_A_REQUEST]
+        request.taken += len(texts)
+        self._waiting_texts -= len(texts)
+        if request.taken < len(request.texts):
+            self._requests.append(request)
+        return [(request, text) for text in texts]
+
+    def _as_chunks(self, taken: Sequence[tuple[_Request, str]]) -> Taken:
+        chunks: Taken = []
+        for request, text in taken:
+            try:
+                chunks.append((request, self._chunk(text)))
+            except Exception as error:  # noqa: BLE001 - it is the request's
+                request.fail(error)
+        return [(request, chunk) for request, chunk in chunks if not request.future.done()]
+
+    def _chunk(self, text: str) -> Chunk:
+        if not text.strip():
+            raise UsageError("the query is empty; give a few words")
+        try:
+            return self._model.chunk(text)
+        except UnicodeError:
+            raise UsageError("the query is no text that UTF-8 has") from None
+
+    def _compute(self, taken: Taken) -> None:
+        if not taken:
+            return
+        vectors = self._device.embed([chunk for _, chunk in taken]).vectors
+        for (request, chunk), vector in zip(taken, vectors, strict=True):
+            request.vectors.append(vector)
+            request.tokens += self._model.sequence_tokens(chunk)
+        for request in {id(request): request for request, _ in taken}.values():
+            if len(request.vectors) == len(request.texts) and not request.future.done():
+                encoded = Encoded(vectors=np.array(request.vectors), tokens=request.tokens)
+                request.future.set_result(encoded)
+
+    def _compute_alone(self, taken: Taken) -> None:
+        for each in taken:
+            if each[0].future.done():
+                continue
+            try:
+                self._compute([each])
+            except RecordFault as error:
+                each[0].fail(UsageError(f"the model has no vector for the query: {error}"))
+            except PgembedError as error:
+                each[0].fail(error)
+            except Exception as error:  # noqa: BLE001 - torch has many
+                each[0].fail(ModelError(f"the model fails: {error}"))

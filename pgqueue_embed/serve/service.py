@@ -1,0 +1,202 @@
+"""What every door of the server asks: pipelines, hits, records, vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg.types.json import Jsonb
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import is_of_the_role
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import PgembedError, PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.log import get_logger
+from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.model import use_of
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.serve.encoders import Encoder, WarmEncoders
+from pgqueue_embed.serve.faults import UnknownPipeline
+from pgqueue_embed.serve.query_batches import Encoded
+from pgqueue_embed.serve.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
+from pgqueue_embed.vector_search import query as semantic_search
+from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.record import StoredChunk, read_record
+from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.rights import naming_missing_rights
+
+# For so long, a pipeline that was changed may be searched as it was.
+KNOWN_SECONDS = 2.0
+
+# A switch of generations in the midst of a search is met again by none of the next tries.
+TRIES = 3
+
+# Chunks of one search: what is shown to a person or a program, and no export of the table.
+MOST_HITS = 1_000
+MOST_OFFSET = 10_000
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A search for `query`, as a client asks for it; `filter` is that of pgembed.search."""
+
+    pipeline: str
+    query: str
+    request: SearchRequest
+    filter: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for what no search can be."""
+        self.request.check()
+        if self.request.limit > MOST_HITS:
+            raise UsageError(f"limit {self.request.limit}: give at most {MOST_HITS:,}")
+        if self.request.offset > MOST_OFFSET:
+            raise UsageError(f"offset {self.request.offset}: give at most {MOST_OFFSET:,}")
+        if self.filter is not None and self.request.where is not None:
+            raise UsageError("filter and where: give one of them")
+
+
+class SearchService:
+    """Searches the pipelines called `names`, or all, by an encoder, over a few sessions."""
+
+    def __init__(self, conninfo: str, encoder: Encoder, names: Sequence[str] = ()) -> None:
+        self._encoder = encoder
+        self._names = tuple(names)
+        self._sessions = Sessions(conninfo)
+        self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
+        self._known: dict[str, Pipeline] = {}
+        self._known_at = -KNOWN_SECONDS
+
+    async def pipelines(self, *, anew: bool = False) -> list[Pipeline]:
+        """Return the pipelines that are served, as they are now, or were a moment ago."""
+        if anew or time.monotonic() - self._known_at >= KNOWN_SECONDS:
+            found = await self._in_session(self._load)
+            self._known = {each.name: each for each in found}
+            self._known_at = time.monotonic()
+        return list(self._known.values())
+
+    async def pipeline(self, name: str) -> Pipeline:
+        """Return the pipeline called `name`; raises UnknownPipeline."""
+        found = {each.name: each for each in await self.pipelines()}
+        if name not in found:
+            found = {each.name: each for each in await self.pipelines(anew=True)}
+        if name not in found:
+            known = ", ".join(found) or "none yet"
+            raise UnknownPipeline(f"there is no pipeline '{name}' here; there is {known}")
+        return found[name]
+
+    async def find(self, search: Search) -> list[Hit]:
+        """Return the hits of a search, best first; raises PgembedError or psycopg.Error."""
+        search.check()
+        for tries_left in reversed(range(TRIES)):
+            pipeline = await self.pipeline(search.pipeline)
+            encoded = await self._encoder.encode(pipeline, [search.query])
+            try:
+                work = partial(_find, pipeline, encoded.vectors[0], search)
+                return await self._in_session(work)
+            except PipelineReplaced:
+                await self.pipelines(anew=True)
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def record(self, name: str, key: str) -> list[StoredChunk]:
+        """Return the stored chunks of a record, in order; none without it."""
+        pipeline = await self.pipeline(name)
+        try:
+            return await self._in_session(lambda connection: read_record(connection, pipeline, key))
+        except PipelineFault as error:
+            await self.pipelines(anew=True)
+            raise UsageError(str(error)) from None
+
+    async def encode(self, pipeline: Pipeline, texts: Sequence[str]) -> Encoded:
+        """Return the vectors of queries by a pipeline's model."""
+        return await self._encoder.encode(pipeline, texts)
+
+    async def of_model(self, name: str) -> Pipeline:
+        """Return a pipeline by its name, or by that of its model where that says enough.
+
+        Raises UnknownPipeline for any other model, and UsageError where pipelines use it in
+        different ways.
+        """
+        found = await self.pipelines()
+        by_name = [each for each in found if each.name == name]
+        fitting = by_name or [each for each in found if each.model == name]
+        if not fitting:
+            known = ", ".join(each.name for each in found) or "none yet"
+            raise UnknownPipeline(
+                f"there is no model '{name}' here; give the name of a pipeline, whose model is"
+                f" used: {known}"
+            )
+        ways = {(each.model_fingerprint, use_of(each.spec), each.dimensions) for each in fitting}
+        if len(ways) > 1:
+            names = ", ".join(each.name for each in fitting)
+            raise UsageError(
+                f"pipelines {names} use {name} in different ways; give the name of one as the model"
+            )
+        return fitting[0]
+
+    def check(self) -> None:
+        """Raise PgembedError where the database, or a pipeline that was named, is not there."""
+        self._sessions.run(self._load)
+
+    def warm(self, encoders: WarmEncoders) -> None:
+        """Load the models; raises PgembedError where a pipeline that was named has none here."""
+        for pipeline in self._sessions.run(self._load):
+            try:
+                encoders.load(pipeline)
+            except PgembedError as error:
+                if self._names:
+                    raise
+                get_logger().warning(
+                    "pipeline cannot be searched here", pipeline=pipeline.name, reason=str(error)
+                )
+
+    def close(self) -> None:
+        """End the sessions and their threads."""
+        self._sessions.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, connection: Connection) -> list[Pipeline]:
+        with naming_missing_rights(connection):
+            return load_pipelines(connection, self._names)
+
+    async def _in_session(self, work: Callable[[Connection], Answer]) -> Answer:
+        run = partial(self._sessions.run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+
+
+def _find(
+    pipeline: Pipeline, vector: NDArray[np.float32], search: Search, connection: Connection
+) -> list[Hit]:
+    request = search.request
+    if search.filter is not None:
+        request = replace(request, where=_condition(connection, pipeline, search.filter))
+    try:
+        return semantic_search.search(connection, pipeline, vector, request)
+    finally:
+        if request.where is not None:
+            forget_what_was_set(connection)
+
+
+def _condition(connection: Connection, pipeline: Pipeline, given: Mapping[str, Any]) -> str | None:
+    """Return a filter as SQL, in which its values are data; raises UsageError for what is none."""
+    query = "select pgembed.search_condition(pipelines, %s) from pgembed.pipelines where id = %s"
+    try:
+        condition: str | None = connection.value(query, (Jsonb(dict(given)), pipeline.id))
+        return condition
+    except psycopg.Error as error:
+        if connection.closed or is_of_the_role(error):
+            raise
+        hint = f"; {error.diag.message_hint}" if error.diag.message_hint else ""
+        raise UsageError(f"{first_line(error)}{hint}") from None

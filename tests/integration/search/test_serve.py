@@ -1,0 +1,384 @@
+"""Searches over HTTP and for assistants: what a search of one's own finds, and clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.serve import overload
+from pgqueue_embed.serve.faults import told
+from pgqueue_embed.serve.query_batches import Encoded
+from pgqueue_embed.serve.service import Search, SearchService
+from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.vector_search.hit_json import hit_json
+from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.request import SearchRequest
+from tests.integration.search.conftest import make_reports
+from tests.support.commands import pgembed
+from tests.support.conditions import wait_until
+from tests.support.fakes import unit_vector
+from tests.support.serving import BREAKING, TOO_LONG, Served, serving
+
+QUERY = "the stent fractured"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def served(shared_conninfo: str) -> Iterator[Served]:
+    with connect(shared_conninfo) as connection:
+        make_reports(connection)
+    with serving(shared_conninfo) as running:
+        yield running
+
+
+@pytest.fixture
+def held(served: Served) -> Iterator[Event]:
+    """The model stands still, in a pass that it has begun, until the event is set."""
+    served.model.hold = hold = Event()
+    served.model.entered.clear()
+    served.model.batches.clear()
+    text = f"first {next(_numbers)}"  # one that is not in the cache
+    with ThreadPoolExecutor(1) as first:
+        first.submit(served.post, "/v1/embeddings", {"model": "reports", "input": text})
+        assert served.model.entered.wait(30)
+        try:
+            yield hold
+        finally:
+            hold.set()
+            served.model.hold = None
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"limit": 7, "offset": 3, "threshold": -1.0},
+    {"where": "kind = 7 and body like '%1%'", "columns": ["kind", "made"], "threshold": -1},
+    {"per_record": True, "limit": 5, "threshold": -0.5},
+    {"where": "kind = 5000"},
+]
+
+
+@pytest.mark.parametrize("asked", REQUESTS)
+def test_hits_are_those_of_a_search_of_ones_own(
+    served: Served, shared_conninfo: str, asked: dict[str, Any]
+) -> None:
+    given = {**asked, "columns": tuple(asked.get("columns", ()))}
+    request = SearchRequest(**given)
+    with connect(shared_conninfo) as connection:
+        pipeline = load_pipeline(connection, "reports")
+        hits = search(connection, pipeline, unit_vector(QUERY), request)
+    expected = json.loads(json.dumps([hit_json(hit, request) for hit in hits], default=plain))
+    answer = served.post("/search", {"pipeline": "reports", "query": QUERY, **asked})
+    assert answer.json() == {"hits": expected}
+    assert bool(expected) == (asked.get("where") != "kind = 5000")
+
+
+def test_filter_is_data_and_finds_what_the_same_condition_does(served: Served) -> None:
+    common = {"pipeline": "reports", "query": QUERY, "threshold": -1, "columns": ["kind"]}
+    where = "kind in (7, 8) and made >= '2026-02-01'"
+    wanted = {"kind": [7, 8], "made": {">=": "2026-02-01"}}
+    by_where = served.post("/search", {**common, "where": where}).json()
+    by_filter = served.post("/search", {**common, "filter": wanted}).json()
+    assert by_filter == by_where
+    assert len(by_filter["hits"]) == 5
+    assert served.post("/search", {**common, "filter": {}}).json()["hits"]
+    hostile = {**common, "filter": {"body": "' or true --"}}
+    assert served.post("/search", hostile).json() == {"hits": []}
+
+
+SEARCH = {"pipeline": "reports", "query": QUERY}
+INPUT = {"model": "reports", "input": "a"}
+REFUSED: list[tuple[str, object, int, str]] = [
+    ("/search", b"", 400, "no JSON"),
+    ("/search", b"{", 400, "no JSON"),
+    ("/search", b"\xff", 400, "no JSON"),
+    ("/search", b"[" * 100_000, 400, "nested too deeply"),
+    ("/search", b'{"pipeline": "reports", "query": "a", "threshold": NaN}', 400, "NaN"),
+    ("/search", b'{"pipeline": "reports", "query": "a", "threshold": 1e999}', 400, "threshold"),
+    ("/search", b'{"pipeline": "reports", "query": "a", "limit": 1' + b"0" * 5000, 400, "JSON"),
+    ("/search", [], 400, "no JSON object"),
+    ("/search", {"query": QUERY}, 400, "^pipeline: give a text"),
+    ("/search", {"pipeline": "reports"}, 400, "^query: give a text"),
+    ("/search", {**SEARCH, "query": " "}, 400, "^query: give"),
+    ("/search", {**SEARCH, "query": ["a"]}, 400, "^query: give"),
+    ("/search", {**SEARCH, "query": "\ud800"}, 400, "UTF-8|no JSON"),
+    ("/search", {**SEARCH, "query": TOO_LONG}, 400, "999 tokens"),
+    ("/search", {**SEARCH, "k": 3}, 400, "'k' is none of the fields"),
+    ("/search", {**SEARCH, "pipeline": "none"}, 404, "no pipeline 'none' here; there is reports"),
+    ("/search", {**SEARCH, "limit": 0}, 400, "^limit 0: give at least 1"),
+    ("/search", {**SEARCH, "limit": 1001}, 400, "^limit 1001: give at most 1,000"),
+    ("/search", {**SEARCH, "limit": True}, 400, "^limit True"),
+    ("/search", {**SEARCH, "limit": "5"}, 400, "^limit '5'"),
+    ("/search", {**SEARCH, "offset": -1}, 400, "^offset -1"),
+    ("/search", {**SEARCH, "offset": 1.5}, 400, "^offset 1.5"),
+    ("/search", {**SEARCH, "offset": 10_001}, 400, "^offset 10001: give at most 10,000"),
+    ("/search", {**SEARCH, "threshold": 2}, 400, "^threshold 2"),
+    ("/search", {**SEARCH, "per_record": 1}, 400, "^per_record 1"),
+    ("/search", {**SEARCH, "columns": "kind"}, 400, "^columns: give a list"),
+    ("/search", {**SEARCH, "columns": ["none"]}, 400, "^columns none: neither"),
+    ("/search", {**SEARCH, "where": ""}, 400, "^where is empty"),
+    ("/search", {**SEARCH, "where": 1}, 400, "^where 1"),
+    ("/search", {**SEARCH, "where": "kind = "}, 400, "^where is not a condition"),
+    ("/search", {**SEARCH, "where": "true; drop table reports"}, 400, "^where is not a condition"),
+    ("/search", {**SEARCH, "where": "kind = 0 \x00"}, 400, "NUL|0x00"),
+    ("/search", {**SEARCH, "where": "kind / 0 = 1"}, 400, "division by zero"),
+    ("/search", {**SEARCH, "where": "kind = 1", "filter": {}}, 400, "give one of them"),
+    ("/search", {**SEARCH, "where": "pgembed.pause('reports', '') is null"}, 400, "read-only"),
+    ("/search", {**SEARCH, "filter": {"none": 1}}, 400, "the filter names 'none'"),
+    ("/search", {**SEARCH, "filter": [1]}, 400, "^filter: give an object"),
+    ("/v1/embeddings", {**INPUT, "model": "gpt-4"}, 404, "no model 'gpt-4' here"),
+    ("/v1/embeddings", {"input": "a"}, 400, "^model: give"),
+    ("/v1/embeddings", {"model": "reports"}, 400, "^input: give"),
+    ("/v1/embeddings", {**INPUT, "input": []}, 400, "^input: give"),
+    ("/v1/embeddings", {**INPUT, "input": ["a", 1]}, 400, "^input: give"),
+    ("/v1/embeddings", {**INPUT, "input": [[1, 2]]}, 400, "check_embedding_ctx_length"),
+    ("/v1/embeddings", {**INPUT, "input": ["a"] * 2049}, 400, "at most 2,048"),
+    ("/v1/embeddings", {**INPUT, "input": ["a", ""]}, 400, "empty"),
+    ("/v1/embeddings", {**INPUT, "encoding_format": "int8"}, 400, "^encoding_format 'int8'"),
+    ("/v1/embeddings", {**INPUT, "dimensions": 4}, 400, "^dimensions 4: the vectors"),
+    ("/none", {}, 404, "is nothing here"),
+    ("/health", {}, 405, "is nothing here"),
+    ("/query-vector", {}, 404, "is nothing here"),
+]
+
+
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_changed(served: Served) -> None:
+    for path, body, status, says in REFUSED:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = served.client.post(path, content=content)
+        assert "error" in answer.json(), (body, answer.text)
+        error = answer.json()["error"]
+        assert answer.status_code == status, (body, answer.text)
+        assert error["type"] == "invalid_request_error"
+        assert "\n" not in error["message"]
+        assert re.search(says, error["message"]), (body, error["message"])
+        assert "--" not in error["message"], error["message"]
+    assert served.post("/search", SEARCH).json()["hits"]
+
+
+def test_vectors_come_as_openai_gives_them(served: Served) -> None:
+    texts = ["battery overheated", "pump stopped", "battery overheated"]
+    asked = {"model": "reports", "input": texts, "user": "me", "dimensions": 8}
+    answer = served.post("/v1/embeddings", asked).json()
+    assert [each["index"] for each in answer["data"]] == [0, 1, 2]
+    for text, each in zip(texts, answer["data"], strict=True):
+        np.testing.assert_allclose(each["embedding"], unit_vector(text), atol=1e-7)
+    assert answer["model"] == "reports"
+    assert answer["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
+    packed = served.post(
+        "/v1/embeddings",
+        {"model": "fake/sha256", "input": texts[0], "encoding_format": "base64"},
+    ).json()
+    found = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4")
+    np.testing.assert_array_equal(found, unit_vector(texts[0]))
+    models = served.client.get("/v1/models").json()["data"]
+    assert [(each["id"], each["dimensions"]) for each in models] == [("reports", 8)]
+
+
+def test_queries_that_come_together_are_one_batch(served: Served, held: Event) -> None:
+    texts = [f"query {number}" for number in range(20)]
+    with ThreadPoolExecutor(20) as clients:
+        asked = [
+            clients.submit(served.post, "/v1/embeddings", {"model": "reports", "input": text})
+            for text in texts
+        ]
+        wait_until(lambda: waiting(served) == len(texts), "all texts wait")
+        held.set()
+        for text, answer in zip(texts, asked, strict=True):
+            vector = answer.result().json()["data"][0]["embedding"]
+            np.testing.assert_allclose(vector, unit_vector(text), atol=1e-7)
+    assert sorted(served.model.batches[1]) == sorted(texts)
+    assert len(served.model.batches) == 2
+
+
+def test_one_query_that_breaks_a_batch_fails_alone(served: Served, held: Event) -> None:
+    texts = ["good", f"{BREAKING} news", TOO_LONG, "fine"]
+    with ThreadPoolExecutor(4) as clients:
+        asked = [
+            clients.submit(served.post, "/v1/embeddings", {"model": "reports", "input": text})
+            for text in texts
+        ]
+        wait_until(lambda: waiting(served) == len(texts), "all texts wait")
+        held.set()
+        statuses = [each.result().status_code for each in asked]
+    assert statuses == [200, 503, 400, 200]
+
+
+def test_more_than_can_be_answered_soon_is_told_to_come_again(
+    served: Served, held: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "MOST_REQUESTS", 1)
+    refused = served.post("/search", SEARCH)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert served.client.get("/health").json()["status"] == "ok"
+    monkeypatch.undo()
+    many = {"model": "reports", "input": ["a"] * 2_000}
+    with ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(served.post, "/v1/embeddings", many) for _ in range(3)]
+        wait_until(lambda: waiting(served) == 4_000, "the queue is full")
+        wait_until(lambda: any(each.done() for each in asked), "one is refused")
+        held.set()
+        assert sorted(each.result().status_code for each in asked) == [200, 200, 429]
+    assert served.post("/search", SEARCH).status_code == 200
+
+
+def waiting(served: Served) -> int:
+    """Return how many texts wait for the model."""
+    (batches,) = served.encoders._batches.values()
+    return batches._waiting_texts
+
+
+def test_condition_leaves_a_session_as_it_was(served: Served) -> None:
+    def hits(where: str) -> int:
+        answer = served.post("/search", {**SEARCH, "where": where, "threshold": -1})
+        return len(answer.json()["hits"])
+
+    setting = "set_config('search_path', 'public', false) is not null and"
+    assert hits(f"{setting} set_config('pgembed.mark', 'set', false) is not null") == 5
+    # The last session that came back is the first one that is lent.
+    assert hits("current_setting('pgembed.mark', true) = 'set'") == 0
+    assert hits("current_setting('search_path') = 'public'") == 0
+
+
+def test_sessions_that_were_lost_are_replaced(served: Served, shared_conninfo: str) -> None:
+    with connect(shared_conninfo) as connection:
+        for _ in range(3):
+            assert served.post("/search", SEARCH).status_code == 200
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'pgembed serve' and datname = current_database()"
+            )
+
+
+class FakeEncoder:
+    """Encodes by `unit_vector`."""
+
+    async def encode(self, pipeline: Any, texts: Any) -> Encoded:
+        del pipeline
+        return Encoded(vectors=np.stack([unit_vector(each) for each in texts]), tokens=0)
+
+
+@contextmanager
+def status_of(conninfo: str) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Give a function that searches as a role, and returns what its client would be told."""
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+
+        def search_once(**fields: Any) -> tuple[int, str]:
+            asked = Search(pipeline="reports", query=QUERY, request=SearchRequest(**fields))
+            try:
+                asyncio.run(service.find(asked))
+            except Exception as error:  # noqa: BLE001 - it is what is looked at
+                says = told(error)
+                return says.status, says.message
+            return 200, ""
+
+        yield search_once
+
+
+def test_missing_right_is_named_as_the_grant_that_gives_it(
+    served: Served, shared_conninfo: str
+) -> None:
+    del served
+    role = "serve_reader"
+    with connect(shared_conninfo) as admin:
+        admin.execute(f"create role {role} login password 'secret'")
+        try:
+            assert grants_asked_for(shared_conninfo, admin, role) == {
+                f"grant usage on schema pgembed to {role}",
+                f"grant select on pgembed._yoyo_migration to {role}",
+                f"grant select on pgembed.pipelines to {role}",
+                f"grant select on pgembed.vector_indexes to {role}",
+                f"grant select on public.reports to {role}",
+                f"grant select on public.reports_chunks to {role}",
+            }
+        finally:
+            admin.execute(f"drop owned by {role}; drop role {role}")
+
+
+def grants_asked_for(conninfo: str, admin: Connection, role: str) -> set[str]:
+    """Grant what a search with a condition asks for until it works; returns all of it."""
+    given: set[str] = set()
+    with status_of(make_conninfo(conninfo, user=role, password="secret")) as search_once:
+        while (answer := search_once(where="kind = 7"))[0] != 200:
+            status, message = answer
+            assert status == 403, message
+            grants = message.partition("; missing: ")[2].split("; ")
+            assert not given & set(grants), message
+            for grant in grants:
+                admin.execute(grant)
+            given |= set(grants)
+    return given
+
+
+def test_database_that_is_away_is_worth_trying_again(shared_conninfo: str) -> None:
+    with status_of(make_conninfo(shared_conninfo, port="1")) as search_once:
+        status, message = search_once()
+    assert status == 503
+    assert "cannot connect" in message
+    assert "password" not in message
+
+
+def call(served: Served, method: str, **params: Any) -> Any:
+    answer = served.client.post(
+        "/mcp",
+        json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params},
+        headers={"accept": "application/json, text/event-stream"},
+    )
+    return answer.json()["result"]
+
+
+def tool(served: Served, name: str, **arguments: Any) -> Any:
+    result = call(served, "tools/call", name=name, arguments=arguments)
+    text = result["content"][0]["text"]
+    return text if result.get("isError") else json.loads(text)
+
+
+def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None:
+    tools = {each["name"]: each for each in call(served, "tools/list")["tools"]}
+    assert set(tools) == {"search", "fetch_record", "list_pipelines"}
+    assert all(each["annotations"]["readOnlyHint"] for each in tools.values())
+    assert "where" not in tools["search"]["inputSchema"]["properties"]
+    listed = tool(served, "list_pipelines")["pipelines"]
+    assert [(each["name"], each["source"]) for each in listed] == [("reports", "public.reports")]
+    asked = {"limit": 3, "filter": {"kind": 7}, "columns": ["made"]}
+    found = tool(served, "search", **SEARCH, **asked)
+    assert found == served.post("/search", {**SEARCH, **asked}).json()
+    key = found["hits"][0]["key"]
+    record = tool(served, "fetch_record", pipeline="reports", key=key)
+    assert record["text"].startswith(f"chunk 0 of {key}")
+    assert [each["chunk_index"] for each in record["chunks"]] == [0, 1]
+    for name, arguments, says in (
+        ("fetch_record", {"pipeline": "reports", "key": "999999"}, "no vectors of a record"),
+        ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
+        ("search", {**SEARCH, "filter": {"none": 1}}, "the filter names 'none'"),
+        ("search", {**SEARCH, "limit": 0}, "limit 0: give at least 1"),
+    ):
+        assert says in tool(served, name, **arguments), name
+
+
+def test_assistant_may_start_it_by_itself(served: Served, shared_conninfo: str) -> None:
+    del served
+    client = {"name": "test", "version": "1"}
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
+    typed = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
+    ran = pgembed(shared_conninfo, "mcp", "reports", answer=f"{typed}\n")
+    assert ran.error is None, ran.error
+    answer = json.loads(ran.stdout.splitlines()[0])
+    assert answer["result"]["serverInfo"]["name"] == "pgembed"
+    assert "no pipeline 'none'" in (pgembed(shared_conninfo, "mcp", "none").error or "")
