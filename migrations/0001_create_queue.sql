@@ -53,6 +53,7 @@ create table pgembed.pipelines (
     ef_search integer,
     ef_search_scan text,
     ef_search_parameters jsonb,
+    ef_search_recall double precision,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -74,7 +75,8 @@ create table pgembed.pipelines (
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
     constraint pipelines_priority_is_limited check (priority between 1 and 100),
     constraint pipelines_index_is_known check (index_method in ('hnsw', 'ivfflat') and quantize in ('none', 'halfvec', 'binary')),
-    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000)
+    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000),
+    constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1)
 );
 
 -- One pipeline a table of chunks, and one a column of a source.
@@ -158,6 +160,8 @@ comment on column pgembed.pipelines.ef_search_scan is
     'What the index held that it was found for, as pgembed.vector_indexes.quantize says; of another one it means nothing.';
 comment on column pgembed.pipelines.ef_search_parameters is
     'What that index was built with, as pgembed.vector_indexes.parameters says; by one that is built otherwise, searches do not use it.';
+comment on column pgembed.pipelines.ef_search_recall is
+    'The share of the nearest chunks that pgembed evaluate found with it then, 0 to 1.';
 comment on column pgembed.pipelines.source_identity is
     'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';
 
@@ -498,6 +502,8 @@ create table pgembed.workers (
     last_commit_at timestamptz,
     last_error text,
     last_error_at timestamptz,
+    canary_cosine double precision,
+    constraint workers_canary_cosine_is_one check (canary_cosine between -1 and 1),
     constraint workers_unserved_is_an_object check (jsonb_typeof(unserved) = 'object')
 );
 
@@ -519,6 +525,8 @@ comment on column pgembed.workers.heartbeat_at is 'When it last said that it liv
 comment on column pgembed.workers.fp32_chunks is
     'Chunks that it has computed again in fp32; see pgembed.batches.';
 comment on column pgembed.workers.memory_bytes is 'Resident memory and device memory of the process.';
+comment on column pgembed.workers.canary_cosine is
+    'The lowest cosine of known texts, computed as it computes, to their vectors in fp32 on the CPU.';
 comment on column pgembed.workers.records is
     'Records that it has settled, as of its last heartbeat.';
 comment on column pgembed.workers.leases_lost is

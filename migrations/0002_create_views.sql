@@ -240,10 +240,7 @@ select
             and granted
     ) as is_building,
     kind.quantize,
-    (
-        select coalesce(jsonb_object_agg(split_part(option, '=', 1), split_part(option, '=', 2)), '{}')
-        from unnest(index.reloptions) as option
-    ) as parameters,
+    built_with.parameters,
     indpred is null and indrelid = target.oid as is_whole,
     stored.size_bytes,
     stored.live_rows,
@@ -253,7 +250,11 @@ select
         from pg_class
         join pg_namespace on pg_namespace.oid = relnamespace
         where pg_class.oid = indrelid
-    ) end as part
+    ) end as part,
+    case
+        when (ef_search_scan, ef_search_parameters) = (kind.quantize, built_with.parameters)
+        then ef_search_recall
+    end as measured_recall
 from pgembed.pipelines
 join pg_namespace on nspname = target_schema
 join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
@@ -262,7 +263,14 @@ join lateral (
     union
     select relid from pg_partition_tree(target.oid)
 ) as part on true
-join pg_attribute on attrelid = part.relid and attname = target_columns ->> 'embedding'
+-- One look-up a table: joined, those of all tables are gone through again for each of them, since
+-- they are all called alike.
+cross join lateral (
+    select attname, attnum
+    from pg_attribute
+    where attrelid = part.relid and attname = target_columns ->> 'embedding'
+    offset 0
+) as vectors
 join pg_index on indrelid = part.relid
 join pg_class as index on index.oid = indexrelid
 join pg_am on pg_am.oid = index.relam
@@ -297,6 +305,10 @@ cross join lateral (
     where indexrelid in (select relid from pg_partition_tree(index.oid) union select index.oid)
         and relkind = 'i'
 ) as stored
+cross join lateral (
+    select coalesce(jsonb_object_agg(split_part(option, '=', 1), split_part(option, '=', 2)), '{}')
+    from unnest(index.reloptions) as option
+) as built_with (parameters)
 where kind.is_of_it and not index.relispartition;
 
 comment on view pgembed.vector_indexes is 'The vector indexes of the pipelines'' targets.';
@@ -319,6 +331,8 @@ comment on column pgembed.vector_indexes.dead_rows is
     'Rows that are gone, and that the next vacuum takes out of the table and of the whole index.';
 comment on column pgembed.vector_indexes.part is
     'The partition of all of whose vectors it is; null for an index of the whole, parts of which are not listed, or of what a condition lets in.';
+comment on column pgembed.vector_indexes.measured_recall is
+    'The share of the nearest chunks that pgembed evaluate found by it, with the ef_search that it kept; null if that was measured of another index.';
 
 create view pgembed.worker_status as
 select
@@ -351,18 +365,15 @@ select
     workers.fp32_chunks,
     (
         select coalesce(array_agg(pipelines.name order by pipelines.id), '{}')
-        from (
-            select unnest(workers.pipeline_ids) as id
-            union
-            select jsonb_object_keys(workers.unserved)::bigint
-        ) as known
-        join pgembed.pipelines using (id)
+        from pgembed.pipelines
+        where id in (select unnest(workers.pipeline_ids)) or workers.unserved ? id::text
     ) as pipelines,
     workers.records,
     workers.last_commit_at,
     workers.last_error,
     workers.last_error_at,
-    workers.leases_lost
+    workers.leases_lost,
+    workers.canary_cosine
 from pgembed.workers
 -- Summed up once: there may be thousands of workers, and batches of them.
 left join (
@@ -415,6 +426,9 @@ comment on column pgembed.worker_status.last_error is
 comment on column pgembed.worker_status.last_error_at is 'When that was.';
 comment on column pgembed.worker_status.leases_lost is
     'Claims that the server took back from it, or that ran out of time.';
+
+comment on column pgembed.worker_status.canary_cosine is
+    'The lowest cosine of known texts to their vectors in fp32 on the CPU, since it computes as it does.';
 
 create view pgembed.dead_letters as
 select

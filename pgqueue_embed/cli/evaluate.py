@@ -112,7 +112,7 @@ def evaluate(
             )
         least = found.least(recall)
         if least is not None and least.ef_search is not None and not dry_run:
-            evaluation.keep_effort(connection, pipeline, found.index, least.ef_search)
+            evaluation.keep_effort(connection, pipeline, found.index, least)
     _show(pipeline, found, least, asked, recall=recall, kept=not dry_run, as_json=as_json)
     if least is None:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from pgqueue_embed.cli.display import make_console
@@ -189,8 +189,10 @@ class Screen:
         several = len(shown.pipelines) > 1
         current = self._pipeline()
         mark = current.name if several and current else None
-        body = _rendered(console, picture(shown, frame, selected=mark))
-        if len(body) > room and several:
+        # Of more than there are lines, not all are drawn to be cut again.
+        fit = len(shown.pipelines) <= room
+        body = _rendered(console, picture(shown, frame, selected=mark)) if fit else []
+        if not fit or (several and len(body) > room):
             others = _rendered(console, picture(replace(shown, pipelines=[]), frame))
             most = max(room - len(others) - 1, 3)
             body = _rendered(console, picture(shown, frame, selected=mark, most=most))
@@ -211,9 +213,9 @@ class Screen:
             said.append(_line(self._message, "bold", frame))
         if self._question is not None:
             return [*said, _line(f"{printable(self._question.text)} [y/n]", "bold yellow", frame)]
-        return [*said, _line(self._keys(), "dim", frame)]
+        return [*said, _line(self._keys(frame.width), "dim", frame)]
 
-    def _keys(self) -> str:
+    def _keys(self, width: int) -> str:
         if not self._terminal.has_keys:
             return f"Ctrl-C: {self._quit_words}"
         if self._shows_failures:
@@ -227,6 +229,9 @@ class Screen:
             keys += ["f failures", "r retry dead"]
         if len(self._watcher.latest.pipelines) > 1:
             keys.append("Tab next pipeline")
+        # One that is cut in its middle helps nobody.
+        while len(keys) > 1 and len(" · ".join(keys)) > width:
+            keys.pop()
         return " · ".join(keys)
 
 
@@ -236,10 +241,11 @@ def _line(text: str, style: str, frame: Frame) -> Text:
     return line
 
 
-def _rendered(console: Console, parts: Sequence[object]) -> list[str]:
+def _rendered(console: Console, parts: Sequence[RenderableType]) -> list[str]:
+    if not parts:
+        return []
     with console.capture() as captured:
-        for part in parts:
-            console.print(part)
+        console.print(Group(*parts))
     return captured.get().splitlines()
 
 

@@ -55,11 +55,10 @@ def replace_file(file: Path, content: bytes) -> None:
     Raises UsageError where it cannot be written.
     """
     from pgqueue_embed.errors import UsageError
+    from pgqueue_embed.whole_file import replacing
 
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(file)
+        with replacing(file) as new:
+            new.write(content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"cannot write {file}: {error.strerror}") from None

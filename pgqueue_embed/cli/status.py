@@ -90,6 +90,8 @@ def as_values(snapshot: Snapshot) -> dict[str, Any]:
 
 def show(snapshot: Snapshot, *, notes: bool = True) -> None:
     """Print pipelines and workers, and below them what a person may do next."""
+    from rich.console import Group
+
     from pgqueue_embed.cli.picture import Frame, picture
     from pgqueue_embed.monitoring import words
 
@@ -98,8 +100,7 @@ def show(snapshot: Snapshot, *, notes: bool = True) -> None:
         out.print(f"no pipeline yet{snapshot.place}; make one: pgembed create", soft_wrap=True)
         return
     frame = Frame(width=out.width, is_ascii=out.options.ascii_only)
-    for part in picture(snapshot, frame):
-        out.print(part)
+    out.print(Group(*picture(snapshot, frame)))
     said = words.notes(snapshot) if notes else []
     if said:
         out.print()

@@ -144,7 +144,7 @@ def _supervise(
     def start() -> Supervisor:
         return Supervisor(conninfo, settings, how, tell=tell)
 
-    processes = WorkerProcesses(start, count, conninfo, on_tick=on_tick)
+    processes = WorkerProcesses(start, count, conninfo, on_tick=on_tick, tell=tell)
     reason = processes.run()
     if processes.interrupted:
         raise KeyboardInterrupt

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import Any
 
 from pgqueue_embed.embedding.shapes import SIZES
 from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
+from pgqueue_embed.whole_file import replacing
 
 # Some thousand models, devices and hosts.
 MOST_BYTES = 1024**2
@@ -102,11 +102,9 @@ class Memory:
         return {key: entry for key, entry in entries.items() if entry is not None}
 
     def _write(self, known: Mapping[str, Learnt]) -> None:
-        partial = self._file.with_suffix(f".{os.getpid()}")
         content = json.dumps({key: asdict(each) for key, each in known.items()}, indent=1)
-        with suppress(OSError):
-            partial.write_text(content + "\n", encoding="utf-8")
-            partial.replace(self._file)
+        with suppress(OSError), replacing(self._file) as new:
+            new.write(f"{content}\n".encode())
 
 
 def _entry(found: Any) -> Learnt | None:

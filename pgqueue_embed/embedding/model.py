@@ -62,7 +62,8 @@ class EmbeddingModel(PlacedModel):
     vector; ``max_sequence_tokens`` that the model reads of a document; ``tokenizer`` of documents,
     a private copy; ``facts``, all that was learnt of it; ``limits``, how large its batches should
     be; ``notes``, sentences for the person at the screen; ``chunks_in_fp32``, how many chunks a
-    lower precision had no vector for.
+    lower precision had no vector for; ``canary_cosine``, the lowest of its canaries to fp32 on the
+    CPU since it computes as it does.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from pgqueue_embed.embedding.folder import check_folder
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.local_server.default import default_home
 from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
+from pgqueue_embed.whole_file import replacing
 
 LIST = "pgembed-model.json"
 MOST_LIST_BYTES = 1024**2
@@ -58,19 +59,15 @@ def export_model(path: Path, name: str, revision: str | None, archive: Path) -> 
             " make the pipeline with that folder"
         )
     contents = Contents(name=name, revision=revision, files=found.files)
-    partial = archive.with_name(f".{archive.name}.partial")
     try:
         if archive.exists():
             raise UsageError(f"{archive} is there already; remove it, or name another file")
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as packed:
+        with replacing(archive) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as packed:
             packed.writestr(LIST, json.dumps(asdict(contents), indent=1))
             for file in found.files:
                 packed.write((path / file).resolve(), file)
-        partial.rename(archive)
     except OSError as error:
         raise UsageError(f"cannot write {archive}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return found
 
 

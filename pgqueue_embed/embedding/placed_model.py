@@ -42,6 +42,7 @@ class PlacedModel:
         self._use = use
         opened = self._open()
         self.notes = opened.notes
+        self.canary_cosine = 1.0
         self._placed = Placement(network=opened.network)
         # The network as long as it has the weights that it was opened with.
         self._unchanged: network.Network | None = opened.network
@@ -131,6 +132,7 @@ class PlacedModel:
         Metal has given wrong numbers in some shapes only, and after errors it did not raise.
         """
         cosine = self._canaries.agreement_in(self._plain_forward, rows, length)
+        self.canary_cosine = min(self.canary_cosine, cosine)
         if cosine < LOWEST_COSINE:
             raise WrongVectors(
                 f"{disagreement(self.device, self._placed.variant, cosine)} in batches of "
@@ -165,11 +167,13 @@ class PlacedModel:
         """Place the model, and return the lowest cosine of its canaries to fp32 on the CPU."""
         if (device, variant) == ("cpu", FP32):
             self._place(device, variant)
-            return 1.0  # what the others are compared with
+            self.canary_cosine = 1.0  # what the others are compared with
+            return self.canary_cosine
         self._canaries.complete(self._plain_forward)
         self._place(device, variant)
         at_once = ON_CPU if kind_of(device) == "cpu" else None
-        return self._canaries.agreement(self._plain_forward, at_once)
+        self.canary_cosine = self._canaries.agreement(self._plain_forward, at_once)
+        return self.canary_cosine
 
     def _place(self, device: str, variant: Variant) -> None:
         opened, self._unchanged = self._unchanged or self._open().network, None

@@ -74,7 +74,10 @@ class Changes:
     def at_once(self) -> dict[str, object]:
         """The values that take effect at once, by column; None for what is taken away."""
         waiting = WITH_VECTORS if self.alter_vectors else ()
-        return {each: self.value(each) for each in AT_ONCE if each in {*self.given} - {*waiting}}
+        values = {each: self.value(each) for each in AT_ONCE if each in {*self.given} - {*waiting}}
+        if "index_method" in values and values["index_method"] is None:
+            values.setdefault("quantize", "none")  # it was of that index
+        return values
 
     def value(self, field: str) -> Any:
         """Return a value that is given, or what an empty one stands for that takes away."""
@@ -114,8 +117,25 @@ def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Chan
     """
     if not changes.given:
         raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
+    _check_quantize(pipeline, changes)
     successor = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
     return Alteration(pipeline=pipeline, changes=changes, successor=successor)
+
+
+def _check_quantize(pipeline: Pipeline, changes: Changes) -> None:
+    """Raise UsageError where it would mean nothing: workers build no index of this pipeline."""
+    wanted = changes.given.get("quantize", "none")
+    is_declared = (
+        changes.value("index_method")
+        if "index_method" in changes.given
+        else pipeline.spec.index_method
+    )
+    if wanted != "none" and not is_declared:
+        build = command("index", pipeline.name, "--quantize", str(wanted))
+        raise UsageError(
+            f"--quantize {wanted} is of the index that workers build, and {pipeline.name} declares"
+            f" none: add --index hnsw, or build one yourself: {build}"
+        )
 
 
 def carry_out(connection: Connection, alteration: Alteration) -> Pipeline | None:

@@ -309,6 +309,9 @@ set name = replaced.name,
     end,
     ef_search_parameters = case
         when keeps_effort then replaced.ef_search_parameters else successor.ef_search_parameters
+    end,
+    ef_search_recall = case
+        when keeps_effort then replaced.ef_search_recall else successor.ef_search_recall
     end
 from replaced
 join pgembed.pipelines as before on before.id = %(successor_id)s

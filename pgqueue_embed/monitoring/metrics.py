@@ -89,6 +89,12 @@ def _of_pipelines(snapshot: Snapshot) -> Iterator[Metric]:
         "Vector indexes that no search can use.",
         ((each.name, invalid.count(each.name)) for each in pipelines),
     )
+    yield _gauge(
+        "index_recall",
+        "Share of the nearest chunks that searches by the index find, as pgembed evaluate measured"
+        " last; absent if that was of another index.",
+        ((each.name, snapshot.index_recalls.get(each.name)) for each in pipelines),
+    )
 
 
 def _time_left(pipelines: Sequence[PipelineState]) -> Metric:
@@ -129,6 +135,12 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
         labels = (row["host"], row["pid"], row["device"], row["precision"], row["version"])
         info.add_metric([_text(label) for label in labels], float(each.is_live))
     yield info
+    yield _of_each(
+        "worker_canary_cosine",
+        "Lowest cosine of known texts, as it computes them, to their vectors in fp32 on the CPU.",
+        live,
+        "canary_cosine",
+    )
     yield _of_each("worker_memory_bytes", "Memory, that on the GPU included.", live, "memory_bytes")
     yield _of_each(
         "worker_chunks_per_second",

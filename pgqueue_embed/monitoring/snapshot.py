@@ -85,7 +85,8 @@ class Snapshot:
     the newest first, `failures` of pgembed.failure_groups, the largest first. `unindexed` names
     the pipelines that have vectors, nothing pending and no vector index; `invalid_indexes` has the
     rows of pgembed.vector_indexes that no search can use, `costly_indexes` those beside which much
-    waits to be written or vacuumed, with the `pending` records.
+    waits to be written or vacuumed, with the `pending` records. `index_recalls` has the share of
+    the nearest chunks that searches find, by pipeline, where it was measured.
     """
 
     place: str
@@ -97,6 +98,7 @@ class Snapshot:
     unindexed: Sequence[str]
     invalid_indexes: Sequence[Row]
     costly_indexes: Sequence[Row]
+    index_recalls: Mapping[str, float]
 
 
 def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
@@ -129,6 +131,11 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
             unindexed=_unindexed(progress, indexes),
             invalid_indexes=[each for each in indexes if not each["is_valid"]],
             costly_indexes=_costly(progress, indexes),
+            index_recalls={
+                each["pipeline"]: each["measured_recall"]
+                for each in indexes
+                if each["is_valid"] and each["measured_recall"] is not None
+            },
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.service.job import Job, Manager
 from pgqueue_embed.service.launchd import Launchd
 from pgqueue_embed.service.systemd import Systemd
+from pgqueue_embed.whole_file import replacing
 
 # What the worker would miss that a person's shell has: where models and the private server are.
 KEPT_VARIABLES = (
@@ -128,8 +128,9 @@ def _load_as_before(place: Place) -> Iterator[None]:
 
 @contextmanager
 def _restored(*files: Path) -> Iterator[None]:
-    """Put the files back as they were, if what is done with them fails."""
+    """Put the files and their folders back as they were, if what is done with them fails."""
     with _clearly():
+        missing = [each for file in files for each in file.parents if not each.exists()]
         before = {file: (file.read_bytes(), file.stat()) for file in files if file.exists()}
         try:
             yield
@@ -138,6 +139,9 @@ def _restored(*files: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
             for file, (content, status) in before.items():
                 _write(file, content, mode=status.st_mode & 0o777, user=status.st_uid)
+            for folder in missing:
+                with suppress(OSError):  # somebody else has put something into it
+                    folder.rmdir()
             raise
 
 
@@ -152,18 +156,8 @@ def _clearly() -> Iterator[None]:
 def _write(file: Path, content: bytes, *, mode: int, user: str | int | None = None) -> None:
     """Replace a file as a whole; nobody else can read it at any moment if `mode` says so."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-        if user is not None:
-            shutil.chown(partial, user)
-        partial.replace(file)
+        with replacing(file, mode=mode, user=user) as new:
+            new.write(content)
     except LookupError:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"--run-as {user}: there is no such user") from None
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

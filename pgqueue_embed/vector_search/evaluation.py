@@ -141,15 +141,21 @@ KEEP = """
 update pgembed.pipelines
 set ef_search = %(ef_search)s,
     ef_search_scan = vector_indexes.quantize,
-    ef_search_parameters = parameters
+    ef_search_parameters = parameters,
+    ef_search_recall = %(recall)s
 from pgembed.vector_indexes
 where id = %(id)s and vector_indexes.pipeline = name and index_name = %(index)s
 """
 
 
-def keep_effort(connection: Connection, pipeline: Pipeline, index: str, ef_search: int) -> None:
-    """Let the searches of the pipeline use `ef_search`, as long as an index is built like this."""
-    connection.execute(KEEP, {"id": pipeline.id, "index": index, "ef_search": ef_search})
+def keep_effort(connection: Connection, pipeline: Pipeline, index: str, effort: Effort) -> None:
+    """Let the searches of the pipeline use its ef_search, as long as an index is built like this.
+
+    What share it found is kept along.
+    """
+    shares = [each for each in (effort.recall, effort.query_recall) if each is not None]
+    values = {"ef_search": effort.ef_search, "recall": min(shares, default=None)}
+    connection.execute(KEEP, {"id": pipeline.id, "index": index, **values})
 
 
 KEPT = "select ef_search from pgembed.pipelines where id = %s"

@@ -83,19 +83,20 @@ class Heartbeat:
 
     def _beat(self, connection: Connection) -> None:
         while True:
-            memory_bytes = process_memory_bytes(self._identity().device)
+            identity = self._identity()
+            memory_bytes = process_memory_bytes(identity.device)
             pipelines = self._shared.served.pipelines()
             known = registry.heartbeat(
                 connection,
                 self._shared.worker_id,
                 state="stopping" if self._shared.shutdown.asked.is_set() else "working",
-                precision=self._identity().precision,
+                identity=identity,
                 memory_bytes=memory_bytes,
                 pipeline_ids=[pipeline.id for pipeline in pipelines],
                 unserved=self._shared.served.unserved.reasons(),
             )
             if not known:
-                registry.register_again(connection, self._shared.worker_id, self._identity())
+                registry.register_again(connection, self._shared.worker_id, identity)
             registry.report_work(connection, self._shared.worker_id, self._shared.history.report())
             self._recycle_if_large(memory_bytes)
             self._end_if_stalled(connection)

@@ -32,6 +32,7 @@ from pgqueue_embed.worker.registry import another_role_serves
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.shutdown import Abandoned, Shutdown
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, FAILED, MAX_RECORDS
+from pgqueue_embed.worker.traces import Traces, traced
 from pgqueue_embed.worker.turns import Turns
 from pgqueue_embed.worker.unserved import Unserved
 
@@ -72,6 +73,7 @@ class Shared:
     shutdown: Shutdown
     turns: Turns
     history: ClaimHistory
+    traces: Traces | None = None
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class Shared:
         device: Device,
         served: Served,
         shutdown: Shutdown | None = None,
+        traces: Traces | None = None,
     ) -> Shared:
         """Return it for loops that have not begun."""
         target_seconds = min(settings.claim_seconds, settings.lease_seconds / 2)
@@ -95,6 +98,7 @@ class Shared:
             shutdown=shutdown or Shutdown(),
             turns=Turns(claim_seconds=settings.claim_seconds),
             history=ClaimHistory(target_seconds=target_seconds),
+            traces=traces,
         )
 
 
@@ -242,8 +246,8 @@ def _claim_first(
 def _process(shared: Shared, session: Session, pipeline: Pipeline, *, alone: bool) -> bool:
     usual = None if alone else shared.history.size(pipeline)
     try:
-        with shared.turns.turn(pipeline) as turn:
-            done = process_claim(
+        with shared.turns.turn(pipeline) as turn, traced(shared.traces, pipeline.name) as claim:
+            done = claim.outcome = process_claim(
                 session,
                 pipeline,
                 chunker=shared.served.chunker(pipeline),

@@ -85,7 +85,7 @@ def main() -> None:
     threading.Thread(target=_watch_supervisor, args=(worker.stop,), daemon=True).start()
     try:
         exit_ = worker.run(
-            on_start=lambda worker_id: report.tell(worker_id=worker_id),
+            on_start=lambda worker_id: report.tell(worker_id=worker_id, device=worker.device),
             on_stall=lambda: _leave_stalled(report),
         )
     except (PgembedError, psycopg.Error) as error:

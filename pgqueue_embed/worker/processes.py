@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -39,7 +40,8 @@ class _Member:
 class WorkerProcesses:
     """Keeps `count` worker processes at work, or as many as help if that is None.
 
-    `start` makes a supervisor; `on_tick` is called several times a second meanwhile.
+    `start` makes a supervisor; `on_tick` is called several times a second meanwhile. What a person
+    should know of it, one line, is handed to `tell`.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class WorkerProcesses:
         conninfo: str,
         *,
         on_tick: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.interrupted = False
         self._start = start
         self._on_tick = on_tick
+        self._tell = tell
+        self._has_warned = False
         self._members: list[_Member] = []
         self._count = count
         self._growth = Growth(conninfo, self._worker_ids) if count is None else None
@@ -77,6 +82,7 @@ class WorkerProcesses:
                 self._on_tick()
                 self._stop_at_failure()
                 self._grow()
+                self._warn_of_cpu()
                 time.sleep(TICK_SECONDS)
             if self._growth is not None:
                 self._growth.stop()
@@ -116,6 +122,18 @@ class WorkerProcesses:
         elif len(staying) > self._growth.wanted:
             staying[-1].is_leaving = True
             staying[-1].supervisor.stop()
+
+    def _warn_of_cpu(self) -> None:
+        """Say once that several processes on a CPU are too many, unless each has cores assigned."""
+        devices = [each.supervisor.device for each in self._staying]
+        if self._has_warned or len(devices) < 2 or "cpu" not in devices:
+            return
+        self._has_warned = True
+        if "OMP_NUM_THREADS" not in os.environ:
+            self._tell(
+                f"{len(devices)} processes on one CPU are slower than one, which computes on all"
+                " cores; leave --processes out, or share the cores out by OMP_NUM_THREADS"
+            )
 
     def _worker_ids(self) -> list[int]:
         ids = (each.supervisor.worker_id for each in self._staying)

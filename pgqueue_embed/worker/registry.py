@@ -36,6 +36,7 @@ class WorkerIdentity:
     model: str
     concurrency: int
     pipeline_ids: Sequence[int]
+    canary_cosine: float = 1.0
 
 
 def register(connection: Connection, identity: WorkerIdentity) -> int:
@@ -43,8 +44,8 @@ def register(connection: Connection, identity: WorkerIdentity) -> int:
     worker_id = connection.value(
         """
         insert into pgembed.workers
-            (host, pid, device, precision, model, version, concurrency, pipeline_ids)
-        values (%s, %s, %s, %s, %s, %s, %s, %s)
+            (host, pid, device, precision, model, version, concurrency, pipeline_ids, canary_cosine)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
         returning id
         """,
         _described(identity),
@@ -57,9 +58,12 @@ def register_again(connection: Connection, worker_id: int, identity: WorkerIdent
     connection.execute(
         """
         insert into pgembed.workers
-            (id, host, pid, device, precision, model, version, concurrency, pipeline_ids)
+            (
+                id, host, pid, device, precision, model, version, concurrency, pipeline_ids,
+                canary_cosine
+            )
         overriding system value
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         on conflict (id) do nothing
         """,
         (worker_id, *_described(identity)),
@@ -76,7 +80,13 @@ def _described(identity: WorkerIdentity) -> tuple[Any, ...]:
         VERSION,
         identity.concurrency,
         list(identity.pipeline_ids),
+        _cosine(identity.canary_cosine),
     )
+
+
+def _cosine(computed: float) -> float:
+    """Return a cosine without what rounding has added to it."""
+    return max(-1.0, min(1.0, computed))
 
 
 def heartbeat(
@@ -84,7 +94,7 @@ def heartbeat(
     worker_id: int,
     *,
     state: str,
-    precision: str,
+    identity: WorkerIdentity,
     memory_bytes: int,
     pipeline_ids: Sequence[int],
     unserved: Mapping[int, str],
@@ -100,12 +110,21 @@ def heartbeat(
         set heartbeat_at = clock_timestamp(),
             state = %s,
             precision = %s,
+            canary_cosine = %s,
             memory_bytes = %s,
             pipeline_ids = %s,
             unserved = %s
         where id = %s
         """,
-        (state, precision, memory_bytes, served, Jsonb(dict(unserved)), worker_id),
+        (
+            state,
+            identity.precision,
+            _cosine(identity.canary_cosine),
+            memory_bytes,
+            served,
+            Jsonb(dict(unserved)),
+            worker_id,
+        ),
     )
     return updated.rowcount > 0
 

@@ -86,6 +86,15 @@ class WorkerSettings:
             panel=WORKER,
         ),
     ] = 256
+    otlp: Annotated[
+        str | None,
+        Option(
+            help="URL of an OpenTelemetry collector that traces of claims go to (OTLP over HTTP);"
+            " else OTEL_EXPORTER_OTLP_ENDPOINT, if set.",
+            metavar="URL",
+            panel=WORKER,
+        ),
+    ] = None
     drain: bool = False
     pipelines: tuple[str, ...] = ()
     max_records: int | None = None

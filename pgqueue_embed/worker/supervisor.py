@@ -50,6 +50,7 @@ class _Process:
     popen: subprocess.Popen[bytes]
     reports: int
     worker_id: int | None = None
+    device: str | None = None
     ended: str | None = None
     model: str | None = None
     failed: str | None = None
@@ -145,6 +146,11 @@ class Supervisor:
     def worker_id(self) -> int | None:
         """The number of the worker that runs now; None until it is ready to claim."""
         return None if self._process is None else self._process.worker_id
+
+    @property
+    def device(self) -> str | None:
+        """What the worker that runs now computes on; None until it is ready to claim."""
+        return None if self._process is None else self._process.device
 
     def stop(self) -> None:
         """Ask for the end: after the claim in hand, at once, and the third time by force.

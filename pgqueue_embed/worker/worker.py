@@ -24,6 +24,7 @@ from pgqueue_embed.worker.models import ServedPipelines, choose_model
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.shutdown import Shutdown
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, FAILED, STOPPED
+from pgqueue_embed.worker.traces import Traces, open_traces
 
 # How soon loops that must leave at once are woken from what they wait for.
 JOIN_SECONDS = 0.25
@@ -57,6 +58,11 @@ class Worker:
         return self._shared.turns.in_hand if self._shared else 0
 
     @property
+    def device(self) -> str | None:
+        """What its model computes on: mps, cuda, cuda:N or cpu; None until that is known."""
+        return self._device.model.device if self._device else None
+
+    @property
     def device_seconds(self) -> float:
         """For how long its device has computed so far."""
         return self._device.busy_seconds if self._device else 0.0
@@ -78,6 +84,7 @@ class Worker:
 
         Raises SetupError when the database, the model or the machine is not ready for work.
         """
+        traces = open_traces(self._settings.otlp)
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             check_schema(connection)
             chosen = choose_model(connection, self._settings)
@@ -94,7 +101,7 @@ class Worker:
             def identity() -> registry.WorkerIdentity:
                 return self._identity(device, served)
 
-            shared = self._register(device, served, identity())
+            shared = self._register(device, served, identity(), traces)
             self._shared = shared
             on_start(shared.worker_id)
             heartbeat = Heartbeat(shared, identity, device.stalled_seconds, on_stall)
@@ -102,6 +109,8 @@ class Worker:
                 self._run_loops(shared, heartbeat)
             finally:
                 self._sign_off(shared)
+                if traces is not None:
+                    traces.close()
         if self._shutdown.failure is not None:
             raise self._shutdown.failure
         reason = self._shutdown.reason or STOPPED
@@ -119,6 +128,7 @@ class Worker:
             model=device.model.name,
             concurrency=self._settings.concurrency,
             pipeline_ids=[pipeline.id for pipeline in served.pipelines()],
+            canary_cosine=device.model.canary_cosine,
         )
 
     def _register(
@@ -126,6 +136,7 @@ class Worker:
         device: DeviceThread[EmbeddingModel],
         served: ServedPipelines,
         identity: registry.WorkerIdentity,
+        traces: Traces | None,
     ) -> Shared:
         with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
             worker_id = registry.register(connection, identity)
@@ -145,6 +156,7 @@ class Worker:
             device=device,
             served=served,
             shutdown=self._shutdown,
+            traces=traces,
         )
 
     def _run_loops(self, shared: Shared, heartbeat: Heartbeat) -> None:

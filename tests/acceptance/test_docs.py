@@ -434,7 +434,7 @@ def test_documented_grants_are_enough_to_work(
         worker_id = register(role, identity)
         alive: dict[str, Any] = {
             "state": "working",
-            "precision": "fp32",
+            "identity": identity,
             "memory_bytes": 1,
         }
         assert heartbeat(role, worker_id, **alive, pipeline_ids=[], unserved={})

@@ -44,7 +44,8 @@ class Command(threading.Thread):
             self.supervisors.append(ThreadSupervisor(conninfo, settings, log))
             return self.supervisors[-1]
 
-        self.processes = WorkerProcesses(start, count, conninfo)
+        self.told: list[str] = []
+        self.processes = WorkerProcesses(start, count, conninfo, tell=self.told.append)
         self.reason: str | None = None
         self.error: BaseException | None = None
 
@@ -69,15 +70,24 @@ def _in_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("are_cores_shared_out", [False, True])
 def test_several_processes_share_the_work_and_leave_when_it_is_done(
-    conninfo: str, connection: Connection, tmp_path: Path
+    conninfo: str,
+    connection: Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    are_cores_shared_out: bool,
 ) -> None:
+    if not are_cores_shared_out:
+        monkeypatch.delenv("OMP_NUM_THREADS")
     queue_documents(connection, texts(200))
     command = Command(conninfo, tmp_path, 3, light_settings(drain=True))
 
     command.start()
 
     assert command.ended() == DRAINED
+    said = [] if are_cores_shared_out else ["3 processes on one CPU are slower than one"]
+    assert [each.partition(",")[0] for each in command.told] == said
     assert one_value(connection, "select count(*) from pgembed.workers") == 3
     assert one_value(connection, "select done from pgembed.progress") == 200
     assert one_value(connection, LIVE) == 0

@@ -147,11 +147,19 @@ def test_the_command_builds_what_is_declared(conninfo: str, connection: Connecti
 def test_it_is_declared_and_taken_back_at_once(connection: Connection) -> None:
     source = make_source(connection, texts(2))
     pipeline = make_pipeline(connection, source)
+    with pytest.raises(UsageError, match="reports declares none: add --index hnsw"):
+        alter(connection, pipeline, Changes(quantize="binary"))
     alter(connection, pipeline, Changes(index_method="ivfflat", quantize="binary"))
+    pipeline = load_pipeline(connection, "reports")
+    alter(connection, pipeline, Changes(quantize="halfvec"))
+    alter(connection, pipeline, Changes(quantize="binary"))
     spec = load_pipeline(connection, "reports").spec
     assert (spec.index_method, spec.quantize) == ("ivfflat", "binary")
-    alter(connection, pipeline, Changes(index_method="", quantize="none"))
-    assert load_pipeline(connection, "reports").spec.index_method is None
+    with pytest.raises(UsageError, match="add --index hnsw"):
+        alter(connection, pipeline, Changes(index_method="", quantize="binary"))
+    alter(connection, pipeline, Changes(index_method=""))
+    spec = load_pipeline(connection, "reports").spec
+    assert (spec.index_method, spec.quantize) == (None, "none")
 
 
 def test_an_index_that_cannot_be_is_refused_with_the_pipeline(connection: Connection) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
@@ -22,7 +25,11 @@ from tests.support.fakes import POISON
 from tests.support.pipelines import queue_documents
 from tests.support.working import drain
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+REPOSITORY = Path(__file__).parents[2]
+OPERATIONS = REPOSITORY / "docs" / "operations.md"
+ALERTS = REPOSITORY / "monitoring" / "prometheus-alerts.yaml"
+DASHBOARD = REPOSITORY / "monitoring" / "grafana-dashboard.json"
+METRIC = re.compile(r"pgembed_\w+")
 ROW = re.compile(r"^\| `(pgembed_\w+)` \| (.*?) \| (.+) \|$", re.MULTILINE)
 
 
@@ -101,13 +108,56 @@ def test_documents_name_each_metric_with_its_labels(conninfo: str, reports: Pipe
             assert set(re.findall(r"`(\w+)`", labels)) == set(sample.labels), name
 
 
-def test_alerts_name_metrics_that_there_are(conninfo: str, reports: Pipeline) -> None:
-    found = parsed(pgembed(conninfo, "metrics").stdout)
-    rules = OPERATIONS.read_text().partition("<!-- alerts: read by the tests -->")[2]
-    named = set(re.findall(r"pgembed_\w+", rules.partition("```\n\n")[0]))
+def test_alerts_and_dashboard_read_metrics_that_there_are(conninfo: str, reports: Pipeline) -> None:
+    known = names(parsed(pgembed(conninfo, "metrics").stdout).values())
+    rules = [
+        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    ]
+    dashboard = json.loads(DASHBOARD.read_text())
+    panels = dashboard["panels"]
+    shown = [target["expr"] for panel in panels for target in panel["targets"]]
+    shown += [variable["query"] for variable in dashboard["templating"]["list"]]
 
-    assert named
-    assert named <= names(found.values())
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert_apart(panels)
+    for expressions in ([rule["expr"] for rule in rules], shown):
+        named = set(METRIC.findall(" ".join(expressions)))
+        assert named
+        assert named <= known
+
+
+def assert_apart(panels: Sequence[Mapping[str, Any]]) -> None:
+    """Fail if two panels lie on one another, or one beyond the 24 columns of a dashboard."""
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert max(x for x, _ in cells) < 24
+    assert len(set(cells)) == len(cells)
+
+
+def test_what_workers_and_evaluations_found_is_told(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("update pgembed.workers set canary_cosine = 0.99931")
+    connection.execute(
+        "create index on public.reports_chunks using hnsw (embedding public.vector_cosine_ops)"
+    )
+    connection.execute(
+        "update pgembed.pipelines set ef_search = 120, ef_search_scan = 'none',"
+        " ef_search_parameters = '{}', ef_search_recall = 0.985"
+    )
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+    assert [each.value for each in found["pgembed_worker_canary_cosine"].samples] == [0.99931]
+    assert [each.value for each in found["pgembed_index_recall"].samples] == [0.985]
+
+    connection.execute("""update pgembed.pipelines set ef_search_parameters = '{"m": "8"}'""")
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+    assert not found["pgembed_index_recall"].samples, "it was measured of another index"
 
 
 def test_file_is_replaced_as_a_whole_or_left_as_it_was(

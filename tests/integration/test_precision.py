@@ -21,6 +21,7 @@ from pgqueue_embed.embedding import (
     VectorCache,
     choice,
 )
+from pgqueue_embed.embedding.canary_check import CanaryCheck
 from pgqueue_embed.embedding.precision import BF16
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine
 from pgqueue_embed.errors import ModelError
@@ -53,6 +54,19 @@ def test_rows_that_overflow_in_half_precision_are_computed_in_fp32(tmp_path: Pat
     assert half.chunks_in_fp32 == 1
     half.forward([*chunks, chunks[1], chunks[1]])
     assert half.chunks_in_fp32 == 2
+
+
+def test_a_model_tells_the_lowest_cosine_of_its_canaries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CanaryCheck, "agreement", lambda *_: 0.9998)
+    assert load(folder).canary_cosine == 1.0, "what others are compared with"
+    half = load(folder, precision="fp16")
+    assert half.canary_cosine == 0.9998
+    for cosine, lowest in ((0.9993, 0.9993), (0.9996, 0.9993)):
+        monkeypatch.setattr(CanaryCheck, "agreement_in", lambda *_, cosine=cosine: cosine)
+        half.verify(1, 16)
+        assert half.canary_cosine == lowest
 
 
 def test_a_device_tells_which_call_was_computed_in_fp32(

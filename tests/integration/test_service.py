@@ -171,6 +171,8 @@ def test_what_the_manager_refuses_leaves_all_as_it_was(stand: Stand, conninfo: s
     assert failed.exit_code == 1
     assert (failed.error or "").endswith(": no bus")
     assert stand.files == {}
+    folders = {each.name for each in stand.home.rglob("*") if each.is_dir()}
+    assert folders - {"Library", "Logs"} == {"bin"}, "every Mac has those two"
 
     stand.refusing.unlink()
     pgembed(conninfo, "service", "install", "-c", "3")

@@ -58,14 +58,17 @@ def server_now(connection: Connection) -> datetime:
 
 
 def start_worker(connection: Connection, pipeline: Pipeline) -> int:
-    identity = WorkerIdentity(
+    return register(connection, identity_of(pipeline))
+
+
+def identity_of(pipeline: Pipeline) -> WorkerIdentity:
+    return WorkerIdentity(
         device="cpu",
         precision="fp32",
         model="fake",
         concurrency=2,
         pipeline_ids=[pipeline.id],
     )
-    return register(connection, identity)
 
 
 def commit(
@@ -193,10 +196,17 @@ def test_each_thing_that_happens_is_an_event_once(
     connection: Connection, reports: Pipeline
 ) -> None:
     worker_id = start_worker(connection, reports)
-    beat = {"state": "working", "precision": "fp32", "memory_bytes": 1}
 
     def live() -> None:
-        heartbeat(connection, worker_id, **beat, pipeline_ids=[], unserved={})  # type: ignore[arg-type]
+        heartbeat(
+            connection,
+            worker_id,
+            state="working",
+            identity=identity_of(reports),
+            memory_bytes=1,
+            pipeline_ids=[],
+            unserved={},
+        )
 
     live()
     connection.execute("update pgembed.workers set heartbeat_at = now() - interval '50 seconds'")

@@ -62,6 +62,9 @@ def test_the_least_effort_that_is_enough_is_kept_and_used(
     assert all(each["recall"] >= 0.9 for each in efforts if each["ef_search"] >= found["ef_search"])
     assert found["exact"] == {**found["exact"], "recall": 1.0}  # type: ignore[dict-item]
     assert effort_of_a_search(connection, quantize) == (str(found["ef_search"]), found["ef_search"])
+    (recall,) = [each["recall"] for each in efforts if each["ef_search"] == found["ef_search"]]
+    measured = connection.value("select measured_recall from pgembed.vector_indexes")
+    assert measured == pytest.approx(recall)
 
 
 def test_effort_is_that_of_the_index_it_was_found_for(
