@@ -303,7 +303,12 @@ as $function$
             select string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position)
             from unnest(columns) with ordinality as listed (name, position)
         ),
-        pgembed.search_relation(pipeline, chunk_rows, condition is not null or cardinality(columns) > 0),
+        pgembed.search_relation(
+            pipeline,
+            chunk_rows,
+            -- The vectors of chunks are no column of a record.
+            condition is not null or cardinality(array_remove(columns, 'chunk.pgembed_embedding')) > 0
+        ),
         coalesce('(' || condition || E'\n)', 'true'),
         pgembed.search_distance(pipeline, scan),
         scan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pgqueue_embed.api.arguments import given_options, key_texts
 from pgqueue_embed.api.explained import opened
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import PipelineReplaced
 from pgqueue_embed.lifecycle import drop
 from pgqueue_embed.lifecycle.alter import Changes, abort, catch_up
@@ -25,7 +27,7 @@ from pgqueue_embed.pipeline.options import ALTERABLE, VerifyOptions
 from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
 from pgqueue_embed.queue import dead_letters, enqueue
 from pgqueue_embed.vector_search import query as semantic_search
-from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.query import Hit, Score
 from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.verification import Verification, put_back, verify
@@ -124,12 +126,12 @@ class Pipeline:
         settings = self.settings()
         return encoder_of(settings).encode(query, settings.spec.truncate_dim)
 
-    def find(self, query: str, request: SearchRequest) -> list[Hit]:
+    def find(self, query: str, request: SearchRequest, score: Score | None = None) -> list[Hit]:
         """Do what the function `search` does; see there."""
         while True:
             with self._opened() as (connection, settings), suppress(PipelineReplaced):
                 vector = encoder_of(settings).encode(query, settings.spec.truncate_dim)
-                return semantic_search.search(connection, settings, vector, request)
+                return semantic_search.search(connection, settings, vector, request, score)
 
     def verify(
         self,
@@ -298,6 +300,10 @@ def search(
     where: str | None = None,
     columns: Sequence[str] = (),
     per_record: bool = False,
+    rerank: str | None = None,
+    rerank_top: int = 50,
+    mmr: float | None = None,
+    device: str = "auto",
 ) -> list[Hit]:
     """Return up to `limit` chunks nearest in meaning to `query`, best first, behind `offset`.
 
@@ -306,6 +312,8 @@ def search(
     values of `columns`. With `per_record` a record is found once, by its best chunk, and `matched`
     counts those that reach the threshold. The query goes through the
     pipeline's own model, on the CPU of this machine, loaded at the first search of the process.
+    The `rerank_top` nearest are ordered by the cross-encoder `rerank`, a name or a folder, on
+    `device`, and with `mmr`, 1 for relevance alone to 0, for variety.
     Raises PgembedError for a query without text, a condition that PostgreSQL refuses, or a model
     that is not to be had.
 
@@ -322,6 +330,11 @@ def search(
         where=where,
         columns=(columns,) if isinstance(columns, str) else tuple(columns),
         per_record=per_record,
+        rerank_top=rerank_top,
+        mmr=mmr,
     )
     request.check()
-    return pipeline.find(query, request)
+    if rerank is None:
+        return pipeline.find(query, request)
+    model = cross_encoder(rerank, device)
+    return pipeline.find(query, request, partial(model.scores, query))

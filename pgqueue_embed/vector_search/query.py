@@ -1,9 +1,9 @@
-"""Semantic search in a pipeline's vectors: the query's vector, and the chunks nearest to it."""
+"""Semantic search in a pipeline's vectors: the chunks nearest to a query's, in the best order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.relation import raw, relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
+from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class Hit:
     `chunk` is verbatim: the document's characters from `start_char` up to `end_char`. In a table
     that is being adopted, a chunk that was not found right yet may have no index and offsets.
     `columns` are those that were asked for. Where a record was to be found once, `matched` counts
-    its chunks that reach the threshold.
+    its chunks that reach the threshold. `rerank_score` is that of a re-ranking model, on a scale of
+    its own, if it has read the chunk.
     """
 
     key: str
@@ -50,7 +52,18 @@ class Hit:
     chunk: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     matched: int | None = None
+    rerank_score: float | None = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate(Hit):
+    """A hit that is compared with others by its vector, as pgvector writes it."""
+
+    vector: str
+
+
+# Returns how well each of some chunks answers the query, more for better.
+Score = Callable[[Sequence[str]], NDArray[np.float32]]
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
 WIDEN = """
@@ -79,14 +92,49 @@ def search(
     pipeline: Pipeline,
     query_vector: NDArray[np.float32],
     request: SearchRequest,
+    score: Score | None = None,
 ) -> list[Hit]:
     """Return the chunks that `request` asks for, best first: never fewer than there are.
 
-    `query_vector` has shape (dimensions,). Raises PipelineReplaced if the next generation, to which
+    `query_vector` has shape (dimensions,). With `score` the first of them are ordered by that.
+    Raises PipelineReplaced if the next generation, to which
     the query's vector may mean nothing, has just taken over; UsageError for a request that cannot
     be, or a target table that is not there, and MissingRight for one that may not be read.
     """
     request.check()
+    if score is None and request.mmr is None:
+        return _nearest(connection, pipeline, query_vector, request)
+    # Of the same ones for each page, so that none is shown twice.
+    top, wanted = request.rerank_top, request.offset + request.limit
+    wide = replace(request, offset=0, limit=max(top, wanted))
+    found = _nearest(connection, pipeline, query_vector, wide)
+    ordered = [*_in_better_order(found[:top], request.mmr, score), *found[top:]]
+    return [_plain(hit) for hit in ordered[request.offset : wanted]]
+
+
+def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None) -> Sequence[Hit]:
+    relevance = np.array([hit.score for hit in hits], np.float32)
+    if score is not None:
+        scores = score([hit.chunk for hit in hits])
+        best = np.argsort(-scores, kind="stable")
+        hits = [replace(hits[at], rerank_score=float(scores[at])) for at in best]
+        relevance = scaled(scores[best])
+    if mmr is not None and hits:
+        vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, _Candidate)])
+        hits = [hits[at] for at in varied(relevance, vectors, mmr)]
+    return hits
+
+
+def _plain(hit: Hit) -> Hit:
+    return Hit(**{each.name: getattr(hit, each.name) for each in fields(Hit)})
+
+
+def _nearest(
+    connection: Connection,
+    pipeline: Pipeline,
+    query_vector: NDArray[np.float32],
+    request: SearchRequest,
+) -> list[Hit]:
     try:
         with (
             naming_missing_rights(connection, _tables(pipeline, request)),
@@ -185,15 +233,17 @@ class _Scan:
 
     def _hit(self, row: tuple[Any, ...]) -> Hit:
         key, chunk_index, start_char, end_char, chunk, distance, *values, _ = row
-        return Hit(
-            key=key,
-            score=1 - distance,
-            chunk_index=chunk_index,
-            start_char=start_char,
-            end_char=end_char,
-            chunk=chunk,
-            columns=dict(zip(self.request.columns, values, strict=True)),
-        )
+        vector = values.pop() if self.request.mmr is not None else None
+        found = {
+            "key": key,
+            "score": 1 - distance,
+            "chunk_index": chunk_index,
+            "start_char": start_char,
+            "end_char": end_char,
+            "chunk": chunk,
+            "columns": dict(zip(self.request.columns, values, strict=True)),
+        }
+        return Hit(**found) if vector is None else _Candidate(**found, vector=vector)
 
 
 def _best(scan: _Scan) -> list[Hit]:

@@ -71,7 +71,7 @@ def relation_of(
         "rows": raw(target_of(pipeline).rows),
         "reads_source": request.reads_source,
         "where": request.where,
-        "columns": _qualified(connection, pipeline, request),
+        "columns": [*_qualified(connection, pipeline, request), *_vector(request)],
     }
     row = connection.execute(STATEMENTS, values).fetchone()
     if row is None:
@@ -99,6 +99,11 @@ def _qualified(connection: Connection, pipeline: Pipeline, request: SearchReques
                 f" that name; they have {', '.join(known)}"
             )
     return [known[name] for name in request.columns]
+
+
+def _vector(request: SearchRequest) -> list[str]:
+    """Return the column of the vector, behind those that were asked for, if it is needed."""
+    return [] if request.mmr is None else ["chunk.pgembed_embedding"]
 
 
 def _check_condition(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import check_count, check_type, check_where
 
+# All of them are compared with one another, or read by a model.
+MOST_REFINED = 1_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
@@ -14,7 +17,9 @@ class SearchRequest:
 
     Chunks have a cosine similarity of at least `threshold`; the first `offset` of them are left
     out. `where` is an SQL condition over the columns of the source and of the target, and `columns`
-    are shown with each hit. With `per_record` each record is found once, by its best chunk.
+    are shown with each hit. With `per_record` each record is found once, by its best chunk. With
+    `mmr`, 1 for relevance alone to 0, the first `rerank_top` hits are ordered for variety; these
+    are those that a re-ranking orders, too.
     """
 
     limit: int = 5
@@ -23,6 +28,8 @@ class SearchRequest:
     where: str | None = None
     columns: tuple[str, ...] = ()
     per_record: bool = False
+    rerank_top: int = 50
+    mmr: float | None = None
 
     @property
     def reads_source(self) -> bool:
@@ -41,3 +48,19 @@ class SearchRequest:
         if self.offset < 0:
             raise UsageError(f"--offset {self.offset}: give 0 or more")
         check_where(self.where)
+        self._check_order()
+
+    def _check_order(self) -> None:
+        check_type("--rerank-top", self.rerank_top, int)
+        if not 1 <= self.rerank_top <= MOST_REFINED:
+            raise UsageError(
+                f"--rerank-top {self.rerank_top}: give how many hits to order anew, 1 to"
+                f" {MOST_REFINED:,}"
+            )
+        if self.mmr is not None:
+            check_type("--mmr", self.mmr, float)
+        if self.mmr is not None and not 0 <= self.mmr <= 1:
+            raise UsageError(
+                f"--mmr {self.mmr:g}: give a number from 0 to 1, the weight of relevance beside"
+                " variety; 0.7 is usual"
+            )
