@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from time import perf_counter
@@ -41,7 +41,12 @@ SEARCHES = 20
 SOURCE = """
 create table public.reports (id bigint primary key, body text);
 insert into public.reports
-select n, format('Report %%s: pump %%s stopped after %%s hours.', n, n %% 97, n * 31 %% 1009)
+select
+    n,
+    case
+        when n %% %(stride)s = 0
+        then format('Report %%s: pump %%s stopped after %%s hours.', n, n %% 97, n * 31 %% 1009)
+    end
 from generate_series(1, %(records)s) as n;
 analyze public.reports
 """
@@ -73,12 +78,27 @@ class HashModel(StubModel):
 
 @dataclass(kw_only=True)
 class Rehearsal:
-    """A database, and how many records of it there are, and are changed."""
+    """A database, how many records there are and are changed, and how the vectors are parted.
+
+    One of `stride` records has a text, and so a vector; the others are empty.
+    """
 
     conninfo: str
     connection: Connection
     records: int
     changes: int
+    stride: int = 1
+    partition_by: str | None = None
+
+    @property
+    def spec(self) -> PipelineSpec:
+        """The pipeline."""
+        return replace(SPEC, partition_by=self.partition_by)
+
+    @property
+    def texts(self) -> int:
+        """How many records have a text."""
+        return self.records // self.stride
 
     @cached_property
     def chunker(self) -> Chunker:
@@ -88,15 +108,15 @@ class Rehearsal:
     def fill(self) -> str:
         """Make the source."""
         for statement in SOURCE.split(";"):
-            self.connection.execute(statement, {"records": self.records})
-        return f"{self.records:,} records"
+            self.connection.execute(statement, {"records": self.records, "stride": self.stride})
+        return f"{self.records:,} records, {self.texts:,} with a text"
 
     def create(self) -> str:
         """Make the pipeline, and the triggers on its source."""
-        records = check_tables(self.connection, SPEC)
-        pipeline = create_pipeline(self.connection, SPEC, records, fake_identity(DIMENSIONS))
+        records = check_tables(self.connection, self.spec)
+        pipeline = create_pipeline(self.connection, self.spec, records, fake_identity(DIMENSIONS))
         capture.install(self.connection, pipeline)
-        return "with sync"
+        return f"with sync{f', {self.partition_by}' if self.partition_by else ''}"
 
     def enqueue(self) -> str:
         """Queue all records."""
@@ -137,13 +157,13 @@ class Rehearsal:
             query = unit_vector(f"query {number}", DIMENSIONS).tolist()
             started = perf_counter()
             found = self.connection.execute(SEARCH, (query,))
-            assert len(found.fetchall()) == min(10, self.records), "a search finds too little"
+            assert len(found.fetchall()) == min(10, self.texts), "a search finds too little"
             taken.append(perf_counter() - started)
         return f"{SEARCHES} searches, {1000 * median(taken):.1f} ms each"
 
     def change(self) -> str:
         """Change some records, which the triggers queue."""
-        every = max(1, self.records // self.changes)
+        every = self.stride * max(1, self.texts // self.changes)
         changed = self.connection.execute(CHANGE, {"every": every}).rowcount
         return f"{changed:,} records"
 
@@ -209,7 +229,15 @@ def _prepare(
     )
 
 
-def rehearsal(conninfo: str, records: int, changes: int) -> Rehearsal:
+def rehearsal(
+    conninfo: str, records: int, changes: int, stride: int = 1, partition_by: str | None = None
+) -> Rehearsal:
     """Return a rehearsal in an empty migrated database."""
-    connection = connect(conninfo)
-    return Rehearsal(conninfo=conninfo, connection=connection, records=records, changes=changes)
+    return Rehearsal(
+        conninfo=conninfo,
+        connection=connect(conninfo),
+        records=records,
+        changes=changes,
+        stride=stride,
+        partition_by=partition_by,
+    )

@@ -71,8 +71,13 @@ def main() -> None:
     stages: list[Stage] = []
     settings = {**PRODUCTION_SETTINGS, "wal_level": "replica"}
     with temporary_server(arguments.postgresql, settings) as server:
+        texts = arguments.vectors or arguments.records
         found = rehearsal(
-            new_database(server), arguments.records, arguments.changes or arguments.records // 10
+            new_database(server),
+            arguments.records,
+            arguments.changes or max(1, texts // 10),
+            max(1, arguments.records // texts),
+            arguments.partition_by,
         )
         with found.connection:
             for name, stage in found.stages().items():
@@ -90,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--records", type=int, default=RECORDS, help=f"records of the source ({RECORDS:,})"
     )
-    parser.add_argument("--changes", type=int, help="records to change (a tenth)")
+    parser.add_argument(
+        "--vectors", type=int, help="records with a text, and so with a vector (all); 2000000"
+    )
+    parser.add_argument("--changes", type=int, help="records to change (a tenth of these)")
+    parser.add_argument("--partition-by", help="parts of the target table (none); hash:16")
     parser.add_argument(
         "--postgresql", type=int, default=18, choices=(16, 18), help="the server's version (18)"
     )
