@@ -49,9 +49,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _measure(bench: Bench, name: str, documents: Sequence[str]) -> Measured:
-    conninfo = queued_database(bench.server, documents, str(minilm_tokens()))
-    peak = _watched_run(conninfo)
-    drop_database(bench.server, conninfo)
+    peak = peak_of(bench, documents)
     above = peak.highest - peak.at_rest
     note = f"{peak.at_rest:.0f} MB with the model loaded; {peak.seconds:.0f} s in all"
     figure = Figure(
@@ -65,6 +63,15 @@ def _measure(bench: Bench, name: str, documents: Sequence[str]) -> Measured:
         at_most=True,
     )
     return Measured(figures=[figure], reaches=[reach])
+
+
+def peak_of(bench: Bench, documents: Sequence[str]) -> Peak:
+    """Return what a worker takes that embeds `documents` with a model of small cost."""
+    conninfo = queued_database(bench.server, documents, str(minilm_tokens()))
+    try:
+        return _watched_run(conninfo)
+    finally:
+        drop_database(bench.server, conninfo)
 
 
 def _watched_run(conninfo: str) -> Peak:

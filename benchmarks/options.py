@@ -20,6 +20,7 @@ class Sizes:
     changes: int = 20_000
     gone_records: tuple[int, ...] = (500_000, 1_000_000, 2_000_000)
     growth_records: int = 20_000
+    growth_characters: int = 8_000_000
     mac_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     window_seconds: float = 5.0
     concurrencies: tuple[int, ...] = (1, 2, 4)
@@ -44,6 +45,7 @@ QUICK = Sizes(
     changes=4_000,
     gone_records=(100_000, 200_000, 400_000),
     growth_records=10_000,
+    growth_characters=1_000_000,
     mac_counts=(1, 4, 16),
     window_seconds=4.0,
     concurrencies=(1, 2),

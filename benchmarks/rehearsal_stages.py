@@ -63,6 +63,15 @@ where target.text_chunk is distinct from reports.body
 """
 
 
+# With a text and without one.
+SETTLED = """
+select count(*)
+from pgembed.records
+join public.reports on reports.id = records.key::bigint
+where state = case when body is null then 'empty' else 'embedded' end
+"""
+
+
 class HashModel(StubModel):
     """Gives each text a vector of its own, at no cost to speak of."""
 
@@ -193,6 +202,8 @@ class Rehearsal:
         """Raise AssertionError unless each record has its chunk, and no chunk is left over."""
         stray = self.connection.value(STRAY, ())
         assert not stray, f"{stray:,} records are without their chunk, or chunks without a record"
+        settled = self.connection.value(SETTLED, ())
+        assert settled == self.records, f"{settled:,} of {self.records:,} records are settled"
         return "each record has its chunk"
 
     def stages(self) -> dict[str, Callable[[], str]]:

@@ -37,11 +37,13 @@ from pgqueue_embed.quantities import duration, size
 from tests.servers import temporary_server
 
 RECORDS = 10_000_000
-# Both generations with their indexes, and the source.
-DISK_BYTES_A_RECORD = 2_600
+# Two ledgers, two queues and the source; for a vector, both generations with their indexes.
+DISK_BYTES_A_RECORD = 700
+DISK_BYTES_A_VECTOR = 1_900
 # WAL is kept up to max_wal_size, and an empty server takes some room.
 OTHER_BYTES = 6 * 1024**3
-SECONDS_A_RECORD = 0.002
+SECONDS_A_RECORD = 0.0008
+SECONDS_A_VECTOR = 0.0012
 PAPER_RECORDS = 100_000_000
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,13 +67,13 @@ def main() -> None:
     arguments = _parser().parse_args()
     console = Console(width=arguments.width)
     LogSettings(level="warning").apply()
-    if not _has_room(console, arguments.records):
+    texts = min(arguments.vectors or arguments.records, arguments.records)
+    if not _has_room(console, arguments.records, texts):
         sys.exit(1)
     file = arguments.out or RESULTS / f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}.json"
     stages: list[Stage] = []
     settings = {**PRODUCTION_SETTINGS, "wal_level": "replica"}
     with temporary_server(arguments.postgresql, settings) as server:
-        texts = arguments.vectors or arguments.records
         found = rehearsal(
             new_database(server),
             arguments.records,
@@ -108,13 +110,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _has_room(console: Console, records: int) -> bool:
-    wanted = records * DISK_BYTES_A_RECORD + OTHER_BYTES
+def _has_room(console: Console, records: int, texts: int) -> bool:
+    wanted = records * DISK_BYTES_A_RECORD + texts * DISK_BYTES_A_VECTOR + OTHER_BYTES
+    seconds = records * SECONDS_A_RECORD + texts * SECONDS_A_VECTOR
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     console.print(
         f"{records:,} records: about {size(wanted)} of {folder}, of which {size(free)} are free,"
-        f" and {duration(records * SECONDS_A_RECORD)} on two quiet cores; all of it is deleted at"
+        f" and {duration(seconds)} on two quiet cores; all of it is deleted at"
         " the end",
         soft_wrap=True,
     )

@@ -9,11 +9,11 @@ from benchmarks.rehearsal_stages import rehearsal
 
 
 def test_every_stage_is_gone_through_and_no_record_is_lost(conninfo: str) -> None:
-    found = rehearsal(conninfo, 600, 60)
+    found = rehearsal(conninfo, 600, 30, 2, "hash:3")
     with found.connection:
         told = {name: stage() for name, stage in found.stages().items()}
     assert told["enqueue"] == "600 queued"
-    assert told["change a part"] == "60 records"
+    assert told["change a part"] == "30 records"
     assert told["alter: a next generation"] == "600 queued"
     assert told["check"] == "each record has its chunk"
 
@@ -25,6 +25,9 @@ def test_a_stage_that_loses_a_record_ends_it(conninfo: str) -> None:
             found.stages()[name]()
         found.connection.execute("delete from public.reports_vectors where fulltext_id = 7")
         with pytest.raises(AssertionError, match="1 records are without their chunk"):
+            found.check()
+        found.connection.execute("delete from public.reports where id = 7")
+        with pytest.raises(AssertionError, match="19 of 20 records are settled"):
             found.check()
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.monitoring.snapshot import read_snapshot
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.spec_checks import NEXT_NAME
 from pgqueue_embed.queue import dead_letters
 from pgqueue_embed.queue.claims import claim_items, claim_transaction, claimable_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.target import target_of
+from tests.support.corpus import make_source
+from tests.support.pipelines import make_pipeline
 
 POLLS = 20
+DIMENSIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,3 +188,34 @@ CASES = (
         run=_poll,
     ),
 )
+
+
+CHUNKS = """
+insert into {target}
+    (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens, embedding)
+select id, id || '_0', 0, body, 0, length(body), 1, vector::public.vector
+from public.reports
+-- Of the record, so that each has another one.
+cross join lateral (
+    select array_agg(random() - 0.5 + 0 * id * step) from generate_series(1, {dimensions}) as step
+) as drawn (vector)
+"""
+
+
+def two_generations(connection: Connection, records: int) -> Pipeline:
+    """Make a pipeline and a next generation of it, complete both, with vectors drawn at random."""
+    source = make_source(connection)
+    connection.execute(SOURCE, {"records": records})
+    pipeline = make_pipeline(connection, source, dimensions=DIMENSIONS)
+    target = target_of(pipeline).next_place["target"]
+    successor = make_pipeline(
+        connection, source, name=pipeline.name + NEXT_NAME, target=target, dimensions=DIMENSIONS
+    )
+    for each in (pipeline, successor):
+        connection.execute(LEDGER, {"pipeline_id": each.id})
+        chunks = sql.SQL(CHUNKS).format(target=each.target.identifier, dimensions=DIMENSIONS)
+        connection.execute(chunks)
+    of = "update pgembed.pipelines set successor_of = %s where id = %s"
+    connection.execute(of, (pipeline.id, successor.id))
+    connection.execute("vacuum analyze")
+    return pipeline
