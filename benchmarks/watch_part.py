@@ -38,6 +38,8 @@ select
 from generate_series(1, 100000) as n
 """
 
+INDEX = "create index on {target} using hnsw (embedding public.vector_cosine_ops)"
+
 # The sum of a month, each minute of a day, and a commit of each of five workers every 8 seconds.
 HISTORY = """
 insert into pgembed.batches (pipeline_id, committed_at, records, embedded, chunks, rolled_up)
@@ -114,7 +116,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
 def _fill(connection: Connection, records: int) -> None:
     for number in range(PIPELINES):
         source = make_source(connection, table=f"source_{number}")
-        make_pipeline(connection, source, name=f"p{number:03}")
+        target = make_pipeline(connection, source, name=f"p{number:03}").target
+        connection.execute(INDEX.format(target=target))
     values = {"records": records, "dead": DEAD}
     connection.execute("alter table pgembed.workers disable trigger user")
     for statement in (WORKERS, *HISTORY.split(";"), *LEDGER.split(";")):

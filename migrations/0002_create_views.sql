@@ -300,10 +300,14 @@ cross join lateral (
         sum(pg_relation_size(indexrelid))::bigint as size_bytes,
         sum(pg_stat_get_live_tuples(indrelid))::bigint as live_rows,
         sum(pg_stat_get_dead_tuples(indrelid))::bigint as dead_rows
-    from pg_index
-    join pg_class on pg_class.oid = indexrelid
-    where indexrelid in (select relid from pg_partition_tree(index.oid) union select index.oid)
-        and relkind = 'i'
+    from (select relid from pg_partition_tree(index.oid) union select index.oid) as piece (relid)
+    cross join lateral (
+        select indexrelid, indrelid
+        from pg_index
+        join pg_class on pg_class.oid = indexrelid
+        where indexrelid = piece.relid and relkind = 'i'
+        offset 0
+    ) as stored_piece
 ) as stored
 cross join lateral (
     select coalesce(jsonb_object_agg(split_part(option, '=', 1), split_part(option, '=', 2)), '{}')

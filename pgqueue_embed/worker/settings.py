@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.log import mask
 from pgqueue_embed.pipeline.option import Option, check_options
 from pgqueue_embed.pipeline.pipeline import WORKER
 
@@ -14,6 +16,19 @@ MAX_SECONDS = 86_400
 
 # Of one command; each holds the model once more.
 MOST_PROCESSES = 16
+
+
+def _check_url(option: Option, url: str) -> None:
+    """Raise UsageError for what is no URL of a collector."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise UsageError(
+            f"{option.flag} {mask(url)}: give the URL of a collector, such as http://localhost:4318"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +107,7 @@ class WorkerSettings:
             help="URL of an OpenTelemetry collector that traces of claims go to (OTLP over HTTP);"
             " else OTEL_EXPORTER_OTLP_ENDPOINT, if set.",
             metavar="URL",
+            rule=_check_url,
             panel=WORKER,
         ),
     ] = None

@@ -71,6 +71,13 @@ def test_the_forward_pass_and_a_worker_are_measured_and_nothing_is_left(
     assert databases(place) == []
 
 
+def test_what_a_killed_one_has_left_is_dropped_by_the_next(
+    measured: Measured, place: LocalServer
+) -> None:
+    assert measured
+    assert LEFT not in databases(place)
+
+
 def test_a_report_names_the_machine_and_nobody(measured: Measured) -> None:
     text = "\n".join(report(measured))
     for fact in (measured.machine.processor, "pgvector", "torch", "| fp32 ", "busy", " tiny,"):

@@ -162,10 +162,10 @@ def test_environment_turns_traces_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(server.spans()) == 1
 
 
-@pytest.mark.parametrize("url", ["localhost:4318", "file:///tmp/x", "http://", ""])
+@pytest.mark.parametrize("url", ["localhost:4318", "file:///tmp/x", "http://", "http://[", ""])
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="such as http://localhost:4318"):
-        open_traces(url)
+        WorkerSettings(otlp=url)
 
 
 def test_without_the_extra_it_is_said_where_it_is_to_be_had(
