@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -180,6 +180,20 @@ def make_database(
 ) -> Callable[[], Iterator[str]]:
     """A generator function of migrated databases, for tests that need several after each other."""
 
+    def make() -> Iterator[str]:
+        with _temporary_database(administrator, CLONE, template) as name:
+            yield database_conninfo(server, name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lasting_database(
+    server: LocalServer, administrator: Administrator, template: str
+) -> Callable[[], AbstractContextManager[str]]:
+    """A function that makes a migrated database for several tests, which leave it as it is."""
+
+    @contextmanager
     def make() -> Iterator[str]:
         with _temporary_database(administrator, CLONE, template) as name:
             yield database_conninfo(server, name)

@@ -116,9 +116,15 @@ def anchors(document: Path) -> set[str]:
 
 
 @cache
+def root() -> Any:
+    """Return the command `pgembed` itself, which typer makes anew each time."""
+    return typer.main.get_command(app)
+
+
+@cache
 def commands() -> dict[tuple[str, ...], Any]:
     """Return every command of the command line by its words, without the groups."""
-    return dict(_walk((), typer.main.get_command(app)))
+    return dict(_walk((), root()))
 
 
 def _walk(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -141,12 +147,9 @@ def options_of(command: Any) -> dict[str, Any]:
     return {**found, "--help": None, "-h": None}
 
 
-def root_options() -> dict[str, Any]:
-    return options_of(typer.main.get_command(app))
-
-
 def every_option() -> set[str]:
-    return {*root_options(), *(name for each in commands().values() for name in options_of(each))}
+    every = [root(), *commands().values()]
+    return {name for command in every for name in options_of(command)}
 
 
 def calls(code: str) -> Iterator[list[str]]:
@@ -165,10 +168,9 @@ def _words(rest: str) -> list[str]:
 
 def problem_of(words: list[str]) -> str | None:
     """Return what is wrong with ``pgembed words``, or None."""
-    at_root = root_options()
     while words and words[0].startswith("-"):
         option, *words = words
-        if option.partition("=")[0] not in at_root:
+        if option.partition("=")[0] not in options_of(root()):
             return f"pgembed has no option {option}"
     path = next((path for path in commands() if tuple(words[: len(path)]) == path), None)
     if path is None:
@@ -272,8 +274,7 @@ def test_every_command_explains_itself_with_an_example() -> None:
 
 
 def test_every_option_has_help() -> None:
-    every: dict[tuple[str, ...], Any] = {**commands(), (): typer.main.get_command(app)}
-    for path, command in every.items():
+    for path, command in {**commands(), (): root()}.items():
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{path}: {parameter.name} has no help"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -43,11 +44,13 @@ def trap(tmp_path: Path) -> Path:
     return folder
 
 
+@cache
 def _modules() -> set[str]:
     names = {*sys.stdlib_module_names, *metadata.packages_distributions(), *OPTIONAL}
     return {name for name in names if name.isidentifier()} - {"tests", "pgqueue_embed"}
 
 
+@cache
 def _loaded_by_python() -> set[str]:
     """What `python -m` and the script that pip makes import before there is anything of ours."""
     command = [sys.executable, "-c", "import re, runpy, sys; print(*sys.modules)"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -47,14 +50,30 @@ KINDS = [
 ]
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: " ".join(str(each) for each in kind))
-def quantized(request: pytest.FixtureRequest, connection: Connection, conninfo: str) -> Pipeline:
+@dataclass(frozen=True)
+class Quantized:
+    """A pipeline with an index of smaller vectors, in a database that tests only read."""
+
+    conninfo: str
+    pipeline: Pipeline
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: " ".join(map(str, kind)))
+def quantized(
+    request: pytest.FixtureRequest, lasting_database: Callable[[], AbstractContextManager[str]]
+) -> Iterator[Quantized]:
     method, quantize, vector_type, gives_up, partition_by = request.param
-    pipeline = fill(connection, vector_type, partition_by)
-    with connect(conninfo) as builder:
-        options = IndexOptions(method=method, quantize=quantize)
-        build_index(builder, pipeline, plan(builder, pipeline, options))
-    # So that a small table is not sorted instead.
+    with lasting_database() as conninfo:
+        with connect(conninfo) as builder:
+            pipeline = fill(builder, vector_type, partition_by)
+            options = IndexOptions(method=method, quantize=quantize)
+            build_index(builder, pipeline, plan(builder, pipeline, options))
+            keep_from_sorting(builder, gives_up=gives_up)
+        yield Quantized(conninfo, pipeline)
+
+
+def keep_from_sorting(connection: Connection, *, gives_up: bool) -> None:
+    """Have later sessions read the index of a table so small that it would be sorted instead."""
     limits = {"enable_seqscan": "off", "enable_sort": "off"}
     if gives_up:
         limits["hnsw.max_scan_tuples"] = "100"
@@ -65,7 +84,6 @@ def quantized(request: pytest.FixtureRequest, connection: Connection, conninfo: 
                 sql.Identifier(connection.info.dbname), sql.SQL(name), sql.Literal(value)
             )
         )
-    return pipeline
 
 
 def nearest(connection: Connection, where: str, query: NDArray[np.float32]) -> list[int]:
@@ -76,16 +94,16 @@ def nearest(connection: Connection, where: str, query: NDArray[np.float32]) -> l
 
 
 @pytest.mark.parametrize("limit", [10, 60])
-def test_program_and_sql_find_what_brute_force_finds(
-    connection: Connection, conninfo: str, quantized: Pipeline, limit: int
-) -> None:
+def test_program_and_sql_find_what_brute_force_finds(quantized: Quantized, limit: int) -> None:
     found = wanted = 0
-    with connect(conninfo) as own:
+    with connect(quantized.conninfo) as own:
         for query in QUERIES:
             for where, only in FILTERS:
-                expected = nearest(connection, where, query)[:limit]
+                expected = nearest(own, where, query)[:limit]
                 request = SearchRequest(limit=limit, threshold=-1.0, where=where)
-                by_program = [int(hit.key) for hit in search(own, quantized, query, request)]
+                by_program = [
+                    int(hit.key) for hit in search(own, quantized.pipeline, query, request)
+                ]
                 by_sql = [
                     int(key)
                     for (key,) in own.execute(
@@ -102,24 +120,24 @@ def test_program_and_sql_find_what_brute_force_finds(
 
 @pytest.mark.parametrize("per_record", [False, True])
 def test_all_are_found_by_who_asks_for_more_than_can_be(
-    conninfo: str, quantized: Pipeline, per_record: bool
+    quantized: Quantized, per_record: bool
 ) -> None:
     request = SearchRequest(limit=2**63 - 1, offset=1, threshold=-1.0, per_record=per_record)
-    with connect(conninfo) as own:
-        assert len(search(own, quantized, QUERIES[0], request)) == len(VECTORS) - 1
+    with connect(quantized.conninfo) as own:
+        assert len(search(own, quantized.pipeline, QUERIES[0], request)) == len(VECTORS) - 1
 
 
-def test_scores_are_those_of_the_whole_vectors(conninfo: str, quantized: Pipeline) -> None:
-    with connect(conninfo) as own:
-        hits = search(own, quantized, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))
+def test_scores_are_those_of_the_whole_vectors(quantized: Quantized) -> None:
+    with connect(quantized.conninfo) as own:
+        hits = search(own, quantized.pipeline, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))
     similarities = [float(VECTORS[int(hit.key) - 1] @ QUERIES[0]) for hit in hits]
     assert similarities == sorted(similarities, reverse=True)
     assert np.allclose([hit.score for hit in hits], similarities, atol=1e-3)
 
 
-def test_the_statement_of_a_search_reads_the_index(conninfo: str, quantized: Pipeline) -> None:
-    with connect(conninfo) as own:
-        (index,) = vector_indexes(own, quantized)
+def test_the_statement_of_a_search_reads_the_index(quantized: Quantized) -> None:
+    with connect(quantized.conninfo) as own:
+        (index,) = vector_indexes(own, quantized.pipeline)
         assert index.valid
         statement = own.value(
             "select pgembed.search_statement(pipelines, pgembed.chunk_rows(pipelines), null, '{}',"
