@@ -148,7 +148,7 @@ def test_the_statement_of_a_search_reads_the_index(quantized: Quantized) -> None
         values = sql.SQL(", ").join([sql.Literal(QUERIES[0].tolist()), sql.Literal(5)])
         plan_lines = own.execute(sql.SQL("explain execute wanted ({})").format(values)).fetchall()
     # Of a partitioned table it is of each part, and called so.
-    assert index.name.removeprefix(quantized.target.name) in str(plan_lines)
+    assert index.name.removeprefix(quantized.pipeline.target.name) in str(plan_lines)
 
 
 def test_halfvec_vectors_are_indexed_as_they_are(connection: Connection) -> None:
