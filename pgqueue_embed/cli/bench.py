@@ -103,7 +103,7 @@ def report(found: Measured) -> Iterator[str]:
         ],
     )
     yield ""
-    yield f"Measured in {found.seconds:.0f} s; busy: of its time, the device computed."
+    yield f"busy: the share of its time in which the device computed. Took {found.seconds:.0f} s."
     load = found.machine.load
     if load is not None and load > found.machine.cores / 2:
         yield f"Other programs kept {load:g} cores busy before: better measure without them."
@@ -146,7 +146,7 @@ def _alone(forward: Forward) -> Iterator[str]:
     yield ""
     for each in forward.tried:
         if each.reason:
-            yield f"- {each.name} {_verdict(each)}: {each.reason}"
+            yield f"- {each.name}, {_verdict(each)}: {each.reason}"
     if forward.sizes:
         yield ""
         yield from _table(
