@@ -294,7 +294,8 @@ create table pgembed.records (
     constraint records_long_key_is_longer check (octet_length(long_key) > 500),
     constraint records_state_is_known check (state in ('embedded', 'empty', 'dead')),
     constraint records_chunks_match_state check (chunks >= 0 and (chunks = 0 or state = 'embedded')),
-    constraint records_dead_is_dated check ((state is not distinct from 'dead') = (dead_at is not null))
+    constraint records_dead_is_dated check ((state is not distinct from 'dead') = (dead_at is not null)),
+    constraint records_dead_has_an_error check (dead_at is null or last_error is not null)
 ) with (fillfactor = 85);
 
 -- The dead letters. On dead_at and not on state: a column that changes for every record would
@@ -304,9 +305,11 @@ create index records_dead on pgembed.records (pipeline_id, dead_at) where dead_a
 -- The walk through all of them, slice by slice.
 create index records_dead_by_key on pgembed.records (pipeline_id, key) where dead_at is not null;
 
--- How many there are of each kind: equal entries are stored once, so that it takes little.
+-- How many there are of each kind: equal entries are stored once, so that it takes little. It is of
+-- all the dead, but not by a condition that the walk has: being small, it would be taken for that,
+-- and all that is left read and sorted for each slice.
 create index records_dead_by_kind on pgembed.records (pipeline_id, error_kind)
-    where dead_at is not null;
+    where dead_at is not null and error_kind is not null;
 
 comment on table pgembed.records is
     'The ledger: one row per record that a worker has seen. Locked in key order before a write, it is also the mutex of the record.';

@@ -208,7 +208,7 @@ from pgembed.pipelines
 join (
     select pipeline_id, error_kind, count(*) as failures
     from pgembed.records
-    where dead_at is not null
+    where dead_at is not null and error_kind is not null
     group by pipeline_id, error_kind
 ) as grouped on grouped.pipeline_id = pipelines.id;
 

@@ -130,7 +130,8 @@ def _check_kind(connection: Connection, table: Table) -> None:
     if not is_plain:
         raise UsageError(
             f"{table} is a view or partitioned; only a plain table can be adopted: copy its rows"
-            " into one, or embed anew with pgembed create"
+            " into one, or embed anew with pgembed create, which makes partitioned tables too:"
+            " --partition-by"
         )
 
 

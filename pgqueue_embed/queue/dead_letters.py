@@ -138,14 +138,15 @@ def _count(connection: Connection, query: str, values: tuple[list[str], int]) ->
     return int(retried)
 
 
-# Behind the last key: what dies again meanwhile is not put back twice.
+# Behind the last key: what dies again meanwhile is not put back twice. By the index of the dead in
+# the order of their keys: that by kind, which `=` could use, is in no such order.
 NEXT_SLICE = """
 select coalesce(long_key, key), key
 from pgembed.records
 where pipeline_id = %s
     and dead_at is not null
     and key > %s
-    and (%s::text is null or error_kind = %s)
+    and (%s::text is null or error_kind is not distinct from %s)
 order by key
 limit %s
 """

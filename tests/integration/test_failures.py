@@ -12,7 +12,7 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.dead_letters import count_failures, read_failures, retry
+from pgqueue_embed.queue.dead_letters import NEXT_SLICE, count_failures, read_failures, retry
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import set_text, texts
@@ -196,3 +196,18 @@ def test_a_paused_pipeline_is_mentioned_after_a_retry(
 def test_a_limit_of_nothing_is_refused(conninfo: str, reports: Pipeline) -> None:
     ran = pgembed(conninfo, "failures", "reports", "--limit", "0")
     assert ran.error == "--limit 0: give at least 1"
+
+
+@pytest.mark.parametrize("kind", [None, "of old"])
+def test_walk_through_dead_letters_is_never_by_the_small_index_of_their_kinds(
+    connection: Connection, reports: Pipeline, kind: str | None
+) -> None:
+    """It is in another order: each slice would read and sort all that is left."""
+    values = (reports.id, "", kind, kind, 10)
+    with connection.transaction(force_rollback=True):
+        # With nothing else left, it is taken if it can be.
+        connection.execute("drop index pgembed.records_dead, pgembed.records_dead_by_key")
+        connection.execute("alter table pgembed.records drop constraint records_pkey")
+        connection.execute("set local enable_seqscan = off")
+        plan = connection.execute("explain " + NEXT_SLICE, values).fetchall()
+    assert "records_dead_by_kind" not in str(plan)

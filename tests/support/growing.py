@@ -67,6 +67,10 @@ def _retry_all(connection: Connection, pipeline: Pipeline) -> None:
     assert dead_letters.retry(connection, pipeline) > 0
 
 
+def _retry_kind(connection: Connection, pipeline: Pipeline) -> None:
+    assert dead_letters.retry(connection, pipeline, kind="of old") > 0
+
+
 def _retry_in_sql(connection: Connection, pipeline: Pipeline) -> None:
     connection.execute("select pgembed.retry(%s)", (pipeline.name,))
 
@@ -161,6 +165,7 @@ def _status(connection: Connection, pipeline: Pipeline) -> None:
 
 CASES = (
     Case(name="pgembed retry of all", unit="dead letters", fill=_dead, run=_retry_all),
+    Case(name="pgembed retry of one kind", unit="dead letters", fill=_dead, run=_retry_kind),
     Case(name="select pgembed.retry", unit="dead letters", fill=_dead, run=_retry_in_sql),
     Case(
         name=f"{POLLS} looks at the status",
