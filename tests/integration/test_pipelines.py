@@ -353,8 +353,8 @@ def test_what_an_open_transaction_has_queued_goes_with_the_pipeline(
     pipeline = make_pipeline(connection)
     capture.install(connection, pipeline)
     connection.execute(
-        "insert into pgembed.records (pipeline_id, key, state, dead_at)"
-        " select %s, n::text, 'dead', now() from generate_series(1, 3) as n",
+        "insert into pgembed.records (pipeline_id, key, state, dead_at, last_error)"
+        " select %s, n::text, 'dead', now(), 'of old' from generate_series(1, 3) as n",
         (pipeline.id,),
     )
     with (
