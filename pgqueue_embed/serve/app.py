@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,10 +29,14 @@ from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.warm_query import VECTOR_FIELDS, VECTOR_PATH
 from pgqueue_embed.version import VERSION
 from pgqueue_embed.web_server.answers import App, error_body
+from pgqueue_embed.web_server.guard import DISCONNECT
 
 HEALTH = "/health"
 
-Handler = Callable[[Request], Awaitable[Response]]
+# Nobody reads it; it stands in the log.
+CLIENT_LEFT = 499
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def make_app(conninfo: str, encoders: WarmEncoders, names: Sequence[str] = ()) -> App:
@@ -114,12 +119,30 @@ class _Doors:
 def _answering(handler: Handler) -> Handler:
     async def answer(request: Request) -> Response:
         try:
-            return await handler(request)
+            await request.body()  # it is kept, and what comes after it is that the client leaves
+            return await _unless_left(request, handler(request))
         except Exception as error:  # noqa: BLE001 - each has its status
             says = told(error)
             return JsonResponse(error_body(says.status, says.message), says.status, says.headers)
 
     return answer
+
+
+async def _unless_left(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """Return the answer; once its client has left, what is left to do for it is not done."""
+    answer = asyncio.ensure_future(answering)
+    left = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        answer.cancel()
+        left.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != DISCONNECT:
+        pass
 
 
 def _no_such_path(request: Request, error: Any) -> Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,8 +51,13 @@ class _Request:
     def is_open(self) -> bool:
         return not self.future.done() and self.taken < len(self.texts)
 
+    def succeed(self) -> None:
+        encoded = Encoded(vectors=np.array(self.vectors), tokens=self.tokens)
+        with suppress(InvalidStateError):  # its client has left
+            self.future.set_result(encoded)
+
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
+        with suppress(InvalidStateError):
             self.future.set_exception(error)
 
 
@@ -160,9 +166,8 @@ class QueryBatches:
             request.vectors.append(vector)
             request.tokens += self._model.sequence_tokens(chunk)
         for request in {id(request): request for request, _ in taken}.values():
-            if len(request.vectors) == len(request.texts) and not request.future.done():
-                encoded = Encoded(vectors=np.array(request.vectors), tokens=request.tokens)
-                request.future.set_result(encoded)
+            if len(request.vectors) == len(request.texts):
+                request.succeed()
 
     def _compute_alone(self, taken: Taken) -> None:
         for each in taken:

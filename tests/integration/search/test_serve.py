@@ -7,11 +7,13 @@ import base64
 import itertools
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -236,6 +238,21 @@ def test_more_than_can_be_answered_soon_is_told_to_come_again(
         held.set()
         assert sorted(each.result().status_code for each in asked) == [200, 200, 429]
     assert served.post("/search", SEARCH).status_code == 200
+
+
+def test_nothing_is_computed_for_a_client_that_has_left(served: Served, held: Event) -> None:
+    body = json.dumps({"model": "reports", "input": [f"text {n}" for n in range(2_000)]})
+    place = urlsplit(served.url)
+    assert place.hostname is not None
+    with socket.create_connection((place.hostname, place.port or 0)) as client:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+        client.sendall(f"{head}\r\n\r\n{body}".encode())
+        wait_until(lambda: waiting(served) == 2_000, "the texts wait")
+    (batches,) = served.encoders._batches.values()
+    wait_until(lambda: batches._requests[0].future.cancelled(), "the request is given up")
+    held.set()
+    wait_until(lambda: waiting(served) == 0, "nothing waits")
+    assert [len(each) for each in served.model.batches] == [1]
 
 
 def waiting(served: Served) -> int:
