@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.listening_options import ListeningOptions, ListenPort
 from pgqueue_embed.cli.options import connected, log_settings
+
+if TYPE_CHECKING:
+    from pgqueue_embed.web_server.answers import App
 
 DEFAULT_PORT = 8377
 
@@ -48,20 +52,33 @@ def serve(
 
     require_server_extra()
     from pgqueue_embed.serve.announce import announced
-    from pgqueue_embed.serve.app import HEALTH, make_app
-    from pgqueue_embed.serve.encoders import WarmEncoders
+    from pgqueue_embed.serve.app import HEALTH
 
     log_settings().apply()
     where = listening.listening(port)
     with announced() as private:
         serve(
-            lambda _url: make_app(conninfo, WarmEncoders(device), names or ()),
+            lambda _url: _app(conninfo, device, names or ()),
             where,
             name="serve",
             on_started=lambda url: say(f"searches are answered at {url}; stop: Ctrl-C"),
             private=private,
             open_paths=[HEALTH],
         )
+
+
+def _app(conninfo: str, device: str, names: Sequence[str]) -> App:
+    """Return the application, its models loaded."""
+    import gc
+
+    from pgqueue_embed.serve.app import make_app
+    from pgqueue_embed.serve.encoders import WarmEncoders
+
+    app = make_app(conninfo, WarmEncoders(device), names)
+    # To look through the libraries for garbage takes a second, in which nobody is answered.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def mcp(conninfo: str, names: Names = None) -> None:
