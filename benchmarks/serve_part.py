@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from benchmarks.bench import Bench
 from benchmarks.corpora import maude
@@ -50,9 +53,10 @@ DOORS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What some seconds of one variant gave."""
+    """What some seconds of one variant gave; `processor_ms` are the process's, a query."""
 
     rate: float
+    processor_ms: float
     seconds: list[float]
     errors: list[str]
 
@@ -69,14 +73,14 @@ def measure(bench: Bench) -> Iterator[Measured]:
             pipeline = make_pipeline(connection, DEFAULT_MODEL)
             fill(connection, pipeline, bench.sizes.searched_rows, DIMENSIONS)
             build_index(connection, pipeline, plan(connection, pipeline, IndexOptions()))
-        url = stack.enter_context(_server(conninfo))
+        server = stack.enter_context(_server(conninfo))
         device = DeviceThread(
             partial(open_model, resolve_model(DEFAULT_MODEL), AS_ITS_FILES_SAY, "cpu")
         )
         stack.callback(device.close)
         runs: dict[str, Callable[[], Run]] = {ALONE: partial(_alone, device, queries)}
         for name, door in DOORS.items():
-            runs[name] = partial(_asked, url, door, queries)
+            runs[name] = partial(_asked, server, door, queries)
         for each in runs.values():
             each()
         yield _measured(bench, interleaved(bench.rounds, runs, on_run=bench.on_run))
@@ -95,7 +99,7 @@ def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
                 corpus=f"{CLIENTS} clients, {bench.sizes.searched_rows:,} x {DIMENSIONS}",
                 unit="queries/s",
                 values=rates,
-                note=f"{share:.2f} of the model alone; {_latency(runs)}",
+                note=f"{share:.2f} of the model alone; {_processor(runs)}; {_latency(runs)}",
             )
         )
         if name != ALONE:
@@ -104,6 +108,10 @@ def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
             errors = [error for run in runs for error in run.errors]
             measured.notes += [f"{name}: {error}" for error in errors]
     return measured
+
+
+def _processor(runs: list[Run]) -> str:
+    return f"{statistics.median(run.processor_ms for run in runs):.1f} ms of processor time"
 
 
 def _latency(runs: list[Run]) -> str:
@@ -130,15 +138,19 @@ def _slice(words: list[str], start: int) -> list[str]:
 def _alone(device: DeviceThread[QueryModel], queries: Iterator[list[str]]) -> Run:
     model = device.model
     chunks = [model.chunk(query) for query in next(queries)]
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     for first in range(0, len(chunks), CLIENTS):
         device.embed(chunks[first : first + CLIENTS])
-    return Run(rate=len(chunks) / (time.perf_counter() - started), seconds=[], errors=[])
+    took, worked = time.perf_counter() - started, time.process_time() - worked
+    processor_ms = 1000 * worked / len(chunks)
+    return Run(rate=len(chunks) / took, processor_ms=processor_ms, seconds=[], errors=[])
 
 
-def _asked(url: str, door: tuple[str, dict[str, Any], str], queries: Iterator[list[str]]) -> Run:
+def _asked(
+    server: _Server, door: tuple[str, dict[str, Any], str], queries: Iterator[list[str]]
+) -> Run:
     path, body, field = door
-    place = urlsplit(url)
+    place = urlsplit(server.url)
     asked = {
         "host": place.hostname,
         "port": place.port,
@@ -148,6 +160,7 @@ def _asked(url: str, door: tuple[str, dict[str, Any], str], queries: Iterator[li
         "queries": next(queries),
         "clients": CLIENTS,
     }
+    before = server.processor_seconds()
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks.serve_clients"],
         input=json.dumps(asked),
@@ -156,13 +169,31 @@ def _asked(url: str, door: tuple[str, dict[str, Any], str], queries: Iterator[li
         check=True,
     )
     found = json.loads(ran.stdout)
-    rate = len(found["seconds"]) / found["wall_seconds"]
-    return Run(rate=rate, seconds=found["seconds"], errors=found["errors"])
+    answers = len(found["seconds"])
+    return Run(
+        rate=answers / found["wall_seconds"],
+        processor_ms=1000 * (server.processor_seconds() - before) / answers,
+        seconds=found["seconds"],
+        errors=found["errors"],
+    )
+
+
+@dataclass(frozen=True)
+class _Server:
+    """A running `pgembed serve`."""
+
+    url: str
+    process: psutil.Process
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that it has taken up to now."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
 
 
 @contextmanager
-def _server(conninfo: str) -> Iterator[str]:
-    """Run `pgembed serve` and give its URL."""
+def _server(conninfo: str) -> Iterator[_Server]:
+    """Run `pgembed serve`."""
     command = [sys.executable, "-m", "pgqueue_embed", "serve", "--port", "0"]
     environment = {**os.environ, "PGEMBED_DSN": conninfo}
     environment.pop("PGEMBED_API_KEY", None)
@@ -173,7 +204,7 @@ def _server(conninfo: str) -> Iterator[str]:
         found = re.search(r"http://\S+?(?=;)", line)
         if found is None:
             raise RuntimeError(f"the server did not start: {line}")
-        yield found[0]
+        yield _Server(found[0], psutil.Process(server.pid))
     finally:
         server.terminate()
         server.wait(30)
