@@ -16,7 +16,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 
 SEARCH_FIELDS = (
     *("pipeline", "query", "limit", "offset", "threshold"),
-    *("where", "filter", "columns", "per_record"),
+    *("where", "filter", "columns", "per_record", "mmr", "rerank_top"),
 )
 
 
@@ -55,7 +55,7 @@ def search_of(given: Mapping[str, Any]) -> Search:
     """Return the search that a JSON object asks for; raises UsageError for what is none."""
     request = {
         name: given[name]
-        for name in ("limit", "offset", "threshold", "where", "per_record")
+        for name in ("limit", "offset", "threshold", "where", "per_record", "mmr", "rerank_top")
         if given.get(name) is not None
     }
     for name, type_ in (("offset", int), ("per_record", bool)):

@@ -71,6 +71,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"where": "kind = 7 and body like '%1%'", "columns": ["kind", "made"], "threshold": -1},
     {"per_record": True, "limit": 5, "threshold": -0.5},
     {"where": "kind = 5000"},
+    {"mmr": 0.3, "rerank_top": 20, "threshold": -1},
 ]
 
 
@@ -129,6 +130,8 @@ REFUSED: list[tuple[str, object, int, str]] = [
     ("/search", {**SEARCH, "offset": 1.5}, 400, "^offset 1.5"),
     ("/search", {**SEARCH, "offset": 10_001}, 400, "^offset 10001: give at most 10,000"),
     ("/search", {**SEARCH, "threshold": 2}, 400, "^threshold 2"),
+    ("/search", {**SEARCH, "mmr": 2}, 400, "^mmr 2: give"),
+    ("/search", {**SEARCH, "rerank_top": 0}, 400, "^rerank_top 0: give"),
     ("/search", {**SEARCH, "per_record": 1}, 400, "^per_record 1"),
     ("/search", {**SEARCH, "columns": "kind"}, 400, "^columns: give a list"),
     ("/search", {**SEARCH, "columns": ["none"]}, 400, "^columns none: neither"),
