@@ -12,7 +12,13 @@ from benchmarks.bench import Bench
 from benchmarks.database import drop_database, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.monitoring.snapshot import read_snapshot
+from pgqueue_embed.monitoring.details import read_details
+from pgqueue_embed.monitoring.snapshot import Snapshot, read_snapshot
+from pgqueue_embed.queue.dead_letters import read_failures, read_groups
+from pgqueue_embed.web import make_site
+from pgqueue_embed.web.live import Look
+from pgqueue_embed.web.pages import MOVING, moving_values
+from pgqueue_embed.web.site import render
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
 
@@ -103,6 +109,10 @@ def measure(bench: Bench) -> Iterator[Measured]:
                 "one pipeline": partial(snapshot, "p001"),
                 "one with 200,000 dead letters": partial(snapshot, "p000"),
                 "a day by the minute": partial(_history, connection),
+                "a closer look at one": partial(read_details, connection, "p001"),
+                "its dead letters": partial(_dead_letters, connection),
+                "the overview as a page": partial(_page, snapshot(), "overview", None),
+                "a pipeline as a page": partial(_page, snapshot(), "pipeline", "p001"),
             }
             for look in looks.values():
                 look()
@@ -128,6 +138,16 @@ def _fill(connection: Connection, records: int) -> None:
 
 def _history(connection: Connection) -> None:
     connection.execute("select * from pgembed.history where pipeline = 'p001'").fetchall()
+
+
+def _dead_letters(connection: Connection) -> None:
+    groups = read_groups(connection, "p000", limit=50)
+    read_failures(connection, "p000", limit=20, kind=groups[0]["error"])
+
+
+def _page(snapshot: Snapshot, page: str, name: str | None) -> None:
+    site = make_site("dbname=reports")
+    render(MOVING[page], moving_values(site, Look(snapshot, None, 1), name))
 
 
 def _cost(connection: Connection, look: Callable[[], object]) -> float:

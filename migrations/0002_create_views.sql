@@ -640,3 +640,83 @@ comment on column pgembed.progress.pending_changed is
     'Pending records that have one: they wait again, and are counted as done or dead, too.';
 comment on column pgembed.progress.never_queued is
     'About how many rows the source has besides total, as PostgreSQL''s statistics have it: an estimate, with 0 for a difference of half a percent. Null where they do not tell: of a view, of a foreign table, of a pipeline with --where.';
+
+-- How pipelines are set up, for people who look: without a right to the table, which has the digests
+-- of the model's files and the types that workers need, too.
+create view pgembed.settings as
+select
+    pipelines.name as pipeline,
+    replaced.name as next_of,
+    pipelines.generation,
+    pipelines.source_schema,
+    pipelines.source_table,
+    (
+        select array_agg(part ->> 'name' order by place)
+        from jsonb_array_elements(pipelines.key_columns) with ordinality as listed (part, place)
+    ) as key_columns,
+    pipelines.text_fields,
+    pipelines.template,
+    pipelines.chunk_template,
+    pipelines.where_condition,
+    pipelines.target_schema,
+    pipelines.target_table,
+    pipelines.into_column,
+    pipelines.model,
+    pipelines.model_revision,
+    pipelines.model_fingerprint,
+    pipelines.dimensions,
+    pipelines.vector_type,
+    pipelines.document_prompt,
+    pipelines.query_prompt,
+    pipelines.chunking,
+    pipelines.chunk_tokens,
+    pipelines.overlap_tokens,
+    pipelines.max_attempts,
+    pipelines.priority,
+    pipelines.index_method,
+    pipelines.quantize,
+    pipelines.ef_search,
+    pipelines.created_at
+from pgembed.pipelines
+left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of;
+
+comment on view pgembed.settings is 'How each pipeline is set up.';
+comment on column pgembed.settings.pipeline is 'Its name.';
+comment on column pgembed.settings.next_of is
+    'The pipeline that this one is the next generation of, until it takes its place.';
+comment on column pgembed.settings.generation is
+    'Raised whenever what is embedded of a record became another thing.';
+comment on column pgembed.settings.source_schema is 'Schema of the table or view with the text.';
+comment on column pgembed.settings.source_table is 'The table or view with the text.';
+comment on column pgembed.settings.key_columns is 'The columns of its key, in order.';
+comment on column pgembed.settings.text_fields is
+    'Columns that make the document; none where there is a template.';
+comment on column pgembed.settings.template is 'Makes the document out of columns; null for none.';
+comment on column pgembed.settings.chunk_template is
+    'What the model reads for a chunk; null for the chunk alone.';
+comment on column pgembed.settings.where_condition is
+    'SQL over the source: only rows for which it is true are records.';
+comment on column pgembed.settings.target_schema is 'Schema of the table with the vectors.';
+comment on column pgembed.settings.target_table is 'The table with the vectors.';
+comment on column pgembed.settings.into_column is
+    'Column of the source that holds the vectors; null where they have a table of their own.';
+comment on column pgembed.settings.model is 'The model''s name or folder.';
+comment on column pgembed.settings.model_revision is 'Its revision on the hub, if it came from there.';
+comment on column pgembed.settings.model_fingerprint is 'SHA-256 over its files.';
+comment on column pgembed.settings.dimensions is 'Length of a vector.';
+comment on column pgembed.settings.vector_type is 'vector or halfvec.';
+comment on column pgembed.settings.document_prompt is 'What the model reads before a text; null for nothing.';
+comment on column pgembed.settings.query_prompt is 'What it reads before a query; null for nothing.';
+comment on column pgembed.settings.chunking is 'tokens, or none for one chunk a record.';
+comment on column pgembed.settings.chunk_tokens is 'Most tokens of a chunk.';
+comment on column pgembed.settings.overlap_tokens is
+    'Most tokens that a chunk has in common with the one before it.';
+comment on column pgembed.settings.max_attempts is
+    'Failed attempts after which a record becomes a dead letter.';
+comment on column pgembed.settings.priority is 'Smaller is sooner, 1 to 100.';
+comment on column pgembed.settings.index_method is
+    'The vector index that workers build once nothing is pending; null for none.';
+comment on column pgembed.settings.quantize is 'What that index makes smaller of the vectors: none, halfvec or binary.';
+comment on column pgembed.settings.ef_search is
+    'The hnsw.ef_search that pgembed evaluate has found enough; null where it was not asked.';
+comment on column pgembed.settings.created_at is 'When the pipeline was made.';

@@ -29,6 +29,7 @@ from pgqueue_embed.cli import (
     status,
     sync,
     verify,
+    web,
     work,
 )
 from pgqueue_embed.cli.display import say
@@ -59,6 +60,7 @@ show.add_commands(app)
 status.add_commands(app)
 health.add_commands(app)
 metrics.add_commands(app)
+web.add_commands(app)
 failures.add_commands(app)
 index.add_commands(app)
 evaluate.add_commands(app)

@@ -108,6 +108,7 @@ def _show_way_on(conninfo: str) -> None:
 
     say(f"\nThe vectors stay in {describe_dsn(conninfo)}. From here:")
     steps = {
+        "pgembed web": "all of this in a browser",
         f"pgembed index {PIPELINE}": "build the vector index",
         "pgembed db status": "where the private PostgreSQL keeps its data",
         "pgembed db stop": "stop it",

@@ -96,11 +96,11 @@ def _read(
     from pgqueue_embed.queue import dead_letters
 
     if by_error:
-        return dead_letters.read_groups(connection, pipeline, limit=limit), 0
+        return dead_letters.read_groups(connection, pipeline.name, limit=limit), 0
     kind = None
     if same_error_as is not None:
         kind = dead_letters.kind_of(connection, pipeline, same_error_as)
-    rows = dead_letters.read_failures(connection, pipeline, limit=limit, kind=kind)
+    rows = dead_letters.read_failures(connection, pipeline.name, limit=limit, kind=kind)
     return rows, dead_letters.count_failures(connection, pipeline, kind)
 
 

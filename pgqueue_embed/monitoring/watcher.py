@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import psycopg
@@ -22,15 +23,25 @@ class Watcher:
     """Keeps `latest`, the snapshot of pipeline `name`, or of all, at most some `seconds` old.
 
     While it cannot be read, `trouble` says why and `latest` stays as it is. Whoever draws it never
-    waits for the database.
+    waits for the database. `on_look` is called after each look, in the watcher's thread; `looks`
+    counts them.
     """
 
-    def __init__(self, conninfo: str, name: str | None = None, *, seconds: float) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        name: str | None = None,
+        *,
+        seconds: float,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
         self.latest: Snapshot | None = None
+        self.looks = 0
         self.trouble: str | None = None
         self._conninfo = conninfo
         self._name = name
         self._seconds = seconds
+        self._on_look = on_look
         self._done = threading.Event()
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -45,9 +56,13 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+        self._thread.join(timeout=0.2)
+
+    def stop(self) -> None:
+        """Have it end, after the look that it takes, without waiting for that."""
         self._done.set()
         self._wanted.set()
-        self._thread.join(timeout=0.2)
 
     def look_now(self) -> None:
         """Have the next snapshot taken at once: something was changed."""
@@ -65,10 +80,16 @@ class Watcher:
                         started = time.monotonic()
                         self.latest = read_snapshot(connection, self._name)
                         self.trouble = None
+                        self._tell()
                         self._pause((time.monotonic() - started) / MOST_SHARE)
             except (PgembedError, psycopg.Error) as error:
                 self.trouble = first_line(error)
+                self._tell()
                 self._pause(self._seconds)
+
+    def _tell(self) -> None:
+        self.looks += 1
+        self._on_look()
 
     def _pause(self, seconds: float) -> None:
         self._wanted.wait(max(self._seconds, seconds))

@@ -26,14 +26,14 @@ limit %(limit)s
 
 
 def read_failures(
-    connection: Connection, pipeline: Pipeline, *, limit: int, kind: str | None = None
+    connection: Connection, name: str, *, limit: int, kind: str | None = None
 ) -> list[dict[str, Any]]:
     """Return up to `limit` rows of pgembed.dead_letters by column name, the newest first.
 
-    Those of one `kind` of error, if it is given.
+    Those of the pipeline `name`, and of one `kind` of error, if it is given.
     """
     check_count("--limit", limit)
-    values = {"name": pipeline.name, "kind": kind, "limit": limit}
+    values = {"name": name, "kind": kind, "limit": limit}
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(NEWEST, values).fetchall()
 
@@ -47,11 +47,14 @@ limit %s
 """
 
 
-def read_groups(connection: Connection, pipeline: Pipeline, *, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` rows of pgembed.failure_groups by column name, the largest first."""
+def read_groups(connection: Connection, name: str, *, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` rows of pgembed.failure_groups by column name, the largest first.
+
+    Those of the pipeline `name`.
+    """
     check_count("--limit", limit)
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(GROUPS, (pipeline.name, limit)).fetchall()
+        return cursor.execute(GROUPS, (name, limit)).fetchall()
 
 
 COUNT = """

@@ -54,9 +54,18 @@ def naming_missing_rights(
         raise MissingRight(_with_grants(connection, first_line(error), tables)) from None
 
 
-def _with_grants(connection: Connection, says: str, tables: Sequence[Table]) -> str:
+def missing_grants(connection: Connection, tables: Sequence[Table]) -> list[str]:
+    """Return the GRANT of each right that this role lacks to read `tables`, if it lacks any.
+
+    A right on some columns would do where these are all that is read; that of the whole table is
+    what is named.
+    """
     places = ([each.schema for each in tables], [each.name for each in tables])
+    return [grant for _, grant in connection.execute(MISSING, places)]
+
+
+def _with_grants(connection: Connection, says: str, tables: Sequence[Table]) -> str:
     grants: list[str] = []
     with suppress(psycopg.Error):
-        grants = [grant for _, grant in connection.execute(MISSING, places)]
+        grants = missing_grants(connection, tables)
     return f"{says}; missing: {'; '.join(grants)}" if grants else says

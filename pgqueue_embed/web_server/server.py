@@ -33,7 +33,8 @@ class Server:
 
     `make_app` is called with the URL. `private` are sockets besides: of files, say. `run` returns
     once it was ended by a signal (in the main thread), or by `stop` from any other thread; asked
-    twice, it breaks off what is under way. Raises UsageError where it cannot listen.
+    twice, it breaks off what is under way. `on_stop` is called when it is asked to: an answer that
+    goes on until the client leaves is to end then. Raises UsageError where it cannot listen.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Server:
         open_paths: Sequence[str] = (),
         challenge: str = "Bearer",
         most_body_bytes: int = MOST_BODY_BYTES,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_stop = on_stop
         opened = listening.open_socket()
         self.url = url_of(opened)
         self.started = threading.Event()
@@ -74,6 +77,7 @@ class Server:
         """Ask `run` to return; asked again, at once."""
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
+        self._on_stop()
 
 
 def serve(

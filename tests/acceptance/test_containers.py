@@ -39,8 +39,13 @@ def test_package_is_built_of_what_the_image_is_given(tmp_path: Path) -> None:
     (wheel,) = WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
 
     names = set(zipfile.ZipFile(wheel).namelist())
-    package = {path.relative_to(REPOSITORY) for path in REPOSITORY.glob("pgqueue_embed/**/*.py")}
-    assert {str(path) for path in package} <= names
+    package = {
+        str(path.relative_to(REPOSITORY))
+        for path in REPOSITORY.glob("pgqueue_embed/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert any(path.endswith(".css") for path in package)
+    assert package <= names
     migrations = {path.name for path in REPOSITORY.glob("migrations/*.sql")}
     assert {f"pgqueue_embed/migrations/{name}" for name in migrations} <= names
 

@@ -155,7 +155,7 @@ ERRANDS: dict[str, Callable[[Connection, Pipeline], object]] = {
     "enqueue all": lambda session, pipeline: enqueue(session, pipeline, Selection(everything=True)),
     "retry": lambda session, pipeline: retry(session, pipeline),
     "status": lambda session, pipeline: read_snapshot(session, pipeline.name),
-    "failures": lambda session, pipeline: read_failures(session, pipeline, limit=5),
+    "failures": lambda session, pipeline: read_failures(session, pipeline.name, limit=5),
     "search": lambda session, pipeline: search(
         session, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1)
     ),

@@ -46,7 +46,7 @@ def test_the_newest_failures_come_first_with_their_error(
     connection: Connection, reports: Pipeline
 ) -> None:
     connection.execute("update pgembed.records set dead_at = now() + '1 h' where key = '3'")
-    rows = read_failures(connection, reports, limit=2)
+    rows = read_failures(connection, reports.name, limit=2)
     assert len(rows) == 2
     assert rows[0]["key"] == "3"
     assert "chokes" in rows[0]["last_error"]
@@ -104,7 +104,7 @@ def test_one_kind_of_error_is_put_back_and_no_other(
     differ(connection)
     ran = pgembed(conninfo, "retry", "reports", "--same-error-as", "2")
     assert "put 3 dead letters of reports back" in ran.stdout
-    assert {row["key"] for row in read_failures(connection, reports, limit=9)} == {"4", "5"}
+    assert {row["key"] for row in read_failures(connection, reports.name, limit=9)} == {"4", "5"}
     assert progress(connection) == (8, 3, 3, 2)
     for key in ("7", "no key"):
         assert pgembed(conninfo, "retry", "reports", "--same-error-as", key).exit_code == 2
@@ -152,7 +152,11 @@ def test_only_the_named_keys_are_put_back(
 ) -> None:
     ran = pgembed(conninfo, "retry", "reports", "--key", "2", "--key", "4")
     assert "put 2 dead letters of reports back" in ran.stdout
-    assert {row["key"] for row in read_failures(connection, reports, limit=9)} == {"1", "3", "5"}
+    assert {row["key"] for row in read_failures(connection, reports.name, limit=9)} == {
+        "1",
+        "3",
+        "5",
+    }
 
 
 def test_one_key_that_is_no_dead_letter_stops_the_whole_retry(

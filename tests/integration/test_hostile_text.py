@@ -38,6 +38,7 @@ COMMANDS = (
     "health",
     "health NAME",
     "metrics",
+    "web --host WHERE",
     "estimate NAME",
     "estimate --source-table WHERE",
     "workers",

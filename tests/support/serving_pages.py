@@ -1,0 +1,155 @@
+"""A page that is served, what a stranger asks of it, and the browser that shows it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from pgqueue_embed.db.session import connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.web import live as live_module
+from pgqueue_embed.web import make_app, make_site, searching
+from pgqueue_embed.web.site import Site
+from pgqueue_embed.web_server import Listening, Server
+from tests.support.watching import WordEncoder, make_world
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@dataclass(frozen=True)
+class World:
+    """A server that may only look, one that may act, and the database behind both."""
+
+    conninfo: str
+    reports: Pipeline
+    looking: httpx.Client
+    acting: httpx.Client
+    acting_site: Site
+
+
+@contextmanager
+def serving(site: Site, **listening: Any) -> Iterator[httpx.Client]:
+    server = Server(
+        lambda _url: make_app(site),
+        Listening(port=0, **listening),
+        challenge="Basic",
+        on_stop=site.live.end,
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.started.wait(20)
+        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+            yield client
+    finally:
+        server.stop()
+        thread.join(8)
+        assert not thread.is_alive(), "the server does not end"
+
+
+@contextmanager
+def served_world(conninfo: str) -> Iterator[World]:
+    """Make a database in the middle of its work, and serve it, looked at often."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(searching, "encoder_of", lambda _pipeline: WordEncoder())
+        patch.setattr(live_module, "LOOK_SECONDS", 0.3)
+        with connect(conninfo) as connection:
+            connection.execute("reset search_path")
+            reports = make_world(connection, conninfo)
+        acting_site = make_site(conninfo, allows_actions=True)
+        yield World(
+            conninfo=conninfo,
+            reports=reports,
+            looking=stack.enter_context(serving(make_site(conninfo))),
+            acting=stack.enter_context(serving(acting_site)),
+            acting_site=acting_site,
+        )
+
+
+def form(site: Site, **fields: str) -> dict[str, str]:
+    return {"form_key": site.form_key, **fields}
+
+
+def events(client: httpx.Client, address: str, on_event: Callable[[str], bool]) -> None:
+    """Read a stream until `on_event` returns True for the text of an event."""
+    with client.stream("GET", address) as answer:
+        data: list[str] = []
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                data.append(line.removeprefix("data: "))
+            elif not line and data:
+                if on_event("\n".join(data)):
+                    return
+                data = []
+
+
+# What docs/web.md shows besides each page in the light.
+BESIDES = ("pipeline-dark", "dead-letters-phone")
+
+DESKTOP = {"width": 1200, "height": 900}
+
+
+class Watched:
+    """A page that notes what a person should never meet: errors, and other hosts."""
+
+    def __init__(self, browser: Browser, base_url: str) -> None:
+        self._base_url = base_url
+        self._context = browser.new_context(
+            base_url=base_url,
+            viewport=DESKTOP,  # type: ignore[arg-type]
+        )
+        self.page: Page = self._context.new_page()
+        self.met: list[str] = []
+        self.page.on("console", lambda message: self.met.append(message.text))
+        self.page.on("pageerror", lambda error: self.met.append(str(error)))
+        self.page.on("request", lambda request: self._note(request.url))
+
+    def __enter__(self) -> Page:
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
+        assert self.met == []
+
+    def _note(self, address: str) -> None:
+        if not address.startswith((self._base_url, "data:")):
+            self.met.append(address)
+
+
+def draw(page: Page, name: str, how: str) -> None:
+    """Draw a page for the documents, if asked to; in few colours, by Pillow: small files."""
+    folder = os.environ.get("PGEMBED_SCREENSHOTS")
+    if not folder or not name or (how != "light" and f"{name}-{how}" not in BESIDES):
+        return
+    file = Path(folder) / f"{name}-{how}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=file, full_page=True, animations="disabled")
+    reduce = "import sys; from PIL import Image; p = sys.argv[1];"
+    reduce += " Image.open(p).convert('RGB').quantize(64).save(p, optimize=True)"
+    subprocess.run([sys.executable, "-c", reduce, str(file)], check=True)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's chromium; as root it has no sandbox of its own."""
+    from shutil import which
+
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=which("chromium"), args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
