@@ -175,6 +175,8 @@ class ChunkTable:
             raise UsageError(
                 f"there is no schema {self.table.schema}; create it: create schema {schema}"
             )
+        if self.partitioning is not None:
+            parts.check(connection, self.table, self.partitioning)
         if self.view is not None:
             self.view.check(connection)
 

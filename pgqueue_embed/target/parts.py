@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.names import Table, with_suffix
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.partitioning import Partitioning
 from pgqueue_embed.pipeline.target_columns import TargetColumns
@@ -28,6 +29,18 @@ def method(partitioning: Partitioning, key: Key, columns: TargetColumns) -> sql.
         )
     name = columns.fulltext_id[key.names.index(partitioning.column)]
     return sql.SQL("partition by range ({})").format(sql.Identifier(name))
+
+
+def check(connection: Connection, table: Table, partitioning: Partitioning) -> None:
+    """Raise UsageError if something has the name of a part of `table`, which is yet to be made."""
+    for number, _ in enumerate(_values(partitioning)):
+        part = _part(table, str(number))
+        taken = connection.value("select to_regclass(%s) is not null", (part.quoted,))
+        if taken:
+            raise UsageError(
+                f"{part}, a part of {table}, exists already; rename it, or name another table with"
+                " --target-table"
+            )
 
 
 def create(

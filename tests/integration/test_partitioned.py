@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.adopt.table_check import check_table
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
@@ -25,9 +26,15 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target import target_of
 from pgqueue_embed.target.parts import leaves
 from pgqueue_embed.vector_search import index_build
-from pgqueue_embed.vector_search.index import lacks_declared, plan, vector_indexes
+from pgqueue_embed.vector_search.index import (
+    count_vectors,
+    lacks_declared,
+    plan,
+    vector_indexes,
+)
 from pgqueue_embed.vector_search.index_build import build_index, read_progress
 from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.verification.sample import draw
 from tests.support.altering import begin, embed, signature
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -311,6 +318,27 @@ def test_parts_that_cannot_be_are_refused_with_the_way_out(
         make_pipeline(connection, partition_by=partition_by)
     assert connection.value("select count(*) from pgembed.pipelines") == 0
     assert relations(connection) == ["reports", "reports_pkey"]
+
+
+def test_table_that_has_the_name_of_a_part_is_named(connection: Connection) -> None:
+    source = make_source(connection, texts(2))
+    connection.execute("create table public.reports_chunks_2 ()")
+    with pytest.raises(UsageError, match=r"reports_chunks_2, a part of .*exists already; rename"):
+        make_pipeline(connection, source, partition_by="hash:3")
+
+
+def test_what_looks_at_vectors_looks_at_all_parts(
+    connection: Connection, reports: Pipeline
+) -> None:
+    chunks = connection.value("select count(*) from public.reports_chunks")
+    assert len(draw(connection, reports, 1_000)) == chunks
+    assert count_vectors(connection, reports) == chunks
+
+
+def test_partitioned_table_is_not_adopted(connection: Connection, reports: Pipeline) -> None:
+    drop_pipeline(connection, reports, delete_vectors=False)
+    with pytest.raises(UsageError, match=r"partitioned.*or embed anew with pgembed create"):
+        check_table(connection, reports.spec, reports.key)
 
 
 def test_column_of_the_source_has_no_parts_to_be_made(connection: Connection) -> None:
