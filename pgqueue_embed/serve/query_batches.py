@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -21,6 +22,10 @@ from pgqueue_embed.serve.overload import MOST_TEXTS, Overloaded
 # Of one request, and of all, in a round of the device: long lists let short ones by.
 TEXTS_OF_A_REQUEST = 16
 TEXTS_OF_A_ROUND = 64
+
+# A batch of one takes a quarter of the time of a batch of 32.
+GATHER_SHARE = 0.25
+MOST_GATHER_SECONDS = 0.02
 
 CACHE_BYTES = 32 << 20
 
@@ -61,6 +66,19 @@ class _Request:
             self.future.set_exception(error)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """How many requests are to be expected after a round, and how long it took."""
+
+    expected: int
+    seconds: float
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long to wait for them: clients that are answered together come back together."""
+        return min(MOST_GATHER_SECONDS, GATHER_SHARE * self.seconds)
+
+
 Taken = list[tuple[_Request, Chunk]]
 
 
@@ -77,6 +95,7 @@ class QueryBatches:
         self._requests: deque[_Request] = deque()
         self._waiting_texts = 0
         self._is_closed = False
+        self._last = _Round(expected=1, seconds=0.0)
         threading.Thread(target=self._run, name="pgembed-queries", daemon=True).start()
 
     def submit(self, texts: Sequence[str]) -> Future[Encoded]:
@@ -111,15 +130,23 @@ class QueryBatches:
 
     def _run(self) -> None:
         while (round_ := self._next_round()) is not None:
+            started = time.monotonic()
             taken = self._as_chunks(round_)
             try:
                 self._compute(taken)
             except Exception:  # noqa: BLE001 - whose fault it is comes out alone
                 self._compute_alone(taken)
+            # Those that were answered come back, to those that have gathered meanwhile.
+            expected = len({id(request) for request, _ in round_}) + len(self._requests)
+            self._last = _Round(expected=expected, seconds=time.monotonic() - started)
 
     def _next_round(self) -> list[tuple[_Request, str]] | None:
         with self._condition:
             self._condition.wait_for(lambda: self._requests or self._is_closed)
+            self._condition.wait_for(
+                lambda: len(self._requests) >= self._last.expected or self._is_closed,
+                timeout=self._last.patience_seconds,
+            )
             if self._is_closed:
                 return None
             taken: list[tuple[_Request, str]] = []
