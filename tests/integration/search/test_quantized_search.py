@@ -21,11 +21,10 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
+from tests.conftest import DEFAULT_VERSION, OLDER_VERSION
 from tests.support.corpus import make_source
 from tests.support.directions import QUERIES, VECTORS, fill
 from tests.support.pipelines import make_pipeline
-
-pytestmark = pytest.mark.on_both_servers
 
 # With each condition, the filter that says the same: all, none, 0.2 %, 2 %, 50 %.
 FILTERS: tuple[tuple[str, dict[str, object]], ...] = (
@@ -48,6 +47,18 @@ KINDS = [
     ("hnsw", "binary", "vector", False, "hash:3"),
     ("ivfflat", "none", "vector", False, "range:id:1,900"),
 ]
+# Each method, each quantization and each way of partitioning once.
+KINDS_ON_THE_OLDER_SERVER = [KINDS[0], KINDS[7], KINDS[8]]
+
+on_every_kind = pytest.mark.parametrize(
+    ("server", "quantized"),
+    [
+        *((DEFAULT_VERSION, kind) for kind in KINDS),
+        *((OLDER_VERSION, kind) for kind in KINDS_ON_THE_OLDER_SERVER),
+    ],
+    indirect=True,
+    ids=lambda given: " ".join(map(str, given)) if isinstance(given, tuple) else f"pg{given}",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Quantized:
     pipeline: Pipeline
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: " ".join(map(str, kind)))
+@pytest.fixture(scope="module")
 def quantized(
     request: pytest.FixtureRequest, lasting_database: Callable[[], AbstractContextManager[str]]
 ) -> Iterator[Quantized]:
@@ -93,6 +104,7 @@ def nearest(connection: Connection, where: str, query: NDArray[np.float32]) -> l
     return list(ids[np.argsort(-(VECTORS[ids - 1] @ query), kind="stable")]) if len(ids) else []
 
 
+@on_every_kind
 @pytest.mark.parametrize("limit", [10, 60])
 def test_program_and_sql_find_what_brute_force_finds(quantized: Quantized, limit: int) -> None:
     found = wanted = 0
@@ -118,6 +130,7 @@ def test_program_and_sql_find_what_brute_force_finds(quantized: Quantized, limit
     assert found >= 0.97 * wanted
 
 
+@on_every_kind
 @pytest.mark.parametrize("per_record", [False, True])
 def test_all_are_found_by_who_asks_for_more_than_can_be(
     quantized: Quantized, per_record: bool
@@ -127,6 +140,7 @@ def test_all_are_found_by_who_asks_for_more_than_can_be(
         assert len(search(own, quantized.pipeline, QUERIES[0], request)) == len(VECTORS) - 1
 
 
+@on_every_kind
 def test_scores_are_those_of_the_whole_vectors(quantized: Quantized) -> None:
     with connect(quantized.conninfo) as own:
         hits = search(own, quantized.pipeline, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))
@@ -135,6 +149,7 @@ def test_scores_are_those_of_the_whole_vectors(quantized: Quantized) -> None:
     assert np.allclose([hit.score for hit in hits], similarities, atol=1e-3)
 
 
+@on_every_kind
 def test_the_statement_of_a_search_reads_the_index(quantized: Quantized) -> None:
     with connect(quantized.conninfo) as own:
         (index,) = vector_indexes(own, quantized.pipeline)
@@ -151,6 +166,7 @@ def test_the_statement_of_a_search_reads_the_index(quantized: Quantized) -> None
     assert index.name.removeprefix(quantized.pipeline.target.name) in str(plan_lines)
 
 
+@pytest.mark.on_both_servers
 def test_halfvec_vectors_are_indexed_as_they_are(connection: Connection) -> None:
     pipeline = fill(connection, "halfvec")
     planned = plan(connection, pipeline, IndexOptions(quantize="halfvec"))
@@ -158,6 +174,7 @@ def test_halfvec_vectors_are_indexed_as_they_are(connection: Connection) -> None
     assert [index.quantize for index in vector_indexes(connection, pipeline)] == ["none"]
 
 
+@pytest.mark.on_both_servers
 @pytest.mark.parametrize(
     ("vector_type", "dimensions", "quantize", "fits"),
     [
@@ -182,6 +199,7 @@ def test_what_fits_too_many_dimensions_is_named_and_can_be_built(
     assert sorted(index.quantize for index in vector_indexes(connection, pipeline)) == sorted(fits)
 
 
+@pytest.mark.on_both_servers
 def test_pgvector_that_knows_no_smaller_vectors_is_named(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
