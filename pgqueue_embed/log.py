@@ -17,8 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import structlog
-
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.log_file import LogFile
 from pgqueue_embed.untrusted.foreign_text import printable_lines
@@ -125,6 +123,8 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
         raise UsageError(f"unknown log level '{level}'; choose one of {', '.join(LEVELS)}")
     if style not in FORMATS:
         raise UsageError(f"unknown log format '{style}'; choose one of {', '.join(FORMATS)}")
+    import structlog
+
     stream = cast(TextIO, TolerantStream(_open(file) if file else sys.stderr))
     _how.update(
         logger=structlog.WriteLogger(stream),
@@ -145,6 +145,11 @@ def configure(*, level: str = "info", file: Path | None = None, style: str = "co
 
 def get_logger(**values: Any) -> Any:
     """Return a logger that adds `values` to every event."""
+    # It takes a good part of a command's time, and most commands log nothing.
+    import structlog
+
+    if not _how:
+        _how.update(_of_another_program())
     return structlog.wrap_logger(
         **_how, context_class=dict, cache_logger_on_first_use=False, **values
     )
@@ -158,6 +163,8 @@ def _open(file: Path) -> LogFile:
 
 
 def _renderer(style: str, stream: TextIO) -> Any:
+    import structlog
+
     if style == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
@@ -196,14 +203,21 @@ def _masked(value: Any) -> Any:
     return value
 
 
-# How a logger is made, as structlog.wrap_logger takes it; so until `configure` says otherwise.
-_how: dict[str, Any] = {
-    "logger": logging.getLogger(LOGGER),
-    "processors": [
-        structlog.stdlib.filter_by_level,
-        structlog.processors.format_exc_info,
-        _mask_values,
-        _as_text,
-    ],
-    "wrapper_class": structlog.stdlib.BoundLogger,
-}
+# How a logger is made, as structlog.wrap_logger takes it; empty until the first one is.
+_how: dict[str, Any] = {}
+
+
+def _of_another_program() -> dict[str, Any]:
+    """Return how a logger is made in a process where nothing calls `configure`."""
+    import structlog
+
+    return {
+        "logger": logging.getLogger(LOGGER),
+        "processors": [
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            _mask_values,
+            _as_text,
+        ],
+        "wrapper_class": structlog.stdlib.BoundLogger,
+    }

@@ -17,8 +17,8 @@ from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source
 
-# Each takes a good part of a second, or of the machine's memory.
-HEAVY = {"numpy", "tokenizers", "torch", "transformers", "sentence_transformers"}
+# Each takes a good part of a second, or of the machine's memory; who only looks logs nothing.
+HEAVY = {"numpy", "tokenizers", "torch", "transformers", "sentence_transformers", "structlog"}
 
 # A tenth more than today, those of Python itself, typer, rich and psycopg included, and pydantic's,
 # which typer loads where it finds it: the extra server brings it along.
@@ -55,18 +55,20 @@ def test_help_loads_nothing_that_computes() -> None:
         assert len(loaded) < MOST_MODULES, len(loaded)
 
 
-def test_status_loads_nothing_that_computes(conninfo: str) -> None:
-    loaded = loaded_by("status", "--dsn", conninfo)
-    assert "psycopg" in loaded
-    assert not loaded & HEAVY
-    assert len(loaded) < MOST_MODULES, len(loaded)
+def test_looking_loads_nothing_that_computes(conninfo: str, connection: Connection) -> None:
+    make_searchable(connection, "The battery overheated.")
+    for words in (("status",), ("failures", "reports")):
+        loaded = loaded_by(*words, "--dsn", conninfo)
+        assert "psycopg" in loaded
+        assert not loaded & HEAVY
+        assert len(loaded) < MOST_MODULES, len(loaded)
 
 
 def test_search_loads_none_of_the_libraries(conninfo: str, connection: Connection) -> None:
     make_searchable(connection, "The battery overheated.")
     loaded = loaded_by("search", "reports", "battery", "--threshold", "-1", "--dsn", conninfo)
     assert "numpy" in loaded
-    assert not loaded & (LIBRARIES | {"torch"})
+    assert not loaded & (LIBRARIES | {"torch", "structlog"})
 
 
 def test_create_loads_none_of_the_libraries_but_torch(

@@ -29,7 +29,7 @@ def _default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(log, "_how", {**usual})
     yield
     # A process keeps its log file open to the end; a test run would warn about it.
-    stream = getattr(log._how["logger"], "_file", None)
+    stream = getattr(log._how.get("logger"), "_file", None)
     if stream is not None:
         stream.close()
 
