@@ -487,7 +487,8 @@ queued as (
         sum(greatest(records, 1)) as pending,
         coalesce(sum(records) filter (where not known), 0) as unseen,
         coalesce(sum(records) filter (where retrying), 0) as retrying,
-        min(created_at) as oldest_pending_at
+        min(created_at) as oldest_pending_at,
+        min(created_at) filter (where priority = 0) as oldest_change_at
     from pgembed.work
     group by pipeline_id
 ),
@@ -523,6 +524,7 @@ counted as (
         coalesce(recent.tokens_per_second, 0)::numeric as tokens_per_second,
         reached.last_commit_at,
         queued.oldest_pending_at,
+        queued.oldest_change_at,
         source.estimated_rows
     from pgembed.pipelines
     left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of
@@ -598,7 +600,8 @@ select
             when estimated_rows - total > estimated_rows / 200 then estimated_rows - total
             else 0
         end
-    )::bigint as never_queued
+    )::bigint as never_queued,
+    oldest_change_at
 from counted;
 
 comment on view pgembed.progress is
@@ -640,6 +643,8 @@ comment on column pgembed.progress.pending_changed is
     'Pending records that have one: they wait again, and are counted as done or dead, too.';
 comment on column pgembed.progress.never_queued is
     'About how many rows the source has besides total, as PostgreSQL''s statistics have it: an estimate, with 0 for a difference of half a percent. Null where they do not tell: of a view, of a foreign table, of a pipeline with --where.';
+comment on column pgembed.progress.oldest_change_at is
+    'When the oldest change of the source that waits was captured, or a record was put first by pgembed.enqueue; null where none waits.';
 
 -- How pipelines are set up, for people who look: without a right to the table, which has the digests
 -- of the model's files and the types that workers need, too.

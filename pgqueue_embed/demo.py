@@ -21,7 +21,13 @@ from pgqueue_embed.worker.python_process import start_python
 PIPELINE = "demo"
 SOURCE = Table(schema="pgembed_demo", name="language_reference")
 TARGET = Table(schema="pgembed_demo", name="language_reference_vectors")
-SPEC = PipelineSpec(name=PIPELINE, source=SOURCE, target=TARGET, text_fields=("body",))
+SPEC = PipelineSpec(
+    name=PIPELINE, source=SOURCE, target=TARGET, text_fields=("body",), max_attempts=2
+)
+
+# A mistake such as people make, by which a few of some hundred records fail.
+MOST_CHUNK_CHARACTERS = 610
+MISTAKE = sql.Identifier("text_chunk_is_short")
 
 QUESTIONS = (
     "How do I run cleanup code even if an exception is raised?",
@@ -92,6 +98,22 @@ def load_source(connection: Connection) -> int:
             for record in reference_records(topics):
                 copy.write_row(record)
         return cursor.rowcount
+
+
+def make_mistake(connection: Connection) -> None:
+    """Have the target table refuse a few chunks, so that there is a failure to see and to retry."""
+    connection.execute(
+        sql.SQL("alter table {} add constraint {} check (length(text_chunk) <= {})").format(
+            TARGET.identifier, MISTAKE, sql.Literal(MOST_CHUNK_CHARACTERS)
+        )
+    )
+
+
+def mend_mistake(connection: Connection) -> None:
+    """Have the target table take every chunk; what it refused is a dead letter still."""
+    connection.execute(
+        sql.SQL("alter table {} drop constraint {}").format(TARGET.identifier, MISTAKE)
+    )
 
 
 def _remove_earlier(connection: Connection) -> None:

@@ -79,7 +79,7 @@ def failures(
     elif not rows:
         say(f"{name} has no dead letters")
     elif by_error:
-        _show_groups(name, rows, letters)
+        show_groups(name, rows, letters)
     else:
         _show(name, rows, total, same_error_as)
 
@@ -104,7 +104,8 @@ def _read(
     return rows, dead_letters.count_failures(connection, pipeline, kind)
 
 
-def _show_groups(name: str, rows: Rows, letters: int) -> None:
+def show_groups(name: str, rows: Rows, letters: int) -> None:
+    """Print `rows` of pgembed.failure_groups, of `letters` dead letters, and how to retry them."""
     from rich.text import Text
 
     out = console()

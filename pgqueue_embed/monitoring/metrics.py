@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
+from pgqueue_embed.monitoring.bottleneck import StageSeconds
 from pgqueue_embed.monitoring.snapshot import PipelineState, Snapshot, WorkerState
 from pgqueue_embed.untrusted.foreign_text import printable
 
@@ -52,6 +53,7 @@ class _Collector:
         """Yield each metric with its samples."""
         yield from _of_pipelines(self._snapshot)
         yield from _of_workers(self._snapshot.workers)
+        yield _met(self._snapshot)
 
 
 def _of_pipelines(snapshot: Snapshot) -> Iterator[Metric]:
@@ -76,6 +78,12 @@ def _of_pipelines(snapshot: Snapshot) -> Iterator[Metric]:
         "oldest_pending_seconds",
         "For how long the oldest record in the queue has waited.",
         ((each.name, _age(each.row["oldest_pending_at"], now) or 0.0) for each in pipelines),
+    )
+    yield _gauge(
+        "capture_lag_seconds",
+        "For how long the oldest captured change of the source has waited, or a record put first"
+        " by hand.",
+        ((each.name, _age(each.row["oldest_change_at"], now) or 0.0) for each in pipelines),
     )
     yield _gauge(
         "last_commit_age_seconds",
@@ -118,9 +126,13 @@ def _stages(pipelines: Sequence[PipelineState]) -> Metric:
         labels=("pipeline", "stage"),
     )
     for each in pipelines:
-        for stage, seconds in asdict(each.stages).items():
-            family.add_metric((each.name, stage.removesuffix(STAGE_SUFFIX)), seconds)
+        _add_stages(family, (each.name,), each.stages)
     return family
+
+
+def _add_stages(family: GaugeMetricFamily, labels: Sequence[str], stages: StageSeconds) -> None:
+    for stage, seconds in asdict(stages).items():
+        family.add_metric((*labels, stage.removesuffix(STAGE_SUFFIX)), seconds)
 
 
 def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
@@ -148,12 +160,45 @@ def _of_workers(workers: Sequence[WorkerState]) -> Iterator[Metric]:
         live,
         "chunks_per_second",
     )
+    yield _stages_of_workers(live)
     for name, what, column in (
         ("worker_records", "Records that the process has settled.", "records"),
         ("worker_leases_lost", "Claims that the server took back from it.", "leases_lost"),
         ("worker_fp32_chunks", "Chunks that were computed again in fp32.", "fp32_chunks"),
     ):
         yield _of_each(name, what, live, column, family=CounterMetricFamily)
+
+
+def _stages_of_workers(workers: Sequence[WorkerState]) -> Metric:
+    family = GaugeMetricFamily(
+        "pgembed_worker_recent_stage_seconds",
+        "Seconds that the loops of a worker process spent in a stage in the last half hour.",
+        labels=("host", "pid", "stage"),
+    )
+    for each in workers:
+        _add_stages(family, _place(each), each.stages)
+    return family
+
+
+# Of what happens to worker processes, what somebody should hear of who has not seen it happen.
+MET = ("crashed", "restarted", "recovered", "lease lost")
+
+
+def _met(snapshot: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "pgembed_recent_worker_events",
+        "How often the worker processes of a host crashed, were restarted, were heard of again or"
+        " lost a lease in the last hour.",
+        labels=("host", "event"),
+    )
+    hosts = {str(each.row["host"]) for each in snapshot.workers} | {
+        host for host, _ in snapshot.met
+    }
+    for host in sorted(hosts):
+        for event in MET:
+            labels = (_text(host), event.replace(" ", "_"))
+            family.add_metric(labels, snapshot.met.get((host, event), 0))
+    return family
 
 
 def _of_each(
@@ -167,9 +212,12 @@ def _of_each(
     metric = family(f"pgembed_{name}", what, labels=("host", "pid"))
     for each in workers:
         if each.row[column] is not None:
-            labels = (_text(each.row["host"]), _text(each.row["pid"]))
-            metric.add_metric(labels, float(each.row[column]))
+            metric.add_metric(_place(each), float(each.row[column]))
     return metric
+
+
+def _place(worker: WorkerState) -> tuple[str, str]:
+    return _text(worker.row["host"]), _text(worker.row["pid"])
 
 
 def _gauge(name: str, what: str, values: Iterable[tuple[str, Any]]) -> Metric:

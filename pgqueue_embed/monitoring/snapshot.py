@@ -59,7 +59,7 @@ class PipelineState:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerState:
-    """A row of pgembed.worker_status by column name, `minutes` as for a pipeline.
+    """A row of pgembed.worker_status by column name, `minutes` and `stages` as for a pipeline.
 
     `in_flight` is how many records it holds at this moment; `commit_seconds_ago` is None for a
     process that has committed nothing yet.
@@ -68,6 +68,7 @@ class WorkerState:
     row: Row
     pace: Pace | None
     minutes: Sequence[int]
+    stages: StageSeconds
     in_flight: int
     commit_seconds_ago: float | None
 
@@ -86,7 +87,8 @@ class Snapshot:
     the pipelines that have vectors, nothing pending and no vector index; `invalid_indexes` has the
     rows of pgembed.vector_indexes that no search can use, `costly_indexes` those beside which much
     waits to be written or vacuumed, with the `pending` records. `index_recalls` has the share of
-    the nearest chunks that searches find, by pipeline, where it was measured.
+    the nearest chunks that searches find, by pipeline, where it was measured. `met` says how often
+    something happened to worker processes in the last hour, by host and kind of event.
     """
 
     place: str
@@ -99,6 +101,7 @@ class Snapshot:
     invalid_indexes: Sequence[Row]
     costly_indexes: Sequence[Row]
     index_recalls: Mapping[str, float]
+    met: Mapping[tuple[str, str], int]
 
 
 def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
@@ -136,6 +139,7 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
                 for each in indexes
                 if each["is_valid"] and each["measured_recall"] is not None
             },
+            met={(row["host"], row["kind"]): row["times"] for row in _rows(connection, MET, {})},
         )
 
 
@@ -207,6 +211,13 @@ from pgembed.events
 where %(names)s::text[] is null or pipeline is null or pipeline = any (%(names)s)
 order by happened_at desc
 limit %(limit)s
+"""
+
+MET = """
+select host, kind, count(*) as times
+from pgembed.events
+where happened_at > statement_timestamp() - interval '1 hour' and host is not null
+group by host, kind
 """
 
 FAILURES = """
@@ -300,6 +311,7 @@ def _worker(
         row=row,
         pace=_pace(own),
         minutes=_minutes(own),
+        stages=_stages(own),
         in_flight=0 if row["stopped_at"] else flying.get((row["host"], row["pid"]), 0),
         commit_seconds_ago=commit_seconds_ago,
     )

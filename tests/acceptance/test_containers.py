@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 from hatchling.builders.wheel import WheelBuilder
+from psycopg.conninfo import conninfo_to_dict
 from typer.main import get_command
 
 from pgqueue_embed.cli.app import app
 from pgqueue_embed.configuration.conninfo import DSN_FILE_VARIABLE
+from pgqueue_embed.web_server.api_key import find_api_key
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,6 +61,31 @@ def test_services_run_commands_that_there_are(services: dict[str, Any]) -> None:
     for name, *arguments in commands:
         root.commands[name].make_context(name, arguments)  # refuses an option that is none
     assert 'ENTRYPOINT ["pgembed"]' in dockerfile()
+
+
+def test_steps_of_the_document_write_the_secrets_that_services_read(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(mkdir -p secrets\n.*?)```", page, re.DOTALL)
+    steps, _, docker = block.partition("docker ")
+    assert docker.startswith("compose up")
+    subprocess.run(["sh", "-eu", "-c", steps], cwd=tmp_path, check=True)
+
+    secrets = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["secrets"]
+    named = {each["file"] for each in secrets.values()} | {services["web"]["env_file"]}
+    assert {f"./secrets/{each.name}" for each in (tmp_path / "secrets").iterdir()} == named
+    name, _, value = (tmp_path / services["web"]["env_file"]).read_text().partition("=")
+    assert find_api_key(None, {name: value}) is not None
+    password = (tmp_path / "secrets" / "password").read_text().strip()
+    conninfo = (tmp_path / "secrets" / "dsn").read_text().strip()
+    database = services["database"]["environment"]
+    assert conninfo_to_dict(conninfo) == {
+        "user": database["POSTGRES_USER"],
+        "password": password,
+        "host": "database",
+        "dbname": database["POSTGRES_DB"],
+    }
 
 
 def test_no_password_is_in_the_files_or_the_repository(services: dict[str, Any]) -> None:

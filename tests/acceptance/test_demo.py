@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.demo import load_source
 from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.queue.dead_letters import read_groups
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.query_vector import QueryEncoder
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -90,6 +92,20 @@ def test_answers_are_sensible(demonstration: Demonstration) -> None:
     assert "finally" in first
     assert "mutable object" in second
     assert "pgembed db stop" in demonstration.output
+
+
+def test_a_failure_is_there_to_see_and_to_retry(demonstration: Demonstration) -> None:
+    (group,) = read_groups(demonstration.connection, "demo", limit=5)
+    assert group["failures"] > 0
+    assert "text_chunk_is_short" in group["error"]
+    assert "text_chunk_is_short" in demonstration.output.split("pgembed failures demo")[1]
+    way_on = demonstration.output.split("From here:")[1]
+    for command in ("web --allow-actions", "retry demo", "work --drain"):
+        assert f"pgembed {command} " in way_on
+    assert f"activate{' ' * 3}" in way_on or shutil.which("pgembed")
+    # It is mended: what is retried is not refused again.
+    checks = "select from pg_constraint where conname = 'text_chunk_is_short'"
+    assert demonstration.connection.execute(checks).fetchall() == []
 
 
 def test_demonstration_converges(demonstration: Demonstration) -> None:

@@ -79,6 +79,56 @@ def test_metrics_have_the_values_of_the_views(
     assert (up.labels["device"], up.labels["precision"], up.value) == ("cpu", "fp32", 1)
 
 
+def test_restarts_lag_of_capture_and_stages_are_told_by_host(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute(
+        "update pgembed.work set priority = 1, created_at = clock_timestamp() - interval '1 hour'"
+    )
+    bulk = parsed(pgembed(conninfo, "metrics").stdout)
+    assert [each.value for each in bulk["pgembed_capture_lag_seconds"].samples] == [0]
+    connection.execute(
+        "update pgembed.work set priority = 0 where id = (select min(id) from pgembed.work)"
+    )
+    host = connection.value("select host from pgembed.workers order by id desc limit 1")
+    connection.execute(
+        "update pgembed.workers set stopped_at = clock_timestamp(), stop_reason = 'crashed: killed'"
+        " where id = (select max(id) from pgembed.workers)"
+    )
+    identity = WorkerIdentity(
+        device="cpu", precision="fp32", model="fake", concurrency=1, pipeline_ids=[reports.id]
+    )
+    again = register(connection, identity)
+    connection.execute(
+        "update pgembed.batches set worker_id = %s, read_seconds = 3, lock_seconds = 1,"
+        " committed_at = clock_timestamp()",
+        (again,),
+    )
+    connection.execute(
+        "insert into pgembed.event_log (happened_at, kind, host, pid)"
+        " values (clock_timestamp() - interval '2 hours', 'restarted', %s, 1),"
+        " (clock_timestamp(), 'lease lost', 'air-4', 911)",
+        (host,),
+    )
+
+    found = parsed(pgembed(conninfo, "metrics").stdout)
+
+    met = {
+        (each.labels["host"], each.labels["event"]): each.value
+        for each in found["pgembed_recent_worker_events"].samples
+    }
+    assert met[host, "restarted"] == met[host, "crashed"] == met["air-4", "lease_lost"] == 1
+    assert met[host, "recovered"] == met["air-4", "restarted"] == 0
+    (lag,) = found["pgembed_capture_lag_seconds"].samples
+    assert 3600 <= lag.value < 4000
+    commits = connection.value("select count(*) from pgembed.batches")
+    stages = {
+        (each.labels["host"], each.labels["stage"]): each.value
+        for each in found["pgembed_worker_recent_stage_seconds"].samples
+    }
+    assert (stages[host, "read"], stages[host, "lock"]) == (3 * commits, commits)
+
+
 def test_what_is_not_known_is_absent_and_a_silent_worker_is_down(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:

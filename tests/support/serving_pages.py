@@ -59,14 +59,14 @@ def serving(site: Site, **listening: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def served_world(conninfo: str) -> Iterator[World]:
+def served_world(conninfo: str, *, is_hostile: bool = True) -> Iterator[World]:
     """Make a database in the middle of its work, and serve it, looked at often."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr(searching, "encoder_of", lambda _pipeline: WordEncoder())
         patch.setattr(live_module, "LOOK_SECONDS", 0.3)
         with connect(conninfo) as connection:
             connection.execute("reset search_path")
-            reports = make_world(connection, conninfo)
+            reports = make_world(connection, conninfo, is_hostile=is_hostile)
         acting_site = make_site(conninfo, allows_actions=True)
         yield World(
             conninfo=conninfo,
@@ -93,9 +93,6 @@ def events(client: httpx.Client, address: str, on_event: Callable[[str], bool]) 
                     return
                 data = []
 
-
-# What docs/web.md shows besides each page in the light.
-BESIDES = ("pipeline-dark", "dead-letters-phone")
 
 DESKTOP = {"width": 1200, "height": 900}
 
@@ -127,12 +124,13 @@ class Watched:
             self.met.append(address)
 
 
-def draw(page: Page, name: str, how: str) -> None:
-    """Draw a page for the documents, if asked to; in few colours, by Pillow: small files."""
-    folder = os.environ.get("PGEMBED_SCREENSHOTS")
-    if not folder or not name or (how != "light" and f"{name}-{how}" not in BESIDES):
-        return
-    file = Path(folder) / f"{name}-{how}.png"
+# Where test_documents_have_pictures_of_clean_pages draws, such as docs/web.
+PICTURES = os.environ.get("PGEMBED_SCREENSHOTS", "")
+
+
+def draw(page: Page, name: str) -> None:
+    """Draw a page for the documents, in few colours, by Pillow: small files."""
+    file = Path(PICTURES) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=file, full_page=True, animations="disabled")
     reduce = "import sys; from PIL import Image; p = sys.argv[1];"

@@ -35,6 +35,16 @@ MEGABYTES = 1_200_000
 
 REPORTS = 60
 
+_HOSTILE_ROW = {"event_type": "D", "brand_name": HOSTILE}
+_LONG = f"{HOSTILE} needle in a haystack. " + "An endless report. " * (MEGABYTES // 19)
+HOSTILE_ROWS = (
+    {"mdr_text_key": "7", **_HOSTILE_ROW, "foi_text": f"{POISON} {HOSTILE}"},
+    {"mdr_text_key": "8", **_HOSTILE_ROW, "foi_text": f"{POISON} {_LONG}"},
+    {"mdr_text_key": "9", **_HOSTILE_ROW, "foi_text": f"{HOSTILE} needle in a haystack"},
+)
+HOSTILE_ERROR = f"{HOSTILE} {'megabytes ' * 30_000}"
+PLEASANT_ERROR = "the target table refused it: value too long for type character varying(200)"
+
 
 class WordDevice(FakeDevice):
     """A fake model for which texts are near that have words in common."""
@@ -67,22 +77,27 @@ def word_vector(text: str) -> NDArray[np.float32]:
     return unit
 
 
-def make_world(connection: Connection, conninfo: str) -> Pipeline:
+def make_world(connection: Connection, conninfo: str, *, is_hostile: bool = True) -> Pipeline:
     """Make pipelines, embed some of them, and write down a history; returns the largest pipeline.
 
     `reports` has 5 million records, if one believes its history, three machines, dead letters and a
-    next generation; another one is complete, and has an odd name.
+    next generation; another one is complete. Hostile texts are for tests, others for pictures.
     """
-    reports = make_pipeline(connection, _event_text(connection), **FIELDS, name="reports")
+    source = _event_text(connection, HOSTILE_ROWS if is_hostile else ())
+    reports = make_pipeline(connection, source, **FIELDS, name="reports")
     odd = make_pipeline(
-        connection, _small_table(connection), name=ODD_NAME, dimensions=DIMENSIONS, max_attempts=1
+        connection,
+        _small_table(connection),
+        name=ODD_NAME if is_hostile else "glosses",
+        dimensions=DIMENSIONS,
+        max_attempts=1,
     )
     device = WordDevice(dimensions=DIMENSIONS)
     with open_session(conninfo) as session:
         for each, chunker in ((reports, fake_chunker(64, 8)), (odd, fake_chunker())):
             enqueue(connection, each, Selection())
             drain(session, each, device, chunker=chunker)
-    _failures(connection, reports)
+    _failures(connection, reports, HOSTILE_ERROR if is_hostile else PLEASANT_ERROR)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgqueue_embed.lifecycle.alter.prepare", prepare_with_fake_model)
         patch.setattr("pgqueue_embed.lifecycle.alter.check_local_model", lambda _pipeline: None)
@@ -111,20 +126,14 @@ def commit_some(connection: Connection, pipeline: Pipeline, records: int = 4_321
     connection.execute(COMMIT, {"id": pipeline.id, "records": records})
 
 
-def _event_text(connection: Connection) -> Table:
+def _event_text(connection: Connection, more: Sequence[dict[str, str]]) -> Table:
     with gzip.open(MAUDE_SAMPLE, "rt", encoding="utf-8", newline="") as file:
         rows = [row for _, row in zip(range(REPORTS), csv.DictReader(file), strict=False)]
     connection.execute(
         "create table event_text (mdr_text_key bigint primary key, event_type text,"
         " brand_name text, foi_text text)"
     )
-    hostile = {"event_type": "D", "brand_name": HOSTILE}
-    long = f"{HOSTILE} needle in a haystack. " + "An endless report. " * (MEGABYTES // 19)
-    rows += [
-        {"mdr_text_key": "7", **hostile, "foi_text": f"{POISON} {HOSTILE}"},
-        {"mdr_text_key": "8", **hostile, "foi_text": f"{POISON} {long}"},
-        {"mdr_text_key": "9", **hostile, "foi_text": f"{HOSTILE} needle in a haystack"},
-    ]
+    rows += more
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into event_text values (%(mdr_text_key)s, %(event_type)s, %(brand_name)s,"
@@ -144,14 +153,14 @@ def _small_table(connection: Connection) -> Table:
     return table
 
 
-def _failures(connection: Connection, pipeline: Pipeline) -> None:
-    """Add dead letters of two more kinds, one of them with a hostile error."""
+def _failures(connection: Connection, pipeline: Pipeline, error: str) -> None:
+    """Add dead letters of two more kinds, one of them with `error`."""
     connection.execute(
         "insert into pgembed.records (pipeline_id, key, state, dead_at, attempts, last_error)"
         " select %(id)s, n::text, 'dead', now() - n * interval '1 minute', 3, case when n %% 2 = 0"
-        ' then \'new row for relation "event_text_vectors" violates check constraint "no7"\''
+        ' then \'the target table refused it: new row for relation "event_text_vectors" violates check constraint "no7"\''
         " else %(error)s end from generate_series(100, 140) as n",
-        {"id": pipeline.id, "error": f"{HOSTILE} {'megabytes ' * 30_000}"},
+        {"id": pipeline.id, "error": error},
     )
 
 
