@@ -43,7 +43,9 @@ HOSTILE_ROWS = (
     {"mdr_text_key": "9", **_HOSTILE_ROW, "foi_text": f"{HOSTILE} needle in a haystack"},
 )
 HOSTILE_ERROR = f"{HOSTILE} {'megabytes ' * 30_000}"
-PLEASANT_ERROR = "the target table refused it: value too long for type character varying(200)"
+REFUSED = "the target table refused it:"
+PLEASANT_ERROR = f"{REFUSED} value too long for type character varying(200)"
+CHECK_VIOLATION = 'new row for relation "event_text_vectors" violates check constraint "no7"'
 
 
 class WordDevice(FakeDevice):
@@ -158,9 +160,8 @@ def _failures(connection: Connection, pipeline: Pipeline, error: str) -> None:
     connection.execute(
         "insert into pgembed.records (pipeline_id, key, state, dead_at, attempts, last_error)"
         " select %(id)s, n::text, 'dead', now() - n * interval '1 minute', 3, case when n %% 2 = 0"
-        ' then \'the target table refused it: new row for relation "event_text_vectors" violates check constraint "no7"\''
-        " else %(error)s end from generate_series(100, 140) as n",
-        {"id": pipeline.id, "error": error},
+        " then %(check)s else %(error)s end from generate_series(100, 140) as n",
+        {"id": pipeline.id, "error": error, "check": f"{REFUSED} {CHECK_VIOLATION}"},
     )
 
 
