@@ -16,7 +16,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import leaves
+from pgqueue_embed.target.parts import index_whole, leaves
 
 INDEXES = """
 select
@@ -131,7 +131,7 @@ def build_by_parts(
     if parts != [table]:
         # It takes what its parts have, and builds nothing.
         of_whole = create(table, sql.SQL(""))
-        in_short_waits(connection, lambda: connection.execute(of_whole), table=table)
+        in_short_waits(connection, lambda: index_whole(connection, table, of_whole), table=table)
 
 
 UNUSABLE = """

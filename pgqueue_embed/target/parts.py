@@ -111,6 +111,31 @@ def largest_part(connection: Connection, table: Table) -> tuple[int, float]:
     return max(1, number), float(share)
 
 
+# The indexes of tables that have rows, and of no whole, that no query can use.
+UNUSABLE = """
+select nspname, relname
+from leaf
+join pg_index on indrelid = relid
+join pg_class on pg_class.oid = indexrelid
+join pg_namespace on pg_namespace.oid = relnamespace
+where not indisvalid and not relispartition
+"""
+
+
+def index_whole(connection: Connection, table: Table, create: sql.Composed) -> None:
+    """Make the index of the partitioned `table`, which takes those of its parts, by `create`.
+
+    It would take one of a part that an interrupted build has left, too, and be of no use itself:
+    those are dropped. The lock tells them from what is being built now, and keeps parts from being
+    added, whose index would be built under it. To be called in a transaction.
+    """
+    connection.execute(sql.SQL("lock table {} in share mode").format(table.identifier))
+    rows = connection.execute(LEAVES + UNUSABLE, {"table": table.quoted}).fetchall()
+    for schema, name in rows:
+        connection.execute(sql.SQL("drop index {}").format(sql.Identifier(schema, name)))
+    connection.execute(create)
+
+
 def is_partitioned(connection: Connection, table: Table) -> bool:
     """Return whether `table`, which is there, has its rows in parts."""
     found = connection.value(

@@ -17,7 +17,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import LEAVES, is_partitioned
+from pgqueue_embed.target.parts import LEAVES, index_whole, is_partitioned
 from pgqueue_embed.vector_search.index import index_name
 from pgqueue_embed.vector_search.index_plan import IndexPlan
 
@@ -136,16 +136,26 @@ class Build:
 
     def of_parts(self, name: str) -> None:
         """Build the index of each part that lacks one, and that of the whole out of them."""
+        self._in_short_waits(lambda: self._drop_whole(name), name)
         while lacking := self._parts_without():
             for part in lacking:
                 own_name = index_name(self.pipeline, self.plan.method, self.plan.quantize, part)
                 self.of_table(part, own_name, replaces=True)
+        self._in_short_waits(lambda: self._join_parts(name), name)
+
+    def _in_short_waits(self, change: Callable[[], None], name: str) -> None:
+        table = self.pipeline.target
         try:
-            in_short_waits(
-                self.connection, lambda: self._join_parts(name), table=self.pipeline.target
-            )
+            in_short_waits(self.connection, change, table=table)
         except psycopg.Error as error:
-            raise _explained(error, self.pipeline.target, name) from None
+            raise _explained(error, table, name) from None
+
+    def _drop_whole(self, name: str) -> None:
+        """Drop the index of the whole, and what it has of parts, if it is of no use."""
+        table = self.pipeline.target
+        if self._is_there(table, name, valid_too=False):
+            index = sql.Identifier(table.schema, name)
+            self.connection.execute(sql.SQL("drop index {}").format(index))
 
     def _parts_without(self) -> list[Table]:
         values = {
@@ -160,19 +170,13 @@ class Build:
         return [Table(schema=schema, name=name) for schema, name in rows]
 
     def _join_parts(self, name: str) -> None:
-        """Make the index of the whole, which takes the indexes of the parts as its own.
-
-        The lock keeps parts from being added meanwhile, whose index would be built under it.
-        """
+        """Make the index of the whole, which takes the indexes of the parts as its own."""
         table = self.pipeline.target
         lock = sql.SQL("lock table only {} in share mode")
         self.connection.execute(lock.format(table.identifier))
         if self._parts_without():
             raise UsageError(f"{table} has just got another part; build again")
-        if self._is_there(table, name, valid_too=False):
-            index = sql.Identifier(table.schema, name)
-            self.connection.execute(sql.SQL("drop index {}").format(index))
-        self._create(table, name, sql.SQL("create index"))
+        index_whole(self.connection, table, self._creation(table, name, sql.SQL("create index")))
 
     def _is_there(self, table: Table, name: str, *, valid_too: bool) -> bool:
         values = (table.quoted, name, valid_too)
@@ -205,7 +209,10 @@ class Build:
             self._create(table, name, concurrently)
 
     def _create(self, table: Table, name: str, create: sql.SQL) -> None:
-        query = sql.SQL(CREATE).format(
+        self.connection.execute(self._creation(table, name, create))
+
+    def _creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
+        return sql.SQL(CREATE).format(
             create=create,
             name=sql.Identifier(name),
             table=table.identifier,
@@ -213,7 +220,6 @@ class Build:
             element=element(self.connection, self.pipeline, self.plan.quantize),
             parameters=parameters(self.plan),
         )
-        self.connection.execute(query)
 
 
 # An index of this name on this table, of use or not; those of parts of another index stay.
