@@ -288,8 +288,11 @@ def rename_all(connection: Connection, table: Table, former: Table) -> None:
 
 def _rename_own(connection: Connection, table: Table, stem: str) -> None:
     for name, kind in connection.execute(NAMES, {"table": table.quoted}).fetchall():
+        # PostgreSQL has cut what a long name begins with: it stays as it is.
+        if not name.startswith(stem):
+            continue
         wanted = Table(schema=table.schema, name=table.name + name.removeprefix(stem))
-        if name.startswith(stem) and not _is_taken(connection, wanted):
+        if not _is_taken(connection, wanted):
             query = sql.SQL("alter {} {} rename to {}").format(
                 sql.SQL("sequence" if kind == "S" else "index"),
                 sql.Identifier(table.schema, name),

@@ -247,6 +247,20 @@ def test_parts_are_altered_by_a_new_generation(
     assert_converged(connection, "reports")
 
 
+@pytest.mark.parametrize("partition_by", [None, "hash:11"])
+def test_name_as_long_as_can_be_is_kept_by_a_switch(
+    conninfo: str, connection: Connection, session: Session, partition_by: str | None
+) -> None:
+    table = Table(schema="public", name="é" * 31 + "x")
+    pipeline = embed_documents(
+        connection, session, texts(12), target=table, partition_by=partition_by
+    )
+    embed(session, begin(connection, pipeline))
+    with connect(conninfo) as own:
+        assert switch(own, pipeline).target == table
+    assert_converged(connection, "reports")
+
+
 def test_part_that_was_added_by_hand_is_not_lost_by_a_switch(
     conninfo: str, connection: Connection, session: Session
 ) -> None:
