@@ -158,6 +158,38 @@ def test_documents_name_each_metric_with_its_labels(conninfo: str, reports: Pipe
             assert set(re.findall(r"`(\w+)`", labels)) == set(sample.labels), name
 
 
+# Of promtool's rules (prometheus/util/promlint): what names may not have as a word.
+ABBREVIATED = {"s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"}
+NOT_BASE = {
+    "milliseconds",
+    "minutes",
+    "hours",
+    "days",
+    "kilobytes",
+    "megabytes",
+    "gigabytes",
+    "percent",
+}
+TYPES = {"gauge", "counter", "summary", "histogram", "untyped"}
+RESERVED = {"total", "sum", "count", "bucket", "info"}
+
+
+def test_names_keep_the_rules_of_prometheus(conninfo: str, reports: Pipeline) -> None:
+    text = pgembed(conninfo, "metrics").stdout
+    for metric in parsed(text).values():
+        (name,) = names([metric])
+        words = name.split("_")
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        assert metric.documentation.endswith(".")
+        assert not (ABBREVIATED | NOT_BASE | TYPES) & set(words), name
+        assert metric.type in ("gauge", "counter")
+        assert (words[-1] == "total") == (metric.type == "counter"), name
+        assert metric.type == "counter" or words[-1] not in RESERVED, name
+        for sample in metric.samples:
+            assert all(re.fullmatch(r"[a-z_]+", label) for label in sample.labels)
+    assert text.count("# TYPE") == text.count("# HELP") == len(parsed(text))
+
+
 def test_alerts_and_dashboard_read_metrics_that_there_are(conninfo: str, reports: Pipeline) -> None:
     known = names(parsed(pgembed(conninfo, "metrics").stdout).values())
     rules = [
