@@ -1,4 +1,4 @@
-"""Indexes of smaller vectors; exact search, with vectors in the row and elsewhere."""
+"""Indexes of smaller vectors; exact search, with vectors here and there; calls of a program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 
 from benchmarks import quantized
@@ -15,9 +16,11 @@ from benchmarks.bench import Bench
 from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, interleaved
+from pgqueue_embed import Database, Pipeline
+from pgqueue_embed import search as call
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.db.vectors import VectorCodec
-from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
 from pgqueue_embed.target import ChunkRows, target_of
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -35,6 +38,64 @@ def measure(bench: Bench) -> Iterator[Measured]:
     for dimensions in DIMENSIONS:
         bench.say(f"{bench.sizes.searched_rows:,} vectors of {dimensions} dimensions")
         yield _measure(bench, dimensions)
+    bench.say("searches from a program, of ten vectors")
+    yield _measure_calls(bench)
+
+
+# More searches than one, since each takes some milliseconds.
+CALLS = 50
+
+
+def _measure_calls(bench: Bench) -> Measured:
+    """Search by a vector, so that what is left is what a search takes beside model and scan."""
+    with ExitStack() as stack:
+        conninfo = new_database(bench.server)
+        stack.callback(drop_database, bench.server, conninfo)
+        connection = stack.enter_context(connect(conninfo))
+        make_source(connection, [])
+        fill(connection, make_pipeline(connection, fake_identity(384)), 10, 384)
+        database = Database(conninfo)
+        stack.callback(database.close)
+        kept = database.pipeline("reports")
+        own = stack.enter_context(psycopg.connect(conninfo, autocommit=True))
+        vector = _direction(1, 384)
+
+        def over_new_session() -> object:
+            opened = Database(conninfo)
+            try:
+                return call(Pipeline(opened.conninfo, "reports"), vector=vector)
+            finally:
+                opened.close()
+
+        ways: dict[str, Callable[[], object]] = {
+            "a kept session": lambda: call(kept, vector=vector),
+            "the program's connection": lambda: call(kept, vector=vector, connection=own),
+            "a new session each": over_new_session,
+        }
+        runs = {name: partial(_seconds_of_calls, way) for name, way in ways.items()}
+        for run in runs.values():
+            run()
+        outcomes = interleaved(bench.rounds, runs, on_run=bench.on_run)
+    return Measured(
+        figures=[
+            Figure(
+                part=PART,
+                name=f"search from a program, over {name}",
+                corpus="10 x 384",
+                unit="ms/search",
+                values=[1e3 * seconds / CALLS for seconds in found],
+                note="by a vector: no model, next to no scan",
+            )
+            for name, found in outcomes.items()
+        ]
+    )
+
+
+def _seconds_of_calls(way: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    for _ in range(CALLS):
+        way()
+    return time.perf_counter() - started
 
 
 def _measure(bench: Bench, dimensions: int) -> Measured:
@@ -70,7 +131,7 @@ def _measure(bench: Bench, dimensions: int) -> Measured:
     )
 
 
-def fill(connection: Connection, pipeline: Pipeline, rows: int, dimensions: int) -> None:
+def fill(connection: Connection, pipeline: Settings, rows: int, dimensions: int) -> None:
     """Fill the pipeline's target with chunks of 500 characters, in directions at random."""
     text = "\n\n".join(maude().documents)
     codec = VectorCodec(connection)
@@ -103,7 +164,7 @@ def _row_bytes(connection: Connection, rows: int) -> float:
     return float(size) / rows
 
 
-def _search(connection: Connection, pipeline: Pipeline, dimensions: int) -> float:
+def _search(connection: Connection, pipeline: Settings, dimensions: int) -> float:
     query = _direction(1, dimensions)
     started = time.perf_counter()
     search(connection, pipeline, query, SearchRequest(limit=10, threshold=-1.0))

@@ -306,8 +306,13 @@ as $function$
         pgembed.search_relation(
             pipeline,
             chunk_rows,
-            -- The vectors of chunks are no column of a record.
-            condition is not null or cardinality(array_remove(columns, 'chunk.pgembed_embedding')) > 0
+            -- Keys and vectors of chunks are no columns of a record.
+            condition is not null
+                or exists (
+                    select
+                    from unnest(columns) as listed (name)
+                    where not starts_with(name, 'chunk.pgembed_')
+                )
         ),
         coalesce('(' || condition || E'\n)', 'true'),
         pgembed.search_distance(pipeline, scan),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pgqueue_embed.api.database import Database
-    from pgqueue_embed.api.pipeline import Pipeline, search
+    from pgqueue_embed.api.pipeline import Pipeline
+    from pgqueue_embed.api.search import search, search_async
     from pgqueue_embed.api.worker import Worker
     from pgqueue_embed.errors import PgembedError
     from pgqueue_embed.monitoring.progress import Progress
@@ -32,6 +33,7 @@ __all__ = [
     "Worker",
     "__version__",
     "search",
+    "search_async",
 ]
 
 _HOMES = {
@@ -41,7 +43,8 @@ _HOMES = {
     "Pipeline": "api.pipeline",
     "Progress": "monitoring.progress",
     "Worker": "api.worker",
-    "search": "api.pipeline",
+    "search": "api.search",
+    "search_async": "api.search",
 }
 
 

@@ -1,25 +1,31 @@
 """Every error that pgembed raises on purpose, as one tree.
 
-PgembedError                   one line for a person: what, why and the way out
-├── UsageError                 the request itself is wrong (exit code 2)
-├── DatabaseUnavailable        no connection; worth trying again
-├── SetupError                 the database, model or machine is not ready for work
+The number is `status`, the kind of an error for a program, as HTTP has it: what is below has the
+same one, but where another is given.
+
+PgembedError               500 one line for a person: what, why and the way out
+├── UsageError             400 the request itself is wrong (exit code 2)
+│   └── NotFound           404 what it names is not there: a pipeline, a record
+├── DatabaseUnavailable    503 no connection; worth trying again
+├── SetupError             503 the database, model or machine is not ready for work
 │   ├── MigrationError         schema pgembed is absent, older or newer than this program
 │   ├── ModelError             the model cannot be found, loaded or used
 │   │   └── ModelMismatch      the local model is not the pipeline's model
 │   ├── LocalServerError    the private PostgreSQL cannot be installed, started or stopped
 │   └── MachineFault           this machine kills its worker processes
 ├── PipelineFault              a table of a pipeline refuses a statement: the pipeline is paused
-│   └── RoleFault              it refuses this role alone: this worker leaves the pipeline out
+│   └── RoleFault          403 it refuses this role alone: this worker leaves the pipeline out
 │       ├── MissingRight       it lacks a right, whose GRANT the message has
 │       └── UntrustedCode      code of a role with fewer rights would run with this one's
-├── PipelineReplaced           its next generation took over meanwhile; worth trying again
+├── PipelineReplaced       503 its next generation took over meanwhile; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
 │   └── LeaseExpired           this process made no progress for a whole lease
 └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
 """
 
 from __future__ import annotations
+
+import re
 
 from pgqueue_embed.untrusted.foreign_text import printable
 
@@ -28,26 +34,50 @@ MOST_CHARACTERS = 8_000
 
 
 class PgembedError(Exception):
-    """Base of all errors meant for a person; its text is one line, and fit to be printed."""
+    """Base of all errors meant for a person; its text is one line, and fit to be printed.
+
+    `status` is the kind as HTTP has it: 400 for a wrong request, 403 without the right, 404 for
+    what is not there, 503 for what may be there later, else 500.
+    """
 
     exit_code = 1
+    status = 500
 
     def __str__(self) -> str:
         return printable(super().__str__(), MOST_CHARACTERS)
 
 
+_OPTION = re.compile(r"(?<!\w)--([a-z][a-z-]*)")
+
+
+def as_arguments(message: str) -> str:
+    """Return a message that names arguments and fields of JSON, and not options of a command."""
+    return _OPTION.sub(lambda option: option[1].replace("-", "_"), message)
+
+
 class UsageError(PgembedError):
-    """The request itself is wrong: an unknown pipeline, a column that is not there."""
+    """The request itself is wrong: a column that is not there, a number out of range."""
 
     exit_code = 2
+    status = 400
+
+
+class NotFound(UsageError):
+    """What the request names is not there: a pipeline, or a record among its vectors."""
+
+    status = 404
 
 
 class DatabaseUnavailable(PgembedError):
     """PostgreSQL does not answer, or refuses the connection."""
 
+    status = 503
+
 
 class SetupError(PgembedError):
     """The database, the model or the machine is not ready for work."""
+
+    status = 503
 
 
 class MigrationError(SetupError):
@@ -77,17 +107,25 @@ class PipelineFault(PgembedError):
 class RoleFault(PipelineFault):
     """This role may not do what the pipeline needs, and another one may: nothing is paused."""
 
+    status = 403
+
 
 class MissingRight(UsageError, RoleFault):
     """This role may not read what a search needs; the message has the GRANT."""
+
+    status = 403
 
 
 class UntrustedCode(UsageError, RoleFault):
     """Code of a role with fewer rights would run with the rights of this one."""
 
+    status = 403
+
 
 class PipelineReplaced(PgembedError):
     """The next generation of a pipeline took over while it was read or queued."""
+
+    status = 503
 
 
 class LeaseLost(PgembedError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pgqueue_embed.errors import UsageError
@@ -25,17 +25,6 @@ def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for option in PIPELINE_OPTIONS.values()
         if (value := arguments.get(argument(option))) is not None
     }
-
-
-def key_texts(keys: Any) -> list[str] | None:
-    """Return keys, one or several, as texts; None stays. Raises UsageError for what is no key."""
-    if keys is None:
-        return None
-    listed = [keys] if isinstance(keys, (str, int)) or not isinstance(keys, Iterable) else [*keys]
-    for key in listed:
-        if not isinstance(key, (str, int)) or isinstance(key, bool):
-            raise UsageError(f"a key is text or a whole number, and {key!r} is neither")
-    return [str(key) for key in listed]
 
 
 def pipeline_name(name: Any) -> str:

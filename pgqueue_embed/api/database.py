@@ -8,7 +8,7 @@ from warnings import warn
 from pgqueue_embed import adopt as adopting
 from pgqueue_embed.api.arguments import given_options, pipeline_name, unusual
 from pgqueue_embed.api.explained import explained, opened
-from pgqueue_embed.api.pipeline import Pipeline
+from pgqueue_embed.api.pipeline import Pipeline, sessions_of
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
 from pgqueue_embed.configuration.existing import make_or_keep
 from pgqueue_embed.db import migrate
@@ -23,7 +23,7 @@ from pgqueue_embed.pipeline.spec import PipelineSpec
 class Database:
     """The PostgreSQL database that holds the queue and, beside it, the tables.
 
-    Opens no connection before one is needed, and keeps none open.
+    Opens no connection before one is needed, and keeps open those of searches alone.
 
     Example::
 
@@ -40,10 +40,24 @@ class Database:
         """
         with explained():
             self.conninfo = resolve_conninfo(DatabaseOptions(dsn=dsn))
+        self._sessions = sessions_of(self.conninfo)
+
+    @explained()
+    def close(self) -> None:
+        """End the sessions that searches of its pipelines keep; later ones open theirs anew.
+
+        They end with the last of these objects, too.
+
+        Example::
+
+            database.close()
+        """
+        self._sessions.close()
 
     def __repr__(self) -> str:
         return f"Database({describe_dsn(self.conninfo)})"
 
+    @explained()
     def migrate(self) -> list[str]:
         """Create or upgrade schema pgembed; returns what was applied, nothing if up to date.
 
@@ -56,6 +70,7 @@ class Database:
         with explained():
             return migrate.migrate(self.conninfo)
 
+    @explained()
     def create(
         self,
         name: str,
@@ -117,9 +132,11 @@ class Database:
             else:
                 created = make()
             for warning in created.warnings if created else ():
-                warn(warning, stacklevel=2)
-        return Pipeline(self.conninfo, name)
+                # Behind the frame that explains errors.
+                warn(warning, stacklevel=3)
+        return Pipeline(self.conninfo, name, self._sessions)
 
+    @explained()
     def adopt(
         self,
         name: str,
@@ -157,8 +174,9 @@ class Database:
         spec = spec_of_options(name, given_options(locals()))
         with opened(self.conninfo) as connection:
             adopting.adopt(connection, spec, model, sample_chunks=sample, min_cosine=min_cosine)
-        return Pipeline(self.conninfo, name)
+        return Pipeline(self.conninfo, name, self._sessions)
 
+    @explained()
     def pipeline(self, name: str) -> Pipeline:
         """Return the pipeline called `name`; raises UsageError when there is none.
 
@@ -167,8 +185,11 @@ class Database:
             reports = database.pipeline("reports")
         """
         with opened(self.conninfo) as connection:
-            return Pipeline(self.conninfo, load_pipeline(connection, pipeline_name(name)).name)
+            return Pipeline(
+                self.conninfo, load_pipeline(connection, pipeline_name(name)).name, self._sessions
+            )
 
+    @explained()
     def pipelines(self) -> list[Pipeline]:
         """Return every pipeline of the database.
 
@@ -177,4 +198,7 @@ class Database:
             print([pipeline.progress().percent for pipeline in database.pipelines()])
         """
         with opened(self.conninfo) as connection:
-            return [Pipeline(self.conninfo, each.name) for each in load_pipelines(connection)]
+            return [
+                Pipeline(self.conninfo, each.name, self._sessions)
+                for each in load_pipelines(connection)
+            ]

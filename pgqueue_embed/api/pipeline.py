@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed.api.arguments import given_options, key_texts
-from pgqueue_embed.api.explained import opened
+from pgqueue_embed.api.arguments import given_options
+from pgqueue_embed.api.explained import explained, opened
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.embedding.cross_encoder import cross_encoder
-from pgqueue_embed.errors import PipelineReplaced
+from pgqueue_embed.db.steps import read_on
 from pgqueue_embed.lifecycle import drop
 from pgqueue_embed.lifecycle.alter import Changes, abort, catch_up
 from pgqueue_embed.lifecycle.alter import alter as begin
@@ -23,21 +22,21 @@ from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_captu
 from pgqueue_embed.monitoring.progress import Progress
 from pgqueue_embed.monitoring.snapshot import read_progress
 from pgqueue_embed.pipeline import catalog
+from pgqueue_embed.pipeline.key_values import RecordKey, key_texts
 from pgqueue_embed.pipeline.options import ALTERABLE, VerifyOptions
 from pgqueue_embed.pipeline.pipeline import Pipeline as Settings
 from pgqueue_embed.queue import dead_letters, enqueue
-from pgqueue_embed.vector_search import query as semantic_search
-from pgqueue_embed.vector_search.query import Hit, Score
-from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
-from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.asked import pipeline_read
+from pgqueue_embed.vector_search.query_vector import encoder_of
+from pgqueue_embed.vector_search.sessions import Sessions
 from pgqueue_embed.verification import Verification, put_back, verify
 
 
 class Pipeline:
     """A pipeline of a database; made by `Database.create` or `Database.pipeline`.
 
-    Every method opens a connection of its own, and raises PgembedError with one line for a
-    person: what is wrong, and the way out.
+    Every method opens a connection of its own, but for searches, which keep theirs, and raises
+    PgembedError with one line for a person: what is wrong, and the way out.
 
     Example::
 
@@ -46,13 +45,15 @@ class Pipeline:
         print(reports.progress().pending)
     """
 
-    def __init__(self, conninfo: str, name: str) -> None:
+    def __init__(self, conninfo: str, name: str, sessions: Sessions | None = None) -> None:
         self._conninfo = conninfo
         self.name = name
+        self.sessions = sessions or sessions_of(conninfo)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r})"
 
+    @explained()
     def settings(self) -> Settings:
         """Return how the pipeline is set up: its tables, columns, model and chunks.
 
@@ -63,6 +64,7 @@ class Pipeline:
         with self._opened() as (_, settings):
             return settings
 
+    @explained()
     def enqueue(
         self,
         *,
@@ -86,6 +88,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             return enqueue.enqueue(connection, settings, selection, allow_deletes=allow_deletes)
 
+    @explained()
     def sync(self, *, on: bool = True) -> int:
         """Capture changes of the source by triggers from now on, or no longer.
 
@@ -102,6 +105,7 @@ class Pipeline:
                 return 0
             return queue_missed(connection, settings) if start_capture(connection, settings) else 0
 
+    @explained()
     def progress(self) -> Progress:
         """Return how far the pipeline is, and how fast it goes.
 
@@ -113,6 +117,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             return read_progress(connection, settings.name)
 
+    @explained()
     def encode(self, query: str) -> NDArray[np.float32]:
         """Return the unit vector of `query`, shape (dimensions,), by the pipeline's own model.
 
@@ -126,13 +131,23 @@ class Pipeline:
         settings = self.settings()
         return encoder_of(settings).encode(query, settings.spec.truncate_dim)
 
-    def find(self, query: str, request: SearchRequest, score: Score | None = None) -> list[Hit]:
-        """Do what the function `search` does; see there."""
-        while True:
-            with self._opened() as (connection, settings), suppress(PipelineReplaced):
-                vector = encoder_of(settings).encode(query, settings.spec.truncate_dim)
-                return semantic_search.search(connection, settings, vector, request, score)
+    @explained()
+    def warm_up(self) -> None:
+        """Load the pipeline's model, encode by it once and open a session, before somebody waits.
 
+        Searches of this object, and of all in the process by the same model, begin warm then.
+        Raises what a search would: ModelError, DatabaseUnavailable, NotFound.
+
+        Example::
+
+            reports.warm_up()
+        """
+        settings = self.sessions.run(
+            lambda connection: read_on(connection, pipeline_read(connection, self.name))
+        )
+        encoder_of(settings).encode("warm up")
+
+    @explained()
     def verify(
         self,
         *,
@@ -157,18 +172,21 @@ class Pipeline:
                 put_back(connection, settings, found)
             return found
 
-    def retry(self, keys: str | int | Sequence[str | int] | None = None) -> int:
+    @explained()
+    def retry(self, keys: RecordKey | Sequence[RecordKey] | None = None) -> int:
         """Queue dead letters again, those of `keys` or, without any given, all; returns how many.
 
-        A key is as in `pgembed.dead_letters`. An empty list is none of them.
+        A key is in its own type, of several columns a tuple, or as in `pgembed.dead_letters`. An
+        empty list is none of them.
 
         Example::
 
             reports.retry(["4711"])
         """
         with self._opened() as (connection, settings):
-            return dead_letters.retry(connection, settings, key_texts(keys))
+            return dead_letters.retry(connection, settings, key_texts(settings.key, keys))
 
+    @explained()
     def alter(
         self,
         *,
@@ -216,8 +234,9 @@ class Pipeline:
             if successor is None:
                 return None
             catch_up(connection, settings, successor)
-            return Pipeline(self._conninfo, successor.name)
+            return Pipeline(self._conninfo, successor.name, self.sessions)
 
+    @explained()
     def follow_source(self) -> list[str]:
         """Note the types that the source's columns have now, and return what changed, in words.
 
@@ -231,6 +250,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             return [str(change) for change in follow_source(connection, settings)]
 
+    @explained()
     def switch(self, *, force: bool = False, patience_seconds: float = 0.0) -> None:
         """Put the next generation in place of this one, in one transaction.
 
@@ -244,6 +264,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             switch(connection, settings, force=force, patience_seconds=patience_seconds)
 
+    @explained()
     def abort(self) -> None:
         """Give the next generation up and leave nothing of it.
 
@@ -254,6 +275,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             abort(connection, settings)
 
+    @explained()
     def pause(self, reason: str = "paused by a program") -> None:
         """Stop workers from claiming; what they hold is finished.
 
@@ -264,6 +286,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             catalog.pause_pipeline(connection, settings, reason)
 
+    @explained()
     def resume(self) -> None:
         """Let workers claim again.
 
@@ -274,6 +297,7 @@ class Pipeline:
         with self._opened() as (connection, settings):
             catalog.resume_pipeline(connection, settings)
 
+    @explained()
     def drop(self, *, delete_vectors: bool = False) -> None:
         """Remove the pipeline with its queue and ledger, and its target table only if asked.
 
@@ -290,51 +314,6 @@ class Pipeline:
             yield connection, catalog.load_pipeline(connection, self.name)
 
 
-def search(
-    pipeline: Pipeline,
-    query: str,
-    *,
-    limit: int = 5,
-    offset: int = 0,
-    threshold: float = 0.0,
-    where: str | None = None,
-    columns: Sequence[str] = (),
-    per_record: bool = False,
-    rerank: str | None = None,
-    rerank_top: int = 50,
-    mmr: float | None = None,
-    device: str = "auto",
-) -> list[Hit]:
-    """Return up to `limit` chunks nearest in meaning to `query`, best first, behind `offset`.
-
-    Those with a cosine similarity of at least `threshold`, -1 to 1, for which the SQL condition
-    `where` over columns of source and target holds: never fewer than there are. Each hit has the
-    values of `columns`. With `per_record` a record is found once, by its best chunk, and `matched`
-    counts those that reach the threshold. The query goes through the
-    pipeline's own model, on the CPU of this machine, loaded at the first search of the process.
-    The `rerank_top` nearest are ordered by the cross-encoder `rerank`, a name or a folder, on
-    `device`, and with `mmr`, 1 for relevance alone to 0, for variety.
-    Raises PgembedError for a query without text, a condition that PostgreSQL refuses, or a model
-    that is not to be had.
-
-    Example::
-
-        for hit in search(reports, "battery overheated", where="event_type = 'D'"):
-            print(hit.score, hit.key, hit.chunk)
-    """
-    check_query(query)
-    request = SearchRequest(
-        limit=limit,
-        offset=offset,
-        threshold=threshold,
-        where=where,
-        columns=(columns,) if isinstance(columns, str) else tuple(columns),
-        per_record=per_record,
-        rerank_top=rerank_top,
-        mmr=mmr,
-    )
-    request.check()
-    if rerank is None:
-        return pipeline.find(query, request)
-    model = cross_encoder(rerank, device)
-    return pipeline.find(query, request, partial(model.scores, query))
+def sessions_of(conninfo: str) -> Sessions:
+    """Return where the sessions of searches in a database are kept; opens none yet."""
+    return Sessions(conninfo, application_name=applications.COMMAND)

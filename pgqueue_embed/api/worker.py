@@ -36,6 +36,7 @@ class Worker:
             serve_requests()  # embeds meanwhile; on leaving, the claim in hand is finished
     """
 
+    @explained()
     def __init__(
         self,
         database: Database | None = None,

@@ -217,7 +217,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
         if number:
             out.print()
         place = _place_of(hit)
-        record = ("record " + one_line(hit.key), "bold")
+        record = ("record " + one_line(hit.key_text), "bold")
         score = (f"{_shown_score(hit):.3f}", "bold green")
         out.print(Text.assemble(score, "  ", record, (place, "dim")), soft_wrap=True)
         for name, value in hit.columns.items():

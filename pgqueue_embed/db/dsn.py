@@ -48,6 +48,12 @@ def place_of(conninfo: str) -> str:
     return THE_DATABASE
 
 
+def place_if_private(conninfo: str) -> str:
+    """Return the same, to go behind what is in it; nothing where a person knows which it is."""
+    place = place_of(conninfo)
+    return f" in {place}" if place != THE_DATABASE else ""
+
+
 def describe_dsn(conninfo: str) -> str:
     """Return where `conninfo` leads, without any secret: ``app@db.lan:5432/reports``."""
     values = {**_libpq_defaults(), **conninfo_to_dict(conninfo)}

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
 from pgqueue_embed.db.errors import first_line, is_away
-from pgqueue_embed.db.session import Connection, OutOfTime
+from pgqueue_embed.db.session import OutOfTime
 from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PipelineFault, RoleFault
 
 # Another transaction was in the way, or the time was up: the next try may do.
@@ -48,7 +49,7 @@ BARE_NAME = (
 
 
 @contextmanager
-def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
+def on_users_tables(connection: psycopg.BaseConnection[Any], doing: str) -> Iterator[None]:
     """Say what PostgreSQL means by an error inside the block, which is `doing` something.
 
     Raises PipelineFault, or RoleFault where it is about the role of `connection`, and
@@ -67,7 +68,9 @@ def on_users_tables(connection: Connection, doing: str) -> Iterator[None]:
         raise fault(connection, error, doing) from None
 
 
-def fault(connection: Connection, error: psycopg.Error, doing: str) -> PipelineFault:
+def fault(
+    connection: psycopg.BaseConnection[Any], error: psycopg.Error, doing: str
+) -> PipelineFault:
     """Return the fault that `error` is, in one line: what was being done, and what the server says.
 
     `doing` begins a sentence, such as "reading public.reports".

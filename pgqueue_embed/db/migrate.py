@@ -13,10 +13,12 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db import applications
+from pgqueue_embed.db.dsn import place_of
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.extension import find_extension
 from pgqueue_embed.db.locks import MIGRATION_LOCK
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import MigrationError
 from pgqueue_embed.log import get_logger
 
@@ -84,7 +86,11 @@ def applied_migrations(connection: Connection) -> list[str]:
 
     Raises MigrationError where policies would hide rows of pgembed's own tables from this role.
     """
-    present, hidden = connection.row(PRESENT)
+    return run(connection, _applied_ones())
+
+
+def _applied_ones() -> Steps[list[str]]:
+    [(present, hidden)] = yield Step(PRESENT)
     if hidden is not None:
         raise MigrationError(
             f"row-level security would hide rows of {hidden} from this role; the owner of schema"
@@ -92,7 +98,7 @@ def applied_migrations(connection: Connection) -> list[str]:
         )
     if not present:
         return []
-    rows = connection.execute("select migration_id from pgembed._yoyo_migration order by 1")
+    rows = yield Step("select migration_id from pgembed._yoyo_migration order by 1")
     return [name for (name,) in rows]
 
 
@@ -103,16 +109,22 @@ def available_migrations() -> list[str]:
 
 def check_schema(connection: Connection) -> None:
     """Raise MigrationError unless the database has exactly this program's migrations."""
-    applied, available = applied_migrations(connection), available_migrations()
+    run(connection, schema_checked(connection))
+
+
+def schema_checked(connection: AnyConnection) -> Steps[None]:
+    """Do what `check_schema` does."""
+    applied, available = (yield from _applied_ones()), available_migrations()
+    place = place_of(connection.info.dsn)
     newer = sorted(set(applied) - set(available))
     if newer:
         raise MigrationError(
-            f"{connection.place} has migration {newer[-1]}, which this pgembed does not know;"
+            f"{place} has migration {newer[-1]}, which this pgembed does not know;"
             " upgrade pgembed on this machine"
         )
     if applied != available:
         what = "has no schema pgembed yet" if not applied else "needs a newer schema pgembed"
-        raise MigrationError(f"{connection.place} {what}; run: pgembed migrate")
+        raise MigrationError(f"{place} {what}; run: pgembed migrate")
 
 
 def _apply(conninfo: str) -> list[str]:

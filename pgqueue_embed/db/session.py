@@ -16,7 +16,7 @@ from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.db import applications
-from pgqueue_embed.db.dsn import THE_DATABASE, describe_dsn, place_of
+from pgqueue_embed.db.dsn import describe_dsn, place_if_private, place_of
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
@@ -149,7 +149,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     @property
     def place_if_private(self) -> str:
         """The same, to be put behind what is in it; nothing where a person knows which it is."""
-        return f" in {self.place}" if self.place != THE_DATABASE else ""
+        return place_if_private(self.info.dsn)
 
     @property
     def silent_seconds(self) -> float:

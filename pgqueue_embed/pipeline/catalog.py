@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
+from pgqueue_embed.db.dsn import place_if_private
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
+from pgqueue_embed.errors import NotFound, PipelineReplaced
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import COLUMNS, columns_json, from_row
 from pgqueue_embed.untrusted.foreign_text import MOST_STORED_CHARACTERS, printable
@@ -29,21 +31,29 @@ def pipeline_names(connection: Connection) -> list[str]:
 
 
 def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pipeline]:
-    """Return the pipelines called `names`, or all; raises UsageError for an unknown name."""
-    query = sql.SQL("select {} from pgembed.pipelines order by id")
-    rows = connection.execute(query.format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS))))
+    """Return the pipelines called `names`, or all; raises NotFound for an unknown name."""
+    return run(connection, pipelines_read(connection, names))
+
+
+SELECT = sql.SQL("select {} from pgembed.pipelines order by id").format(
+    sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
+)
+
+
+def pipelines_read(connection: AnyConnection, names: Sequence[str] = ()) -> Steps[list[Pipeline]]:
+    """Do what `load_pipelines` does."""
+    rows = yield Step(SELECT)
     pipelines = {pipeline.name: pipeline for pipeline in map(from_row, rows)}
     for name in names:
         if name not in pipelines:
             known = ", ".join(pipelines) or "none yet; make one: pgembed create"
-            raise UsageError(
-                f"there is no pipeline '{name}'{connection.place_if_private}; there is {known}"
-            )
+            place = place_if_private(connection.info.dsn)
+            raise NotFound(f"there is no pipeline '{name}'{place}; there is {known}")
     return [pipeline for pipeline in pipelines.values() if not names or pipeline.name in names]
 
 
 def load_pipeline(connection: Connection, name: str) -> Pipeline:
-    """Return the pipeline called `name`; raises UsageError when there is none."""
+    """Return the pipeline called `name`; raises NotFound when there is none."""
     return load_pipelines(connection, [name])[0]
 
 
@@ -66,11 +76,16 @@ def is_current(connection: Connection, pipeline: Pipeline) -> bool:
     The target is another one once generations have been switched, and the key may follow that of
     the source.
     """
+    return run(connection, currency_read(pipeline))
+
+
+def currency_read(pipeline: Pipeline) -> Steps[bool]:
+    """Do what `is_current` does."""
     target = pipeline.target
     place = (target.schema, target.name, pipeline.spec.columns.embedding)
     values = (pipeline.id, *place, columns_json(pipeline.key.columns))
-    same = connection.value(STILL_THE_SAME, values)
-    return bool(same)
+    [(is_same,)] = yield Step(STILL_THE_SAME, values)
+    return bool(is_same)
 
 
 # How the reason of a pause ends that a fault caused, and no person.

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pgqueue_embed.errors import NotFound
 from pgqueue_embed.serve.assistants import McpDoor, assistant_server
 from pgqueue_embed.serve.bodies import SEARCH_FIELDS, JsonResponse, json_object, search_of
 from pgqueue_embed.serve.embeddings import (
@@ -22,7 +23,7 @@ from pgqueue_embed.serve.embeddings import (
     model_answer,
 )
 from pgqueue_embed.serve.encoders import WarmEncoders
-from pgqueue_embed.serve.faults import UnknownPipeline, told
+from pgqueue_embed.serve.faults import told
 from pgqueue_embed.serve.overload import RequestLimit
 from pgqueue_embed.serve.service import SearchService
 from pgqueue_embed.vector_search.hit_json import hit_json
@@ -111,7 +112,7 @@ class _Doors:
         given = json_object(await request.body(), VECTOR_FIELDS)
         encoded = await self._encoders.encode_if_loaded(**given)
         if encoded is None:
-            raise UnknownPipeline("no such model is loaded here")
+            raise NotFound("no such model is loaded here")
         vector = base64.b64encode(encoded.vectors[0].astype("<f4").tobytes()).decode()
         return JsonResponse({"vector": vector, "unknown_share": encoded.unknown_share})
 

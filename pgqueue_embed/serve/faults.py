@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass, field
 
 import psycopg
@@ -11,23 +10,9 @@ import psycopg
 from pgqueue_embed.db.errors import is_away, refused
 from pgqueue_embed.db.faults import is_of_the_role
 from pgqueue_embed.db.session import OutOfTime
-from pgqueue_embed.errors import (
-    DatabaseUnavailable,
-    ModelError,
-    PgembedError,
-    PipelineReplaced,
-    RoleFault,
-    SetupError,
-    UsageError,
-)
+from pgqueue_embed.errors import PgembedError, as_arguments
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.serve.overload import RETRY_AFTER_SECONDS, Overloaded
-
-_OPTION = re.compile(r"(?<!\w)--([a-z][a-z-]*)")
-
-
-class UnknownPipeline(UsageError):
-    """There is no pipeline of that name here, or no model."""
+from pgqueue_embed.serve.overload import RETRY_AFTER_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +24,7 @@ class Told:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-# The first kind that fits; what is worth trying again has a status that says so.
-STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (Overloaded, 429),
-    (UnknownPipeline, 404),
-    (RoleFault, 403),
-    (UsageError, 400),
-    (DatabaseUnavailable, 503),
-    (OutOfTime, 503),
-    (PipelineReplaced, 503),
-    (ModelError, 503),
-    (SetupError, 503),
-    (PgembedError, 500),
-)
+# What is worth trying again has a status that says so.
 WORTH_TRYING_AGAIN = (429, 503)
 
 
@@ -63,13 +36,12 @@ def told(error: Exception) -> Told:
         return Told(status=500, message="an error of the server, described in its log")
     message = refused(error) if _is_plain_database_error(error) else str(error)
     again = {"retry-after": str(RETRY_AFTER_SECONDS)} if status in WORTH_TRYING_AGAIN else {}
-    return Told(status=status, message=_in_words_of_json(message), headers=again)
+    return Told(status=status, message=as_arguments(message), headers=again)
 
 
 def _status(error: Exception) -> int:
-    for kind, status in STATUSES:
-        if isinstance(error, kind):
-            return status
+    if isinstance(error, PgembedError):
+        return error.status
     if isinstance(error, psycopg.Error):
         if is_of_the_role(error):
             return 403
@@ -82,8 +54,3 @@ def _status(error: Exception) -> int:
 
 def _is_plain_database_error(error: Exception) -> bool:
     return isinstance(error, psycopg.Error) and not isinstance(error, OutOfTime)
-
-
-def _in_words_of_json(message: str) -> str:
-    """Return a message that names fields of a request, and not options of a command."""
-    return _OPTION.sub(lambda option: option[1].replace("-", "_"), message)

@@ -20,6 +20,8 @@ RETRY_AFTER_SECONDS = 1
 class Overloaded(PgembedError):
     """More is asked for than can be answered soon; worth trying again."""
 
+    status = 429
+
     def __init__(self) -> None:
         super().__init__("too many requests wait already; try again in a second")
 

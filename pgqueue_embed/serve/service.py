@@ -15,29 +15,33 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import is_of_the_role
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import PgembedError, PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.errors import (
+    NotFound,
+    PgembedError,
+    PipelineFault,
+    PipelineReplaced,
+    UsageError,
+)
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.model import use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.serve.encoders import Encoder, WarmEncoders
-from pgqueue_embed.serve.faults import UnknownPipeline
 from pgqueue_embed.serve.query_batches import Encoded
-from pgqueue_embed.serve.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
 from pgqueue_embed.vector_search import query as semantic_search
-from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.asked import TRIES
+from pgqueue_embed.vector_search.query import CONDITION_SECONDS, Hit
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
+from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
 
 # For so long, a pipeline that was changed may be searched as it was.
 KNOWN_SECONDS = 2.0
-
-# A switch of generations in the midst of a search is met again by none of the next tries.
-TRIES = 3
 
 # Chunks of one search: what is shown to a person or a program, and no export of the table.
 MOST_HITS = 1_000
@@ -72,7 +76,9 @@ class SearchService:
     def __init__(self, conninfo: str, encoder: Encoder, names: Sequence[str] = ()) -> None:
         self._encoder = encoder
         self._names = tuple(names)
-        self._sessions = Sessions(conninfo)
+        self._sessions = Sessions(
+            conninfo, application_name=applications.SERVE, patience_seconds=CONDITION_SECONDS
+        )
         self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
         self._known: dict[str, Pipeline] = {}
         self._known_at = -KNOWN_SECONDS
@@ -86,13 +92,13 @@ class SearchService:
         return list(self._known.values())
 
     async def pipeline(self, name: str) -> Pipeline:
-        """Return the pipeline called `name`; raises UnknownPipeline."""
+        """Return the pipeline called `name`; raises NotFound."""
         found = {each.name: each for each in await self.pipelines()}
         if name not in found:
             found = {each.name: each for each in await self.pipelines(anew=True)}
         if name not in found:
             known = ", ".join(found) or "none yet"
-            raise UnknownPipeline(f"there is no pipeline '{name}' here; there is {known}")
+            raise NotFound(f"there is no pipeline '{name}' here; there is {known}")
         return found[name]
 
     async def find(self, search: Search) -> list[Hit]:
@@ -126,7 +132,7 @@ class SearchService:
     async def of_model(self, name: str) -> Pipeline:
         """Return a pipeline by its name, or by that of its model where that says enough.
 
-        Raises UnknownPipeline for any other model, and UsageError where pipelines use it in
+        Raises NotFound for any other model, and UsageError where pipelines use it in
         different ways.
         """
         found = await self.pipelines()
@@ -134,7 +140,7 @@ class SearchService:
         fitting = by_name or [each for each in found if each.model == name]
         if not fitting:
             known = ", ".join(each.name for each in found) or "none yet"
-            raise UnknownPipeline(
+            raise NotFound(
                 f"there is no model '{name}' here; give the name of a pipeline, whose model is"
                 f" used: {known}"
             )

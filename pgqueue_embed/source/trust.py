@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import Step, Steps, run
 from pgqueue_embed.errors import UntrustedCode
 from pgqueue_embed.pipeline.columns import BASE_TYPE
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -269,7 +270,7 @@ class Trust:
             yield
             return
         with connection.transaction():
-            _lock(connection, self.wanted)
+            run(connection, _locked(self.wanted))
             look(
                 connection,
                 self.wanted,
@@ -294,17 +295,23 @@ def look(
     `reads_source`. Raises UntrustedCode if code of a role
     with fewer rights would run with those of this one.
     """
+    return run(connection, looked(wanted, where, searching=searching, reads_source=reads_source))
+
+
+def looked(
+    wanted: PipelineSpec, where: str | None, *, searching: bool, reads_source: bool
+) -> Steps[Trust]:
+    """Do what `look` does."""
     if wanted.trust_owners:
         return Trust(wanted=wanted, may_change=False)
     may_change, role, untrusted = False, "", None
-    if is_anything_untrusted(connection):
+    [(is_anything,)] = yield Step(_anything_untrusted())
+    if is_anything:
         query = sql.SQL(UNTRUSTED).format(
             untrusted_roles=sql.SQL(UNTRUSTED_ROLES), base_type=sql.SQL(BASE_TYPE)
         )
-        found = connection.execute(
-            query, _values(wanted, where, searching, reads_source)
-        ).fetchone()
-        may_change, role, untrusted = found or (True, "", None)
+        rows = yield Step(query, _values(wanted, where, searching, reads_source))
+        may_change, role, untrusted = rows[0] if rows else (True, "", None)
     if untrusted is not None:
         what, owner = untrusted
         tables = f"{wanted.source} or {wanted.target}" if reads_source else wanted.target
@@ -325,11 +332,13 @@ def look(
 
 def is_anything_untrusted(connection: Connection) -> bool:
     """Return whether the long query can find anything: planning it takes the server 10 ms."""
-    query = sql.SQL(ANYTHING_UNTRUSTED).format(
+    return bool(connection.value(_anything_untrusted()))
+
+
+def _anything_untrusted() -> sql.Composed:
+    return sql.SQL(ANYTHING_UNTRUSTED).format(
         untrusted_roles=sql.SQL(UNTRUSTED_ROLES), first_normal_oid=sql.Literal(FIRST_NORMAL_OID)
     )
-    is_anything = connection.value(query)
-    return bool(is_anything)
 
 
 # A table of a trusted owner does not become a trap without the owner, and one of another owner is
@@ -365,6 +374,16 @@ def trusting(
         yield
 
 
+def trusted(
+    wanted: PipelineSpec, where: str | None, *, searching: bool, reads_source: bool
+) -> Steps[None]:
+    """Do what `trusting` does, in a transaction and for what follows in it."""
+    trust = yield from looked(wanted, where, searching=searching, reads_source=reads_source)
+    if trust.may_change:
+        yield from _locked(wanted)
+        yield from looked(wanted, where, searching=searching, reads_source=reads_source)
+
+
 def _values(
     wanted: PipelineSpec, where: str | None, searching: bool, reads_source: bool
 ) -> dict[str, Any]:
@@ -391,9 +410,9 @@ def _values(
 LOCKABLE = "select has_table_privilege(to_regclass(%s), 'select')"
 
 
-def _lock(connection: Connection, wanted: PipelineSpec) -> None:
+def _locked(wanted: PipelineSpec) -> Steps[None]:
     for table in (wanted.source, wanted.target):
-        lockable = connection.value(LOCKABLE, (table.quoted,))
-        if lockable:
+        [(is_lockable,)] = yield Step(LOCKABLE, (table.quoted,))
+        if is_lockable:
             lock = sql.SQL("lock table {} in access share mode")
-            connection.execute(lock.format(table.identifier))
+            yield Step(lock.format(table.identifier))

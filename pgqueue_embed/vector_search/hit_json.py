@@ -16,6 +16,8 @@ def hit_json(hit: Hit, request: SearchRequest) -> dict[str, Any]:
     Values of columns may still be dates, say: `plain_json.plain` writes them.
     """
     values = asdict(hit)
+    # As text: JSON has no dates, and readers of it lose the digits of great numbers.
+    values["key"] = values.pop("key_text")
     values["columns"] = finite(values["columns"])
     if not request.columns:
         del values["columns"]

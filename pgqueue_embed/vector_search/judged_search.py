@@ -127,7 +127,7 @@ def _search_all(
 ) -> NDArray[np.float64]:
     rankings = {}
     for number, (query, words) in enumerate(queries.items(), start=1):
-        rankings[query] = [hit.key for hit in find(words)]
+        rankings[query] = [hit.key_text for hit in find(words)]
         on_progress(name, number, len(queries))
     return by_query(rankings, judgements)
 

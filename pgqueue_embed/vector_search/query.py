@@ -1,4 +1,8 @@
-"""Semantic search in a pipeline's vectors: the chunks nearest to a query's, in the best order."""
+"""Semantic search in a pipeline's vectors: the chunks nearest to a query's, in the best order.
+
+What is sent, and how rows are read, is made here once, as steps: `search` sends them over a
+session, and a program's own connection of psycopg, of either kind, does as well.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from psycopg import sql
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.names import Table
-from pgqueue_embed.db.session import Connection, RawCursor
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import AnyConnection, Step, Steps, read_on
 from pgqueue_embed.errors import (
     MissingRight,
     PipelineFault,
@@ -22,14 +27,16 @@ from pgqueue_embed.errors import (
     UntrustedCode,
     UsageError,
 )
-from pgqueue_embed.pipeline.catalog import is_current
+from pgqueue_embed.pipeline.catalog import currency_read
+from pgqueue_embed.pipeline.key_values import key_of
 from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import trusting
+from pgqueue_embed.source.trust import trusted, trusting
 from pgqueue_embed.target import target_of
-from pgqueue_embed.vector_search.relation import raw, relation_of
+from pgqueue_embed.vector_search.near import Near, Origin, origin_of
+from pgqueue_embed.vector_search.relation import Relation, raw, related
 from pgqueue_embed.vector_search.request import SearchRequest
-from pgqueue_embed.vector_search.rights import naming_missing_rights
+from pgqueue_embed.vector_search.rights import naming_missing_rights, with_rights_named
 from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
 
 
@@ -37,6 +44,8 @@ from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
 class Hit:
     """A chunk that answers a query; `score` is the cosine similarity, -1 to 1.
 
+    `key` is the record's in its own type, as psycopg reads it: an int, str, UUID, date or datetime,
+    of several columns a tuple. `key_text` is its text, as in pgembed.dead_letters and in JSON.
     `chunk` is verbatim: the document's characters from `start_char` up to `end_char`. In a table
     that is being adopted, a chunk that was not found right yet may have no index and offsets.
     `columns` are those that were asked for. Where a record was to be found once, `matched` counts
@@ -44,7 +53,8 @@ class Hit:
     its own, if it has read the chunk.
     """
 
-    key: str
+    key: Any
+    key_text: str
     score: float
     chunk_index: int | None
     start_char: int | None
@@ -88,26 +98,40 @@ CONDITION_SECONDS = 60
 
 
 def search(
-    connection: Connection,
+    connection: psycopg.Connection[Any],
     pipeline: Pipeline,
-    query_vector: NDArray[np.float32],
+    near: Near,
     request: SearchRequest,
     score: Score | None = None,
 ) -> list[Hit]:
     """Return the chunks that `request` asks for, best first: never fewer than there are.
 
-    `query_vector` has shape (dimensions,). With `score` the first of them are ordered by that.
-    Raises PipelineReplaced if the next generation, to which
-    the query's vector may mean nothing, has just taken over; UsageError for a request that cannot
-    be, or a target table that is not there, and MissingRight for one that may not be read.
+    They are nearest to a query's vector, of shape (dimensions,), or to a record, which is not found
+    itself. With `score` the first of them are ordered by that. Nothing of it stays in the session.
+    Raises PipelineReplaced if the next generation, to which the query's vector may mean nothing,
+    has just taken over; UsageError for a request that cannot be, or a target table that is not
+    there, NotFound for a record without vectors, and MissingRight for what may not be read.
     """
     request.check()
+    wanted = wanted_to_order(request, score)
+    found = read_on(connection, nearest(connection, pipeline, near, wanted))
+    return in_better_order(found, request, score)
+
+
+def wanted_to_order(request: SearchRequest, score: Score | None) -> SearchRequest:
+    """Return what has to be found so that `in_better_order` can answer the request."""
     if score is None and request.mmr is None:
-        return _nearest(connection, pipeline, query_vector, request)
+        return request
     # Of the same ones for each page, so that none is shown twice.
+    wanted = request.offset + request.limit
+    return replace(request, offset=0, limit=max(request.rerank_top, wanted))
+
+
+def in_better_order(found: Sequence[Hit], request: SearchRequest, score: Score | None) -> list[Hit]:
+    """Return the hits of `request` out of what was found, the first ones ordered by `score`."""
+    if score is None and request.mmr is None:
+        return list(found)
     top, wanted = request.rerank_top, request.offset + request.limit
-    wide = replace(request, offset=0, limit=max(top, wanted))
-    found = _nearest(connection, pipeline, query_vector, wide)
     ordered = [*_in_better_order(found[:top], request.mmr, score), *found[top:]]
     return [_plain(hit) for hit in ordered[request.offset : wanted]]
 
@@ -129,35 +153,18 @@ def _plain(hit: Hit) -> Hit:
     return Hit(**{each.name: getattr(hit, each.name) for each in fields(Hit)})
 
 
-def _nearest(
-    connection: Connection,
-    pipeline: Pipeline,
-    query_vector: NDArray[np.float32],
-    request: SearchRequest,
-) -> list[Hit]:
+def nearest(
+    connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
+) -> Steps[list[Hit]]:
+    """Read, in a transaction that is rolled back, what `search` finds before it is ordered anew."""
+    steps = _found(connection, pipeline, near, request)
     try:
-        with (
-            naming_missing_rights(connection, _tables(pipeline, request)),
-            trusting(
-                connection,
-                pipeline.spec,
-                where=request.where,
-                searching=True,
-                reads_source=request.reads_source,
-            ),
-            on_users_tables(connection, _SEARCHING),
-            connection.transaction(),
-        ):
-            _prepare(connection, request)
-            scan = _Scan(connection, pipeline, query_vector, request)
-            hits = _best_of_records(scan) if request.per_record else _best(scan)
-            _check_present(connection, pipeline)
-            return hits
+        return (yield from with_rights_named(connection, _tables(pipeline, request), steps))
     except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
         # The vectors of another generation may be of another length, or have moved.
-        _check_present(connection, pipeline)
+        yield from _check_present(pipeline)
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None
     except psycopg.Error as error:
         if request.where is None or connection.closed:
@@ -172,11 +179,29 @@ def _tables(pipeline: Pipeline, request: SearchRequest) -> list[Table]:
     return [pipeline.target, *([pipeline.source] if request.reads_source else [])]
 
 
-def _prepare(connection: Connection, request: SearchRequest) -> None:
-    connection.execute(WHAT_ONE_MAY_SEE)
+def _found(
+    connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
+) -> Steps[list[Hit]]:
+    yield from trusted(
+        pipeline.spec, request.where, searching=True, reads_source=request.reads_source
+    )
+    with on_users_tables(connection, _SEARCHING):
+        yield from _prepare(request)
+        origin = yield from origin_of(pipeline, near)
+        relation = yield from related(connection, pipeline, request)
+        if relation is None:
+            raise _replaced(pipeline)
+        scan = _Scan(pipeline, relation, request, origin)
+        hits = yield from (_best_of_records(scan) if request.per_record else _best(scan))
+        yield from _check_present(pipeline)
+        return hits
+
+
+def _prepare(request: SearchRequest) -> Steps[None]:
+    yield Step(WHAT_ONE_MAY_SEE)
     if request.where is not None:
-        connection.execute("set local transaction_read_only = on")
-        connection.execute(f"set local statement_timeout = '{CONDITION_SECONDS}s'")
+        yield Step("set local transaction_read_only = on")
+        yield Step(f"set local statement_timeout = '{CONDITION_SECONDS}s'")
 
 
 class _Scan:
@@ -184,34 +209,34 @@ class _Scan:
 
     def __init__(
         self,
-        connection: Connection,
         pipeline: Pipeline,
-        query_vector: NDArray[np.float32],
+        relation: Relation,
         request: SearchRequest,
+        origin: Origin,
     ) -> None:
         self.request = request
-        self._connection = connection
         self._pipeline = pipeline
-        found = relation_of(connection, pipeline, request)
-        if found is None:
-            raise _replaced(pipeline)
-        self._relation = found
-        self._vector = "[" + ",".join(map(repr, query_vector.tolist())) + "]"
+        self._relation = relation
+        self._origin = origin
+        self._vector = "[" + ",".join(map(repr, origin.vector.tolist())) + "]"
 
-    def nearest(self, count: int) -> list[Hit]:
-        """Return the `count` nearest chunks of those that the condition lets in, or all."""
+    def nearest(self, count: int) -> Steps[list[Hit]]:
+        """Read the `count` nearest chunks of those that the condition lets in, or all."""
         scan = self._relation.scan
-        values = {"id": self._pipeline.id, "count": count, "scan": scan}
-        self._connection.execute(WIDEN, values)
-        rows = self._run(self._relation.statement, count)
+        # The record that others are to be like is the nearest of all.
+        wanted = min(count + self._origin.chunks, MOST_COUNT)
+        if scan != "exact":
+            yield Step(WIDEN, {"id": self._pipeline.id, "count": wanted, "scan": scan})
+        rows = yield self._step(self._relation.statement, wanted)
         # An index gives up at some time: with a rare condition, before it has found them all.
         is_enough = bool(rows) and rows[0][-1]
         if scan != "exact" and not is_enough:
-            rows = self._run(self._relation.exact_statement, count)
-        return [self._hit(row) for row in rows]
+            rows = yield self._step(self._relation.exact_statement, wanted)
+        hits = map(self._hit, rows)
+        return [hit for hit in hits if hit.key_text != self._origin.key_text][:count]
 
-    def matched(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return how many chunks of each record reach the threshold."""
+    def matched(self, keys: Sequence[str]) -> Steps[dict[str, int]]:
+        """Read how many chunks of each record reach the threshold."""
         key = self._pipeline.key
         key_names = [f"pgembed_{name}" for name in key.positions]
         query = MATCHED.format(
@@ -221,21 +246,20 @@ class _Scan:
             distance=self._relation.distance,
             key_is_among_keys=raw(key.among("chunk", key_names, "keys")).replace("%(keys)s", "$3"),
         )
-        return dict(self._execute(query, self._vector, self.request.threshold, list(keys)))
+        return dict((yield self._step(query, self.request.threshold, list(keys))))
 
-    def _run(self, statement: str, count: int) -> list[tuple[Any, ...]]:
-        return self._execute(statement, self._vector, count)
-
-    def _execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with RawCursor(self._connection) as cursor:
-            # It is made of names that PostgreSQL has quoted, and of what a person may say.
-            return cursor.execute(statement, values).fetchall()
+    def _step(self, statement: str, *values: object) -> Step:
+        # It is made of names that PostgreSQL has quoted, and of what a person may say.
+        return Step(statement, (self._vector, *values), raw=True)
 
     def _hit(self, row: tuple[Any, ...]) -> Hit:
-        key, chunk_index, start_char, end_char, chunk, distance, *values, _ = row
+        key_text, chunk_index, start_char, end_char, chunk, distance, *values, _ = row
+        parts = len(self._pipeline.key.columns)
+        key, values = key_of(values[:parts]), values[parts:]
         vector = values.pop() if self.request.mmr is not None else None
         found = {
             "key": key,
+            "key_text": key_text,
             "score": 1 - distance,
             "chunk_index": chunk_index,
             "start_char": start_char,
@@ -246,34 +270,35 @@ class _Scan:
         return Hit(**found) if vector is None else _Candidate(**found, vector=vector)
 
 
-def _best(scan: _Scan) -> list[Hit]:
+def _best(scan: _Scan) -> Steps[list[Hit]]:
     request = scan.request
-    found = scan.nearest(min(request.offset + request.limit, MOST_COUNT))
+    found = yield from scan.nearest(min(request.offset + request.limit, MOST_COUNT))
     return [hit for hit in found if hit.score >= request.threshold][request.offset :]
 
 
-def _best_of_records(scan: _Scan) -> list[Hit]:
-    """Return the best chunk of each record; looks at more chunks until there are enough records."""
+def _best_of_records(scan: _Scan) -> Steps[list[Hit]]:
+    """Read the best chunk of each record; looks at more chunks until there are enough records."""
     request = scan.request
     wanted = request.offset + request.limit
     count = min(4 * wanted, MOST_COUNT)
     while True:
-        found = scan.nearest(count)
+        found = yield from scan.nearest(count)
         best: dict[str, Hit] = {}
         for hit in found:
             if hit.score >= request.threshold:
-                best.setdefault(hit.key, hit)
+                best.setdefault(hit.key_text, hit)
         if len(best) >= wanted or len(found) < count or found[-1].score < request.threshold:
             break
         count = min(4 * count, MOST_COUNT)
     hits = list(best.values())[request.offset : wanted]
-    matched = scan.matched([hit.key for hit in hits])
-    return [replace(hit, matched=matched[hit.key]) for hit in hits]
+    matched = yield from scan.matched([hit.key_text for hit in hits])
+    # Of a record that was changed just now, what was found counts.
+    return [replace(hit, matched=matched.get(hit.key_text, 1)) for hit in hits]
 
 
-def _check_present(connection: Connection, pipeline: Pipeline) -> None:
+def _check_present(pipeline: Pipeline) -> Steps[None]:
     """Raise PipelineReplaced unless the table just read, locked by that, is the pipeline's own."""
-    if not is_current(connection, pipeline):
+    if not (yield from currency_read(pipeline)):
         raise _replaced(pipeline)
 
 

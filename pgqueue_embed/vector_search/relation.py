@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.condition import refusal
+from pgqueue_embed.source.condition import refused
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.request import SearchRequest
 
@@ -47,6 +48,8 @@ cross join pgembed.search_scan(pipelines) as scan
 class Relation:
     """The SQL of a search. In all of it the query's vector is $1, in the statements the limit $2.
 
+    Rows of the statements have the key's columns behind the distance, then what was asked for.
+
     `scan` is how the index quantizes that orders `statement`; `exact_statement` uses none. `key`
     and `distance` are those of a row of `relation`.
     """
@@ -66,20 +69,30 @@ def relation_of(
 
     Raises UsageError for columns or a condition that are not to be had.
     """
+    with connection.transaction():
+        return run(connection, related(connection, pipeline, request))
+
+
+def related(
+    connection: AnyConnection, pipeline: Pipeline, request: SearchRequest
+) -> Steps[Relation | None]:
+    """Do what `relation_of` does, in a transaction."""
+    own = [f"chunk.pgembed_{name}" for name in pipeline.key.positions]
+    asked = yield from _qualified(pipeline, request)
     values = {
         "id": pipeline.id,
         "rows": raw(target_of(pipeline).rows),
         "reads_source": request.reads_source,
         "where": request.where,
-        "columns": [*_qualified(connection, pipeline, request), *_vector(request)],
+        "columns": [*own, *asked, *_vector(request)],
     }
-    row = connection.execute(STATEMENTS, values).fetchone()
-    if row is None:
+    rows = yield Step(STATEMENTS, values)
+    if not rows:
         return None
     names = ("scan", "statement", "exact_statement", "relation", "key", "distance")
-    found = Relation(**dict(zip(names, row, strict=True)))
+    found = Relation(**dict(zip(names, rows[0], strict=True)))
     if request.where is not None:
-        _check_condition(connection, pipeline, found, request.where)
+        yield from _check_condition(connection, pipeline, found, request.where)
     return found
 
 
@@ -88,10 +101,10 @@ def raw(composed: sql.Composable) -> str:
     return composed.as_string(None).replace("%%", "%")
 
 
-def _qualified(connection: Connection, pipeline: Pipeline, request: SearchRequest) -> list[str]:
+def _qualified(pipeline: Pipeline, request: SearchRequest) -> Steps[list[str]]:
     if not request.columns:
         return []
-    known = dict(connection.execute(COLUMNS, (pipeline.id,)).fetchall())
+    known: dict[str, str] = dict((yield Step(COLUMNS, (pipeline.id,))))
     for name in request.columns:
         if name not in known:
             raise UsageError(
@@ -103,20 +116,20 @@ def _qualified(connection: Connection, pipeline: Pipeline, request: SearchReques
 
 def _vector(request: SearchRequest) -> list[str]:
     """Return the column of the vector, behind those that were asked for, if it is needed."""
-    return [] if request.mmr is None else ["chunk.pgembed_embedding"]
+    return [] if request.mmr is None else ["chunk.pgembed_embedding::text"]
 
 
 def _check_condition(
-    connection: Connection, pipeline: Pipeline, found: Relation, where: str
-) -> None:
+    connection: AnyConnection, pipeline: Pipeline, found: Relation, where: str
+) -> Steps[None]:
     """Raise UsageError, in the words of PostgreSQL, for what is no condition over `found`.
 
     And psycopg's error where the tables may not be read, whatever the condition.
     """
     relation = sql.SQL(found.relation.replace("%", "%%"))
-    refused = refusal(connection, relation, where)
-    if refused is not None:
-        connection.execute(sql.SQL("select from {} limit 0").format(relation), ())
+    why = yield from refused(connection, relation, where)
+    if why is not None:
+        yield Step(sql.SQL("select from {} limit 0").format(relation), ())
         raise UsageError(
-            f"--where is not a condition over {pipeline.source} and {pipeline.target}: {refused}"
+            f"--where is not a condition over {pipeline.source} and {pipeline.target}: {why}"
         )

@@ -10,6 +10,7 @@ import psycopg
 from pgqueue_embed.db.errors import first_line, is_row_security
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import Answer, AnyConnection, Step, Steps, guarded, run
 from pgqueue_embed.errors import MissingRight, RoleFault, UntrustedCode
 
 # What any search reads of pgembed's own; see docs/security.md.
@@ -46,12 +47,24 @@ def naming_missing_rights(
         yield
     except UntrustedCode:
         raise
-    except RoleFault as error:
-        raise MissingRight(_with_grants(connection, str(error), tables)) from None
-    except psycopg.errors.InsufficientPrivilege as error:
+    except (RoleFault, psycopg.errors.InsufficientPrivilege) as error:
         if is_row_security(error):
             raise
-        raise MissingRight(_with_grants(connection, first_line(error), tables)) from None
+        raise run(connection, _missing_right(error, tables)) from None
+
+
+def with_rights_named(
+    connection: AnyConnection, tables: Sequence[Table], steps: Steps[Answer]
+) -> Steps[Answer]:
+    """Do what `naming_missing_rights` does, for `steps` in a transaction."""
+    try:
+        return (yield from guarded(connection, steps))
+    except UntrustedCode:
+        raise
+    except (RoleFault, psycopg.errors.InsufficientPrivilege) as error:
+        if is_row_security(error):
+            raise
+        raise (yield from _missing_right(error, tables)) from None
 
 
 def missing_grants(connection: Connection, tables: Sequence[Table]) -> list[str]:
@@ -60,12 +73,19 @@ def missing_grants(connection: Connection, tables: Sequence[Table]) -> list[str]
     A right on some columns would do where these are all that is read; that of the whole table is
     what is named.
     """
+    return run(connection, _missing(tables))
+
+
+def _missing(tables: Sequence[Table]) -> Steps[list[str]]:
     places = ([each.schema for each in tables], [each.name for each in tables])
-    return [grant for _, grant in connection.execute(MISSING, places)]
+    return [grant for _, grant in (yield Step(MISSING, places))]
 
 
-def _with_grants(connection: Connection, says: str, tables: Sequence[Table]) -> str:
+def _missing_right(
+    error: RoleFault | psycopg.Error, tables: Sequence[Table]
+) -> Steps[MissingRight]:
+    says = first_line(error) if isinstance(error, psycopg.Error) else str(error)
     grants: list[str] = []
     with suppress(psycopg.Error):
-        grants = missing_grants(connection, tables)
-    return f"{says}; missing: {'; '.join(grants)}" if grants else says
+        grants = yield from _missing(tables)
+    return MissingRight(f"{says}; missing: {'; '.join(grants)}" if grants else says)

@@ -207,7 +207,7 @@ class Searching:
 def _around(hit: Hit) -> Wanted:
     start = max((hit.start_char or 0) - AROUND_CHARACTERS, 0)
     end = min(hit.end_char or 0, (hit.start_char or 0) + MOST_CHUNK)
-    return Wanted(key=hit.key, start=start, characters=end + AROUND_CHARACTERS - start)
+    return Wanted(key=hit.key_text, start=start, characters=end + AROUND_CHARACTERS - start)
 
 
 def _found(hit: Hit, passage: Passage | None) -> Found:

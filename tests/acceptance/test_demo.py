@@ -153,5 +153,5 @@ def test_search_finds_what_brute_force_finds(
         hits = search(
             demonstration.connection, pipeline, query, SearchRequest(limit=10, threshold=-1.0)
         )
-        assert {f"{hit.key}_{hit.chunk_index}" for hit in hits} == {chunk_ids[n] for n in best}
+        assert {f"{hit.key_text}_{hit.chunk_index}" for hit in hits} == {chunk_ids[n] for n in best}
         assert np.allclose([hit.score for hit in hits], scores[best], atol=1e-4)

@@ -66,7 +66,7 @@ def test_several_databases_are_embedded_and_searched_as_one(
     scores = [hit.score for hit in names["best"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
-    assert {hit.key[-4:] for hit in names["best"]} <= {str(year) for year in YEARS}
+    assert {hit.key_text[-4:] for hit in names["best"]} <= {str(year) for year in YEARS}
 
 
 def block(name: str, language: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +60,8 @@ def url_of(conninfo: str, driver: str = "") -> str:
     return url.render_as_string(hide_password=False)
 
 
-def execute(name: str, conninfo: str) -> dict[str, Any]:
-    """Execute the document's example `name` on another database than it says."""
+def execute(name: str, conninfo: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Execute the document's example `name` on another database than it says, behind `names`."""
     code = marked_block(DOCUMENT, f"{name}: executed by the tests", "python")
     code, changed = re.subn(
         r"postgresql(\+psycopg)?://app@db\.lan/reports",
@@ -66,8 +69,11 @@ def execute(name: str, conninfo: str) -> dict[str, Any]:
         code,
     )
     assert changed == 1
-    namespace: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, str(DOCUMENT), "exec", dont_inherit=True), namespace)
+    namespace: dict[str, Any] = {"__name__": "example", **(names or {})}
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    running = eval(compile(code, str(DOCUMENT), "exec", flags, dont_inherit=True), namespace)
+    if inspect.iscoroutine(running):
+        asyncio.run(running)
     return namespace
 
 
@@ -80,6 +86,11 @@ def test_examples_run_as_they_stand(
     assert len(printed) == 6
     assert all(re.match(r"0\.\d\d  \d+  '", line) for line in printed[1:])
     assert_converged(reports, "reports")
+
+    application = execute("application", empty_conninfo)
+    assert application["similar"]
+    application = execute("awaited", empty_conninfo, application)
+    assert application["awaited"] == application["hits"]
 
     recipe = execute("SQLAlchemy", empty_conninfo)
     recipe["engine"].dispose()

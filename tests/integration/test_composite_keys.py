@@ -188,7 +188,8 @@ def test_search_tells_a_composite_key_as_the_queue_does(
     drain(session, pipeline, FakeDevice())
     vector = unit_vector("A valve leaked.")
     (hit,) = search(connection, pipeline, vector, SearchRequest(limit=1, threshold=-1))
-    assert hit.key == '[0, "key/2 \'\'ü\\""]'.replace("''", "'")
+    assert hit.key == (0, "key/2 'ü\"")
+    assert hit.key_text == '[0, "key/2 \'\'ü\\""]'.replace("''", "'")
     assert hit.score == pytest.approx(1)
 
 

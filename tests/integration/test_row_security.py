@@ -165,7 +165,7 @@ def test_search_finds_what_its_role_may_see(
     vector = unit_vector("Report 1.")
     with connect(embedder) as own:
         hits = search(own, pipeline, vector, SearchRequest(limit=RECORDS * 10, threshold=-1))
-    assert {hit.key for hit in hits} == {"1", "2", "3"}
+    assert {hit.key for hit in hits} == {1, 2, 3}
 
 
 def test_every_session_is_read_committed(conninfo: str) -> None:

@@ -280,7 +280,7 @@ class TestWriting:
             unit_vector("100 %: text 2"),
             SearchRequest(limit=2, threshold=0.9),
         )
-        assert [hit.key for hit in hits] == ['["a", "2024-01-03"]', '["b", "2024-01-03"]']
+        assert [hit.key_text for hit in hits] == ['["a", "2024-01-03"]', '["b", "2024-01-03"]']
         assert {hit.chunk for hit in hits} == {"100 %: text 2"}
 
     def test_names_of_any_kind(self, connection: Connection, session: Session) -> None:
@@ -563,7 +563,7 @@ class TestUsing:
         (hit,) = search(
             connection, pipeline, unit_vector(wanted), SearchRequest(limit=1, threshold=0.0)
         )
-        assert (hit.key, hit.chunk, hit.chunk_index) == ("7", wanted, 0)
+        assert (hit.key, hit.chunk, hit.chunk_index) == (7, wanted, 0)
         assert (hit.start_char, hit.end_char) == (0, len(wanted))
         assert hit.score == pytest.approx(1.0, abs=1e-5)
         everything = search(
@@ -589,7 +589,7 @@ class TestUsing:
         (hit,) = search(
             connection, pipeline, unit_vector(texts(60)[3]), SearchRequest(limit=1, threshold=0.5)
         )
-        assert hit.key == "4"
+        assert hit.key == 4
         connection.execute("select pg_stat_force_next_flush()")
         scans = one_value(
             connection, "select idx_scan from pg_stat_user_indexes where indexrelname = %s", (name,)

@@ -114,7 +114,7 @@ def test_program_and_sql_find_what_brute_force_finds(quantized: Quantized, limit
                 expected = nearest(own, where, query)[:limit]
                 request = SearchRequest(limit=limit, threshold=-1.0, where=where)
                 by_program = [
-                    int(hit.key) for hit in search(own, quantized.pipeline, query, request)
+                    int(hit.key_text) for hit in search(own, quantized.pipeline, query, request)
                 ]
                 by_sql = [
                     int(key)
@@ -144,7 +144,7 @@ def test_all_are_found_by_who_asks_for_more_than_can_be(
 def test_scores_are_those_of_the_whole_vectors(quantized: Quantized) -> None:
     with connect(quantized.conninfo) as own:
         hits = search(own, quantized.pipeline, QUERIES[0], SearchRequest(limit=5, threshold=-1.0))
-    similarities = [float(VECTORS[int(hit.key) - 1] @ QUERIES[0]) for hit in hits]
+    similarities = [float(VECTORS[int(hit.key_text) - 1] @ QUERIES[0]) for hit in hits]
     assert similarities == sorted(similarities, reverse=True)
     assert np.allclose([hit.score for hit in hits], similarities, atol=1e-3)
 

@@ -65,7 +65,7 @@ def keys(connection: Connection, pipeline: Pipeline, degrees: float, limit: int)
     found = search(
         connection, pipeline, direction(degrees), SearchRequest(limit=limit, threshold=-1)
     )
-    return [int(hit.key) for hit in found]
+    return [int(hit.key_text) for hit in found]
 
 
 def exact(degrees: float, limit: int) -> list[int]:
@@ -78,7 +78,7 @@ def test_the_nearest_chunks_come_first_with_cosine_similarity(
     connection: Connection, reports: Pipeline
 ) -> None:
     found = search(connection, reports, direction(0), SearchRequest(limit=3, threshold=0))
-    assert [hit.key for hit in found] == ["1", "2", "3"]
+    assert [hit.key for hit in found] == [1, 2, 3]
     assert found[1].score == pytest.approx(np.cos(np.radians(0.9)), abs=1e-6)
     assert (found[1].chunk, found[1].chunk_index) == ("text of 2", 0)
     assert (found[1].start_char, found[1].end_char) == (10, 20)
@@ -137,7 +137,7 @@ def test_the_extension_and_the_table_may_have_any_name(empty_conninfo: str) -> N
         assert [
             hit.key
             for hit in search(session, pipeline, direction(0), SearchRequest(limit=1, threshold=0))
-        ] == ["1"]
+        ] == [1]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import pgqueue_embed
-from pgqueue_embed.api import pipeline as api
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import ModelError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search import query_vector
+from pgqueue_embed.vector_search import asked, query_vector
 from pgqueue_embed.vector_search.query import Hit
 from pgqueue_embed.vector_search.variety import scaled, varied
 from tests.support.commands import pgembed
@@ -63,11 +62,11 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
             return 0.0
 
     monkeypatch.setattr(query_vector, "QueryEncoder", Encoder)
-    monkeypatch.setattr(api, "encoder_of", Encoder)
+    monkeypatch.setattr(asked, "encoder_of", Encoder)
 
 
 def places(hits: list[Hit]) -> list[tuple[str, int | None]]:
-    return [(hit.key, hit.chunk_index) for hit in hits]
+    return [(hit.key_text, hit.chunk_index) for hit in hits]
 
 
 def predicted(folder: Path, hits: list[Hit]) -> list[float]:
@@ -163,7 +162,7 @@ def test_variety_is_of_the_stored_vectors(
             "select fulltext_id || '-' || chunk_index, embedding::real[] from public.reports_chunks"
         ).fetchall()
     )
-    vectors = np.array([stored[f"{hit.key}-{hit.chunk_index}"] for hit in nearest], np.float32)
+    vectors = np.array([stored[f"{hit.key_text}-{hit.chunk_index}"] for hit in nearest], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     relevance = np.array([hit.score for hit in nearest], np.float32)
     order = marginal_relevance(vectors, relevance, 0.2)

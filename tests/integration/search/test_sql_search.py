@@ -66,7 +66,7 @@ def test_hits_are_those_of_the_program(
 ) -> None:
     theirs = ask(conninfo, reports, limit=20, where="kind < 10")
     ours = find(connection, {"kind": {"<": 10}}, 20)
-    assert [row[0] for row in ours] == [hit.key for hit in theirs]
+    assert [row[0] for row in ours] == [hit.key_text for hit in theirs]
     assert np.allclose([row[1] for row in ours], scores(theirs))
     assert [row[2:] for row in ours] == [
         (hit.chunk_index, hit.start_char, hit.end_char, hit.chunk) for hit in theirs
@@ -104,7 +104,7 @@ def test_vectors_in_a_column_and_keys_of_two_columns(
 ) -> None:
     hits = find(connection, {"b": {">": "2026-01-15"}}, 3, name="letters")
     assert [hit[0] for hit in hits] == [
-        hit.key for hit in ask(conninfo, letters, where="b > '2026-01-15'", limit=3)
+        hit.key_text for hit in ask(conninfo, letters, where="b > '2026-01-15'", limit=3)
     ]
 
 

@@ -1,0 +1,214 @@
+"""Search from a program: over sessions that are kept, or its own connection, awaited or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from numpy.typing import NDArray
+
+from pgqueue_embed.api.arguments import pipeline_name
+from pgqueue_embed.api.explained import explained
+from pgqueue_embed.api.pipeline import Pipeline
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import read_on, read_on_async
+from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.pipeline.key_values import RecordKey
+from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
+from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.sessions import Sessions, forget_what_was_set
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+
+def search(
+    pipeline: Pipeline,
+    query: str | None = None,
+    *,
+    vector: Sequence[float] | NDArray[Any] | None = None,
+    record: RecordKey | None = None,
+    limit: int = 5,
+    offset: int = 0,
+    threshold: float = 0.0,
+    where: str | None = None,
+    columns: Sequence[str] = (),
+    per_record: bool = False,
+    rerank: str | None = None,
+    rerank_top: int = 50,
+    mmr: float | None = None,
+    device: str = "auto",
+    connection: psycopg.Connection[Any] | None = None,
+    pool: ConnectionPool[Any] | None = None,
+) -> list[Hit]:
+    """Return up to `limit` chunks nearest in meaning to `query`, best first, behind `offset`.
+
+    Instead of words, `vector` is one of the pipeline's model, shape (dimensions,), and `record` the
+    key of a record whose like is wanted, in its own type or as text: it is not found itself.
+    Found are chunks with a cosine similarity of at least `threshold`, -1 to 1, for which the SQL
+    condition `where` over columns of source and target holds: never fewer than there are. Each hit
+    has the values of `columns`. With `per_record` a record is found once, by its best chunk, and
+    `matched` counts those that reach the threshold. Words go through the pipeline's own model, on
+    the CPU of this machine, loaded at the first search of the process. The `rerank_top` nearest are
+    ordered by the cross-encoder `rerank`, a name or a folder, on `device`, and with `mmr`, 1 for
+    relevance alone to 0, for variety.
+
+    It is read over a session that the pipeline's database keeps for searches, over `connection` or
+    over one of `pool`, where neither a setting nor a lock stays behind, in a transaction of yours
+    as well. Raises PgembedError, whose `status` tells the kind: 400 for a query without text or a
+    condition that PostgreSQL refuses, 403 with the GRANT, 404 for a pipeline or record that is not
+    there, 503 where the database or the model is not to be had.
+
+    Example::
+
+        for hit in search(reports, "battery overheated", where="event_type = 'D'"):
+            print(hit.score, hit.key, hit.chunk)
+    """
+    with explained():
+        plan = plan_of(pipeline_name(pipeline.name), _asked(locals(), connection, pool))
+        reader = _reader(pipeline.sessions, connection, pool, keeps=where is None)
+        return _run(plan, reader)
+
+
+async def search_async(
+    pipeline: Pipeline,
+    query: str | None = None,
+    *,
+    vector: Sequence[float] | NDArray[Any] | None = None,
+    record: RecordKey | None = None,
+    limit: int = 5,
+    offset: int = 0,
+    threshold: float = 0.0,
+    where: str | None = None,
+    columns: Sequence[str] = (),
+    per_record: bool = False,
+    rerank: str | None = None,
+    rerank_top: int = 50,
+    mmr: float | None = None,
+    device: str = "auto",
+    connection: psycopg.AsyncConnection[Any] | None = None,
+    pool: AsyncConnectionPool[Any] | None = None,
+) -> list[Hit]:
+    """Do what `search` does, without keeping the event loop: the same arguments and results.
+
+    `connection` and `pool` are psycopg's asynchronous ones; what a model computes, it computes in
+    another thread. Without either it is read there, too.
+
+    Example::
+
+        hits = await search_async(reports, "battery overheated", pool=pool)
+    """
+    with explained():
+        plan = plan_of(pipeline_name(pipeline.name), _asked(locals(), connection, pool))
+        reader = _async_reader(pipeline.sessions, connection, pool, keeps=where is None)
+        return await _run_async(plan, reader)
+
+
+REQUEST_FIELDS = tuple(each.name for each in fields(SearchRequest))
+
+
+def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
+    if connection is not None and pool is not None:
+        raise UsageError("connection and pool: give one of them")
+    columns = given["columns"]
+    values = {
+        **{name: given[name] for name in REQUEST_FIELDS},
+        "columns": (columns,) if isinstance(columns, str) else tuple(columns),
+    }
+    return Asked(
+        request=SearchRequest(**values),
+        query=given["query"],
+        vector=given["vector"],
+        record=given["record"],
+        rerank=given["rerank"],
+        device=given["device"],
+    )
+
+
+Reader = Callable[[Read], Any]
+AsyncReader = Callable[[Read], Awaitable[Any]]
+
+
+def _reader(
+    sessions: Sessions,
+    connection: psycopg.Connection[Any] | None,
+    pool: ConnectionPool[Any] | None,
+    *,
+    keeps: bool,
+) -> Reader:
+    def over_pool(read: Read) -> Any:
+        with pool.connection() as lent:  # type: ignore[union-attr]
+            return read_on(lent, read.steps(lent))
+
+    if pool is not None:
+        return over_pool
+    if connection is not None:
+        return lambda read: read_on(connection, read.steps(connection))
+    return partial(_over_sessions, sessions, keeps)
+
+
+def _async_reader(
+    sessions: Sessions,
+    connection: psycopg.AsyncConnection[Any] | None,
+    pool: AsyncConnectionPool[Any] | None,
+    *,
+    keeps: bool,
+) -> AsyncReader:
+    async def over_pool(read: Read) -> Any:
+        async with pool.connection() as lent:  # type: ignore[union-attr]
+            return await read_on_async(lent, read.steps(lent))
+
+    if pool is not None:
+        return over_pool
+    if connection is not None:
+        return lambda read: read_on_async(connection, read.steps(connection))
+    return lambda read: asyncio.to_thread(_over_sessions, sessions, keeps, read)
+
+
+def _over_sessions(sessions: Sessions, keeps: bool, read: Read) -> Any:
+    def work(connection: Connection) -> Any:
+        try:
+            return read_on(connection, read.steps(connection))
+        finally:
+            if not keeps:
+                forget_what_was_set(connection)
+
+    return sessions.run(work)
+
+
+def _run(plan: Plan, reader: Reader) -> list[Hit]:
+    try:
+        part = next(plan)
+        while True:
+            try:
+                done = reader(part) if isinstance(part, Read) else part.work()
+            except PipelineReplaced as error:
+                part = plan.throw(error)
+            else:
+                part = plan.send(done)
+    except StopIteration as end:
+        hits: list[Hit] = end.value
+        return hits
+
+
+async def _run_async(plan: Plan, reader: AsyncReader) -> list[Hit]:
+    try:
+        part = next(plan)
+        while True:
+            try:
+                if isinstance(part, Read):
+                    done = await reader(part)
+                else:
+                    done = await asyncio.to_thread(part.work)
+            except PipelineReplaced as error:
+                part = plan.throw(error)
+            else:
+                part = plan.send(done)
+    except StopIteration as end:
+        hits: list[Hit] = end.value
+        return hits

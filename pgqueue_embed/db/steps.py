@@ -1,0 +1,144 @@
+"""What is read, apart from the driver that sends it: statements, and what follows from their rows.
+
+A search is one such generator. psycopg's connections of both kinds send it, a program's own as
+well: there it is a transaction, or a savepoint in one, that is rolled back, so that neither a
+setting nor a lock of ours stays behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.abc import Params
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgqueue_embed.db.session import (
+    READ_COMMITTED,
+    SETTINGS,
+    Connection,
+    Cursor,
+    RawCursor,
+)
+from pgqueue_embed.errors import PgembedError, UsageError
+
+Answer = TypeVar("Answer")
+
+# Of either kind: what makes steps may look at it, and sends nothing over it.
+AnyConnection = psycopg.BaseConnection[Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A statement to send; with `raw`, its parameters are $1, $2, as PostgreSQL has them."""
+
+    query: Any
+    values: Params | None = None
+    raw: bool = False
+    binary: bool = False
+
+
+Rows = list[tuple[Any, ...]]
+Steps = Generator[Step, Rows, Answer]
+
+
+def run(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
+    """Send each step and return what they come to; errors are raised where they come."""
+    try:
+        step = next(steps)
+        while True:
+            kind = RawCursor if step.raw else Cursor
+            try:
+                with kind(connection, row_factory=tuple_row) as cursor:
+                    cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
+                    rows = cursor.fetchall() if cursor.description else []
+            except psycopg.Error as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(rows)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+
+
+async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answer]) -> Answer:
+    """Do what `run` does."""
+    try:
+        step = next(steps)
+        while True:
+            kind = psycopg.AsyncRawCursor if step.raw else psycopg.AsyncCursor
+            try:
+                async with kind(connection, row_factory=tuple_row) as cursor:
+                    await cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
+                    rows = await cursor.fetchall() if cursor.description else []
+            except psycopg.Error as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(rows)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+
+
+def read_on(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
+    """Run `steps` so that they leave nothing behind, on a session of ours or somebody's."""
+    steps = _with_our_settings(connection, steps)
+    with connection.transaction(force_rollback=True):
+        return run(connection, steps)
+
+
+async def read_on_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answer]) -> Answer:
+    """Do what `read_on` does."""
+    steps = _with_our_settings(connection, steps)
+    async with connection.transaction(force_rollback=True):
+        return await run_async(connection, steps)
+
+
+def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:
+    if isinstance(connection, Connection):
+        return steps
+    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+    return _set_first(steps, begins=is_idle)
+
+
+SET = sql.SQL("select {}").format(
+    sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
+        for name, value in SETTINGS.items()
+    )
+)
+
+
+def _set_first(steps: Steps[Answer], *, begins: bool) -> Steps[Answer]:
+    if begins:
+        yield Step(READ_COMMITTED)
+    else:
+        [(isolation,)] = yield Step("show transaction_isolation")
+        if isolation != "read committed":
+            # It would take the tables of now for those of its snapshot.
+            raise UsageError(
+                f"the connection is in a transaction that is {isolation}, which does not see that a"
+                " pipeline was replaced meanwhile; search outside of it"
+            )
+    yield Step(SET)
+    return (yield from steps)
+
+
+def guarded(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:
+    """Run `steps` in a transaction in which, after an error of theirs, more can be read."""
+    yield Step("savepoint pgembed_steps")
+    try:
+        return (yield from steps)
+    except (psycopg.Error, PgembedError):
+        if not connection.closed:
+            yield Step("rollback to savepoint pgembed_steps")
+        raise
+
+
+def sent(step: Step) -> Steps[Rows]:
+    """Return the rows of one step."""
+    return (yield step)

@@ -1,0 +1,93 @@
+"""What a search is near to: a vector, or a record that is stored, whose like is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pgqueue_embed.db.steps import Step, Steps
+from pgqueue_embed.errors import NotFound, UsageError
+from pgqueue_embed.pipeline.key_values import key_text
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.target import target_of
+
+
+@dataclass(frozen=True)
+class LikeRecord:
+    """A stored record by its key, in its own type or as text; it is not to be found itself."""
+
+    key: Any
+
+
+# A vector has shape (dimensions,) and any length but 0.
+Near: TypeAlias = NDArray[np.float32] | LikeRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """From where distances are counted; with a record's `key_text`, that of its `chunks` chunks."""
+
+    vector: NDArray[np.float32]
+    key_text: str | None = None
+    chunks: int = 0
+
+
+EXTENSION_SCHEMA = """
+select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace
+where extname = 'vector'
+"""
+
+# All its chunks count alike: their mean has the direction of their sum.
+MEAN = """
+select {key_text}, {schema}.avg({embedding})::text, count(*)
+from {rows} as target
+where {key} = {wanted} and {embedding} is not null
+group by 1
+"""
+
+
+def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
+    """Return where a search starts; raises NotFound for a record that has no vectors."""
+    if not isinstance(near, LikeRecord):
+        return Origin(vector=near)
+    given = key_text(pipeline.key, near.key)
+    [(schema,)] = yield Step(EXTENSION_SCHEMA)
+    names = pipeline.spec.columns.fulltext_id
+    query = sql.SQL(MEAN).format(
+        key_text=pipeline.key.text("target", names),
+        schema=sql.Identifier(schema),
+        embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
+        rows=target_of(pipeline).rows,
+        key=pipeline.key.of("target", names),
+        wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
+    )
+    rows = yield Step(query, {"key": given})
+    if not rows:
+        raise NotFound(f"{pipeline.name} has no vectors of a record {given}")
+    [(found, mean, chunks)] = rows
+    vector = np.array(mean[1:-1].split(","), np.float32)
+    if not np.linalg.norm(vector) > 0:
+        raise UsageError(f"the chunks of record {given} are like nothing: their mean is no vector")
+    return Origin(vector=vector, key_text=found, chunks=chunks)
+
+
+def checked_vector(pipeline: Pipeline, given: Sequence[float] | NDArray[Any]) -> NDArray[Any]:
+    """Return a vector as float32; raises UsageError for what none of the pipeline's model is."""
+    try:
+        vector = np.asarray(given, np.float32)
+    except (TypeError, ValueError):
+        raise UsageError("the vector is no list of numbers") from None
+    if vector.shape != (pipeline.dimensions,):
+        has = f"{len(vector):,} numbers" if vector.ndim == 1 else f"the shape {vector.shape}"
+        raise UsageError(
+            f"the vector has {has}, and those of {pipeline.name} have {pipeline.dimensions:,}; it"
+            f" has to come from the same model, {pipeline.model}"
+        )
+    if not np.isfinite(vector).all() or not vector.any():
+        raise UsageError("the vector is no direction: it has a NaN or infinity, or only zeros")
+    return vector

@@ -1,0 +1,286 @@
+"""Search from a program: the same by every way, near to anything, with errors by their kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from pgqueue_embed import Database, Hit, PgembedError, search, search_async
+from pgqueue_embed.api.pipeline import Pipeline as Face
+from pgqueue_embed.db import applications
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import NotFound, UsageError
+from pgqueue_embed.pipeline.columns import Column
+from pgqueue_embed.pipeline.key import Key
+from pgqueue_embed.pipeline.key_values import KeyValue, key_text, key_texts
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from tests.support.searching import QUERY, ROWS
+
+EVERYTHING: dict[str, Any] = {"threshold": -1.0, "limit": 7}
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"offset": 3, "threshold": 0.5, "columns": ["made", "kind"]},
+    {"where": "kind = 7 and body like '%7%'", "per_record": True, "columns": "kind"},
+    {"mmr": 0.6, "rerank_top": 20},
+    {"record": 7, "vector": None, "per_record": True},
+    {"where": "set_config('application_name', 'changed', false) is not null"},
+)
+
+# What a program may have set, all of which would change what is found or how it is read.
+ODD = """
+set search_path = public; set datestyle = 'German'; set timezone = 'Asia/Tokyo';
+set application_name = 'theirs'; set row_security = off
+"""
+SETTINGS = (
+    "select current_setting('search_path'), current_setting('datestyle'),"
+    " current_setting('timezone'), current_setting('application_name'),"
+    " current_setting('transaction_read_only'), current_setting('statement_timeout'),"
+    " (select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'relation'"
+    "  and relation::regclass::text like '%reports%')"
+)
+
+
+def ask(found: Callable[..., Any], reports: Face, asked: dict[str, Any], **over: Any) -> Any:
+    return found(reports, **{"vector": QUERY, **EVERYTHING, **asked}, **over)
+
+
+def by_a_connection(conninfo: str, reports: Face, autocommit: bool) -> list[list[Hit]]:
+    with psycopg.connect(conninfo, row_factory=dict_row, autocommit=autocommit) as own:
+        own.execute(ODD)
+        own.commit()
+        before = own.execute(SETTINGS).fetchone()
+        found = [ask(search, reports, each, connection=own) for each in REQUESTS]
+        assert own.execute(SETTINGS).fetchone() == before
+        return found
+
+
+def by_a_pool(conninfo: str, reports: Face) -> list[list[Hit]]:
+    with ConnectionPool(conninfo, min_size=1, max_size=1) as pool:
+        return [ask(search, reports, each, pool=pool) for each in REQUESTS]
+
+
+async def awaited(conninfo: str, reports: Face) -> list[list[list[Hit]]]:
+    ways = [[await ask(search_async, reports, each) for each in REQUESTS]]
+    own = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row)
+    async with own:
+        await own.execute(ODD)
+        before = await (await own.execute(SETTINGS)).fetchone()
+        ways.append([await ask(search_async, reports, each, connection=own) for each in REQUESTS])
+        assert await (await own.execute(SETTINGS)).fetchone() == before
+    async with AsyncConnectionPool(conninfo, min_size=1, max_size=2, open=False) as pool:
+        together = [ask(search_async, reports, each, pool=pool) for each in REQUESTS]
+        ways.append(await asyncio.gather(*together))
+    return ways
+
+
+@pytest.mark.on_both_servers
+def test_every_way_finds_the_same_and_leaves_no_trace(conninfo: str, reports: Pipeline) -> None:
+    face = Database(conninfo).pipeline(reports.name)
+    expected = [ask(search, face, each) for each in REQUESTS]
+    assert [len(each) for each in expected] == [7] * len(REQUESTS)
+    assert all(isinstance(hit.key, int) and hit.key_text == str(hit.key) for hit in expected[0])
+    assert by_a_connection(conninfo, face, autocommit=True) == expected
+    assert by_a_connection(conninfo, face, autocommit=False) == expected
+    assert by_a_pool(conninfo, face) == expected
+    for found in asyncio.run(awaited(conninfo, face)):
+        assert found == expected
+
+
+def test_a_transaction_that_would_not_see_a_switch_is_refused(
+    conninfo: str, reports: Pipeline
+) -> None:
+    face = Database(conninfo).pipeline(reports.name)
+    with psycopg.connect(conninfo) as own:
+        own.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        assert ask(search, face, {}, connection=own)
+        own.execute("select 1")
+        with pytest.raises(UsageError, match="repeatable read"):
+            ask(search, face, {}, connection=own)
+        assert own.execute("select 2").fetchone() == (2,)
+
+
+def test_sessions_are_kept_for_the_next_search_and_replaced_when_lost(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    database = Database(make_conninfo(conninfo, application_name="kept"))
+    face = database.pipeline(reports.name)
+
+    def sessions() -> list[int]:
+        query = "select pid from pg_stat_activity where application_name = %s and pid <> %s"
+        mine = (applications.COMMAND, connection.info.backend_pid)
+        return [pid for (pid,) in connection.execute(query, mine)]
+
+    expected = ask(search, face, {})
+    (first,) = sessions()
+    assert ask(search, face, {"where": "true"}) == expected
+    assert sessions() == [first]
+    connection.execute("select pg_terminate_backend(%s, 10000)", (first,))
+    assert ask(search, face, {}) == expected
+    (second,) = sessions()
+    assert second != first
+    # As in a child of this process, whose sessions these are not.
+    ours, face.sessions._pid = face.sessions._pid, 0
+    assert ask(search, face, {}) == expected
+    assert second in sessions()
+    face.sessions._pid = ours
+    database.close()
+    assert ask(search, face, {}) == expected
+    assert second not in sessions()
+
+
+# Near to a record
+
+
+@pytest.mark.parametrize("index", ["exact", "hnsw"])
+def test_what_is_like_a_record_is_not_itself_and_nothing_is_missing(
+    conninfo: str, connection: Connection, reports: Pipeline, index: str
+) -> None:
+    if index == "hnsw":
+        connection.execute(
+            "create index on reports_chunks using hnsw (embedding public.vector_cosine_ops)"
+        )
+    face = Database(conninfo).pipeline(reports.name)
+    (mean,) = connection.row(
+        "select public.avg(embedding)::real[] from reports_chunks where fulltext_id = 7"
+    )
+    by_vector = search(face, vector=mean, limit=12, threshold=-1)
+    expected = [hit for hit in by_vector if hit.key != 7][:10]
+    assert search(face, record=7, limit=10, threshold=-1) == expected
+    assert search(face, record="7", limit=10, threshold=-1) == expected
+    assert search(face, record=7, limit=4, offset=3, threshold=-1) == expected[3:7]
+    everything = search(face, record=7, limit=2 * ROWS, threshold=-1)
+    assert len(everything) == 2 * ROWS - 2
+    of_records = search(face, record=7, limit=3, per_record=True, threshold=-1)
+    assert len({hit.key for hit in of_records} - {7}) == 3
+
+
+def test_records_of_two_columns_in_a_column_of_the_source(conninfo: str, letters: Pipeline) -> None:
+    face = Database(conninfo).pipeline("letters")
+    day = date(2026, 1, 9)
+    hits = search(face, record=(8, day), limit=2, threshold=-1)
+    assert {hit.key for hit in hits} == {(7, date(2026, 1, 8)), (9, date(2026, 1, 10))}
+    assert search(face, record=hits[0].key_text, limit=1) == search(
+        face, record=hits[0].key, limit=1
+    )
+    with pytest.raises(NotFound, match=r'no vectors of a record \[8, "2026-01-08"\]') as absent:
+        search(face, record=(8, date(2026, 1, 8)))
+    assert absent.value.status == 404
+
+
+# Keys in their own types
+
+VALUES: dict[str, list[KeyValue]] = {
+    "bigint": [0, -5, 2**62],
+    "text": ["a", "ü \"'\\\n\x1f/\x7f", '["a"]', ""],
+    "uuid": [UUID(int=7)],
+    "date": [date(2026, 2, 3), date(1, 1, 1), date(9999, 12, 31)],
+    "timestamp with time zone": [
+        datetime(2026, 2, 3, 4, 5, 6, tzinfo=timezone.utc),
+        datetime(2026, 2, 3, 4, 5, 6, 120_000, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+        datetime(1900, 1, 1, 0, 0, 0, 1, tzinfo=timezone(timedelta(hours=-3))),
+    ],
+}
+
+
+def test_a_key_in_its_own_type_has_the_text_that_postgresql_makes(connection: Connection) -> None:
+    for type_, values in VALUES.items():
+        one = Key((Column(name="a", type=type_),))
+        two = Key((Column(name="a", type=type_), Column(name="b", type="bigint")))
+        for value in values:
+            row = sql.SQL("(select {}::{} as a, 7::bigint as b) as source").format(
+                sql.Literal(value), sql.SQL(type_)
+            )
+            query = sql.SQL("select {}, {} from {}")
+            made = query.format(one.text("source"), two.text("source"), row)
+            assert connection.row(made) == (key_text(one, value), key_text(two, (value, 7)))
+            assert key_texts(one, [value, value]) == [key_text(one, value)] * 2
+            assert key_texts(two, (value, 7)) == [key_text(two, (value, 7))]
+            assert key_texts(two, ((value, 7), (value, 7))) == [key_text(two, (value, 7))] * 2
+
+
+@pytest.mark.parametrize("given", [True, 1.0, None, b"7", (7,), datetime(2026, 1, 1), date.max])
+def test_what_is_no_key_is_refused(given: object) -> None:
+    for type_ in VALUES:
+        if not isinstance(given, date) or type_ == "timestamp with time zone":
+            with pytest.raises(UsageError, match="a key "):
+                key_text(Key((Column(name="a", type=type_),)), given)
+
+
+# Errors by their kind
+
+
+def named(conninfo: str, name: str) -> Face:
+    return Face(conninfo, name)
+
+
+WRONG: tuple[tuple[int, Callable[[str], Any]], ...] = (
+    *(
+        (400, lambda dsn, given=given: ask(search, named(dsn, "reports"), given))
+        for given in (
+            {"limit": 0},
+            {"limit": "5"},
+            {"offset": -1},
+            {"threshold": 2},
+            {"mmr": 7},
+            {"rerank_top": 0},
+            {"rerank": "any"},
+            {"query": "and words"},
+            {"vector": None},
+            {"vector": [1.0]},
+            {"vector": "words"},
+            {"vector": [float("nan")] * 8},
+            {"vector": np.zeros(8)},
+            {"vector": None, "query": " "},
+            {"vector": None, "record": 1.5},
+            {"vector": None, "record": "seven"},
+            {"where": "kind = ("},
+            {"where": "no_such_column = 1"},
+            {"where": "1 / (kind - kind) = 1"},
+            {"where": ";"},
+            {"columns": ["no_such_column"]},
+            {"connection": object(), "pool": object()},
+        )
+    ),
+    (404, lambda dsn: ask(search, named(dsn, "absent"), {})),
+    (404, lambda dsn: ask(search, named(dsn, "reports"), {"vector": None, "record": ROWS + 1})),
+    (404, lambda dsn: Database(dsn).pipeline("absent")),
+    (403, lambda dsn: ask(search, named(f"{dsn} options='-c role=nobody_here'", "reports"), {})),
+    (403, lambda dsn: ask(search, named(f"{dsn} options='-c role=a_looker'", "reports"), {})),
+    (403, lambda dsn: Database(f"{dsn} options='-c role=nobody_here'").pipeline("reports")),
+    (503, lambda dsn: ask(search, named(make_conninfo(dsn, port="1"), "reports"), {})),
+    (503, lambda dsn: ask(search, named(make_conninfo(dsn, dbname="postgres"), "reports"), {})),
+)
+
+
+def test_an_error_tells_its_kind_in_words_of_python(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    for role in ("nobody_here", "a_looker"):
+        connection.execute(f"drop role if exists {role}; create role {role}")
+    connection.execute(
+        "grant usage on schema pgembed to a_looker;"
+        "grant select on all tables in schema pgembed to a_looker"
+    )
+    try:
+        for number, (status, call) in enumerate(WRONG):
+            with pytest.raises(PgembedError) as refused:
+                call(conninfo)
+            said = str(refused.value)
+            assert refused.value.status == status, (number, said)
+            assert "--" not in said, said
+            assert "\n" not in said, said
+            assert status != 403 or "grant " in said, (number, said)
+    finally:
+        for role in ("nobody_here", "a_looker"):
+            connection.execute(f"drop owned by {role}; drop role {role}")
