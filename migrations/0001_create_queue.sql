@@ -54,6 +54,7 @@ create table pgembed.pipelines (
     ef_search_scan text,
     ef_search_parameters jsonb,
     ef_search_recall double precision,
+    index_checked_chunks bigint,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -162,6 +163,8 @@ comment on column pgembed.pipelines.ef_search_parameters is
     'What that index was built with, as pgembed.vector_indexes.parameters says; by one that is built otherwise, searches do not use it.';
 comment on column pgembed.pipelines.ef_search_recall is
     'The share of the nearest chunks that pgembed evaluate found with it then, 0 to 1.';
+comment on column pgembed.pipelines.index_checked_chunks is
+    'How many chunks had been written when its index was built, or was last found good enough by a worker, which measures it again once half as many were written since as there are; null if nobody has.';
 comment on column pgembed.pipelines.source_identity is
     'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pgqueue_embed.quantities import duration
 
 if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -22,43 +23,18 @@ def watched_build(
 
     Where that is no terminal's, a line a minute says it on standard error.
     """
-    finished = threading.Event()
-    arguments = (conninfo, pipeline, show, finished)
-    watcher = threading.Thread(target=_watch, args=arguments, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
-
-
-def _watch(
-    conninfo: str,
-    pipeline: Pipeline,
-    show: Callable[[BuildProgress], None],
-    finished: threading.Event,
-) -> None:
-    import psycopg
-
     from pgqueue_embed.cli.minute_lines import MinuteLines
-    from pgqueue_embed.db import applications
-    from pgqueue_embed.db.session import connect
-    from pgqueue_embed.errors import PgembedError
-    from pgqueue_embed.vector_search.index_build import read_progress
+    from pgqueue_embed.vector_search.build_watch import watched
 
     lines = MinuteLines()
 
-    # It is for the eye: the build goes on without it.
-    with (
-        suppress(psycopg.Error, PgembedError),
-        connect(conninfo, application_name=applications.INDEX_PROGRESS) as connection,
-    ):
-        while not finished.wait(POLL_SECONDS):
-            found = read_progress(connection, pipeline)
-            if found is not None:
-                lines.say(f"{sentence(found)}{share(found)}")
-                show(found)
+    def show_both(found: BuildProgress, seconds_left: float | None) -> None:
+        ends = "" if seconds_left is None else f", ends in {duration(max(1.0, seconds_left))}"
+        lines.say(f"{sentence(found)}{share(found)}{ends}")
+        show(found)
+
+    with watched(conninfo, pipeline, show_both, every_seconds=POLL_SECONDS):
+        yield
 
 
 def share(found: BuildProgress) -> str:

@@ -105,6 +105,7 @@ def index(
     from pgqueue_embed.vector_search.index import plan
     from pgqueue_embed.vector_search.index_build import build_index
     from pgqueue_embed.vector_search.index_plan import IndexOptions
+    from pgqueue_embed.vector_search.index_upkeep import note_checked
 
     given = {"method": method, "quantize": quantize}
     options = IndexOptions(
@@ -127,6 +128,7 @@ def index(
         started = time.monotonic()
         with _watched(conninfo, pipeline):
             built = build_index(connection, pipeline, planned, on_warning=_warn)
+        note_checked(connection, pipeline)
         say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
         _say_what_is_used(connection, pipeline, planned)
         lapsed = lapsed_effort(connection, pipeline)

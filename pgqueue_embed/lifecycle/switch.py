@@ -41,6 +41,7 @@ from pgqueue_embed.queue.claims import no_claims
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index import plan_of_copies
 from pgqueue_embed.vector_search.index_build import build_settings
+from pgqueue_embed.vector_search.index_upkeep import note_checked
 
 # A claim of the old generation is waited for as long as one may take on a slow machine, and longer
 # than a lease: meanwhile workers have all their time for the next one.
@@ -123,6 +124,8 @@ def _make_ready(
     plan = plan_of_copies(connection, pipeline, successor)
     with nullcontext() if plan is None else build_settings(connection, plan):
         replacement.copy_indexes(connection)
+    if plan is not None:
+        note_checked(connection, successor)
 
 
 def _wait_until_complete(

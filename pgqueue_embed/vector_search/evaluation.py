@@ -137,6 +137,23 @@ def evaluate(
     )
 
 
+def searched_recall(
+    connection: Connection, pipeline: Pipeline, queries: Sequence[Query], *, k: int
+) -> float | None:
+    """Return the share of the `k` nearest that searches find now, 0 to 1, as `evaluate` measures.
+
+    None of a pipeline that was replaced, or where nothing is to be found.
+    """
+    relation = relation_of(connection, pipeline, SearchRequest(limit=k))
+    if relation is None:
+        return None
+    search = _Searches(connection, pipeline, relation, queries, k, lambda _what, _done, _of: None)
+    _, truth = search.run("exact searches", relation.exact_statement, None)
+    usual = search.usual_effort()
+    times, found = search.run(f"ef_search {usual}", relation.statement, usual)
+    return _effort(queries, usual, times, truth, found, k).recall
+
+
 KEEP = """
 update pgembed.pipelines
 set ef_search = %(ef_search)s,
@@ -235,6 +252,15 @@ class _Searches:
             "select least(1000, pgembed.candidates(%s, %s))", (self._k + 1, self._relation.scan)
         )
         return int(value)
+
+    def usual_effort(self) -> int:
+        """Return the ef_search that a search for k uses."""
+        with _reading(self._connection, self._pipeline):
+            self._connection.execute(
+                "select pgembed.widen_scan(pipelines, %s, %s) from pgembed.pipelines where id = %s",
+                (self._k, self._relation.scan, self._pipeline.id),
+            )
+            return int(self._connection.value("select current_setting('hnsw.ef_search')"))
 
     def run(
         self, what: str, statement: str, ef_search: int | None

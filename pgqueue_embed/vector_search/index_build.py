@@ -54,7 +54,7 @@ def build_index(
     name = index_name(pipeline, plan.method, plan.quantize)
     connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
     build = Build(connection, pipeline, plan, on_warning)
-    with _turn(connection, pipeline), build_settings(connection, plan):
+    with turn(connection, pipeline), build_settings(connection, plan):
         if is_partitioned(connection, pipeline.target):
             build.of_parts(name)
         else:
@@ -63,7 +63,8 @@ def build_index(
 
 
 @contextmanager
-def _turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
+def turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
+    """Let no other session build an index of the pipeline meanwhile; raises BuildInProgress."""
     # Held by the session: CONCURRENTLY takes several transactions. It also keeps a build that
     # has lost its client, and goes on, from being taken for a leftover.
     key = INDEX_LOCK + pipeline.id
@@ -131,7 +132,7 @@ class Build:
         except BaseException as error:
             self._clean_up(table, name)
             if isinstance(error, psycopg.Error):
-                raise _explained(error, table, name) from None
+                raise explained(error, table, name) from None
             raise
 
     def of_parts(self, name: str) -> None:
@@ -148,7 +149,7 @@ class Build:
         try:
             in_short_waits(self.connection, change, table=table)
         except psycopg.Error as error:
-            raise _explained(error, table, name) from None
+            raise explained(error, table, name) from None
 
     def _drop_whole(self, name: str) -> None:
         """Drop the index of the whole, and what it has of parts, if it is of no use."""
@@ -292,7 +293,8 @@ def parameters(plan: IndexPlan) -> sql.Composable:
     )
 
 
-def _explained(error: psycopg.Error, table: Table, name: str) -> PgembedError:
+def explained(error: psycopg.Error, table: Table, name: str) -> PgembedError:
+    """Return what a build means that has failed with `error`, in one line."""
     reason = first_line(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return UsageError(f"this role may not index {table} ({reason}); build as the table's owner")

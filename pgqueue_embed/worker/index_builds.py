@@ -1,10 +1,15 @@
-"""Builds the indexes that pipelines declare, beside the claims, once their queues have drained."""
+"""Builds the indexes that pipelines declare, beside the claims, once their queues have drained.
+
+And builds them anew where they have lost recall by what was written since.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 
 import psycopg
 
@@ -17,14 +22,19 @@ from pgqueue_embed.pipeline.generations import is_next
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import is_drained
 from pgqueue_embed.queue.scan_cursor import is_scanning
-from pgqueue_embed.vector_search.index import declared, lacks_declared, plan
-from pgqueue_embed.vector_search.index_build import BuildInProgress, build_index
+from pgqueue_embed.vector_search.build_watch import watched
+from pgqueue_embed.vector_search.index import VectorIndex, declared, lacks_declared, plan
+from pgqueue_embed.vector_search.index_build import BuildInProgress, BuildProgress, build_index
+from pgqueue_embed.vector_search.index_upkeep import check_index, index_to_check, note_checked
 from pgqueue_embed.worker.loop import Shared
 
 LOOK_SECONDS = 10.0
 
 # What could not be built is tried again after so long: somebody may have given the right.
 AGAIN_SECONDS = 600.0
+
+# How often a build says how far it is.
+SAY_SECONDS = 60.0
 
 
 class IndexBuilds:
@@ -68,10 +78,14 @@ class IndexBuilds:
             connect(self._shared.conninfo, application_name=applications.INDEX) as connection,
             self._shared.shutdown.interruptible(connection),
         ):
-            for pipeline in self._due(connection):
-                self._build(connection, pipeline)
+            for pipeline in self._settled(connection):
+                if lacks_declared(connection, pipeline):
+                    self._once(pipeline, partial(self._build, connection, pipeline))
+                elif (index := index_to_check(connection, pipeline)) is not None:
+                    self._once(pipeline, partial(self._check, connection, pipeline, index))
 
-    def _due(self, connection: Connection) -> Iterator[Pipeline]:
+    def _settled(self, connection: Connection) -> Iterator[Pipeline]:
+        """Yield those with a declared index of which all is embedded."""
         for pipeline in self._shared.served.pipelines():
             if (
                 declared(pipeline.spec) is not None
@@ -80,35 +94,82 @@ class IndexBuilds:
                 and not is_scanning(connection, pipeline)
                 # A switch builds for the next generation what the present one has.
                 and not is_next(connection, pipeline)
-                and lacks_declared(connection, pipeline)
             ):
                 yield pipeline
 
-    def _build(self, connection: Connection, pipeline: Pipeline) -> None:
-        options = declared(pipeline.spec)
+    def _once(self, pipeline: Pipeline, work: Callable[[], None]) -> None:
+        """Do `work` on an index; what cannot be done is said, and tried again much later."""
         log = get_logger(pipeline=pipeline.name)
-        started = time.monotonic()
         try:
-            if options is not None:
-                planned = plan(connection, pipeline, options)
-                log.info(
-                    "index begun",
-                    method=planned.method,
-                    quantize=planned.quantize,
-                    vectors=planned.rows,
-                    megabytes=planned.memory_megabytes,
-                    needed_megabytes=planned.needed_megabytes,
-                )
-                name = build_index(
-                    connection,
-                    pipeline,
-                    planned,
-                    on_warning=lambda text: log.warning("index", warning=text),
-                )
-                log.info("index built", index=name, seconds=round(time.monotonic() - started, 1))
+            work()
         except BuildInProgress:
             log.debug("index is built by another")
         except PgembedError as error:
             self._again_at[pipeline.id] = time.monotonic() + AGAIN_SECONDS
             if not self._shared.shutdown.at_once.is_set():
                 log.warning("index not built", reason=first_line(error))
+
+    def _build(self, connection: Connection, pipeline: Pipeline) -> None:
+        options = declared(pipeline.spec)
+        if options is None:
+            return
+        log = get_logger(pipeline=pipeline.name)
+        started = time.monotonic()
+        planned = plan(connection, pipeline, options)
+        log.info(
+            "index begun",
+            method=planned.method,
+            quantize=planned.quantize,
+            vectors=planned.rows,
+            megabytes=planned.memory_megabytes,
+            needed_megabytes=planned.needed_megabytes,
+        )
+        with self._watched(pipeline):
+            name = build_index(connection, pipeline, planned, on_warning=_warning(pipeline))
+        note_checked(connection, pipeline)
+        log.info("index built", index=name, seconds=_since(started))
+
+    def _check(self, connection: Connection, pipeline: Pipeline, index: VectorIndex) -> None:
+        """Measure an index after mass changes, and build it anew if it finds too little."""
+        log = get_logger(pipeline=pipeline.name, index=index.name)
+        started = time.monotonic()
+        fallen: list[float] = []
+
+        def say_that_it_fell(recall: float, wanted: float) -> None:
+            fallen.append(recall)
+            log.info("index rebuild begun", recall=round(recall, 3), wanted=round(wanted, 3))
+
+        with self._watched(pipeline):
+            recall = check_index(
+                connection,
+                pipeline,
+                index,
+                on_fallen=say_that_it_fell,
+                on_warning=_warning(pipeline),
+            )
+        done = "index rebuilt" if fallen else "index measured"
+        log.info(done, recall=recall and round(recall, 3), seconds=_since(started))
+
+    def _watched(self, pipeline: Pipeline) -> AbstractContextManager[None]:
+        """Log how far a build is, in a line a minute."""
+        log = get_logger(pipeline=pipeline.name)
+
+        def show(found: BuildProgress, seconds_left: float | None) -> None:
+            log.info(
+                "index goes on",
+                phase=found.phase,
+                part=found.part,
+                parts=found.parts,
+                percent=100 * found.done // found.total if found.total else None,
+                phase_ends_in_seconds=None if seconds_left is None else round(seconds_left),
+            )
+
+        return watched(self._shared.conninfo, pipeline, show, every_seconds=SAY_SECONDS)
+
+
+def _warning(pipeline: Pipeline) -> Callable[[str], None]:
+    return lambda text: get_logger(pipeline=pipeline.name).warning("index", warning=text)
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
