@@ -39,8 +39,12 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 
 # What a program may have set, all of which would change what is found or how it is read.
 ODD = """
-set search_path = public; set datestyle = 'German'; set timezone = 'Asia/Tokyo';
+set search_path = theirs, pg_catalog; set datestyle = 'German'; set timezone = 'Asia/Tokyo';
 set application_name = 'theirs'; set row_security = off
+"""
+NOT_OURS = """
+create schema theirs;
+create function theirs.to_regclass(text) returns regclass language sql as 'select null::regclass'
 """
 SETTINGS = (
     "select current_setting('search_path'), current_setting('datestyle'),"
@@ -85,7 +89,10 @@ async def awaited(conninfo: str, reports: Face) -> list[list[list[Hit]]]:
 
 
 @pytest.mark.on_both_servers
-def test_every_way_finds_the_same_and_leaves_no_trace(conninfo: str, reports: Pipeline) -> None:
+def test_every_way_finds_the_same_and_leaves_no_trace(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute(NOT_OURS)
     face = Database(conninfo).pipeline(reports.name)
     expected = [ask(search, face, each) for each in REQUESTS]
     assert [len(each) for each in expected] == [7] * len(REQUESTS)
