@@ -60,9 +60,11 @@ def url_of(conninfo: str, driver: str = "") -> str:
     return url.render_as_string(hide_password=False)
 
 
-def execute(name: str, conninfo: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Execute the document's example `name` on another database than it says, behind `names`."""
-    code = marked_block(DOCUMENT, f"{name}: executed by the tests", "python")
+def execute(
+    name: str, conninfo: str, names: dict[str, Any] | None = None, document: Path = DOCUMENT
+) -> dict[str, Any]:
+    """Execute a document's example `name` on another database than it says, behind `names`."""
+    code = marked_block(document, f"{name}: executed by the tests", "python")
     code, changed = re.subn(
         r"postgresql(\+psycopg)?://app@db\.lan/reports",
         lambda found: url_of(conninfo, found[1] or ""),
@@ -91,6 +93,10 @@ def test_examples_run_as_they_stand(
     assert application["similar"]
     application = execute("awaited", empty_conninfo, application)
     assert application["awaited"] == application["hits"]
+
+    reports.execute("alter table public.event_text add event_type text default 'D', add brand text")
+    execute("from Python", empty_conninfo, document=DOCUMENT.with_name("search.md"))
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
     recipe = execute("SQLAlchemy", empty_conninfo)
     recipe["engine"].dispose()
