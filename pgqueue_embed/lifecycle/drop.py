@@ -81,6 +81,8 @@ def _remove(connection: Connection, pipeline: Pipeline) -> None:
     _delete_rows(connection, "batches", pipeline)
     _delete_rows(connection, "minutes", pipeline)
     connection.execute("delete from pgembed.pipelines where id = %s", (pipeline.id,))
+    # Events have its name, which another may get; the pause of this removal is one of them.
+    connection.execute("delete from pgembed.event_log where pipeline = %s", (pipeline.name,))
 
 
 def _drop_target(connection: Connection, pipeline: Pipeline) -> None:

@@ -308,6 +308,8 @@ def test_dropped_pipeline_leaves_nothing_but_its_vectors(
     enqueue(connection, pipeline, Selection(everything=True))
     drop_pipeline(connection, pipeline, delete_vectors=delete_vectors)
     assert traces(connection, pipeline.id) == {}
+    # A pipeline of this name that is made later has not been paused.
+    assert connection.value("select count(*) from pgembed.events where pipeline = 'reports'") == 0
     assert exists(connection) is not delete_vectors
     assert_converged(connection, "kept")
 
