@@ -275,8 +275,10 @@ def test_progress_is_a_line_now_and_then_where_no_terminal_is(
     make_source(connection, texts(5))
     pipeline = make_pipeline(connection)
     enqueue(connection, pipeline, Selection())
-    for seconds in (60.0, 0.0):
+    # What has not changed since the line before is left out.
+    for seconds, unchanged_seconds, later_lines in ((60.0, 0.0, 1), (0.0, 0.0, 4), (0.0, 60.0, 1)):
         monkeypatch.setattr(lines, "LINE_SECONDS", seconds)
+        monkeypatch.setattr(shown_meanwhile, "UNCHANGED_SECONDS", unchanged_seconds)
         how: dict[str, Any] = {"on_quit": lambda: None, "quit_words": "stop"}
         with shown_meanwhile.following(conninfo, "reports", **how) as update:
             said = ""
@@ -287,7 +289,7 @@ def test_progress_is_a_line_now_and_then_where_no_terminal_is(
                 update(0.0)
         later = capfd.readouterr().err.splitlines()
         assert said == "reports: 0/5 records · 0.0 % · starting\n"
-        assert len(later) == (1 if seconds else 4)
+        assert len(later) == later_lines
         assert re.fullmatch(r"reports: 0/5 records · .* · in \d+ s", later[-1])
 
 
