@@ -16,7 +16,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import index_whole, leaves
+from pgqueue_embed.target.parts import drop_left_behind, index_whole, leaves
 
 INDEXES = """
 select
@@ -46,12 +46,14 @@ def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[s
 
     Returns what was built, as its definitions. An index of vectors is built for the new type.
     """
-    there = {each.body for each in _indexes(connection, new.target)}
+    table = new.target
+    in_short_waits(connection, lambda: drop_left_behind(connection, table), table=table)
+    there = {each.body for each in _indexes(connection, table)}
     built = []
     for index in _indexes(connection, old.target):
         body = _for_vectors(index.body, old, new)
         if body not in there:
-            _build(connection, new.target, index, body)
+            _build(connection, table, index, body)
             built.append(body)
     return built
 

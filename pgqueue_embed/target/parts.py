@@ -122,17 +122,31 @@ where not indisvalid and not relispartition
 """
 
 
+def _unusable(connection: Connection, table: Table) -> list[sql.Identifier]:
+    rows = connection.execute(LEAVES + UNUSABLE, {"table": table.quoted}).fetchall()
+    return [sql.Identifier(schema, name) for schema, name in rows]
+
+
+def drop_left_behind(connection: Connection, table: Table) -> None:
+    """Drop what killed builders have left of indexes of `table`, or of its parts.
+
+    The lock tells it from what is being built now. To be called in a transaction.
+    """
+    if _unusable(connection, table):
+        connection.execute(sql.SQL("lock table {} in share mode").format(table.identifier))
+    for index in _unusable(connection, table):
+        connection.execute(sql.SQL("drop index {}").format(index))
+
+
 def index_whole(connection: Connection, table: Table, create: sql.Composed) -> None:
     """Make the index of the partitioned `table`, which takes those of its parts, by `create`.
 
-    It would take one of a part that an interrupted build has left, too, and be of no use itself:
-    those are dropped. The lock tells them from what is being built now, and keeps parts from being
-    added, whose index would be built under it. To be called in a transaction.
+    It would take one of a part that a killed builder has left, too, and be of no use itself. The
+    lock keeps parts from being added, whose index would be built under it. To be called in a
+    transaction.
     """
     connection.execute(sql.SQL("lock table {} in share mode").format(table.identifier))
-    rows = connection.execute(LEAVES + UNUSABLE, {"table": table.quoted}).fetchall()
-    for schema, name in rows:
-        connection.execute(sql.SQL("drop index {}").format(sql.Identifier(schema, name)))
+    drop_left_behind(connection, table)
     connection.execute(create)
 
 

@@ -46,6 +46,20 @@ def test_what_an_interrupted_build_has_left_does_not_make_the_whole_useless(
     assert [each.valid for each in vector_indexes(connection, switched)] == [True]
 
 
+def test_what_a_killed_switch_has_left_of_one_table_is_dropped_by_the_next(
+    conninfo: str, connection: Connection, session: Session
+) -> None:
+    reports = embed_documents(connection, session, texts(9))
+    with connect(conninfo) as builder:
+        build_index(builder, reports, plan(connection, reports, IndexOptions()))
+    embed(session, begin(connection, reports))
+    leave_unusable(conninfo, connection, "left_by_a_switch", "reports_chunks_next")
+    with connect(conninfo) as own:
+        switched = switch(own, reports)
+    assert unusable(connection) == []
+    assert [each.valid for each in vector_indexes(connection, switched)] == [True]
+
+
 def leave_unusable(conninfo: str, connection: Connection, name: str, part: str) -> None:
     """Leave an index of `part` as one is left whose builder was killed."""
     query = f"create index concurrently {name} on public.{part}"
