@@ -47,6 +47,7 @@ create table pgembed.pipelines (
     priority integer not null default 10,
     index_method text,
     quantize text not null default 'none',
+    lexical boolean not null default false,
     generation integer not null default 1,
     successor_of bigint,
     source_identity jsonb,
@@ -55,6 +56,7 @@ create table pgembed.pipelines (
     ef_search_parameters jsonb,
     ef_search_recall double precision,
     index_checked_chunks bigint,
+    lexical_weight double precision,
     created_at timestamptz not null default clock_timestamp(),
     constraint pipelines_name_is_unique unique (name),
     constraint pipelines_successor_is_unique unique (successor_of),
@@ -77,7 +79,9 @@ create table pgembed.pipelines (
     constraint pipelines_priority_is_limited check (priority between 1 and 100),
     constraint pipelines_index_is_known check (index_method in ('hnsw', 'ivfflat') and quantize in ('none', 'halfvec', 'binary')),
     constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000),
-    constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1)
+    constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1),
+    constraint pipelines_lexical_weight_is_a_share check (lexical_weight between 0 and 1),
+    constraint pipelines_lexical_is_of_chunks check (not lexical or into_column is null)
 );
 
 -- One pipeline a table of chunks, and one a column of a source.
@@ -155,6 +159,10 @@ comment on column pgembed.pipelines.index_method is
     'Kind of the vector index that workers build once the queue has drained; null for none.';
 comment on column pgembed.pipelines.quantize is
     'What that index is to hold: none for the vectors themselves, halfvec or binary.';
+comment on column pgembed.pipelines.lexical is
+    'Workers build an index of the chunks'' words once the queue has drained, which hybrid searches take.';
+comment on column pgembed.pipelines.lexical_weight is
+    'Weight of words beside vectors in hybrid searches, 0 to 1, that pgembed evaluate has found; null for 0.5.';
 comment on column pgembed.pipelines.ef_search is
     'The hnsw.ef_search that pgembed evaluate has found enough for its searches; null for the usual one.';
 comment on column pgembed.pipelines.ef_search_scan is

@@ -680,7 +680,9 @@ select
     pipelines.priority,
     pipelines.index_method,
     pipelines.quantize,
+    pipelines.lexical,
     pipelines.ef_search,
+    pipelines.lexical_weight,
     pipelines.created_at
 from pgembed.pipelines
 left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of;
@@ -722,6 +724,10 @@ comment on column pgembed.settings.priority is 'Smaller is sooner, 1 to 100.';
 comment on column pgembed.settings.index_method is
     'The vector index that workers build once nothing is pending; null for none.';
 comment on column pgembed.settings.quantize is 'What that index makes smaller of the vectors: none, halfvec or binary.';
+comment on column pgembed.settings.lexical is
+    'Workers build an index of the chunks'' words once nothing is pending.';
+comment on column pgembed.settings.lexical_weight is
+    'Weight of words in hybrid searches that pgembed evaluate has found; null for 0.5.';
 comment on column pgembed.settings.ef_search is
     'The hnsw.ef_search that pgembed evaluate has found enough; null where it was not asked.';
 comment on column pgembed.settings.created_at is 'When the pipeline was made.';

@@ -104,6 +104,7 @@ class Database:
         priority: int = PipelineSpec.priority,
         index: str | None = None,
         quantize: str = PipelineSpec.quantize,
+        lexical: bool = PipelineSpec.lexical,
         sync: bool = False,
         if_not_exists: bool = False,
     ) -> Pipeline:

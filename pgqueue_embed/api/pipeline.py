@@ -196,6 +196,7 @@ class Pipeline:
         max_attempts: int | None = None,
         index: str | None = None,
         quantize: str | None = None,
+        lexical: bool | None = None,
         model: str | None = None,
         text_field: str | Sequence[str] | None = None,
         template: str | None = None,
@@ -215,9 +216,9 @@ class Pipeline:
         control_tokens: bool | None = None,
         pooling: str | None = None,
     ) -> Pipeline | None:
-        """Change the first six, `trust_owners` and `query_prompt` at once, others by a generation.
+        """Change the first seven, `trust_owners` and `query_prompt` at once, others otherwise.
 
-        That is new, and returned, with its records queued.
+        These make a new generation, which is returned, with its records queued.
         Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
         it is; an empty `index`, `chunk_template`, `where`, `partition_by`, prompt or `pooling`, or
         a `truncate_dim` of 0, takes one away.

@@ -43,6 +43,8 @@ def search(
     rerank_top: int = 50,
     mmr: float | None = None,
     device: str = "auto",
+    hybrid: bool = False,
+    hybrid_weight: float | None = None,
     connection: psycopg.Connection[Any] | None = None,
     pool: ConnectionPool[Any] | None = None,
 ) -> list[Hit]:
@@ -56,7 +58,8 @@ def search(
     `matched` counts those that reach the threshold. Words go through the pipeline's own model, on
     the CPU of this machine, loaded at the first search of the process. The `rerank_top` nearest are
     ordered by the cross-encoder `rerank`, a name or a folder, on `device`, and with `mmr`, 1 for
-    relevance alone to 0, for variety.
+    relevance alone to 0, for variety. With `hybrid`, what has the query's words is found, too: they
+    weigh `hybrid_weight`, 0 to 1, or what the pipeline has.
 
     It is read over a session that the pipeline's database keeps for searches, over `connection` or
     over one of `pool`, where neither a setting nor a lock stays behind, in a transaction of yours
@@ -91,6 +94,8 @@ async def search_async(
     rerank_top: int = 50,
     mmr: float | None = None,
     device: str = "auto",
+    hybrid: bool = False,
+    hybrid_weight: float | None = None,
     connection: psycopg.AsyncConnection[Any] | None = None,
     pool: AsyncConnectionPool[Any] | None = None,
 ) -> list[Hit]:
@@ -116,8 +121,12 @@ def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
     if connection is not None and pool is not None:
         raise UsageError("connection and pool: give one of them")
     columns = given["columns"]
+    if given["hybrid"] and given["query"] is None:
+        raise UsageError("hybrid finds by words, too; give a query, in words")
     values = {
-        **{name: given[name] for name in REQUEST_FIELDS},
+        **{name: given[name] for name in REQUEST_FIELDS if name in given},
+        "words": given["query"] if given["hybrid"] else None,
+        "lexical_weight": given["hybrid_weight"],
         "columns": (columns,) if isinstance(columns, str) else tuple(columns),
     }
     return Asked(

@@ -31,7 +31,7 @@ GENERATION = "The new generation"
 
 # As people look for them; an option that is not named here comes behind these.
 ORDER = (
-    *("rename", "priority", "max_attempts", "view", "trust_owners", "index", "quantize"),
+    *("rename", "priority", "max_attempts", "view", "trust_owners", "index", "quantize", "lexical"),
     "query_prompt",
     *("model", "text_field", "template", "chunk_template", "where", "chunking", "chunk_size"),
     *("overlap_tokens", "copy_columns", "foreign_key", "partition_by", "vector_type"),

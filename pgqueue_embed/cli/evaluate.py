@@ -72,7 +72,8 @@ def evaluate(
     use it, in SQL too. Exits with 1 if none does.
 
     With --judgements, tells instead how good the answers are, by nDCG@10,
-    Recall@100 and MRR@10, and how sure that is; --against compares.
+    Recall@100 and MRR@10, and how sure that is; --against compares. If words
+    are indexed, the best weight of these in --hybrid searches is kept, too.
 
     Example: pgembed evaluate reports --recall 0.99
 
@@ -84,7 +85,14 @@ def evaluate(
     if judgements is not None:
         files = JudgedFiles(queries=queries, judgements=judgements)
         evaluate_judged(
-            conninfo, name, files, against, seed=seed, as_json=as_json, model_path=model_path
+            conninfo,
+            name,
+            files,
+            against,
+            seed=seed,
+            dry_run=dry_run,
+            as_json=as_json,
+            model_path=model_path,
         )
         return
     if against is not None:

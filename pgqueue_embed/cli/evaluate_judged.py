@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.judged_search import Comparison, Find
     from pgqueue_embed.vector_search.measures import Estimate
+    from pgqueue_embed.vector_search.query import Hit
+    from pgqueue_embed.vector_search.request import SearchRequest
+    from pgqueue_embed.vector_search.weighing import Search, Weighed
 
 JudgementsFile = Annotated[
     Path | None,
@@ -70,15 +73,21 @@ def evaluate_judged(
     against: str | None,
     *,
     seed: int,
+    dry_run: bool,
     as_json: bool,
     model_path: str | None,
 ) -> None:
-    """Search for the queries in a pipeline, and in another one, and show how good that is."""
+    """Search for the queries in a pipeline, and in another one, and show how good that is.
+
+    Of one pipeline whose words are indexed, their weight is found along.
+    """
     from pgqueue_embed.cli.display import progress_console
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.judged_search import compare
+    from pgqueue_embed.vector_search.lexical_index import has_lexical_index
+    from pgqueue_embed.vector_search.weighing import keep_weight, rank, weigh
 
     queries, judgements = files.read()
     with connect(conninfo) as connection:
@@ -94,25 +103,45 @@ def evaluate_judged(
                 seed=seed,
                 on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of} queries"),
             )
+            weighed = None
+            if against is None and has_lexical_index(connection, pipelines[0]):
+                rankings = rank(
+                    _searcher(connection, pipelines[0], pipelines[0], model_path),
+                    queries,
+                    lambda done, of: line.update(f"by words: {done} of {of} queries"),
+                )
+                weighed = weigh(connection, pipelines[0], rankings, judgements, seed=seed)
+                if not dry_run:
+                    keep_weight(connection, pipelines[0], weighed.weight)
     if as_json:
-        print_json(asdict(found))
-    else:
-        _show(found)
+        print_json({**asdict(found), **({"hybrid": asdict(weighed)} if weighed else {})})
+        return
+    _show(found)
+    if weighed is not None:
+        _show_weight(name, weighed, kept=not dry_run)
 
 
 def _finder(
     connection: Connection, pipeline: Pipeline, first: Pipeline, model_path: str | None
 ) -> Find:
     from pgqueue_embed.vector_search.judged_search import REQUEST
-    from pgqueue_embed.vector_search.query import Hit, search
+
+    search = _searcher(connection, pipeline, first, model_path)
+    return lambda words: search(words, REQUEST)
+
+
+def _searcher(
+    connection: Connection, pipeline: Pipeline, first: Pipeline, model_path: str | None
+) -> Search:
+    from pgqueue_embed.vector_search.query import search
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
 
     has_first_model = pipeline.model_fingerprint == first.model_fingerprint
     encoder = QueryEncoder(pipeline, model_path=model_path if has_first_model else None)
 
-    def find(words: str) -> list[Hit]:
+    def find(words: str, request: SearchRequest) -> list[Hit]:
         vector = encoder.encode(words, pipeline.spec.truncate_dim)
-        return search(connection, pipeline, vector, REQUEST)
+        return search(connection, pipeline, vector, request)
 
     return find
 
@@ -133,6 +162,20 @@ def _show(found: Comparison) -> None:
     if found.difference is not None:
         first, second = (each.pipeline for each in found.systems)
         say(_verdict(first, second, found.difference))
+
+
+def _show_weight(name: str, weighed: Weighed, *, kept: bool) -> None:
+    """Say what words add, by the queries that the weight was not found by."""
+    measure = "nDCG@10"
+    vectors, hybrid = (each[measure].mean for each in (weighed.vectors, weighed.hybrid))
+    say(
+        f"with --hybrid, by {_queries(weighed.queries)} that did not choose the weight: {measure}"
+        f" {hybrid:.3f} instead of {vectors:.3f}, {_cell(weighed.difference[measure], '+')}"
+    )
+    if kept:
+        say(f"hybrid searches of {name} now use a weight of {weighed.weight:g}")
+    else:
+        say(f"{weighed.weight:g} is the best weight; searches are as before")
 
 
 def _queries(number: int) -> str:

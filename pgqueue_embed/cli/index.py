@@ -68,6 +68,13 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+Lexical = Annotated[
+    bool,
+    typer.Option(
+        "--lexical",
+        help="Index the words of the chunks instead, for searches with --hybrid.",
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -85,6 +92,7 @@ def index(
     ef_construction: EfConstruction = 64,
     memory: Memory = None,
     yes: Yes = False,
+    lexical: Lexical = False,
 ) -> None:
     """Build a vector index (cosine distance), so that searches stay fast.
 
@@ -94,7 +102,11 @@ def index(
     One that does not fit into the server's memory takes many times as long to
     build: what it needs, how long it may take and what would fit is said first.
 
+    With --lexical, the index is one of words, for searches with --hybrid.
+
     Example: pgembed index reports --quantize halfvec
+
+    Example: pgembed index reports --lexical
     """
     from pgqueue_embed.db import applications
     from pgqueue_embed.db.migrate import check_schema
@@ -118,6 +130,9 @@ def index(
     with connect(conninfo, application_name=applications.INDEX) as connection:
         check_schema(connection)
         pipeline = load_pipeline(connection, name)
+        if lexical:
+            _index_words(conninfo, connection, pipeline, given)
+            return
         options = _completed(options, given, pipeline)
         planned = plan(connection, pipeline, options)
         if _says_that_it_exists(connection, pipeline, planned):
@@ -134,6 +149,23 @@ def index(
         lapsed = lapsed_effort(connection, pipeline)
         if lapsed is not None:
             _warn(effort_lapsed(name, lapsed))
+
+
+def _index_words(
+    conninfo: str, connection: Connection, pipeline: Pipeline, given: dict[str, str | None]
+) -> None:
+    from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
+
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{option} is of an index of vectors; leave it out, or --lexical")
+    if has_lexical_index(connection, pipeline):
+        say(f"{pipeline.name} has an index of words already")
+        return
+    started = time.monotonic()
+    with _watched(conninfo, pipeline):
+        built = build_lexical_index(connection, pipeline, on_warning=_warn)
+    say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
 
 
 def _completed(

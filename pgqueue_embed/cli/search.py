@@ -88,7 +88,8 @@ def search(
     pgembed serve, if there is one.
 
     With --where, all that fulfil it can be found, with an index too. With
-    --rerank, a model that reads query and chunk together orders the nearest.
+    --rerank, a model that reads query and chunk together orders the nearest,
+    and with --hybrid, chunks with the query's words are found, too.
 
     Example: pgembed search reports "stent" --where "event_type = 'D'" --per-record
     """
@@ -110,6 +111,8 @@ def search(
         per_record=per_record,
         rerank_top=order.rerank_top,
         mmr=order.mmr,
+        words=query if order.hybrid else None,
+        lexical_weight=order.hybrid_weight,
     )
     request.check()
     with connect(conninfo) as connection:
@@ -144,7 +147,9 @@ def _search(
     _warn_of_unknown_words(pipeline, unknown_share)
     hits = find(connection, pipeline, vector, request, order.score(query))
     if not hits:
-        anything = replace(request, limit=1, offset=0, threshold=-1, mmr=None)
+        anything = replace(
+            request, limit=1, offset=0, threshold=-1, mmr=None, words=None, lexical_weight=None
+        )
         _say_what_would_be_found(find(connection, pipeline, vector, anything))
     return hits
 
@@ -194,14 +199,15 @@ def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
 
 def _shown_score(hit: Hit) -> float:
     """Return what orders a hit."""
-    return hit.score if hit.rerank_score is None else hit.rerank_score
+    given = (hit.rerank_score, hit.hybrid_score)
+    return next((each for each in given if each is not None), hit.score)
 
 
 def _place_of(hit: Hit) -> str:
     if hit.start_char is None or hit.end_char is None:
         return ", in a table that is being adopted"
     of_record = f" of {hit.matched} that match" if hit.matched and hit.matched > 1 else ""
-    cosine = "" if hit.rerank_score is None else f", cosine {hit.score:.3f}"
+    cosine = "" if _shown_score(hit) == hit.score else f", cosine {hit.score:.3f}"
     return (
         f", chunk {hit.chunk_index}{of_record}, characters {hit.start_char:,}–{hit.end_char:,}"
         f"{cosine}"

@@ -46,6 +46,24 @@ Device = Annotated[
         "--device", help="Where --rerank computes: auto, mps, cuda or cpu.", rich_help_panel=PANEL
     ),
 ]
+Hybrid = Annotated[
+    bool,
+    typer.Option(
+        "--hybrid",
+        help="Find by the query's words, too: model numbers, names, exact terms. It takes an index"
+        " of words: pgembed index NAME --lexical.",
+        rich_help_panel=PANEL,
+    ),
+]
+HybridWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--hybrid-weight",
+        help="Weight of the words, 0 to 1. Defaults to what evaluate has found, or 0.5.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +74,8 @@ class Order:
     rerank_top: RerankTop = 50
     mmr: Mmr = None
     device: Device = "auto"
+    hybrid: Hybrid = False
+    hybrid_weight: HybridWeight = None
 
     def score(self, query: str) -> Score | None:
         """Return what scores chunks for `query`, its model loaded, or None where none is asked for.

@@ -118,6 +118,11 @@ def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Chan
     if not changes.given:
         raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
     _check_quantize(pipeline, changes)
+    if changes.given.get("lexical") and pipeline.spec.into_column is not None:
+        raise UsageError(
+            f"--lexical belongs to a target table; {pipeline.name} has its vectors in a column of"
+            f" {pipeline.source}"
+        )
     successor = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
     return Alteration(pipeline=pipeline, changes=changes, successor=successor)
 

@@ -34,7 +34,10 @@ class TableReplacement:
         check_replaceable(connection, self.pipeline, self.successor)
 
     def copy_indexes(self, connection: Connection) -> None:
-        copy_indexes(connection, self.pipeline, self.successor)
+        if copy_indexes(connection, self.pipeline, self.successor):
+            # The statistics of what an index computes begin with it.
+            analyze = sql.SQL("analyze {}").format(self.successor.target.identifier)
+            connection.execute(analyze)
 
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target

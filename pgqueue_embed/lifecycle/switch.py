@@ -315,6 +315,12 @@ set name = replaced.name,
     end,
     ef_search_recall = case
         when keeps_effort then replaced.ef_search_recall else successor.ef_search_recall
+    end,
+    -- Found with the old vectors, and true of new ones of the same model.
+    lexical_weight = case
+        when before.model_fingerprint = replaced.model_fingerprint
+        then coalesce(before.lexical_weight, replaced.lexical_weight)
+        else before.lexical_weight
     end
 from replaced
 join pgembed.pipelines as before on before.id = %(successor_id)s

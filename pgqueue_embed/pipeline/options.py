@@ -36,7 +36,7 @@ class Beside:
         Option(
             help="Capture changes of the source by triggers, as pgembed sync --on does.",
             panel=TABLES,
-            behind="quantize",
+            behind="lexical",
             more="keeping-in-sync.md",
         ),
     ] = False

@@ -68,8 +68,8 @@ class PipelineSpec:
     Of a target table alone: `copy_columns` of the source stand beside each chunk, with
     `foreign_key` it refers to the source, whose deletes it follows, with `view` there is a view of
     both, and `partition_by` says its parts. Workers build the index of `index_method`, of vectors
-    as `quantize` says, once all is embedded. With `trust_owners`, code of the tables' owners may
-    run with the rights of whoever works on the pipeline.
+    as `quantize` says, and of words if `lexical`, once all is embedded. With `trust_owners`, code
+    of the tables' owners may run with the rights of whoever works on the pipeline.
     """
 
     name: str
@@ -374,6 +374,16 @@ class PipelineSpec:
             more="search.md#an-index",
         ),
     ] = "none"
+    lexical: Annotated[
+        bool,
+        Option(
+            help="Let a worker index the words, once the queue has drained, for search --hybrid.",
+            panel=TABLES,
+            alter="Let a worker index the words of the chunks, for search --hybrid.",
+            alters_vectors=False,
+            more="search.md#words-and-vectors",
+        ),
+    ] = False
 
     @property
     def recipe(self) -> Recipe:

@@ -81,6 +81,7 @@ def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
     yield "--copy-columns", bool(spec.copy_columns)
     yield "--foreign-key", spec.foreign_key
     yield "--view", spec.view
+    yield "--lexical", spec.lexical
     yield "--partition-by", spec.partition_by is not None
 
 

@@ -17,6 +17,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 SEARCH_FIELDS = (
     *("pipeline", "query", "limit", "offset", "threshold"),
     *("where", "filter", "columns", "per_record", "mmr", "rerank_top"),
+    *("hybrid", "hybrid_weight"),
 )
 
 
@@ -61,16 +62,24 @@ def search_of(given: Mapping[str, Any]) -> Search:
     for name, type_ in (("offset", int), ("per_record", bool)):
         if name in request:
             check_type(name, request[name], type_)
+    hybrid = given.get("hybrid") or False
+    check_type("hybrid", hybrid, bool)
     columns = given.get("columns") or []
     if not isinstance(columns, list) or not all(isinstance(each, str) for each in columns):
         raise UsageError('columns: give a list of names, such as ["brand", "event_type"]')
     wanted = given.get("filter")
     if wanted is not None and not isinstance(wanted, dict):
         raise UsageError('filter: give an object of columns, such as {"event_type": "D"}')
+    query = text_field(given, "query")
     return Search(
         pipeline=text_field(given, "pipeline"),
-        query=text_field(given, "query"),
-        request=SearchRequest(columns=tuple(columns), **request),
+        query=query,
+        request=SearchRequest(
+            columns=tuple(columns),
+            words=query if hybrid else None,
+            lexical_weight=given.get("hybrid_weight"),
+            **request,
+        ),
         filter=wanted,
     )
 

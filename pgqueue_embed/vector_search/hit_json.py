@@ -23,6 +23,7 @@ def hit_json(hit: Hit, request: SearchRequest) -> dict[str, Any]:
         del values["columns"]
     if not request.per_record:
         del values["matched"]
-    if hit.rerank_score is None:
-        del values["rerank_score"]
+    for name in ("rerank_score", "hybrid_score"):
+        if values[name] is None:
+            del values[name]
     return values

@@ -79,7 +79,11 @@ def index_name(
 ) -> str:
     """Return the name of the pipeline's index of that kind, or a part's, the same everywhere."""
     stem = f"{(part or pipeline.target).name}_{pipeline.spec.columns.embedding}"
-    kind = method if quantize == "none" else f"{quantize}_{method}"
+    return shortened(stem, method if quantize == "none" else f"{quantize}_{method}")
+
+
+def shortened(stem: str, kind: str) -> str:
+    """Return the name of an index, as long as PostgreSQL lets it be, and unlike any other's."""
     name = f"{stem}_{kind}"
     if len(name.encode()) <= MAX_IDENTIFIER_BYTES:
         return name

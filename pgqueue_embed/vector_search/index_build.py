@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import psycopg
 from psycopg import sql
@@ -29,8 +31,8 @@ class BuildInProgress(UsageError):
     """Another session builds an index of the pipeline."""
 
 
-def _ignore(_warning: str) -> None:
-    pass
+def ignore(_warning: str) -> None:
+    """Take a warning that nobody is to know."""
 
 
 def build_index(
@@ -38,7 +40,7 @@ def build_index(
     pipeline: Pipeline,
     plan: IndexPlan,
     *,
-    on_warning: Callable[[str], None] = _ignore,
+    on_warning: Callable[[str], None] = ignore,
 ) -> str:
     """Build the index of `plan` while reads and writes go on, and return its name.
 
@@ -50,11 +52,18 @@ def build_index(
     name is taken, another pgembed builds for this pipeline or a pooler is in between, SetupError
     when the server cannot do it.
     """
+    build = VectorBuild(connection, pipeline, on_warning, plan)
+    with build_settings(connection, plan):
+        return build_once(build)
+
+
+def build_once(build: Build) -> str:
+    """Do `build` unless another session builds for the pipeline; returns the index's name."""
+    connection, pipeline = build.connection, build.pipeline
     connection.refuse_pooler("pgembed index")
-    name = index_name(pipeline, plan.method, plan.quantize)
-    connection.add_notice_handler(lambda notice: on_warning(_sentence(notice)))
-    build = Build(connection, pipeline, plan, on_warning)
-    with turn(connection, pipeline), build_settings(connection, plan):
+    connection.add_notice_handler(lambda notice: build.on_warning(_sentence(notice)))
+    name = build.name_of(pipeline.target)
+    with turn(connection, pipeline):
         if is_partitioned(connection, pipeline.target):
             build.of_parts(name)
         else:
@@ -92,13 +101,21 @@ WRITE_SETTING = "select set_config(%s, %s, false)"
 @contextmanager
 def build_settings(connection: Connection, plan: IndexPlan) -> Iterator[None]:
     """Give the session, until it is left, the memory and the processes of `plan`."""
-    # The build waits for transactions that are older than it, however long they take.
     settings = {
         "maintenance_work_mem": f"{plan.memory_megabytes}MB",
         "max_parallel_maintenance_workers": str(plan.parallel_workers),
-        "statement_timeout": "0",
-        "lock_timeout": "0",
     }
+    with long_statements(connection, settings):
+        yield
+
+
+@contextmanager
+def long_statements(
+    connection: Connection, more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """Let the session's statements take their time, until it is left, with settings `more`."""
+    # The build waits for transactions that are older than it, however long they take.
+    settings = {**more, "statement_timeout": "0", "lock_timeout": "0"}
     before = {name: connection.value(READ_SETTING, (name,)) for name in settings}
     with suppress(psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
         connection.execute(LOOK_FOR_CLIENT)
@@ -113,13 +130,24 @@ def build_settings(connection: Connection, plan: IndexPlan) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Build:
-    """Builds the index of `plan`, of a table or of each part of it, in the session's turn."""
+class Build(ABC):
+    """Builds an index, of a table or of each part of it, in the session's turn."""
 
     connection: Connection
     pipeline: Pipeline
-    plan: IndexPlan
     on_warning: Callable[[str], None]
+
+    @abstractmethod
+    def name_of(self, table: Table) -> str:
+        """Return the name of the index of the target, or of a part of it."""
+
+    @abstractmethod
+    def parts_without(self) -> list[Table]:
+        """Return the parts of the target that lack their index."""
+
+    @abstractmethod
+    def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
+        """Return the statement, beginning with `create`, that builds the index of one table."""
 
     def of_table(self, table: Table, name: str, *, replaces: bool = False) -> None:
         """Build the index of one table; one of that name that is of no use goes first.
@@ -138,10 +166,9 @@ class Build:
     def of_parts(self, name: str) -> None:
         """Build the index of each part that lacks one, and that of the whole out of them."""
         self._in_short_waits(lambda: self._drop_whole(name), name)
-        while lacking := self._parts_without():
+        while lacking := self.parts_without():
             for part in lacking:
-                own_name = index_name(self.pipeline, self.plan.method, self.plan.quantize, part)
-                self.of_table(part, own_name, replaces=True)
+                self.of_table(part, self.name_of(part), replaces=True)
         self._in_short_waits(lambda: self._join_parts(name), name)
 
     def _in_short_waits(self, change: Callable[[], None], name: str) -> None:
@@ -158,26 +185,14 @@ class Build:
             index = sql.Identifier(table.schema, name)
             self.connection.execute(sql.SQL("drop index {}").format(index))
 
-    def _parts_without(self) -> list[Table]:
-        values = {
-            "table": self.pipeline.target.quoted,
-            "pipeline": self.pipeline.name,
-            "method": self.plan.method,
-            "quantize": self.plan.quantize,
-            "parameters": Jsonb({key: str(value) for key, value in self.plan.parameters.items()}),
-            "usual": Jsonb(USUAL[self.plan.method]),
-        }
-        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
-        return [Table(schema=schema, name=name) for schema, name in rows]
-
     def _join_parts(self, name: str) -> None:
         """Make the index of the whole, which takes the indexes of the parts as its own."""
         table = self.pipeline.target
         lock = sql.SQL("lock table only {} in share mode")
         self.connection.execute(lock.format(table.identifier))
-        if self._parts_without():
+        if self.parts_without():
             raise UsageError(f"{table} has just got another part; build again")
-        index_whole(self.connection, table, self._creation(table, name, sql.SQL("create index")))
+        index_whole(self.connection, table, self.creation(table, name, sql.SQL("create index")))
 
     def _is_there(self, table: Table, name: str, *, valid_too: bool) -> bool:
         values = (table.quoted, name, valid_too)
@@ -210,9 +225,35 @@ class Build:
             self._create(table, name, concurrently)
 
     def _create(self, table: Table, name: str, create: sql.SQL) -> None:
-        self.connection.execute(self._creation(table, name, create))
+        self.connection.execute(self.creation(table, name, create))
 
-    def _creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
+
+@dataclass(frozen=True)
+class VectorBuild(Build):
+    """Builds the vector index of `plan`."""
+
+    plan: IndexPlan
+
+    def name_of(self, table: Table) -> str:
+        """Return the name of that index of the target, or of a part of it."""
+        part = None if table == self.pipeline.target else table
+        return index_name(self.pipeline, self.plan.method, self.plan.quantize, part)
+
+    def parts_without(self) -> list[Table]:
+        """Return the parts that lack one of that kind."""
+        values = {
+            "table": self.pipeline.target.quoted,
+            "pipeline": self.pipeline.name,
+            "method": self.plan.method,
+            "quantize": self.plan.quantize,
+            "parameters": Jsonb({key: str(value) for key, value in self.plan.parameters.items()}),
+            "usual": Jsonb(USUAL[self.plan.method]),
+        }
+        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
+        return [Table(schema=schema, name=name) for schema, name in rows]
+
+    def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
+        """Return the statement that builds that of one table."""
         return sql.SQL(CREATE).format(
             create=create,
             name=sql.Identifier(name),

@@ -6,7 +6,7 @@ session, and a program's own connection of psycopg, of either kind, does as well
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -33,6 +33,8 @@ from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusted, trusting
 from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
+from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
 from pgqueue_embed.vector_search.near import Near, Origin, origin_of
 from pgqueue_embed.vector_search.relation import Relation, raw, related
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -50,7 +52,8 @@ class Hit:
     that is being adopted, a chunk that was not found right yet may have no index and offsets.
     `columns` are those that were asked for. Where a record was to be found once, `matched` counts
     its chunks that reach the threshold. `rerank_score` is that of a re-ranking model, on a scale of
-    its own, if it has read the chunk.
+    its own, if it has read the chunk. Of a hybrid search, `hybrid_score` is what orders hits, 0 to
+    1: 1 is the first by words and by vectors.
     """
 
     key: Any
@@ -63,6 +66,7 @@ class Hit:
     columns: Mapping[str, Any] = field(default_factory=dict)
     matched: int | None = None
     rerank_score: float | None = None
+    hybrid_score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ group by 1
 # Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
 WHAT_ONE_MAY_SEE = "set local row_security = on"
 
-# A condition is a person's own SQL, which may change nothing and not run for ever.
+# A condition is a person's own SQL, which may change nothing and not run for ever. Nor may a
+# search by words, of a role whose policies keep it from the index.
 CONDITION_SECONDS = 60
 
 
@@ -137,7 +142,7 @@ def in_better_order(found: Sequence[Hit], request: SearchRequest, score: Score |
 
 
 def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None) -> Sequence[Hit]:
-    relevance = np.array([hit.score for hit in hits], np.float32)
+    relevance = np.array([_orders(hit) for hit in hits], np.float32)
     if score is not None:
         scores = score([hit.chunk for hit in hits])
         best = np.argsort(-scores, kind="stable")
@@ -147,6 +152,10 @@ def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None
         vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, _Candidate)])
         hits = [hits[at] for at in varied(relevance, vectors, mmr)]
     return hits
+
+
+def _orders(hit: Hit) -> float:
+    return hit.score if hit.hybrid_score is None else hit.hybrid_score
 
 
 def _plain(hit: Hit) -> Hit:
@@ -201,6 +210,7 @@ def _prepare(request: SearchRequest) -> Steps[None]:
     yield Step(WHAT_ONE_MAY_SEE)
     if request.where is not None:
         yield Step("set local transaction_read_only = on")
+    if request.where is not None or request.words is not None:
         yield Step(f"set local statement_timeout = '{CONDITION_SECONDS}s'")
 
 
@@ -248,6 +258,23 @@ class _Scan:
         )
         return dict((yield self._step(query, self.request.threshold, list(keys))))
 
+    def by_words(self, count: int) -> Steps[list[Hit]]:
+        """Read the `count` best chunks by the words of the request, or all that have any."""
+        rows = yield from ranked_by_words(
+            self._pipeline,
+            self._relation.lexical_statement or "",
+            self._vector,
+            self.request.words or "",
+            count,
+        )
+        hits = map(self._hit, rows)
+        return [hit for hit in hits if hit.key_text != self._origin.key_text]
+
+    def lexical_weight(self) -> Steps[float]:
+        """Read the weight of the words; raises UsageError where there is no index of them."""
+        usual = yield from lexical_weight(self._pipeline)
+        return usual if self.request.lexical_weight is None else self.request.lexical_weight
+
     def _step(self, statement: str, *values: object) -> Step:
         # It is made of names that PostgreSQL has quoted, and of what a person may say.
         return Step(statement, (self._vector, *values), raw=True)
@@ -272,14 +299,43 @@ class _Scan:
 
 def _best(scan: _Scan) -> Steps[list[Hit]]:
     request = scan.request
-    found = yield from scan.nearest(min(request.offset + request.limit, MOST_COUNT))
-    return [hit for hit in found if hit.score >= request.threshold][request.offset :]
+    wanted = min(request.offset + request.limit, MOST_COUNT)
+    if request.words is None:
+        found = yield from _near(scan, wanted)
+        return found[request.offset :]
+    return (yield from _hybrid(scan, _near, wanted, _chunk_of))
+
+
+def _chunk_of(hit: Hit) -> Hashable:
+    return (hit.key_text, hit.chunk_index, hit.chunk)
+
+
+def _record_of(hit: Hit) -> Hashable:
+    return hit.key_text
+
+
+def _near(scan: _Scan, count: int) -> Steps[list[Hit]]:
+    """Read the `count` nearest chunks that reach the threshold."""
+    found = yield from scan.nearest(count)
+    return [hit for hit in found if hit.score >= scan.request.threshold]
 
 
 def _best_of_records(scan: _Scan) -> Steps[list[Hit]]:
-    """Read the best chunk of each record; looks at more chunks until there are enough records."""
     request = scan.request
     wanted = request.offset + request.limit
+    if request.words is None:
+        hits = (yield from _near_records(scan, wanted))[request.offset : wanted]
+    else:
+        hits = yield from _hybrid(scan, _near_records, wanted, _record_of)
+    matched = yield from scan.matched([hit.key_text for hit in hits])
+    # Of a record that was changed just now, what was found counts; words find what is far, too.
+    least = 1 if request.words is None else 0
+    return [replace(hit, matched=matched.get(hit.key_text, least)) for hit in hits]
+
+
+def _near_records(scan: _Scan, wanted: int) -> Steps[list[Hit]]:
+    """Read the best chunk of each record; looks at more chunks until there are enough records."""
+    request = scan.request
     count = min(4 * wanted, MOST_COUNT)
     while True:
         found = yield from scan.nearest(count)
@@ -288,12 +344,24 @@ def _best_of_records(scan: _Scan) -> Steps[list[Hit]]:
             if hit.score >= request.threshold:
                 best.setdefault(hit.key_text, hit)
         if len(best) >= wanted or len(found) < count or found[-1].score < request.threshold:
-            break
+            return list(best.values())
         count = min(4 * count, MOST_COUNT)
-    hits = list(best.values())[request.offset : wanted]
-    matched = yield from scan.matched([hit.key_text for hit in hits])
-    # Of a record that was changed just now, what was found counts.
-    return [replace(hit, matched=matched.get(hit.key_text, 1)) for hit in hits]
+
+
+def _hybrid(
+    scan: _Scan,
+    near: Callable[[_Scan, int], Steps[list[Hit]]],
+    wanted: int,
+    identity: Callable[[Hit], Hashable],
+) -> Steps[list[Hit]]:
+    """Read what is `near`, fused with what has the words of the request."""
+    weight = yield from scan.lexical_weight()
+    by_vectors = firsts((yield from near(scan, max(wanted, DEPTH))), identity)
+    by_words = firsts((yield from scan.by_words(DEPTH)), identity)
+    scores = fused(list(by_vectors), list(by_words), weight)
+    hits = by_words | by_vectors
+    ordered = [replace(hits[each], hybrid_score=score) for each, score in scores.items()]
+    return ordered[scan.request.offset : wanted]
 
 
 def _check_present(pipeline: Pipeline) -> Steps[None]:

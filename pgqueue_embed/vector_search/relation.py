@@ -6,7 +6,7 @@ name, it is the source's; that of the target can be named only where the source 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from psycopg import sql
 
@@ -38,7 +38,11 @@ select
     pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, 'exact'),
     relation,
     pgembed.search_key(pipelines),
-    pgembed.search_distance(pipelines, 'none')
+    pgembed.search_distance(pipelines, 'none'),
+    case
+        when %(lexical)s
+        then pgembed.lexical_statement(pipelines, %(rows)s, %(where)s, %(columns)s)
+    end
 from given
 cross join pgembed.search_scan(pipelines) as scan
 """
@@ -51,7 +55,8 @@ class Relation:
     Rows of the statements have the key's columns behind the distance, then what was asked for.
 
     `scan` is how the index quantizes that orders `statement`; `exact_statement` uses none. `key`
-    and `distance` are those of a row of `relation`.
+    and `distance` are those of a row of `relation`. The `lexical_statement` is there where words
+    are searched for; see pgembed.lexical_statement.
     """
 
     scan: str
@@ -60,6 +65,7 @@ class Relation:
     relation: str
     key: str
     distance: str
+    lexical_statement: str | None
 
 
 def relation_of(
@@ -84,12 +90,13 @@ def related(
         "rows": raw(target_of(pipeline).rows),
         "reads_source": request.reads_source,
         "where": request.where,
+        "lexical": request.words is not None,
         "columns": [*own, *asked, *_vector(request)],
     }
     rows = yield Step(STATEMENTS, values)
     if not rows:
         return None
-    names = ("scan", "statement", "exact_statement", "relation", "key", "distance")
+    names = [each.name for each in fields(Relation)]
     found = Relation(**dict(zip(names, rows[0], strict=True)))
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)

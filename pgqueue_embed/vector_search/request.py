@@ -19,7 +19,9 @@ class SearchRequest:
     out. `where` is an SQL condition over the columns of the source and of the target, and `columns`
     are shown with each hit. With `per_record` each record is found once, by its best chunk. With
     `mmr`, 1 for relevance alone to 0, the first `rerank_top` hits are ordered for variety; these
-    are those that a re-ranking orders, too.
+    are those that a re-ranking orders, too. With `words` the search is hybrid: what has them, by
+    BM25, is fused with what is near, and `threshold` is for the latter. `lexical_weight`, 0 to 1,
+    is that of the words; None for the pipeline's.
     """
 
     limit: int = 5
@@ -30,6 +32,8 @@ class SearchRequest:
     per_record: bool = False
     rerank_top: int = 50
     mmr: float | None = None
+    words: str | None = None
+    lexical_weight: float | None = None
 
     @property
     def reads_source(self) -> bool:
@@ -49,6 +53,7 @@ class SearchRequest:
             raise UsageError(f"--offset {self.offset}: give 0 or more")
         check_where(self.where)
         self._check_order()
+        self._check_hybrid()
 
     def _check_order(self) -> None:
         check_type("--rerank-top", self.rerank_top, int)
@@ -64,3 +69,15 @@ class SearchRequest:
                 f"--mmr {self.mmr:g}: give a number from 0 to 1, the weight of relevance beside"
                 " variety; 0.7 is usual"
             )
+
+    def _check_hybrid(self) -> None:
+        if self.lexical_weight is None:
+            return
+        check_type("--hybrid-weight", self.lexical_weight, float)
+        if not 0 <= self.lexical_weight <= 1:
+            raise UsageError(
+                f"--hybrid-weight {self.lexical_weight:g}: give a number from 0 to 1, the weight of"
+                " words beside vectors"
+            )
+        if self.words is None:
+            raise UsageError("--hybrid-weight is of a hybrid search; add --hybrid")

@@ -23,9 +23,16 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import is_drained
 from pgqueue_embed.queue.scan_cursor import is_scanning
 from pgqueue_embed.vector_search.build_watch import watched
-from pgqueue_embed.vector_search.index import VectorIndex, declared, lacks_declared, plan
+from pgqueue_embed.vector_search.index import (
+    VectorIndex,
+    count_vectors,
+    declared,
+    lacks_declared,
+    plan,
+)
 from pgqueue_embed.vector_search.index_build import BuildInProgress, BuildProgress, build_index
 from pgqueue_embed.vector_search.index_upkeep import check_index, index_to_check, note_checked
+from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
 from pgqueue_embed.worker.loop import Shared
 
 LOOK_SECONDS = 10.0
@@ -72,7 +79,7 @@ class IndexBuilds:
                 return
 
     def _build_all(self) -> None:
-        if not any(declared(each.spec) for each in self._shared.served.pipelines()):
+        if not any(map(_declares, self._shared.served.pipelines())):
             return
         with (
             connect(self._shared.conninfo, application_name=applications.INDEX) as connection,
@@ -83,12 +90,14 @@ class IndexBuilds:
                     self._once(pipeline, partial(self._build, connection, pipeline))
                 elif (index := index_to_check(connection, pipeline)) is not None:
                     self._once(pipeline, partial(self._check, connection, pipeline, index))
+                if _lacks_lexical(connection, pipeline):
+                    self._once(pipeline, partial(self._build_lexical, connection, pipeline))
 
     def _settled(self, connection: Connection) -> Iterator[Pipeline]:
         """Yield those with a declared index of which all is embedded."""
         for pipeline in self._shared.served.pipelines():
             if (
-                declared(pipeline.spec) is not None
+                _declares(pipeline)
                 and self._again_at.get(pipeline.id, 0.0) <= time.monotonic()
                 and is_drained(connection, [pipeline.id])
                 and not is_scanning(connection, pipeline)
@@ -127,6 +136,14 @@ class IndexBuilds:
         with self._watched(pipeline):
             name = build_index(connection, pipeline, planned, on_warning=_warning(pipeline))
         note_checked(connection, pipeline)
+        log.info("index built", index=name, seconds=_since(started))
+
+    def _build_lexical(self, connection: Connection, pipeline: Pipeline) -> None:
+        log = get_logger(pipeline=pipeline.name)
+        started = time.monotonic()
+        log.info("index begun", method="lexical")
+        with self._watched(pipeline):
+            name = build_lexical_index(connection, pipeline, on_warning=_warning(pipeline))
         log.info("index built", index=name, seconds=_since(started))
 
     def _check(self, connection: Connection, pipeline: Pipeline, index: VectorIndex) -> None:
@@ -173,3 +190,12 @@ def _warning(pipeline: Pipeline) -> Callable[[str], None]:
 
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 1)
+
+
+def _declares(pipeline: Pipeline) -> bool:
+    return declared(pipeline.spec) is not None or pipeline.spec.lexical
+
+
+def _lacks_lexical(connection: Connection, pipeline: Pipeline) -> bool:
+    is_there = not pipeline.spec.lexical or has_lexical_index(connection, pipeline)
+    return not is_there and count_vectors(connection, pipeline) > 0

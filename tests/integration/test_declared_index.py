@@ -18,6 +18,7 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.scan_cursor import open_scan
 from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.index_build import read_progress
+from pgqueue_embed.vector_search.lexical_index import has_lexical_index
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -39,6 +40,7 @@ def declare(
         index_method="hnsw",
         quantize=quantize,
         partition_by=partition_by,
+        lexical=True,
     )
     enqueue(connection, pipeline, Selection())
     return pipeline
@@ -78,7 +80,8 @@ def test_a_worker_that_drains_the_queue_builds_it(
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0
     assert built(connection, pipeline) == [("hnsw", quantize, True)]
-    assert "index built" in worker.log()
+    assert has_lexical_index(connection, pipeline)
+    assert worker.log().count("index built") == 2
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0
     assert "index begun" not in worker.log()

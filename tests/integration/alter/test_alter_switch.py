@@ -30,6 +30,7 @@ from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.vector_search import index_plan
 from pgqueue_embed.vector_search.index import plan, vector_indexes
 from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.altering import begin, embed, signature, state
@@ -380,12 +381,14 @@ def test_index_of_smaller_vectors_is_built_for_the_new_dimensions(
 ) -> None:
     options = index_plan.IndexOptions(quantize=quantize)
     build_index(connection, reports, plan(connection, reports, options))
+    build_lexical_index(connection, reports)
     successor = begin(connection, reports, Changes(model="another/model"))
     assert successor.dimensions != reports.dimensions
     drain(session, successor, FakeDevice(dimensions=successor.dimensions))
     switched = switch(connection, reports)
     found = [(each.quantize, each.valid) for each in vector_indexes(connection, switched)]
     assert found == [(quantize, True)]
+    assert has_lexical_index(connection, switched)
 
 
 def test_switch_builds_its_indexes_with_the_memory_that_index_would(

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from tests.acceptance.test_docs import event_pipeline
 from tests.support.corpus import texts
 from tests.support.documents import marked_block
@@ -31,6 +32,7 @@ def searcher(connection: Connection, conninfo: str) -> Iterator[str]:
     )
     with open_session(conninfo) as session:
         drain(session, pipeline)
+    build_lexical_index(connection, pipeline)
     block = marked_block(DOCS / "security.md", "searcher: executed by the tests", "sql")
     connection.execute(block)
     connection.execute("create role assistant login password 'secret' in role pgembed_searcher")
@@ -45,6 +47,8 @@ def test_documented_grants_are_enough_to_search(searcher: str) -> None:
         pipeline = load_pipeline(role, "reports")
         assert len(role.execute(SEARCH, (QUERY.tolist(),)).fetchall()) == 3
     assert len(ask(searcher, pipeline, where="mdr_text_key < 5", per_record=True)) == 4
+    words = ask(searcher, pipeline, limit=1)[0].chunk
+    assert ask(searcher, pipeline, words=words)[0].chunk == words
 
 
 def test_and_for_nothing_else(searcher: str) -> None:

@@ -1,0 +1,244 @@
+-- depends: 0004_create_search
+--
+-- Search by words: BM25 over the chunks of a pipeline, beside its vectors. All that is stored is an
+-- index over pgembed.terms of a chunk's text, so that PostgreSQL itself keeps it right, whoever
+-- writes. How common a term is comes from the planner, whose statistics autovacuum keeps; a rare
+-- one is counted. Nobody learns more by it than the rights and policies of the caller let through.
+set local lock_timeout = '5s';
+
+-- An index has what it gave: whoever changes it has to build these indexes anew. Ranges, and not
+-- classes: those would depend on the locale of the database.
+create function pgembed.terms(document text)
+returns tsvector
+language plpgsql
+immutable
+strict
+parallel safe
+cost 1000
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- A tsvector holds 1 MiB at most, and no text is to be refused for it.
+    words text := left(document, 50000);
+    pairs tsvector := '';
+begin
+    -- Chinese, Japanese and Korean have no spaces between words: each two characters are a term.
+    if words ~ '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]' then
+        select coalesce(string_agg(pair || ':' || least(at, 16383), ' '), '')::tsvector
+        into pairs
+        from (
+            select at, character || lead(character) over (order by at) as pair
+            from unnest(
+                string_to_array(
+                    regexp_replace(words, '[^\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+', ' ', 'g'),
+                    null
+                )
+            ) with ordinality as listed (character, at)
+        ) as paired
+        where strpos(pair, ' ') = 0;
+        words := regexp_replace(words, '[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+', ' ', 'g');
+    end if;
+    -- A model number is a term as a whole, AB-1234 and AB1234 the same one, and by its parts.
+    return pairs || to_tsvector(
+        'pg_catalog.simple',
+        regexp_replace(
+            words,
+            '[!-/:-@\[-`{-~\u00a0-\u00bf\u2000-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]+',
+            ' ',
+            'g'
+        ) || ' ' || array_to_string(
+            array(
+                select regexp_replace(parts[1], '[-./_]', '', 'g')
+                from regexp_matches(words, '[0-9A-Za-z]+(?:[-./_][0-9A-Za-z]+)+', 'g') as match (parts)
+                where parts[1] ~ '[0-9]'
+            ),
+            ' '
+        )
+    );
+end
+$function$;
+
+comment on function pgembed.terms is
+    'The terms that a text is found by, of documents and queries alike: words in lower case, each two characters of Chinese, Japanese or Korean, and identifiers with digits as a whole beside their parts. Of 50,000 characters at most. pgembed index --lexical builds an index of it.';
+
+create function pgembed.estimated_rows(query text)
+returns double precision
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    plan json;
+begin
+    execute 'explain (format json) ' || query into plan;
+    return (plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
+end
+$function$;
+
+comment on function pgembed.estimated_rows is
+    'How many rows the planner expects of a query, by the statistics of the last analyze. For the other functions.';
+
+create function pgembed.matching(pipeline pgembed.pipelines, term text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select format(
+        'from %I.%I as target where pgembed.terms(target.%I) operator(pg_catalog.@@) %L::tsquery',
+        pipeline.target_schema, pipeline.target_table, pipeline.target_columns ->> 'text_chunk',
+        quote_literal(term)
+    )
+$function$;
+
+comment on function pgembed.matching is
+    'The SQL of the chunks that have a term. For the other functions.';
+
+create function pgembed.lexical_terms(pipeline pgembed.pipelines, words text)
+returns table (term text, chunks double precision, weight double precision, average_bytes double precision)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+-- A term is looked up in the index, however common the planner takes it to be.
+set enable_seqscan = off
+as $function$
+declare
+    counted constant integer := 1000;
+    rows_of constant text := format('%I.%I', pipeline.target_schema, pipeline.target_table);
+    text_chunk constant text := pipeline.target_columns ->> 'text_chunk';
+    total double precision := pgembed.estimated_rows('select from ' || rows_of);
+    share constant double precision := case
+        when total <= 2 * counted then 100 else 100 * counted / total
+    end;
+    sampled bigint;
+    matching text;
+    expected double precision;
+    -- What the planner takes a term for that it knows nothing of: no term has a space.
+    unknown constant double precision := pgembed.estimated_rows('select ' || pgembed.matching(pipeline, 'no term'));
+begin
+    -- Whole blocks, always the same: all of a small table.
+    execute format(
+        'select count(*), avg(octet_length(%I)) from %s tablesample system (%s) repeatable (0)',
+        text_chunk, rows_of, share
+    )
+    into sampled, average_bytes;
+    if share = 100 then
+        total := sampled;
+    end if;
+    average_bytes := greatest(coalesce(average_bytes, 1), 1);
+    for term in
+        select lexeme
+        from unnest(pgembed.terms(words))
+        order by positions[1]
+        -- Of a text that is longer than questions are, its beginning.
+        limit 64
+    loop
+        matching := pgembed.matching(pipeline, term);
+        expected := pgembed.estimated_rows('select ' || matching);
+        chunks := counted;
+        if expected < counted or expected < 1.5 * unknown then
+            execute format('select count(*) from (select %s limit %s) as matched', matching, counted)
+            into chunks;
+        end if;
+        if chunks = counted then
+            chunks := greatest(counted, expected);
+        end if;
+        total := greatest(total, chunks);
+        continue when chunks = 0;
+        weight := ln(1 + (total - chunks + 0.5) / (chunks + 0.5));
+        return next;
+    end loop;
+end
+$function$;
+
+comment on function pgembed.lexical_terms is
+    'The terms of a query that a pipeline''s chunks have, with how many have it (counted where these are fewer than 1,000, else as the planner estimates it), the weight that BM25 gives it, and the average length of a chunk. For the other functions.';
+
+create function pgembed.lexical_statement(
+    pipeline pgembed.pipelines, chunk_rows text, condition text, columns text[]
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    -- Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): k1 is 1.2 and b 0.75.
+    select format(
+        $statement$
+            with candidate as materialized (
+                select
+                    %s as key,
+                    chunk.pgembed_chunk_index as chunk_index,
+                    chunk.pgembed_start_char as start_char,
+                    chunk.pgembed_end_char as end_char,
+                    chunk.pgembed_text_chunk as chunk,
+                    %s as distance%s
+                from %s
+                where %s
+                    and pgembed.terms(chunk.pgembed_text_chunk) operator(pg_catalog.@@) $3::tsquery
+                limit $7
+            )
+            select candidate.*, bm25
+            from candidate
+            cross join lateral (
+                select sum(
+                    weight * 2.2 * frequency
+                    / (frequency + 1.2 * (0.25 + 0.75 * octet_length(chunk) / $6::double precision))
+                ) as bm25
+                from unnest(pgembed.terms(chunk)) as present (lexeme, positions, weights)
+                join unnest($4::text[], $5::double precision[]) as asked (term, weight)
+                    on term = lexeme
+                cross join lateral (select cardinality(positions)::double precision as frequency)
+                    as counted
+            ) as scored
+            order by bm25 desc, key, chunk_index
+            limit $2
+        $statement$,
+        pgembed.search_key(pipeline),
+        pgembed.search_distance(pipeline, 'none'),
+        (
+            select string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position)
+            from unnest(columns) with ordinality as listed (name, position)
+        ),
+        pgembed.search_relation(
+            pipeline,
+            chunk_rows,
+            -- Keys and vectors of chunks are no columns of a record.
+            condition is not null
+                or exists (
+                    select
+                    from unnest(columns) as listed (name)
+                    where not starts_with(name, 'chunk.pgembed_')
+                )
+        ),
+        coalesce('(' || condition || E'\n)', 'true')
+    )
+$function$;
+
+comment on function pgembed.lexical_statement is
+    'The statement of a search by words. Its parameters are the vector and the number of hits, which chunks to look at (a tsquery), the terms with their weights, the average length of a chunk in bytes, and at how many chunks to look. For the other functions.';
+
+create function pgembed.has_lexical_index(pipeline pgembed.pipelines)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select exists (
+        select
+        from pg_index
+        join pg_depend as of_function
+            on of_function.classid = 'pg_class'::regclass
+            and of_function.objid = indexrelid
+            and of_function.refclassid = 'pg_proc'::regclass
+            and of_function.refobjid = 'pgembed.terms(text)'::regprocedure
+        join pg_class on pg_class.oid = indrelid
+        join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname = pipeline.target_schema
+            and relname = pipeline.target_table
+            and pipeline.into_column is null
+            and indisvalid
+            and indpred is null
+    )
+$function$;
+
+comment on function pgembed.has_lexical_index is
+    'Whether the index of pgembed.terms is there that a search by words takes. For the other functions.';

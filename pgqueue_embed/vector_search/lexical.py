@@ -1,0 +1,116 @@
+"""Search by words: the one place that ranks chunks by a query's words, here by BM25 in SQL.
+
+An extension that ranks so by an index of its own (pg_textsearch, pg_search, VectorChord-bm25)
+would take the place of `ranked_by_words`, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pgqueue_embed.db.steps import Rows, Step, Steps
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.untrusted.shell import command
+
+# So many chunks are scored: those of the rarest terms, and of all terms together.
+CANDIDATES = 500
+
+# Until `evaluate` has found another one.
+USUAL_WEIGHT = 0.5
+
+READY = """
+select pgembed.has_lexical_index(pipelines), lexical, coalesce(lexical_weight, %s)
+from pgembed.pipelines
+where id = %s
+"""
+
+
+def lexical_weight(pipeline: Pipeline) -> Steps[float]:
+    """Read the weight of words in the pipeline's hybrid searches, 0 to 1.
+
+    Raises UsageError where its words are not indexed, or not yet.
+    """
+    rows = yield Step(READY, (USUAL_WEIGHT, pipeline.id))
+    is_there, is_declared, weight = rows[0] if rows else (False, False, USUAL_WEIGHT)
+    if is_there:
+        return float(weight)
+    build = command("index", pipeline.name, "--lexical")
+    if is_declared:
+        raise UsageError(
+            f"--hybrid: the words of {pipeline.name} are not indexed yet; a worker does it once the"
+            f" queue has drained, or you: {build}"
+        )
+    raise UsageError(f"--hybrid: the words of {pipeline.name} are not indexed; do it: {build}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Terms:
+    """What BM25 says of a query's terms, rarest first; in `chunks` chunks each of them is."""
+
+    terms: list[str]
+    chunks: list[float]
+    weights: list[float]
+    average_bytes: float
+
+    def is_any(self) -> str:
+        """Return the tsquery of the chunks with any of the rarest terms, as many as are scored."""
+        total = 0.0
+        chosen: list[str] = []
+        for term, chunks in zip(self.terms, self.chunks, strict=True):
+            total += chunks
+            if chosen and total > CANDIDATES:
+                break
+            chosen.append(_quoted(term))
+        return " | ".join(chosen)
+
+    def are_all(self) -> str:
+        """Return the tsquery of the chunks with all terms."""
+        return " & ".join(map(_quoted, self.terms))
+
+
+def _quoted(term: str) -> str:
+    doubled = term.replace("\\", "\\\\").replace("'", "''")
+    return f"'{doubled}'"
+
+
+TERMS = """
+select term, chunks, weight, average_bytes
+from pgembed.pipelines
+cross join lateral pgembed.lexical_terms(pipelines, %s)
+where id = %s
+order by chunks, term
+"""
+
+
+def _terms(pipeline: Pipeline, words: str) -> Steps[_Terms | None]:
+    rows = yield Step(TERMS, (words.replace("\x00", " "), pipeline.id))
+    if not rows:
+        return None
+    terms, chunks, weights, lengths = zip(*rows, strict=True)
+    return _Terms(
+        terms=list(terms), chunks=list(chunks), weights=list(weights), average_bytes=lengths[0]
+    )
+
+
+def ranked_by_words(
+    pipeline: Pipeline, statement: str, vector: str, words: str, count: int
+) -> Steps[Rows]:
+    """Read the `count` chunks that answer `words` best, by BM25, of those that have any.
+
+    `statement` is pgembed.lexical_statement's: rows are as those of pgembed.search_statement, but
+    for the last column, the score. `vector` is the query's, which gives the distance. At most
+    CANDIDATES chunks are scored of those with all words, and as many of those with the rarest.
+    """
+    terms = yield from _terms(pipeline, words)
+    if terms is None:
+        return []
+    found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    # One set, so that a query of a single term reads once.
+    for query in {terms.is_any(), terms.are_all()}:
+        values = (vector, count, query, terms.terms, terms.weights, terms.average_bytes, CANDIDATES)
+        rows = yield Step(statement, values, raw=True)
+        found.update({row[:5]: row for row in rows})
+    best = sorted(found.values(), key=lambda row: (-row[-1], row[0], row[1] or 0))
+    return best[:count]

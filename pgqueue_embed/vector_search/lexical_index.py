@@ -1,0 +1,90 @@
+"""The index of a pipeline's words: whether it is there, and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgqueue_embed.db.names import Table
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.target.parts import LEAVES
+from pgqueue_embed.vector_search.index import shortened
+from pgqueue_embed.vector_search.index_build import Build, build_once, ignore, long_statements
+
+HAS = "select pgembed.has_lexical_index(pipelines) from pgembed.pipelines where id = %s"
+
+
+def has_lexical_index(connection: Connection, pipeline: Pipeline) -> bool:
+    """Return whether hybrid searches can be made."""
+    return bool(connection.value(HAS, (pipeline.id,)))
+
+
+def build_lexical_index(
+    connection: Connection, pipeline: Pipeline, *, on_warning: Callable[[str], None] = ignore
+) -> str:
+    """Build the index of words while reads and writes go on, and return its name.
+
+    Interrupted, it is begun anew by the next call, or goes on with the part at which it stopped.
+    Raises as `build_index` does, and UsageError of vectors in a column of the source.
+    """
+    if pipeline.spec.into_column is not None:
+        raise UsageError(
+            f"--lexical belongs to a target table; {pipeline.name} has its vectors in a column of"
+            f" {pipeline.source}"
+        )
+    build = LexicalBuild(connection, pipeline, on_warning)
+    with long_statements(connection):
+        name = build_once(build)
+        # How common a term is, is known from then on.
+        analyze = sql.SQL("analyze {}").format(pipeline.target.identifier)
+        connection.execute(analyze)
+    return name
+
+
+CREATE = "{create} {name} on {table} using gin (pgembed.terms({text_chunk}))"
+
+PARTS_WITHOUT = """
+select nspname, relname
+from leaf
+join pg_class on pg_class.oid = relid
+join pg_namespace on pg_namespace.oid = relnamespace
+where not exists (
+    select
+    from pg_index
+    join pg_depend
+        on classid = 'pg_class'::regclass
+        and objid = indexrelid
+        and refclassid = 'pg_proc'::regclass
+        and refobjid = 'pgembed.terms(text)'::regprocedure
+    where indrelid = relid and indisvalid
+)
+order by relid
+"""
+
+
+@dataclass(frozen=True)
+class LexicalBuild(Build):
+    """Builds the index of a pipeline's words."""
+
+    def name_of(self, table: Table) -> str:
+        """Return the name of the index of `table`, the same everywhere."""
+        return shortened(f"{table.name}_{self.pipeline.spec.columns.text_chunk}", "lexical")
+
+    def parts_without(self) -> list[Table]:
+        """Return the parts that lack it."""
+        values = {"table": self.pipeline.target.quoted}
+        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
+        return [Table(schema=schema, name=name) for schema, name in rows]
+
+    def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
+        """Return the statement that builds that of one table."""
+        return sql.SQL(CREATE).format(
+            create=create,
+            name=sql.Identifier(name),
+            table=table.identifier,
+            text_chunk=sql.Identifier(self.pipeline.spec.columns.text_chunk),
+        )

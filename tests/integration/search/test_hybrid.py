@@ -1,0 +1,308 @@
+"""Search by words and vectors: BM25 in SQL is that of a few lines of Python, and rows live on."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from psycopg import sql
+
+from pgqueue_embed import Database
+from pgqueue_embed import search as search_of_programs
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search import lexical, query_vector
+from pgqueue_embed.vector_search.fusion import DEPTH, fused
+from pgqueue_embed.vector_search.lexical_index import build_lexical_index
+from pgqueue_embed.vector_search.query import Hit, search
+from pgqueue_embed.vector_search.request import SearchRequest
+from tests.support.commands import pgembed
+from tests.support.pipelines import make_pipeline
+
+QUERY = np.eye(1, 8, dtype=np.float32)[0]
+HAN = "电池过热支架断裂导管输送系统"
+WORDS = [
+    *("stent", "the", "The", "battery", "naïve", "don't", "and/or", "a", "b2", "1.5", "2026-01-15"),
+    *("AB-1234", "AB1234", "ab-1234", "H749-39236-10", "K_12.7", "x-y", "42", "-42", "1e5", "foo."),
+]
+FILL = """
+insert into {target} (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char, tokens,
+    embedding)
+select n, n::text, 0, text, 0, length(text), 1,
+    array[cosd(n), sind(n), 0, 0, 0, 0, 0, 0]::real[]::public.vector
+from unnest(%s::text[]) with ordinality as listed (text, n)
+"""
+
+
+def fill(connection: Connection, texts: Sequence[str], **fields: object) -> Pipeline:
+    """Make pipeline reports with a chunk of each text, whose vectors turn away from QUERY."""
+    connection.execute(
+        "create table public.reports as select n as id, body, n %% 2 as kind"
+        " from unnest(%s::text[]) with ordinality as listed (body, n)",
+        (list(texts),),
+    )
+    connection.execute("alter table public.reports add primary key (id)")
+    pipeline = make_pipeline(connection, **fields)  # type: ignore[arg-type]
+    connection.execute(sql.SQL(FILL).format(target=pipeline.target.identifier), (list(texts),))
+    return pipeline
+
+
+def ask(connection: Connection, pipeline: Pipeline, words: str, **asked: object) -> list[Hit]:
+    request = SearchRequest(words=words, **{"threshold": -1.0, **asked})  # type: ignore[arg-type]
+    return search(connection, pipeline, QUERY, request)
+
+
+def terms(text: str) -> list[str]:
+    """Return the terms of a text as the documentation tells them."""
+    found = re.findall(r"[0-9a-zï]+", text.lower())
+    for han in re.findall(f"[{HAN}]+", text):
+        found += [han[at : at + 2] for at in range(len(han) - 1)]
+    for each in re.findall(r"[0-9a-z]+(?:[-./_][0-9a-z]+)+", text.lower()):
+        found += [re.sub("[-./_]", "", each)] if re.search(r"\d", each) else []
+    return found
+
+
+def bm25(texts: Sequence[str], query: str) -> list[float]:
+    """Return the score of each text; k1 is 1.2, b 0.75, and a length is counted in bytes."""
+    bags = [Counter(terms(text)) for text in texts]
+    sizes = [len(text.encode()) for text in texts]
+    scores = [0.0] * len(texts)
+    for term in set(terms(query)):
+        having = sum(term in bag for bag in bags)
+        weight = math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
+        for at, bag in enumerate(bags):
+            length = 0.25 + 0.75 * sizes[at] * len(texts) / sum(sizes)
+            scores[at] += weight * bag[term] * 2.2 / (bag[term] + 1.2 * length)
+    return scores
+
+
+def random_text(source: random.Random, most: int) -> str:
+    parts = [
+        "".join(source.choices(HAN, k=source.randint(1, 6)))
+        if source.random() < 0.3
+        else source.choice(WORDS)
+        for _ in range(source.randint(1, most))
+    ]
+    # Han runs stand beside words with nothing between them, too; words do not.
+    text = parts[0]
+    for part in parts[1:]:
+        glued = source.random() < 0.5 and (text[-1] in HAN) != (part[0] in HAN)
+        text += part if glued else " " + part
+    return text
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("partition_by", [None, "hash:3"])
+def test_bm25_is_that_of_python(
+    connection: Connection, partition_by: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexical, "CANDIDATES", 10_000)
+    source = random.Random(0)
+    texts = [random_text(source, 20) for _ in range(200)]
+    pipeline = fill(connection, texts, partition_by=partition_by)
+    build_lexical_index(connection, pipeline)
+    for _ in range(25):
+        query = random_text(source, 5)
+        found = {int(row[0]): row[-1] for row in by_words(connection, pipeline, query)}
+        expected = {at: score for at, score in enumerate(bm25(texts, query), start=1) if score}
+        assert found == pytest.approx(expected, abs=1e-6), query
+
+
+def by_words(connection: Connection, pipeline: Pipeline, words: str) -> list[tuple[Any, ...]]:
+    """Return all that has any of the words: no more candidates than there are."""
+    statement = connection.value(
+        "select pgembed.lexical_statement(pipelines, pgembed.chunk_rows(pipelines), null, '{}')"
+        " from pgembed.pipelines"
+    )
+    vector = str(QUERY.tolist())
+    return run(connection, lexical.ranked_by_words(pipeline, statement, vector, words, 10_000))
+
+
+TEXTS = [
+    *(f"the catheter number {at} was used as it is" for at in range(150)),
+    "型号AB-1234 电池过热。",
+    "lot no. LOT00917/3, the stent fractured",
+]
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A pipeline of texts of which vectors put the last ones last."""
+    pipeline = fill(connection, TEXTS)
+    build_lexical_index(connection, pipeline)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        *(("ab-1234", "151"), ("AB1234", "151"), ("型号AB-1234", "151"), ("过热", "151")),
+        *(("LOT00917/3", "152"), ("lot00917", "152"), ("stent fractured", "152")),
+    ],
+)
+def test_what_vectors_miss_is_found_as_typed(
+    connection: Connection, reports: Pipeline, words: str, key: str
+) -> None:
+    assert key in keys(ask(connection, reports, words))
+    assert ask(connection, reports, words, lexical_weight=1.0)[0].key_text == key
+    assert key not in keys(ask(connection, reports, words, lexical_weight=0.0))
+
+
+def test_index_follows_whoever_writes(connection: Connection, reports: Pipeline) -> None:
+    (old, *_) = ask(connection, reports, "AB-1234", lexical_weight=1.0)
+    connection.execute(
+        "update reports_chunks set text_chunk = 'model ZX-9' where fulltext_id = 151"
+    )
+    assert old.key_text not in keys(ask(connection, reports, "AB-1234", lexical_weight=1.0))
+    assert ask(connection, reports, "zx-9", lexical_weight=1.0)[0].key_text == "151"
+    connection.execute("delete from reports where id = 151")  # the source is not read for it
+    assert ask(connection, reports, "zx-9", lexical_weight=1.0)[0].key_text == "151"
+    connection.execute("delete from reports_chunks where fulltext_id = 151")
+    assert "151" not in keys(ask(connection, reports, "zx-9", limit=1_000))
+
+
+def keys(hits: Sequence[Hit]) -> list[str]:
+    return [hit.key_text for hit in hits]
+
+
+@pytest.mark.parametrize("per_record", [False, True])
+def test_never_fewer_than_there_are_and_pages_are_of_one_order(
+    connection: Connection, reports: Pipeline, per_record: bool
+) -> None:
+    words = "the stent of catheter 7"
+    where = "kind = 0"
+    whole = ask(connection, reports, words, where=where, per_record=per_record, limit=1_000)
+    assert sorted(map(int, keys(whole))) == list(range(2, 153, 2))
+    pages = [
+        hit
+        for at in range(0, 80, 20)
+        for hit in ask(
+            connection, reports, words, where=where, per_record=per_record, limit=20, offset=at
+        )
+    ]
+    assert pages == whole
+    assert "152" in keys(whole)[: DEPTH // 2]
+
+
+def test_common_words_have_candidates_with_all_of_them(
+    connection: Connection, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexical, "CANDIDATES", 5)
+    (hit, *_) = ask(connection, reports, "the catheter number 149", lexical_weight=1.0)
+    assert hit.key_text == "150"
+
+
+@pytest.mark.parametrize("words", ["", "…", "unheardof", "it's \\ ' \x00 & | ! :*", "的" * 70_000])
+def test_words_that_nothing_has_leave_what_is_near(
+    connection: Connection, reports: Pipeline, words: str
+) -> None:
+    assert keys(ask(connection, reports, words, where="id < 4")) == ["1", "2", "3"]
+
+
+def test_any_text_has_terms(connection: Connection) -> None:
+    """A tsvector has a limit, and an index that refuses a text would refuse its record."""
+    query = "select length(pgembed.terms(string_agg({}, ''))) from generate_series(1, 90000) as n"
+    for each in ("md5(n::text) || ' '", "chr(19968 + n * 7919 % 20000)", "'a1-'", "'x'"):
+        assert connection.value(query.format(each)) >= 0
+
+
+def test_hybrid_without_an_index_says_how_to_make_one(
+    connection: Connection, conninfo: str
+) -> None:
+    pipeline = fill(connection, ["a stent"])
+    with pytest.raises(UsageError, match="are not indexed; do it: pgembed index reports --lexical"):
+        ask(connection, pipeline, "stent")
+    connection.execute("update pgembed.pipelines set lexical = true")
+    with pytest.raises(UsageError, match="not indexed yet; a worker does it"):
+        ask(connection, pipeline, "stent")
+    assert (
+        "built reports_chunks_text_chunk_lexical"
+        in pgembed(conninfo, "index", "reports", "--lexical").stdout
+    )
+    assert keys(ask(connection, pipeline, "stent")) == ["1"]
+    assert "already" in pgembed(conninfo, "index", "reports", "--lexical").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"words": "a", "lexical_weight": 1.5}, "--hybrid-weight 1.5: give a number from 0 to 1"),
+        ({"lexical_weight": 0.5}, "--hybrid-weight is of a hybrid search; add --hybrid"),
+    ],
+)
+def test_weights_that_cannot_be(given: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        SearchRequest(**given).check()  # type: ignore[arg-type]
+
+
+def test_vectors_in_a_column_have_no_words(connection: Connection, conninfo: str) -> None:
+    connection.execute("create table public.reports as select 1 as id, 'a stent' as body")
+    connection.execute("alter table public.reports add primary key (id)")
+    pipeline = make_pipeline(connection, into_column="embedding", chunking="none")
+    with pytest.raises(UsageError, match="are not indexed"):
+        ask(connection, pipeline, "stent")
+    for command in ("index", "alter"):
+        refused = pgembed(conninfo, command, "reports", "--lexical")
+        assert refused.exit_code == 2
+        assert "a target table; reports has its vectors in a column" in (refused.error or "")
+
+
+def test_fusion_is_by_ranks() -> None:
+    vectors, words = ["a", "b", "c"], ["c", "d"]
+    scores = fused(vectors, words, 0.5)
+    assert list(scores) == ["c", "a", "d", "b"]
+    assert scores["c"] == pytest.approx(61 / 2 * (1 / 63 + 1 / 61))
+    assert list(fused(vectors, words, 0.0))[:3] == vectors
+    assert list(fused(vectors, words, 1.0))[:2] == words
+    many = list(range(DEPTH + 5))
+    assert list(fused(many, [DEPTH + 2], 0.1))[-4:] == [100, 101, 103, 104]
+
+
+def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
+    connection: Connection,
+    conninfo: str,
+    reports: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Identifiers that vectors never find: words alone are best then."""
+
+    class Encoder:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def encode(self, _words: str, _truncate_dim: int | None) -> object:
+            return QUERY
+
+    monkeypatch.setattr(query_vector, "QueryEncoder", Encoder)
+    queries, qrels = tmp_path / "queries", tmp_path / "qrels"
+    asked = [(at, f"the catheter number {at}") for at in range(20, 40)]
+    queries.write_text("".join(f"q{at}\t{words}\n" for at, words in asked))
+    qrels.write_text("".join(f"q{at} 0 {at + 1} 1\n" for at, _ in asked))
+    command = ("evaluate", "reports", "--queries", str(queries), "--judgements", str(qrels))
+    kept = "select lexical_weight from pgembed.pipelines"
+    assert "is the best weight" in pgembed(conninfo, *command, "--dry-run").stdout
+    assert connection.value(kept) is None
+    found = json.loads(pgembed(conninfo, *command, "--json").stdout)["hybrid"]
+    assert found["queries"] == 10
+    assert found["vectors"]["nDCG@10"]["mean"] == 0
+    assert found["hybrid"]["nDCG@10"]["mean"] == 1
+    assert found["difference"]["nDCG@10"]["mean"] == 1
+    assert connection.value(kept) == found["weight"] > 0.5
+    assert run(connection, lexical.lexical_weight(reports)) == found["weight"]
+    monkeypatch.setattr(query_vector, "_encoders", OrderedDict())
+    program = Database(conninfo).pipeline("reports")
+    (hit, *_) = search_of_programs(program, "the catheter number 30", hybrid=True)
+    assert hit.key == 31
+    with pytest.raises(UsageError, match="give a query, in words"):
+        search_of_programs(program, vector=QUERY, hybrid=True)
