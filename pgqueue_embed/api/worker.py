@@ -51,8 +51,11 @@ class Worker:
         lease_seconds: float = WorkerSettings.lease_seconds,
         retry_delay_seconds: float = WorkerSettings.retry_delay_seconds,
         cache_megabytes: int = WorkerSettings.cache_megabytes,
+        otlp: str | None = WorkerSettings.otlp,
     ) -> None:
         """Take the options of ``pgembed work``; `pipelines` are names, by default all.
+
+        `otlp` is the URL of an OpenTelemetry collector that is told of each claim.
 
         With `drain` it ends when nothing is pending, else it works until stopped. Raises
         UsageError for a value out of range.
@@ -69,6 +72,7 @@ class Worker:
             lease_seconds=lease_seconds,
             retry_delay_seconds=retry_delay_seconds,
             cache_megabytes=cache_megabytes,
+            otlp=otlp,
         )
         # Reentrant: a signal handler may interrupt the thread that holds it.
         self._lock = threading.RLock()
