@@ -28,7 +28,7 @@ from pgqueue_embed.db.session import connect
 from pgqueue_embed.embedding import AS_ITS_FILES_SAY, DeviceThread, resolve_model
 from pgqueue_embed.embedding.query_model import QueryModel
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
-from pgqueue_embed.serve.encoders import open_model
+from pgqueue_embed.search_server.encoders import open_model
 from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions

@@ -51,8 +51,8 @@ def serve(
     from pgqueue_embed.web_server import require_server_extra, serve
 
     require_server_extra()
-    from pgqueue_embed.serve.announce import announced
-    from pgqueue_embed.serve.app import HEALTH
+    from pgqueue_embed.search_server.announce import announced
+    from pgqueue_embed.search_server.app import HEALTH
 
     log_settings().apply()
     where = listening.listening(port)
@@ -71,8 +71,8 @@ def _app(conninfo: str, device: str, names: Sequence[str]) -> App:
     """Return the application, its models loaded."""
     import gc
 
-    from pgqueue_embed.serve.app import make_app
-    from pgqueue_embed.serve.encoders import WarmEncoders
+    from pgqueue_embed.search_server.app import make_app
+    from pgqueue_embed.search_server.encoders import WarmEncoders
 
     app = make_app(conninfo, WarmEncoders(device), names)
     # To look through the libraries for garbage takes a second, in which nobody is answered.
@@ -94,9 +94,9 @@ def mcp(conninfo: str, names: Names = None) -> None:
     require_server_extra()
     import asyncio
 
-    from pgqueue_embed.serve.assistants import assistant_server
-    from pgqueue_embed.serve.encoders import DirectEncoder
-    from pgqueue_embed.serve.service import SearchService
+    from pgqueue_embed.search_server.assistants import assistant_server
+    from pgqueue_embed.search_server.encoders import DirectEncoder
+    from pgqueue_embed.search_server.service import SearchService
 
     log_settings(quiet=True).apply()
     service = SearchService(conninfo, DirectEncoder(), names or ())

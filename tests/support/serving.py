@@ -14,9 +14,9 @@ import numpy as np
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.serve import encoders
-from pgqueue_embed.serve.app import HEALTH, make_app
-from pgqueue_embed.serve.encoders import WarmEncoders
+from pgqueue_embed.search_server import encoders
+from pgqueue_embed.search_server.app import HEALTH, make_app
+from pgqueue_embed.search_server.encoders import WarmEncoders
 from pgqueue_embed.web_server import Listening, Server
 from tests.support.fakes import DIMENSIONS, unit_vector
 

@@ -21,10 +21,10 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
-from pgqueue_embed.serve import overload
-from pgqueue_embed.serve.faults import told
-from pgqueue_embed.serve.query_batches import Encoded
-from pgqueue_embed.serve.service import Search, SearchService
+from pgqueue_embed.search_server import overload
+from pgqueue_embed.search_server.faults import told
+from pgqueue_embed.search_server.query_batches import Encoded
+from pgqueue_embed.search_server.service import Search, SearchService
 from pgqueue_embed.untrusted.plain_json import plain
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search

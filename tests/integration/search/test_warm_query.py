@@ -20,9 +20,9 @@ from pgqueue_embed.lifecycle.create import create
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
-from pgqueue_embed.serve.announce import announced
-from pgqueue_embed.serve.app import make_app
-from pgqueue_embed.serve.encoders import WarmEncoders
+from pgqueue_embed.search_server.announce import announced
+from pgqueue_embed.search_server.app import make_app
+from pgqueue_embed.search_server.encoders import WarmEncoders
 from pgqueue_embed.vector_search import query_vector, warm_query
 from pgqueue_embed.web_server import Listening, Server
 from tests.support.commands import pgembed
@@ -46,7 +46,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with TemporaryDirectory() as made:
         path = Path(made) / "serve"
         monkeypatch.setattr(warm_query, "socket_folder", lambda: path)
-        monkeypatch.setattr("pgqueue_embed.serve.announce.socket_folder", lambda: path)
+        monkeypatch.setattr("pgqueue_embed.search_server.announce.socket_folder", lambda: path)
         yield path
 
 

@@ -18,7 +18,7 @@ from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.model import check_local_model, use_of, use_of_options
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.serve.query_batches import CACHE_BYTES, Encoded, QueryBatches
+from pgqueue_embed.search_server.query_batches import CACHE_BYTES, Encoded, QueryBatches
 from pgqueue_embed.vector_search.query_vector import MOST_MODELS, check_query, encoder_of
 
 # A model that this machine lacks is not looked for at each request.

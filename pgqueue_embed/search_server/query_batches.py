@@ -17,7 +17,7 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread
 from pgqueue_embed.embedding.query_model import QueryModel
 from pgqueue_embed.errors import ModelError, PgembedError, RecordFault, UsageError
-from pgqueue_embed.serve.overload import MOST_TEXTS, Overloaded
+from pgqueue_embed.search_server.overload import MOST_TEXTS, Overloaded
 
 # Of one request, and of all, in a round of the device: long lists let short ones by.
 TEXTS_OF_A_REQUEST = 16

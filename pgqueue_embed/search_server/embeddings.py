@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.serve.bodies import text_field
-from pgqueue_embed.serve.query_batches import Encoded
+from pgqueue_embed.search_server.bodies import text_field
+from pgqueue_embed.search_server.query_batches import Encoded
 
 # `user` is for the statistics of others.
 EMBEDDING_FIELDS = ("model", "input", "encoding_format", "dimensions", "user")

@@ -30,8 +30,8 @@ from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.model import use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.serve.encoders import Encoder, WarmEncoders
-from pgqueue_embed.serve.query_batches import Encoded
+from pgqueue_embed.search_server.encoders import Encoder, WarmEncoders
+from pgqueue_embed.search_server.query_batches import Encoded
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.asked import TRIES
 from pgqueue_embed.vector_search.query import CONDITION_SECONDS, Hit

@@ -18,9 +18,9 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from pgqueue_embed.log import Forwarding
-from pgqueue_embed.serve.bodies import search_of
-from pgqueue_embed.serve.faults import told
-from pgqueue_embed.serve.service import SearchService
+from pgqueue_embed.search_server.bodies import search_of
+from pgqueue_embed.search_server.faults import told
+from pgqueue_embed.search_server.service import SearchService
 from pgqueue_embed.untrusted.plain_json import plain
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.record import joined

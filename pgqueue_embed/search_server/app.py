@@ -14,18 +14,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pgqueue_embed.errors import NotFound
-from pgqueue_embed.serve.assistants import McpDoor, assistant_server
-from pgqueue_embed.serve.bodies import SEARCH_FIELDS, JsonResponse, json_object, search_of
-from pgqueue_embed.serve.embeddings import (
+from pgqueue_embed.search_server.assistants import McpDoor, assistant_server
+from pgqueue_embed.search_server.bodies import SEARCH_FIELDS, JsonResponse, json_object, search_of
+from pgqueue_embed.search_server.embeddings import (
     EMBEDDING_FIELDS,
     embedding_answer,
     embedding_request,
     model_answer,
 )
-from pgqueue_embed.serve.encoders import WarmEncoders
-from pgqueue_embed.serve.faults import told
-from pgqueue_embed.serve.overload import RequestLimit
-from pgqueue_embed.serve.service import SearchService
+from pgqueue_embed.search_server.encoders import WarmEncoders
+from pgqueue_embed.search_server.faults import told
+from pgqueue_embed.search_server.overload import RequestLimit
+from pgqueue_embed.search_server.service import SearchService
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.warm_query import VECTOR_FIELDS, VECTOR_PATH
 from pgqueue_embed.version import VERSION

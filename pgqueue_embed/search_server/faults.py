@@ -12,7 +12,7 @@ from pgqueue_embed.db.faults import is_of_the_role
 from pgqueue_embed.db.session import OutOfTime
 from pgqueue_embed.errors import PgembedError, as_arguments
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.serve.overload import RETRY_AFTER_SECONDS
+from pgqueue_embed.search_server.overload import RETRY_AFTER_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

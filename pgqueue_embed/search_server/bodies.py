@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import CALLED, check_type
-from pgqueue_embed.serve.service import Search
+from pgqueue_embed.search_server.service import Search
 from pgqueue_embed.untrusted.plain_json import plain
 from pgqueue_embed.vector_search.request import SearchRequest
 
