@@ -720,7 +720,8 @@ comment on column pgembed.settings.overlap_tokens is
     'Most tokens that a chunk has in common with the one before it.';
 comment on column pgembed.settings.max_attempts is
     'Failed attempts after which a record becomes a dead letter.';
-comment on column pgembed.settings.priority is 'Smaller is sooner, 1 to 100.';
+comment on column pgembed.settings.priority is
+    'Share of a worker''s time: one of 20 gets twice what one of 10 gets.';
 comment on column pgembed.settings.index_method is
     'The vector index that workers build once nothing is pending; null for none.';
 comment on column pgembed.settings.quantize is 'What that index makes smaller of the vectors: none, halfvec or binary.';
