@@ -52,6 +52,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "priority": (10, 20),
     "index": (None, "hnsw"),
     "quantize": ("none", "halfvec"),
+    "lexical": (False, True),
     "sync": (False, True),
 }
 

@@ -159,7 +159,7 @@ def test_control_tokens_of_a_text_are_meant_where_that_is_said(
 def test_an_empty_prompt_is_refused_with_the_ways_out(
     conninfo: str, connection: Connection, model: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"-prompt is empty; .* own prompt, or give none"):
+    with pytest.raises(UsageError, match=r"document_prompt is empty; .* own prompt, or give none"):
         create(conninfo, connection, model, document_prompt=" ")
     assert load_pipelines(connection) == []
 
@@ -167,7 +167,7 @@ def test_an_empty_prompt_is_refused_with_the_ways_out(
 def test_a_prompt_that_leaves_no_room_is_refused(
     conninfo: str, connection: Connection, model: Path
 ) -> None:
-    with pytest.raises(UsageError, match="--chunk-size 24 does not fit"):
+    with pytest.raises(UsageError, match="chunk_size 24 does not fit"):
         create(conninfo, connection, model, document_prompt="pump " * 80)
 
 

@@ -101,7 +101,7 @@ def test_query_of_the_model_itself_is_cut_like_its_chunks(
     make_source(connection, ["The pump stopped and an alarm was heard."])
     database = Database(conninfo)
     wanted: dict[str, Any] = {"source_table": "reports", "text_field": "body"}
-    with pytest.raises(UsageError, match=r"--truncate-dim 385: .* have 384 dimensions"):
+    with pytest.raises(UsageError, match=r"truncate_dim 385: .* have 384 dimensions"):
         database.create("reports", **wanted, truncate_dim=385)
     whole = database.create("whole", **wanted)
     cut = database.create("cut", **wanted, target_table="cut", truncate_dim=64)

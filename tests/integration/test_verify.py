@@ -152,9 +152,9 @@ def test_nothing_stored_is_nothing_to_compare(
     ran = pgembed(conninfo, "verify", "reports")
     assert (ran.exit_code, ran.stdout) == (0, "reports has no vectors to compare\n")
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"sample": 0}, "--sample 0"),
-        ({"sample": 10**20}, f"--sample {10**20}"),
-        ({"min_cosine": 1.5}, "--min-cosine 1.5"),
+        ({"sample": 0}, "^sample 0"),
+        ({"sample": 10**20}, f"^sample {10**20}"),
+        ({"min_cosine": 1.5}, "^min_cosine 1.5"),
     ]
     for wrong, message in refused:
         with pytest.raises(UsageError, match=message):

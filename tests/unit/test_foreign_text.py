@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import pgqueue_embed
 from pgqueue_embed.adopt import locate
+from pgqueue_embed.bench import texts
 from pgqueue_embed.chunking import encoding
 from pgqueue_embed.claim.embed import describe_error
 from pgqueue_embed.configuration import database, keys
@@ -22,7 +23,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import split_columns
 from pgqueue_embed.embedding import weights
 from pgqueue_embed.embedding.devices import is_out_of_memory
-from pgqueue_embed.errors import PgembedError, UsageError
+from pgqueue_embed.errors import PgembedError, UsageError, as_arguments
 from pgqueue_embed.local_server import config, serverlog
 from pgqueue_embed.log import mask
 from pgqueue_embed.pipeline.template import parse_template
@@ -124,6 +125,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "server port": config.configured_port,
     "adopt": lambda text: locate.without_marks(text),
     "chunking": lambda text: encoding._SEAM.search(text),
+    "options in messages": as_arguments,
+    "sentences": lambda text: texts._SENTENCE.split(text),
     "names of weights": lambda text: weights._OF_A_HEAD.search(text),
 }
 
@@ -167,6 +170,7 @@ def test_every_regular_expression_is_looked_at() -> None:
         or "re.fullmatch(" in path.read_text(encoding="utf-8")
     }
     assert with_one == {
+        "bench/texts.py",
         "chunking/encoding.py",
         "configuration/database.py",
         "configuration/keys.py",
@@ -175,6 +179,7 @@ def test_every_regular_expression_is_looked_at() -> None:
         "embedding/families.py",
         "embedding/quiet.py",
         "embedding/weights.py",
+        "errors.py",
         "local_server/config.py",
         "local_server/serverlog.py",
         "log.py",

@@ -6,6 +6,7 @@ import random
 from contextlib import suppress
 
 import psycopg
+import pytest
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError
@@ -25,12 +26,14 @@ BACKLOG_RECORDS = 500
 def renew(run: Soak) -> None:
     """Make new generations and switch to them."""
     chance = run.plan.chance("generations")
-    vars(altering).update(prepare=prepare_with_fake_model, check_local_model=lambda _pipeline: None)
-    while not run.over.wait(chance.uniform(1.0, 5.0)):
-        with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as owner:
-            _make_generation(run, owner, chance)
-            switch(owner, load_pipeline(owner, "reports"), patience_seconds=20.0)
-            run.happened["generations switched"] += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(altering, "prepare", prepare_with_fake_model)
+        patch.setattr(altering, "check_local_model", lambda _pipeline: None)
+        while not run.over.wait(chance.uniform(1.0, 5.0)):
+            with suppress(psycopg.Error, PgembedError), connect(run.conninfo) as owner:
+                _make_generation(run, owner, chance)
+                switch(owner, load_pipeline(owner, "reports"), patience_seconds=20.0)
+                run.happened["generations switched"] += 1
 
 
 def finish(run: Soak, connection: Connection) -> None:
