@@ -111,13 +111,8 @@ def index(
     from pgqueue_embed.db import applications
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
-    from pgqueue_embed.monitoring.words import effort_lapsed
     from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.vector_search.evaluation import lapsed_effort
-    from pgqueue_embed.vector_search.index import plan
-    from pgqueue_embed.vector_search.index_build import build_index
     from pgqueue_embed.vector_search.index_plan import IndexOptions
-    from pgqueue_embed.vector_search.index_upkeep import note_checked
 
     given = {"method": method, "quantize": quantize}
     options = IndexOptions(
@@ -133,22 +128,33 @@ def index(
         if lexical:
             _index_words(conninfo, connection, pipeline, given)
             return
-        options = _completed(options, given, pipeline)
-        planned = plan(connection, pipeline, options)
-        if _says_that_it_exists(connection, pipeline, planned):
-            return
-        _announce(connection, pipeline, planned)
-        if not planned.fits:
-            _ask(_what_does_not_fit(connection, pipeline, options, planned), yes=yes)
-        started = time.monotonic()
-        with _watched(conninfo, pipeline):
-            built = build_index(connection, pipeline, planned, on_warning=_warn)
-        note_checked(connection, pipeline)
-        say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
-        _say_what_is_used(connection, pipeline, planned)
-        lapsed = lapsed_effort(connection, pipeline)
-        if lapsed is not None:
-            _warn(effort_lapsed(name, lapsed))
+        _index_vectors(conninfo, connection, pipeline, _completed(options, given, pipeline), yes)
+
+
+def _index_vectors(
+    conninfo: str, connection: Connection, pipeline: Pipeline, options: IndexOptions, yes: bool
+) -> None:
+    from pgqueue_embed.monitoring.words import effort_lapsed
+    from pgqueue_embed.vector_search.evaluation import lapsed_effort
+    from pgqueue_embed.vector_search.index import plan
+    from pgqueue_embed.vector_search.index_build import build_index
+    from pgqueue_embed.vector_search.index_upkeep import note_checked
+
+    planned = plan(connection, pipeline, options)
+    if _says_that_it_exists(connection, pipeline, planned):
+        return
+    _announce(connection, pipeline, planned)
+    if not planned.fits:
+        _ask(_what_does_not_fit(connection, pipeline, options, planned), yes=yes)
+    started = time.monotonic()
+    with _watched(conninfo, pipeline):
+        built = build_index(connection, pipeline, planned, on_warning=_warn)
+    note_checked(connection, pipeline)
+    say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+    _say_what_is_used(connection, pipeline, planned)
+    lapsed = lapsed_effort(connection, pipeline)
+    if lapsed is not None:
+        _warn(effort_lapsed(pipeline.name, lapsed))
 
 
 def _index_words(
