@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cpu_time import server_seconds
 from benchmarks.database import PRODUCTION_SETTINGS, new_database
 from benchmarks.machine import describe_machine
 from benchmarks.rehearsal_stages import DIMENSIONS, Rehearsal, rehearsal
@@ -52,11 +53,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage took: its growth of the database, and memory at its peak, in bytes."""
+    """What a stage took: its growth of the database, and memory at its peak, in bytes.
+
+    `processor_seconds` are those of this process and of the server together: unlike `seconds` they
+    change little with what else the machine does.
+    """
 
     name: str
     what: str
     seconds: float
+    processor_seconds: float
     grown: int
     wal: int
     worker_memory: int
@@ -137,14 +143,17 @@ def _measured(console: Console, found: Rehearsal, name: str, stage: Callable[[],
     connection = found.connection
     console.print(f"[dim]… {name}[/]", highlight=False)
     wal, there = connection.value(WAL, ()), connection.value(SIZE, ())
-    with _peak(connection) as peak:
-        started = perf_counter()
+    server = _server(connection)
+    with _peak(server) as peak:
+        started, used = perf_counter(), process_time() + server_seconds(server.pid)
         what = stage()
         seconds = perf_counter() - started
+        used = process_time() + server_seconds(server.pid) - used
     return Stage(
         name=name,
         what=what,
         seconds=seconds,
+        processor_seconds=used,
         grown=connection.value(SIZE, ()) - there,
         wal=connection.value(WAL, ()) - wal,
         worker_memory=peak[0],
@@ -152,11 +161,14 @@ def _measured(console: Console, found: Rehearsal, name: str, stage: Callable[[],
     )
 
 
-@contextmanager
-def _peak(connection: Connection) -> Iterator[list[int]]:
-    """Look twice a second how much memory this process and the server's have of their own."""
+def _server(connection: Connection) -> psutil.Process:
     data = Path(connection.value("show data_directory", ()))
-    server = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+    return psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+
+
+@contextmanager
+def _peak(server: psutil.Process) -> Iterator[list[int]]:
+    """Look twice a second how much memory this process and the server's have of their own."""
     peak, done = [0, 0], threading.Event()
 
     def look() -> None:
@@ -218,13 +230,14 @@ def _table(stages: list[Stage]) -> Table:
     table = Table(title=f"vectors of {DIMENSIONS} dimensions")
     table.add_column("stage")
     table.add_column("")
-    for title in ("seconds", "disk", "WAL", "worker", "server"):
+    for title in ("seconds", "processor s", "disk", "WAL", "worker", "server"):
         table.add_column(title, justify="right", no_wrap=True)
     for each in stages:
         table.add_row(
             each.name,
             each.what,
             f"{each.seconds:,.1f}",
+            f"{each.processor_seconds:,.1f}",
             *map(size, (each.grown, each.wal, each.worker_memory, each.server_memory)),
         )
     return table
