@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, plain_table, print_json, say
+from pgqueue_embed.cli.evaluate_index import Sampled, evaluate_index
 from pgqueue_embed.cli.evaluate_judged import (
     Against,
     JudgedFiles,
@@ -18,13 +17,6 @@ from pgqueue_embed.cli.evaluate_judged import (
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.quantities import count
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from pgqueue_embed.pipeline.pipeline import Pipeline
-    from pgqueue_embed.vector_search.evaluation import Effort, Evaluation, Query
 
 K = Annotated[int, typer.Option("--k", help="How many nearest chunks a search is for.")]
 Recall = Annotated[
@@ -81,117 +73,12 @@ def evaluate(
 
     Example: pgembed evaluate reports … --against "reports (next)"
     """
-    _check(k, recall, sample)
-    if judgements is not None:
-        files = JudgedFiles(queries=queries, judgements=judgements)
-        evaluate_judged(
-            conninfo,
-            name,
-            files,
-            against,
-            seed=seed,
-            dry_run=dry_run,
-            as_json=as_json,
-            model_path=model_path,
-        )
-        return
-    if against is not None:
+    sampled = Sampled(k=k, recall=recall, sample=sample, seed=seed, queries=queries)
+    sampled.check()
+    if judgements is None and against is not None:
         raise UsageError("--against compares by --judgements; give a file of them, and --queries")
-    from pgqueue_embed.cli.display import progress_console
-    from pgqueue_embed.db.migrate import check_schema
-    from pgqueue_embed.db.session import connect
-    from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.vector_search import evaluation
-
-    with connect(conninfo) as connection:
-        check_schema(connection)
-        pipeline = load_pipeline(connection, name)
-        with progress_console().status("drawing chunks") as line:
-            asked = [
-                *evaluation.draw_queries(connection, pipeline, sample, seed),
-                *_from_file(pipeline, queries, model_path),
-            ]
-            found = evaluation.evaluate(
-                connection,
-                pipeline,
-                asked,
-                k=k,
-                on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of}"),
-            )
-        least = found.least(recall)
-        if least is not None and least.ef_search is not None and not dry_run:
-            evaluation.keep_effort(connection, pipeline, found.index, least)
-    _show(pipeline, found, least, asked, recall=recall, kept=not dry_run, as_json=as_json)
-    if least is None:
-        raise typer.Exit(1)
-
-
-def _check(k: int, recall: float, sample: int) -> None:
-    if not 1 <= k <= 100:
-        raise UsageError(f"--k {k}: give a number from 1 to 100")
-    if not 0 < recall <= 1:
-        raise UsageError(f"--recall {recall:g}: give a share, more than 0 and at most 1")
-    if not 1 <= sample <= 10_000:
-        raise UsageError(f"--sample {sample}: give a number from 1 to 10,000")
-
-
-def _from_file(pipeline: Pipeline, path: Path | None, model_path: str | None) -> list[Query]:
-    if path is None:
-        return []
-    from pgqueue_embed.vector_search.evaluation import Query
-    from pgqueue_embed.vector_search.judgements import read_queries
-    from pgqueue_embed.vector_search.query_vector import QueryEncoder
-
-    texts = [each.text for each in read_queries(path)]
-    encoder = QueryEncoder(pipeline, model_path=model_path)
-    vectors = [encoder.encode(text, pipeline.spec.truncate_dim) for text in texts]
-    return [
-        Query(vector="[" + ",".join(map(repr, vector.tolist())) + "]", is_stored=False)
-        for vector in vectors
-    ]
-
-
-def _show(
-    pipeline: Pipeline,
-    found: Evaluation,
-    least: Effort | None,
-    asked: list[Query],
-    *,
-    recall: float,
-    kept: bool,
-    as_json: bool,
-) -> None:
-    chosen = None if least is None else least.ef_search
-    if as_json:
-        print_json({**asdict(found), "recall": recall, "ef_search": chosen, "kept": kept})
-        return
-    out = console()
-    stored = sum(query.is_stored for query in asked)
-    own = f" and {len(asked) - stored:,} of the file" if len(asked) > stored else ""
-    say(f"{found.index}, by {count(stored, 'stored chunk')}{own}, {found.k} nearest each")
-    out.print(_table(found))
-    if chosen is None:
-        best = max(found.efforts, key=lambda each: each.recall or 0)
-        say(
-            f"no ef_search reaches a recall of {recall:g}; {best.ef_search} is nearest. An index of"
-            " more finds more: pgembed index --quantize none, or --m 32 --ef-construction 200"
-        )
-    elif kept:
-        say(f"searches of {pipeline.name} now use ef_search {chosen}, the least for {recall:g}")
+    if judgements is None:
+        evaluate_index(conninfo, name, sampled, dry_run, as_json, model_path)
     else:
-        say(f"ef_search {chosen} is the least for {recall:g}; searches are as before")
-
-
-def _table(found: Evaluation) -> Table:
-    has_queries = found.exact.query_recall is not None
-    own = ["Of queries"] if has_queries else []
-    table = plain_table(["ef_search"], [f"Recall@{found.k}", *own, "p50 ms", "p95 ms"])
-    for each in (found.exact, *found.efforts):
-        shares = (each.recall, each.query_recall) if has_queries else (each.recall,)
-        table.add_row(
-            "exact" if each.ef_search is None else str(each.ef_search),
-            *("" if share is None else f"{share:.4f}" for share in shares),
-            f"{1000 * each.p50_seconds:.1f}",
-            f"{1000 * each.p95_seconds:.1f}",
-        )
-    return table
+        files = JudgedFiles(queries=queries, judgements=judgements)
+        evaluate_judged(conninfo, name, files, against, seed, dry_run, as_json, model_path)

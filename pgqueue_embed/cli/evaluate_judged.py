@@ -71,7 +71,6 @@ def evaluate_judged(
     name: str,
     files: JudgedFiles,
     against: str | None,
-    *,
     seed: int,
     dry_run: bool,
     as_json: bool,
