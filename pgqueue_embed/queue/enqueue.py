@@ -29,9 +29,10 @@ from pgqueue_embed.source.check import check_condition
 from pgqueue_embed.source.read import and_chunk_is_of, relation, source_names
 from pgqueue_embed.source.trust import look, trusting
 
-# A slice has as many records as changes wait, since each slice looks at all of those; with more, it
-# would be long before it is committed.
+# A slice has twice as many records as changes wait, since each slice looks at all of those; with
+# more, it would be long before it is committed.
 SLICE_RECORDS = 50_000
+RECORDS_A_WAITING_CHANGE = 2
 MOST_SLICE_RECORDS = 1_000_000
 
 # Nothing but the queue is looked at, and the less often the better.
@@ -166,7 +167,8 @@ def _wanted_records(connection: Connection, pipeline: Pipeline, selection: Selec
 
 def _records_a_slice(connection: Connection, pipeline: Pipeline) -> int:
     waiting = connection.value(WAITING_CHANGES, (pipeline.id, CHANGES))
-    return min(max(SLICE_RECORDS, int(waiting)), MOST_SLICE_RECORDS)
+    wanted = RECORDS_A_WAITING_CHANGE * int(waiting)
+    return min(max(SLICE_RECORDS, wanted), MOST_SLICE_RECORDS)
 
 
 WAITING_CHANGES = """
