@@ -19,10 +19,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import log
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
+from pgqueue_embed.log import lines
 from tests.servers import temporary_server
 from tests.support.pipelines import prepare_with_fake_model
 from tests.support.programs import left_out
@@ -89,7 +89,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def _own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test runs in this process may configure its log, and no other test's."""
-    monkeypatch.setattr(log, "_how", dict(log._how))
+    monkeypatch.setattr(lines, "_how", dict(lines._how))
     monkeypatch.setattr(logging.getLogger("psycopg"), "handlers", [])
 
 

@@ -125,13 +125,13 @@ def _supervise(
     on_tick: Callable[[], None] = lambda: None,
 ) -> tuple[str, Mapping[str, str]]:
     """Work, and return why it ended, and what is left undone: the reason by pipeline."""
-    from pgqueue_embed import log
+    from pgqueue_embed.log import get_logger
     from pgqueue_embed.worker.processes import WorkerProcesses
     from pgqueue_embed.worker.supervisor import Supervisor
 
     how = log_settings(quiet=quiet)
     how.apply()
-    log.get_logger().debug("supervisor started")
+    get_logger().debug("supervisor started")
 
     told: set[str] = set()
 

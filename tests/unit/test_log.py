@@ -15,21 +15,20 @@ from pathlib import Path
 import pytest
 import structlog
 
-from pgqueue_embed import log
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.log import LogSettings, configure, get_logger, mask
-from pgqueue_embed.log_file import LogFile
+from pgqueue_embed.log import LogSettings, configure, get_logger, lines, mask
+from pgqueue_embed.log.log_file import LogFile
 
 SECRET = "s3cr3t"
 
 
 @pytest.fixture(autouse=True)
 def _default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    usual = dict(log._how)
-    monkeypatch.setattr(log, "_how", {**usual})
+    usual = dict(lines._how)
+    monkeypatch.setattr(lines, "_how", {**usual})
     yield
     # A process keeps its log file open to the end; a test run would warn about it.
-    stream = getattr(log._how.get("logger"), "_file", None)
+    stream = getattr(lines._how.get("logger"), "_file", None)
     if stream is not None:
         stream.close()
 

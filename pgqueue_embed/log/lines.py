@@ -8,7 +8,6 @@ settings, which are theirs, are neither used nor changed.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.log_file import LogFile
+from pgqueue_embed.log.log_file import LogFile
+from pgqueue_embed.log.masking import mask
 from pgqueue_embed.untrusted.foreign_text import printable_lines
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -26,13 +26,6 @@ LEVELS = ("debug", "info", "warning", "error")
 # What Python's own logging calls them besides.
 OTHER_LEVEL_NAMES = {"warn": "warning", "critical": "error", "fatal": "error"}
 FORMATS = ("console", "json")
-
-# What a line of a log, and a traceback in it, may have at most.
-MOST_CHARACTERS = 20_000
-
-_PASSWORD = re.compile(r"(password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
-_WORD = re.compile(r"\S+")
-_USER = re.compile(r"://[^:/@]*:")
 
 LOGGER = "pgqueue_embed"
 
@@ -72,31 +65,6 @@ class TolerantStream:
     def isatty(self) -> bool:
         """Return whether a person looks at the stream."""
         return self._stream.isatty()
-
-
-def mask(text: str) -> str:
-    """Return `text` with the passwords of connection strings and URLs replaced by ``***``.
-
-    It is cut to MOST_CHARACTERS first, and looked at a word at a time: what a server or a library
-    repeats of a document must not cost more than its length.
-    """
-    is_whole = len(text) <= MOST_CHARACTERS
-    shown = text[:MOST_CHARACTERS]
-    masked = _WORD.sub(
-        lambda word: _without_password(word[0], is_whole or word.end() < len(shown)),
-        _PASSWORD.sub(r"\1***", shown),
-    )
-    return masked if is_whole else f"{masked}… ({len(text):,} characters)"
-
-
-def _without_password(word: str, is_whole: bool) -> str:
-    """Return `word` with ``***`` between the user of its first URL with one and the last @.
-
-    An unescaped @ may be part of the password; in a word that was cut off, it may be in the rest.
-    """
-    end = word.rfind("@") if is_whole else len(word)
-    user = _USER.search(word, 0, max(end, 0))
-    return word if user is None else f"{word[: user.end()]}***{word[end:]}"
 
 
 @dataclass(frozen=True, kw_only=True)
