@@ -258,24 +258,35 @@ select
 from pgembed.pipelines
 join pg_namespace on nspname = target_schema
 join pg_class as target on target.relnamespace = pg_namespace.oid and target.relname = target_table
-join lateral (
+cross join lateral (
     select target.oid as relid
-    union
-    select relid from pg_partition_tree(target.oid)
-) as part on true
+    union all
+    select relid from pg_partition_tree(target.oid) where relid <> target.oid
+) as part
 -- One look-up a table: joined, those of all tables are gone through again for each of them, since
--- they are all called alike.
+-- they are all called alike, and every index of the database with them.
 cross join lateral (
     select attname, attnum
     from pg_attribute
     where attrelid = part.relid and attname = target_columns ->> 'embedding'
     offset 0
 ) as vectors
-join pg_index on indrelid = part.relid
-join pg_class as index on index.oid = indexrelid
-join pg_am on pg_am.oid = index.relam
+cross join lateral (
+    select indexrelid, indrelid, indisvalid, indkey, indclass, indexprs, indpred
+    from pg_index
+    where indrelid = part.relid
+    offset 0
+) as found
 join pg_opclass on pg_opclass.oid = indclass[0]
+    and (opcname like '%cosine%' or opcname = 'bit_hamming_ops')
 join pg_namespace as extension on extension.oid = opcnamespace
+cross join lateral (
+    select relname, relam, reloptions, relispartition
+    from pg_class
+    where pg_class.oid = indexrelid
+    offset 0
+) as index
+join pg_am on pg_am.oid = index.relam
 cross join lateral (
     values
         ('none', opcname like '%cosine%' and indkey[0] = attnum),
@@ -300,7 +311,11 @@ cross join lateral (
         sum(pg_relation_size(indexrelid))::bigint as size_bytes,
         sum(pg_stat_get_live_tuples(indrelid))::bigint as live_rows,
         sum(pg_stat_get_dead_tuples(indrelid))::bigint as dead_rows
-    from (select relid from pg_partition_tree(index.oid) union select index.oid) as piece (relid)
+    from (
+        select indexrelid
+        union all
+        select relid from pg_partition_tree(indexrelid) where relid <> indexrelid
+    ) as piece (relid)
     cross join lateral (
         select indexrelid, indrelid
         from pg_index
@@ -367,11 +382,7 @@ select
         join pgembed.pipelines on pipelines.id = unserved.pipeline_id::bigint
     ) as unserved,
     workers.fp32_chunks,
-    (
-        select coalesce(array_agg(pipelines.name order by pipelines.id), '{}')
-        from pgembed.pipelines
-        where id in (select unnest(workers.pipeline_ids)) or workers.unserved ? id::text
-    ) as pipelines,
+    served.pipelines,
     workers.records,
     workers.last_commit_at,
     workers.last_error,
@@ -387,7 +398,13 @@ left join (
         round((sum(chunks) / max(seconds))::numeric, 1) as chunks_per_second
     from pgembed.recent_batches
     group by worker_id
-) as recent on recent.worker_id = workers.id;
+) as recent on recent.worker_id = workers.id
+-- Joined, since most workers work on the same: the planner keeps what it found for them.
+cross join lateral (
+    select coalesce(array_agg(pipelines.name order by pipelines.id), '{}') as pipelines
+    from pgembed.pipelines
+    where id in (select unnest(workers.pipeline_ids)) or workers.unserved ? id::text
+) as served;
 
 comment on view pgembed.worker_status is
     'Worker processes: what they run on, whether they are heard of, their rates over the last minute.';
@@ -441,7 +458,8 @@ select
     records.attempts,
     records.last_error,
     records.dead_at,
-    records.error_kind
+    records.error_kind,
+    records.pipeline_id
 from pgembed.records
 join pgembed.pipelines on pipelines.id = records.pipeline_id
 where records.dead_at is not null;
@@ -456,10 +474,12 @@ comment on column pgembed.dead_letters.last_error is
 comment on column pgembed.dead_letters.dead_at is 'When it was given up on.';
 comment on column pgembed.dead_letters.error_kind is
     'The error without what differs from record to record; see pgembed.failure_groups.';
+comment on column pgembed.dead_letters.pipeline_id is
+    'Its number in pgembed.settings: by that, the newest of many are found at once.';
 
 create view pgembed.progress as
 -- What each pipeline has reached: the sums of all signed changes.
-with reached as (
+with recursive reached as (
     select
         pipeline_id,
         sum(embedded) as embedded,
@@ -505,6 +525,43 @@ flying as (
     from pgembed.in_flight
     group by pipeline
 ),
+-- The tables of each source: itself, and what inherits from it. By name: to_regclass raises an error
+-- without the right to use the schema.
+family (pipeline_id, oid) as (
+    select pipelines.id, pg_class.oid
+    from pgembed.pipelines
+    join pg_namespace on nspname = source_schema
+    join pg_class on relnamespace = pg_namespace.oid and relname = source_table
+    where where_condition is null
+    union
+    select pipeline_id, inhrelid
+    from family
+    join pg_inherits on inhparent = family.oid
+),
+-- The server counts rows as they come and go, and begins anew when it has crashed: until it has
+-- looked at the table again, what it noted down at the last look is as good.
+source as (
+    select
+        pipeline_id,
+        sum(nullif(
+            case
+                when coalesce(
+                    pg_stat_get_last_vacuum_time(pg_class.oid),
+                    pg_stat_get_last_autovacuum_time(pg_class.oid),
+                    pg_stat_get_last_analyze_time(pg_class.oid),
+                    pg_stat_get_last_autoanalyze_time(pg_class.oid)
+                ) is null
+                then greatest(pg_stat_get_live_tuples(pg_class.oid), reltuples::bigint)
+                else pg_stat_get_live_tuples(pg_class.oid)
+            end,
+            0
+        )) as estimated_rows
+    from family
+    join pg_class on pg_class.oid = family.oid
+    group by pipeline_id
+    -- Nothing is counted of a view, and of a foreign table not in time.
+    having bool_and(relkind in ('r', 'p', 'm'))
+),
 counted as (
     select
         pipelines.id,
@@ -519,6 +576,7 @@ counted as (
         coalesce(queued.retrying, 0) as retrying,
         coalesce(reached.dead, 0) as dead,
         coalesce(flying.in_flight, 0) as in_flight,
+        coalesce(live.workers, 0) as live_workers,
         coalesce(recent.records_per_second, 0)::numeric as records_per_second,
         coalesce(recent.chunks_per_second, 0)::numeric as chunks_per_second,
         coalesce(recent.tokens_per_second, 0)::numeric as tokens_per_second,
@@ -531,39 +589,9 @@ counted as (
     left join reached on reached.pipeline_id = pipelines.id
     left join recent on recent.pipeline_id = pipelines.id
     left join queued on queued.pipeline_id = pipelines.id
+    left join live on live.pipeline_id = pipelines.id
     left join flying on flying.pipeline = pipelines.name
-    left join lateral (
-        with recursive family (oid) as (
-            -- By name: to_regclass raises an error without the right to use the schema.
-            select pg_class.oid
-            from pg_class
-            join pg_namespace on pg_namespace.oid = relnamespace
-            where nspname = pipelines.source_schema
-                and relname = pipelines.source_table
-                and pipelines.where_condition is null
-            union
-            select inhrelid from family join pg_inherits on inhparent = family.oid
-        )
-        -- The server counts rows as they come and go, and begins anew when it has crashed: until
-        -- it has looked at the table again, what it noted down at the last look is as good.
-        select sum(nullif(
-            case
-                when coalesce(
-                    pg_stat_get_last_vacuum_time(pg_class.oid),
-                    pg_stat_get_last_autovacuum_time(pg_class.oid),
-                    pg_stat_get_last_analyze_time(pg_class.oid),
-                    pg_stat_get_last_autoanalyze_time(pg_class.oid)
-                ) is null
-                then greatest(pg_stat_get_live_tuples(pg_class.oid), reltuples::bigint)
-                else pg_stat_get_live_tuples(pg_class.oid)
-            end,
-            0
-        )) as estimated_rows
-        from family
-        join pg_class on pg_class.oid = family.oid
-        -- Nothing is counted of a view, and of a foreign table not in time.
-        having bool_and(relkind in ('r', 'p', 'm'))
-    ) as source on true
+    left join source on source.pipeline_id = pipelines.id
 )
 select
     name as pipeline,
@@ -586,7 +614,7 @@ select
         when pending > 0 and records_per_second > 0
         then make_interval(secs => round(pending / records_per_second)::double precision)
     end as eta,
-    coalesce((select workers from live where live.pipeline_id = counted.id), 0) as live_workers,
+    live_workers,
     last_commit_at,
     oldest_pending_at,
     state_reason,
@@ -683,7 +711,8 @@ select
     pipelines.lexical,
     pipelines.ef_search,
     pipelines.lexical_weight,
-    pipelines.created_at
+    pipelines.created_at,
+    pipelines.id as pipeline_id
 from pgembed.pipelines
 left join pgembed.pipelines as replaced on replaced.id = pipelines.successor_of;
 
@@ -732,3 +761,4 @@ comment on column pgembed.settings.lexical_weight is
 comment on column pgembed.settings.ef_search is
     'The hnsw.ef_search that pgembed evaluate has found enough; null where it was not asked.';
 comment on column pgembed.settings.created_at is 'When the pipeline was made.';
+comment on column pgembed.settings.pipeline_id is 'Its number, which a renamed one keeps.';
