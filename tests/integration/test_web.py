@@ -340,7 +340,8 @@ DRAWN = {
         q="drug eluting stent in the artery",
         columns="brand_name",
         where="event_type <> 'D'",
-        limit="3",
+        per_record="1",
+        limit="2",
     ),
     "events": "/events",
 }
@@ -350,6 +351,11 @@ set committed_at = committed_at + (
     select clock_timestamp() - max(committed_at) from pgembed.batches
 )
 where not rolled_up
+"""
+AS_FOR_A_USER = """
+update pgembed.pipelines
+set model = 'sentence-transformers/all-MiniLM-L6-v2', dimensions = 384,
+    model_fingerprint = encode(sha256('all-MiniLM-L6-v2'), 'hex')
 """
 PHONE = {"width": 390, "height": 844}
 
@@ -389,10 +395,13 @@ def test_documents_have_pictures_of_clean_pages(
 ) -> None:
     with (
         _temporary_database(administrator, CLONE, template) as name,
-        served_world(database_conninfo(server, name), is_hostile=False) as clean,
+        served_world(
+            database_conninfo(server, name), is_hostile=False, place="web@db.lan:5432/reports"
+        ) as clean,
         connect(clean.conninfo) as connection,
         Watched(browser, str(clean.acting.base_url)) as page,
     ):
+        connection.execute(AS_FOR_A_USER)
         for drawn, address in DRAWN.items():
             # As of this moment, at which all machines but the silent one work.
             connection.execute(JUST_NOW)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,13 @@ def serving(site: Site, **listening: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def served_world(conninfo: str, *, is_hostile: bool = True) -> Iterator[World]:
-    """Make a database in the middle of its work, and serve it, looked at often."""
+def served_world(
+    conninfo: str, *, is_hostile: bool = True, place: str | None = None
+) -> Iterator[World]:
+    """Make a database in the middle of its work, and serve it, looked at often.
+
+    Pages say that it is at `place`, if that is given.
+    """
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr(searching, "encoder_of", lambda _pipeline: WordEncoder())
         patch.setattr(live_module, "LOOK_SECONDS", 0.3)
@@ -68,6 +73,8 @@ def served_world(conninfo: str, *, is_hostile: bool = True) -> Iterator[World]:
             connection.execute("reset search_path")
             reports = make_world(connection, conninfo, is_hostile=is_hostile)
         acting_site = make_site(conninfo, allows_actions=True)
+        if place is not None:
+            acting_site = replace(acting_site, place=place)
         yield World(
             conninfo=conninfo,
             reports=reports,

@@ -26,7 +26,7 @@ from tests.support.fakes import POISON, FakeDevice, fake_chunker
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
 from tests.support.working import drain, open_session
 
-DIMENSIONS = 256
+DIMENSIONS = 384
 
 # Quotes, a slash, markup, Chinese: whatever somebody calls a pipeline.
 ODD_NAME = "评论/O'Brien \"&<b>2026"
@@ -114,6 +114,7 @@ def make_world(connection: Connection, conninfo: str, *, is_hostile: bool = True
 
 
 FIELDS: dict[str, Any] = {
+    "target": Table(schema="public", name="event_text_vectors"),
     "dimensions": DIMENSIONS,
     "id_field": "mdr_text_key",
     "text_field": "foi_text",
@@ -179,18 +180,27 @@ where stopped_at is null
 HISTORY = """
 insert into pgembed.workers
     (host, pid, device, precision, model, version, concurrency, role, pipeline_ids, state,
-    records, memory_bytes, heartbeat_at, last_error, last_error_at, leases_lost)
+    records, memory_bytes, started_at, heartbeat_at, last_error, last_error_at, leases_lost)
 values
     ('studio-1.lan', 4001, 'mps', 'fp16', 'all-MiniLM-L6-v2', '0.1.0', 4, 'embedder',
         array[%(id)s::bigint], 'working', 1190442, 3100000000,
-        clock_timestamp() + interval '1 hour', null, null, 0),
+        clock_timestamp() - interval '26 hours', clock_timestamp() + interval '1 hour',
+        null, null, 0),
     ('air-4.lan', 911, 'mps', 'fp16', 'all-MiniLM-L6-v2', '0.1.0', 2, 'embedder',
         array[%(id)s::bigint], 'working', 201774, 1400000000,
-        clock_timestamp() - interval '3 minutes', 'it took longer than the lease',
-        clock_timestamp() - interval '4 minutes', 1),
+        clock_timestamp() - interval '11 hours', clock_timestamp() - interval '3 minutes',
+        'it took longer than the lease', clock_timestamp() - interval '4 minutes', 1),
     ('mini-5.lan', 702, 'mps', 'fp16', 'all-MiniLM-L6-v2', '0.1.0', 2, 'embedder',
         array[%(id)s::bigint], 'working', 402118, 1900000000,
-        clock_timestamp() + interval '1 hour', null, null, 0);
+        clock_timestamp() - interval '2 hours', clock_timestamp() + interval '1 hour',
+        null, null, 0);
+
+update pgembed.event_log
+set happened_at = started_at
+from pgembed.workers
+where kind = 'started' and worker_id = workers.id;
+
+delete from pgembed.event_log where kind = 'started' and host = 'mini-5.lan';
 
 insert into pgembed.batches
     (pipeline_id, committed_at, records, embedded, dead, chunks, rolled_up)
