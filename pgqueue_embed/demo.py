@@ -129,30 +129,29 @@ def _remove_earlier(connection: Connection) -> None:
 
 
 def embed_with_workers(conninfo: str, workers: int, on_tick: Callable[[], None]) -> None:
-    """Run `workers` processes of `pgembed work --drain` side by side until all have left.
+    """Run `pgembed work --drain` with `workers` processes until it has left.
 
-    Raises SetupError when one fails; the others are stopped then.
+    Raises SetupError when it fails.
     """
-    processes = [_start_worker(conninfo, workers) for _ in range(workers)]
+    process = _start_workers(conninfo, workers)
     try:
-        while any(process.poll() is None for process in processes):
+        while process.poll() is None:
             on_tick()
             time.sleep(0.1)
     finally:
-        for process in processes:
-            process.terminate()
-    if any(process.wait() for process in processes):
+        process.terminate()
+    if process.wait():
         raise SetupError("a worker of the demonstration failed; its message stands above")
 
 
-def _start_worker(conninfo: str, workers: int) -> subprocess.Popen[bytes]:
+def _start_workers(conninfo: str, workers: int) -> subprocess.Popen[bytes]:
     # By the environment, where a password does not show. The cores are shared evenly.
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {**os.environ, "PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": str(threads)}
-    command = ["work", "--pipeline", PIPELINE, "--drain", "--log-level", "warning"]
+    how = ("--drain", "--processes", str(workers), "--log-level", "warning")
     return start_python(
         "pgqueue_embed",
-        *command,
+        *("work", "--pipeline", PIPELINE, *how),
         environment=environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

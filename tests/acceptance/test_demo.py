@@ -48,6 +48,7 @@ pytestmark = pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @dataclass(frozen=True)
 class Demonstration:
     output: str
+    remarks: str
     connection: Connection
 
 
@@ -66,7 +67,7 @@ def demonstration(server: LocalServer) -> Iterator[Demonstration]:
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
         with connect(conninfo) as connection:
-            yield Demonstration(finished.stdout, connection)
+            yield Demonstration(finished.stdout, finished.stderr, connection)
         administrator.execute(sql.SQL("drop database demonstration with (force)"))
 
 
@@ -99,6 +100,7 @@ def test_a_failure_is_there_to_see_and_to_retry(demonstration: Demonstration) ->
     assert group["failures"] > 0
     assert "text_chunk_is_short" in group["error"]
     assert "text_chunk_is_short" in demonstration.output.split("pgembed failures demo")[1]
+    assert demonstration.remarks.count("see why: pgembed failures demo") == 1
     way_on = demonstration.output.split("From here:")[1]
     for command in ("web --allow-actions", "retry demo", "work --drain"):
         assert f"pgembed {command} " in way_on
