@@ -24,6 +24,40 @@ INTERRUPTED_CODE = 130
 INTERRUPTED = "interrupted; what was committed stays, everything else is still queued"
 
 
+def command() -> None:
+    """Run the command line in a process of its own; exits as `main` does."""
+    end = _End()
+    # What is registered first comes last, behind whatever others have to clear away.
+    atexit.register(end.leave)
+    try:
+        main()
+    except SystemExit as asked:
+        end.code = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+        raise
+    except BaseException:
+        end.code = 1
+        raise
+
+
+class _End:
+    """Ends the process with `code` once all is said and cleared away.
+
+    A thread of ours, or of a library, may be anywhere by then: in a driver, loading a model,
+    writing a line. Python would take apart what it stands on, and what has done its work would end
+    in a fatal error.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+
+    def leave(self) -> None:
+        """Write out what was said, and leave."""
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.code)
+
+
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 for wrong usage."""
     _open_what_is_closed()
@@ -159,4 +193,4 @@ def _complain(message: str, exit_code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()

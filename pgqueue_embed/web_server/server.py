@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,8 +33,9 @@ class Server:
 
     `make_app` is called with the URL. `private` are sockets besides: of files, say. `run` returns
     once it was ended by a signal (in the main thread), or by `stop` from any other thread; asked
-    twice, it breaks off what is under way. `on_stop` is called when it is asked to: an answer that
-    goes on until the client leaves is to end then. Raises UsageError where it cannot listen.
+    twice, it breaks off what is under way. `on_started` is called in its thread once requests are
+    answered, `on_stop` when it is asked to end: an answer that goes on until the client leaves is
+    to end then. Raises UsageError where it cannot listen.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Server:
         open_paths: Sequence[str] = (),
         challenge: str = "Bearer",
         most_body_bytes: int = MOST_BODY_BYTES,
+        on_started: Callable[[], None] = lambda: None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_stop = on_stop
@@ -66,7 +68,12 @@ class Server:
             challenge=challenge,
             most_body_bytes=most_body_bytes,
         )
-        self._server = _uvicorn_server(guard, self.started)
+
+        def tell() -> None:
+            self.started.set()
+            on_started()
+
+        self._server = _uvicorn_server(guard, tell)
 
     def run(self) -> None:
         """Serve until ended; raises nothing for a signal."""
@@ -93,20 +100,20 @@ def serve(
     `on_started` is called with the URL once requests are answered. Raises UsageError where it
     cannot listen.
     """
-    server = Server(make_app, listening, **options)
     log = get_logger()
 
     def tell() -> None:
-        server.started.wait()
         log.info("server started", server=name, url=server.url)
-        on_started(server.url)
+        # Whoever reads it may have left; those who ask the server have not.
+        with suppress(OSError):
+            on_started(server.url)
 
-    threading.Thread(target=tell, name="pgembed-started", daemon=True).start()
+    server = Server(make_app, listening, on_started=tell, **options)
     server.run()
     log.info("server stopped", server=name)
 
 
-def _uvicorn_server(app: Guard, started: threading.Event) -> uvicorn.Server:
+def _uvicorn_server(app: Guard, on_started: Callable[[], None]) -> uvicorn.Server:
     import uvicorn
 
     class Uvicorn(uvicorn.Server):
@@ -118,7 +125,7 @@ def _uvicorn_server(app: Guard, started: threading.Event) -> uvicorn.Server:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            started.set()
+            on_started()
 
     logger = logging.getLogger("uvicorn")
     logger.handlers, logger.propagate = [Forwarding()], False

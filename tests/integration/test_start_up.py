@@ -134,3 +134,28 @@ def make_searchable(connection: Connection, text: str) -> None:
         " tokens, embedding) values (1, 1, 0, %s, 0, 5, 4, array_fill(0.1::real, array[384]))",
         (text,),
     )
+
+
+ENDING = """
+import atexit, os, sys
+from pgqueue_embed import __main__
+from pgqueue_embed.cli import app
+
+class Late:
+    def __del__(self):
+        os.write(2, b"taken apart")
+
+def answer():
+    atexit.register(print, "cleared away")
+    print("done")
+    sys.exit(3)
+
+__main__.late = Late()
+app.app = answer
+__main__.command()
+"""
+
+
+def test_command_ends_before_python_takes_apart_what_threads_stand_on() -> None:
+    ran = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, b"done\ncleared away\n", b"")
