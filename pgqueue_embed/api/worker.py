@@ -184,7 +184,9 @@ class Worker:
                 continue
             if exit_.reason != ANOTHER_MODEL:
                 return exit_.reason
-            settings = replace(settings, last_model=exit_.model)
+            settings = replace(
+                settings, last_model=exit_.model, unserved=tuple(exit_.unserved.items())
+            )
             has_worked, failures = True, 0
         return STOPPED
 

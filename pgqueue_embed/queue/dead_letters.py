@@ -16,8 +16,8 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 # The records stay locked while a slice commits, and workers with the same records wait.
 SLICE_RECORDS = 10_000
 
-# By its number, which is known before the dead letters are looked at: those of a name are joined, and
-# would all be read and sorted.
+# By its number, which is known before the dead letters are looked at: those of a name are joined,
+# and would all be read and sorted.
 NEWEST = """
 select pipeline, key, attempts, last_error, dead_at, error_kind
 from pgembed.dead_letters

@@ -25,15 +25,12 @@ from pgqueue_embed.pipeline.model import check_local_model, make_chunker, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.source_comparison import notice_changed_sources
 from pgqueue_embed.worker.settings import WorkerSettings
-from pgqueue_embed.worker.unserved import Unserved
+from pgqueue_embed.worker.unserved import MODEL_LOOK_SECONDS, Unserved
 
 REFRESH_SECONDS = 3.0
 
 # How soon a source that has become another one, which no trigger tells of, is compared.
 NOTICE_SECONDS = 15.0
-
-# Whether a model has come to this machine is looked at so often: its files are read for that.
-MODEL_LOOK_SECONDS = 600.0
 
 # A pipeline with another model waits at most this long while the first one stays busy.
 MODEL_TURN_SECONDS = 600.0
@@ -79,7 +76,7 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
     if not pipelines:
         raise SetupError("there is no pipeline yet; make one: pgembed create NAME --source-table …")
     failure: PgembedError | None = None
-    for pipeline in _by_waiting(connection, pipelines, settings.last_model):
+    for pipeline in by_waiting(connection, pipelines, settings):
         try:
             resolved = check_local_model(pipeline, settings.model_path)
         except PgembedError as error:
@@ -96,15 +93,20 @@ def choose_model(connection: Connection, settings: WorkerSettings) -> ChosenMode
     raise failure or SetupError("no pipeline can be worked on")
 
 
-def _by_waiting(
-    connection: Connection, pipelines: Sequence[Pipeline], last_model: str | None
+def by_waiting(
+    connection: Connection, pipelines: Sequence[Pipeline], settings: WorkerSettings
 ) -> list[Pipeline]:
-    """Order by the age of the work that waits; the model that had its turn last comes behind."""
-    waiting = first_waiting(connection, pipelines)
+    """Order by the age of the work that waits.
 
-    def rank(pipeline: Pipeline) -> tuple[bool, bool, int]:
-        had_its_turn = pipeline.model_key == last_model
-        return pipeline.id not in waiting, had_its_turn, waiting.get(pipeline.id, 0)
+    Behind comes the model that had its turn last, and last what could not be served.
+    """
+    waiting = first_waiting(connection, pipelines)
+    unserved = dict(settings.unserved)
+
+    def rank(pipeline: Pipeline) -> tuple[bool, bool, bool, int]:
+        had_its_turn = pipeline.model_key == settings.last_model
+        first = waiting.get(pipeline.id, 0)
+        return pipeline.id not in waiting, pipeline.id in unserved, had_its_turn, first
 
     return sorted(pipelines, key=rank)
 
@@ -143,7 +145,7 @@ class ServedPipelines:
         self._settings = settings
         self._chosen = chosen
         self._model = model
-        self.unserved = Unserved()
+        self.unserved = Unserved(settings.unserved)
         self._lock = threading.Lock()
         self._pipelines: list[Pipeline] = []
         self._others: list[Pipeline] = []

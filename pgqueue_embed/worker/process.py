@@ -93,7 +93,12 @@ def main() -> None:
         exit_code = getattr(error, "exit_code", PgembedError.exit_code)
         report.tell(failed=failed, exit_code=exit_code, unavailable=is_away(error))
     else:
-        report.tell(ended=exit_.reason, model=exit_.model, left=dict(exit_.left))
+        report.tell(
+            ended=exit_.reason,
+            model=exit_.model,
+            left=dict(exit_.left),
+            unserved=list(exit_.unserved.items()),
+        )
     _leave()
 
 

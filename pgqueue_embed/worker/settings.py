@@ -35,7 +35,8 @@ def _check_url(option: Option, url: str) -> None:
 class WorkerSettings:
     """How one worker process works; see `pgembed work --help`.
 
-    `last_model` is the key of the model that the process before this one worked with.
+    `last_model` is the key of the model that the process before this one worked with, `unserved`
+    what that could not serve: ids of pipelines, each with the reason.
     """
 
     concurrency: Annotated[
@@ -116,6 +117,7 @@ class WorkerSettings:
     max_records: int | None = None
     claim_seconds: float = 8.0
     last_model: str | None = None
+    unserved: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -129,7 +131,8 @@ class WorkerSettings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WorkerSettings:
         """Return the settings that `to_json` gave."""
-        return cls(**{**values, "pipelines": tuple(values["pipelines"])})
+        unserved = tuple((int(each), str(reason)) for each, reason in values["unserved"])
+        return cls(**{**values, "pipelines": tuple(values["pipelines"]), "unserved": unserved})
 
 
 def check_processes(wanted: str) -> int | None:

@@ -57,6 +57,7 @@ class _Process:
     exit_code: int = 1
     claims_in_hand: int | None = None
     left: dict[str, str] = field(default_factory=dict)
+    unserved: list[tuple[int, str]] = field(default_factory=list)
     unavailable: bool = False
     signals: int = 0
     unread: bytes = field(default=b"", repr=False)
@@ -140,7 +141,9 @@ class Supervisor:
                 return process.ended or STOPPED
             if self._stops:
                 return STOPPED
-            self._settings = replace(self._settings, last_model=process.model)
+            self._settings = replace(
+                self._settings, last_model=process.model, unserved=tuple(process.unserved)
+            )
 
     @property
     def worker_id(self) -> int | None:

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 # How soon a right that was granted meanwhile is noticed.
 LOOK_AGAIN_SECONDS = 30.0
 
+# Whether another model would do is looked at so often: its files are read for that, or all of it.
+MODEL_LOOK_SECONDS = 600.0
+
 
 class Unserved:
-    """The pipelines that are left out; for several threads at once."""
+    """The pipelines that are left out; for several threads at once.
 
-    def __init__(self) -> None:
+    Those that `known` has, each with its reason, are of other models.
+    """
+
+    def __init__(self, known: Iterable[tuple[int, str]] = ()) -> None:
         self._lock = threading.Lock()
         self._reasons: dict[int, str] = {}
         self._until: dict[int, float] = {}
+        for pipeline_id, reason in known:
+            self.add(pipeline_id, reason, seconds=MODEL_LOOK_SECONDS)
 
     def add(self, pipeline_id: int, reason: str, *, seconds: float | None = None) -> None:
         """Leave a pipeline out for `seconds`, by default LOOK_AGAIN_SECONDS."""

@@ -34,12 +34,14 @@ JOIN_SECONDS = 0.25
 class WorkerExit:
     """Why a worker process ended, and the key of the model that it worked with.
 
-    `left` has the reason, by name, of each pipeline whose work a drained worker has left undone.
+    `left` has the reason, by name, of each pipeline whose work a drained worker has left undone,
+    `unserved`, by id, of each that the next one is to know it would load its model for in vain.
     """
 
     reason: str
     model: str
     left: Mapping[str, str]
+    unserved: Mapping[int, str]
 
 
 class Worker:
@@ -117,7 +119,8 @@ class Worker:
         left = served.left_undone() if reason == DRAINED else {}
         for name, why in left.items():
             get_logger().warning("work left undone", pipeline=name, reason=why)
-        return WorkerExit(reason=reason, model=chosen.key, left=left)
+        unserved = served.unserved.reasons() if reason == ANOTHER_MODEL else {}
+        return WorkerExit(reason=reason, model=chosen.key, left=left, unserved=unserved)
 
     def _identity(
         self, device: DeviceThread[EmbeddingModel], served: ServedPipelines

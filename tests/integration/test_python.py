@@ -22,7 +22,7 @@ from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker import heartbeat, models, worker
-from pgqueue_embed.worker.models import _by_waiting
+from pgqueue_embed.worker.models import by_waiting
 from pgqueue_embed.worker.settings import WorkerSettings
 from tests.acceptance.test_docs import commands
 from tests.support.conditions import wait_until
@@ -233,7 +233,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def choose(connection: Connection, settings: WorkerSettings) -> LightChoice:
         pipelines = load_pipelines(connection, settings.pipelines)
-        first, *_ = _by_waiting(connection, pipelines, settings.last_model)
+        first, *_ = by_waiting(connection, pipelines, settings)
         return LightChoice(first.model_key)
 
     monkeypatch.setattr(worker, "choose_model", choose)
@@ -328,6 +328,32 @@ def test_one_process_works_for_pipelines_of_two_models(
     assert Worker(Database(conninfo), drain=True).run() == "drained"
     for name in ("reports", "letters"):
         assert_converged(connection, name)
+
+
+@pytest.mark.usefixtures("light")
+def test_models_are_loaded_once_for_what_this_role_may_not_read(
+    conninfo: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("reports", "letters", "notes")):
+        queue_reports(connection, 10, name)
+        another = "update pgembed.pipelines set model_fingerprint = repeat(%s, 64) where name = %s"
+        connection.execute(another, (str(number), name))
+    connection.execute(
+        "create role embedder login password 'x';"
+        " grant usage on schema pgembed, public to embedder;"
+        " grant all on all tables in schema pgembed to embedder;"
+        " grant all on notes, notes_chunks to embedder"
+    )
+    choose, loads = vars(worker)["choose_model"], iter(range(3))
+    # A fourth would find nothing there.
+    monkeypatch.setattr(worker, "choose_model", lambda *given: (next(loads), choose(*given))[1])
+    embedder = make_conninfo(conninfo, user="embedder", password="x")
+    try:
+        assert Worker(Database(embedder), drain=True).run() == "drained"
+    finally:
+        connection.execute("drop owned by embedder cascade; drop role embedder")
+    pending = "select pending from pgembed.progress order by pipeline"
+    assert connection.execute(pending).fetchall() == [(10,), (0,), (10,)]
 
 
 @pytest.mark.usefixtures("light")

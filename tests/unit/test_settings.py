@@ -135,5 +135,7 @@ def test_worker_settings_out_of_range_are_refused(wrong: dict[str, object]) -> N
 
 
 def test_worker_settings_survive_json() -> None:
-    settings = WorkerSettings(concurrency=3, pipelines=("a", "b"), drain=True, model_path="m")
+    settings = WorkerSettings(
+        concurrency=3, pipelines=("a", "b"), drain=True, model_path="m", unserved=((3, "no right"),)
+    )
     assert WorkerSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
