@@ -16,7 +16,7 @@ from pgqueue_embed.chunking import boundaries
 from pgqueue_embed.chunking.chunk import Chunk, ChunkedDocument
 from pgqueue_embed.chunking.context import Context, cut_in_context
 from pgqueue_embed.chunking.encoding import Cuts, Tokens, private_copy, tokenise, unknown_id
-from pgqueue_embed.chunking.words import reader_of
+from pgqueue_embed.chunking.readers import reader_of
 from pgqueue_embed.errors import RecordFault, UsageError
 
 # Cut into small windows when a chunker is made, to learn whether the ids of a slice are those
@@ -151,7 +151,7 @@ class Chunker:
             overlap = min(self.overlap_tokens, (budget - 1) // 2)
             most = budget - self._slack(budget)
             ranges = boundaries.plan(tokens.cuts.classes, max_tokens=most, overlap_tokens=overlap)
-            if not self.whole:
+            if not self.whole and len(document) > MOST_CHARACTERS:
                 ranges = _shortened(tokens.cuts.starts, ranges)
             drafts = list(_slices(number, document, tokens.ids, tokens.cuts, ranges, budget))
         if not self.reuses_ids:

@@ -45,13 +45,13 @@ _LONGEST_TIE = 64
 class Cuts:
     """Where each of the n tokens of a document starts, and how good a cut in front of it is.
 
-    ``starts`` are character offsets; ``fresh`` says that a word of the tokenizer begins there;
-    ``classes`` is one byte per token as in `boundaries`; ``seams`` are the tokens, ascending, in
-    front of which the document was parted to be tokenised.
+    ``starts`` are character offsets. One byte per token says in ``fresh`` whether a word of the
+    tokenizer begins there, and in ``classes`` what `boundaries` knows. ``seams`` are the tokens,
+    ascending, in front of which the document was parted to be tokenised.
     """
 
     starts: NDArray[np.int64]
-    fresh: NDArray[np.bool_]
+    fresh: bytes
     classes: bytes
     seams: list[int]
 
@@ -289,7 +289,7 @@ def _cuts(pieces: Sequence[_Piece], tokens: NDArray[Any], counts: Sequence[int])
     for first, end in pairwise(accumulate(counts, initial=0)):
         yield Cuts(
             starts=starts[first:end],
-            fresh=fresh[first:end],
+            fresh=fresh[first:end].tobytes(),
             classes=classes[first:end].tobytes(),
             seams=[],
         )
@@ -314,7 +314,7 @@ def _join(parts: list[Tokens]) -> Tokens:
     cuts = [part.cuts for part in parts if part.cuts is not None]
     joined = Cuts(
         starts=np.concatenate([np.zeros(0, np.int64), *(each.starts for each in cuts)]),
-        fresh=np.concatenate([np.zeros(0, np.bool_), *(each.fresh for each in cuts)]),
+        fresh=b"".join(each.fresh for each in cuts),
         classes=b"".join(each.classes for each in cuts),
         seams=[int(n) for n in np.cumsum(lengths)[1:-1]],
     )

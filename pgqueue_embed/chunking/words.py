@@ -16,12 +16,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pgqueue_embed.chunking.characters import is_wide
-from pgqueue_embed.chunking.reading import TOKEN, Reader, TextReader
+from pgqueue_embed.chunking.reading import TOKEN, TextReader
 
 # Each takes some 200 bytes, and 700 at most; with the older ones, 26 MB as a rule.
 MOST_WORDS = 1 << 16
@@ -33,24 +30,6 @@ _TEXT_CHARACTERS = 1 << 13
 # Kinds of characters; of ODD_SPACE are those at which only Python parts a text.
 _NOT_LOOKED_AT, _LETTER, _SPACE, _APART, _ODD_SPACE = range(5)
 _SPACES = " \t\n\r"
-
-
-def reader_of(tokenizer: Tokenizer) -> Reader:
-    """Return what reads texts as ``tokenizer`` does, which must stay as it is."""
-    return WordReader(tokenizer) if _reads_words(tokenizer) else TextReader(tokenizer)
-
-
-def _reads_words(tokenizer: Tokenizer) -> bool:
-    """Tell whether a tokenizer is of BERT's kind, and no token that was added takes part."""
-    added = tokenizer.get_added_tokens_decoder().values()
-    return (
-        isinstance(tokenizer.normalizer, BertNormalizer)
-        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
-        and isinstance(tokenizer.model, WordPiece)
-        and tokenizer.truncation is None
-        and tokenizer.padding is None
-        and all(each.special and tokenizer.encode_special_tokens for each in added)
-    )
 
 
 class WordReader:

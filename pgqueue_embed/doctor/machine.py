@@ -6,6 +6,11 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
+from pgqueue_embed.chunking.encoding import private_copy
+from pgqueue_embed.chunking.nanotoken_reader import Disagreement
+from pgqueue_embed.chunking.readers import describe_reader
 from pgqueue_embed.doctor.check import Check, ok, warning
 from pgqueue_embed.embedding import (
     EmbeddingModel,
@@ -92,3 +97,14 @@ class Models:
             f" chunks of up to {model.content_budget} tokens",
         )
         yield from (warning(subject, note) for note in model.notes)
+        yield from check_reader(
+            subject, private_copy(model.tokenizer, control_tokens=use.control_tokens)
+        )
+
+
+def check_reader(subject: str, tokenizer: Tokenizer) -> Iterator[Check]:
+    """Say what counts tokens; warn of a library that is there for it, and would count others."""
+    try:
+        yield ok(subject, f"texts are read by {describe_reader(tokenizer)}")
+    except Disagreement as error:
+        yield warning(subject, f"nanotoken is not used: {error}", "pip uninstall nanotoken")

@@ -104,7 +104,7 @@ def test_a_server_that_does_not_answer_is_a_failure_and_the_model_is_still_tried
 ) -> None:
     checks = list(examine(make_conninfo(conninfo, port=1)))
     assert only_fault(iter(checks)).subject == "connection"
-    assert "runs on" in checks[-1].finding
+    assert any("runs on" in check.finding for check in checks)
 
 
 def test_a_failure_makes_the_command_exit_with_one(conninfo: str) -> None:
@@ -131,8 +131,9 @@ def test_a_schema_of_another_version_is_a_failure(conninfo: str, connection: Con
 def test_without_a_pipeline_the_default_model_is_tried(conninfo: str) -> None:
     checks = list(examine(conninfo))
     assert "pgembed create" in (only_fault(iter(checks)).fix or "")
-    assert re.search(r"^computes (fp32|bf16)", checks[-2].finding)
-    assert re.search(r"runs on cpu in (fp32|bf16); 16 dimensions", checks[-1].finding)
+    computes, runs = (check.finding for check in checks[-3:-1])
+    assert re.search(r"^computes (fp32|bf16)", computes)
+    assert re.search(r"runs on cpu in (fp32|bf16); 16 dimensions", runs)
 
 
 def test_a_role_without_rights_is_told_which_grant_is_missing(

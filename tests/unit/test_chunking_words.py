@@ -1,4 +1,4 @@
-"""Words that are looked up are read as the tokenizer reads them in the whole text."""
+"""What reads in less time, words or by nanotoken, reads as the tokenizer does the whole text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.normalizers import BertNormalizer
 
-from pgqueue_embed.chunking import ChunkedDocument, Chunker, chunker, words
+from pgqueue_embed.chunking import ChunkedDocument, Chunker, chunker, nanotoken_reader, words
 from pgqueue_embed.chunking.encoding import private_copy
-from pgqueue_embed.chunking.reading import TextReader
-from pgqueue_embed.chunking.words import WordReader, reader_of
+from pgqueue_embed.chunking.nanotoken_reader import Agreed
+from pgqueue_embed.chunking.readers import reader_of
+from pgqueue_embed.chunking.reading import Reader, TextReader
+from pgqueue_embed.chunking.words import WordReader
 from tests.unit.test_chunking import CHINESE, DOCUMENTS, PARAGRAPH, TOKENIZERS, minilm
 
 REPORTS = Path(__file__).parents[1] / "data" / "maude_sample.csv.gz"
@@ -50,19 +52,25 @@ def tokenizer(variant: str) -> Tokenizer:
 
 
 @cache
-def readers(variant: str) -> tuple[WordReader, TextReader]:
-    reader = reader_of(tokenizer(variant))
-    assert isinstance(reader, WordReader)
-    return reader, TextReader(tokenizer(variant))
+def readers(variant: str) -> tuple[list[Reader], TextReader]:
+    """Return those that are to agree with the last one."""
+    words = WordReader(tokenizer(variant))
+    ours: list[Reader] = [words]
+    if nanotoken_reader.is_installed():
+        ours.append(Agreed(tokenizer(variant), words))
+    return ours, TextReader(tokenizer(variant))
 
 
 def assert_read_alike(variant: str, texts: Sequence[str]) -> None:
-    ours, theirs = (reader.read(texts) for reader in readers(variant))
-    assert ours.sums == theirs.sums
-    assert np.array_equal(ours.ids, theirs.ids)
+    some, whole = readers(variant)
+    theirs, ours = whole.read(texts), [reader.read(texts) for reader in some]
+    for each in ours:
+        assert each.sums == theirs.sums
+        assert np.array_equal(each.ids, theirs.ids)
     for numbers in (range(len(texts)), range(1, len(texts), 2)):
         if numbers:
-            assert np.array_equal(ours.tokens(numbers), theirs.tokens(numbers))
+            wanted = theirs.tokens(numbers)
+            assert all(np.array_equal(each.tokens(numbers), wanted) for each in ours)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -134,7 +142,7 @@ ODD = st.sampled_from(
             "##s",
             "🙂",
         ),
-        "pump" * 30,
+        *("pump" * 30, "\u302e", "\u1100\u1161", "\U0002ebf0", "ϒ\u0301"),
     ]
 )
 TEXTS = st.lists(st.one_of(DOCUMENTS, st.lists(ODD, max_size=30).map("".join)), max_size=6)
@@ -147,17 +155,23 @@ def test_texts_are_read_alike(variant: str, texts: list[str]) -> None:
     assert_read_alike(variant, texts)
 
 
-def whole_text_chunker(max_tokens: int, overlap_tokens: int) -> Chunker:
-    with mock.patch.object(chunker, "reader_of", TextReader):
-        return Chunker(
-            TOKENIZERS["wordpiece"], max_tokens=max_tokens, overlap_tokens=overlap_tokens
-        )
+def by_nanotoken(made: Tokenizer) -> Reader:
+    return Agreed(made, WordReader(made))
 
 
 @cache
-def chunkers(max_tokens: int, overlap_tokens: int) -> tuple[Chunker, Chunker]:
-    ours = Chunker(TOKENIZERS["wordpiece"], max_tokens=max_tokens, overlap_tokens=overlap_tokens)
-    return ours, whole_text_chunker(max_tokens, overlap_tokens)
+def chunkers(max_tokens: int, overlap_tokens: int) -> list[Chunker]:
+    """Return chunkers that are to cut alike, the last one by whole texts."""
+    made = []
+    by_library = [by_nanotoken] if nanotoken_reader.is_installed() else []
+    for reader in (WordReader, *by_library, TextReader):
+        with mock.patch.object(chunker, "reader_of", reader):
+            made.append(
+                Chunker(
+                    TOKENIZERS["wordpiece"], max_tokens=max_tokens, overlap_tokens=overlap_tokens
+                )
+            )
+    return made
 
 
 def ids_of(document: ChunkedDocument) -> list[list[int]]:
@@ -165,9 +179,10 @@ def ids_of(document: ChunkedDocument) -> list[list[int]]:
 
 
 def assert_cut_alike(documents: Sequence[str], budget: tuple[int, int]) -> None:
-    ours, theirs = (each.chunk(documents) for each in chunkers(*budget))
-    assert ours == theirs
-    assert list(map(ids_of, ours)) == list(map(ids_of, theirs))
+    *some, theirs = (each.chunk(documents) for each in chunkers(*budget))
+    for ours in some:
+        assert ours == theirs
+        assert list(map(ids_of, ours)) == list(map(ids_of, theirs))
 
 
 @settings(max_examples=200, deadline=None)
@@ -216,7 +231,7 @@ def test_tokenizer_that_may_read_over_a_space_reads_whole_texts(
     change: Callable[[Tokenizer], None],
 ) -> None:
     made = private_copy(minilm())
-    assert isinstance(reader_of(made), WordReader)
+    assert not isinstance(reader_of(made), TextReader)
     change(made)
     assert isinstance(reader_of(made), TextReader)
 
