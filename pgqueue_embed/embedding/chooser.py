@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pgqueue_embed.embedding.choice import Choice
-from pgqueue_embed.embedding.devices import describe_device, kind_of
+from pgqueue_embed.embedding.devices import describe_device, describe_processor, kind_of
 from pgqueue_embed.embedding.learnt import Learnt, Memory
 from pgqueue_embed.embedding.precision import FP32, Variant
 from pgqueue_embed.embedding.probe import Rates, probe, ranked
@@ -48,14 +48,17 @@ class Chooser:
         self.order = list(dict.fromkeys(each for each in order if each is not None))
 
     def settle(self, variant: Variant, refused: Iterable[Variant]) -> None:
-        """Take note of the variant that is used, and of those before it that did not agree."""
+        """Take note of the variant that is used, and of others that did not agree.
+
+        What was refused before stays so, until it is used: a text may have told.
+        """
         known = self._learnt
-        before = known.refused if known and known.variant == str(variant) else ()
+        names = {*map(str, refused), *(known.refused if known else ())} - {str(variant)}
         self.choice = Choice(
             variant=variant,
             rates=self._rates,
-            refused=tuple(each for each in self._rates if each in refused or str(each) in before),
-            is_confirmed=known is not None and known.is_confirmed,
+            refused=tuple(each for each in self._rates if str(each) in names),
+            is_confirmed=known is not None and known.is_confirmed and known.variant == str(variant),
         )
 
     def confirm(self) -> None:
@@ -93,6 +96,7 @@ def key_of(device: str, requested: str, digest: str) -> str:
     parts = (
         platform.node(),
         describe_device(device),
+        describe_processor(),
         f"{torch.get_num_threads()} threads",
         f"torch {torch.__version__}",
         requested,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
+from pathlib import Path
 
 from pgqueue_embed.errors import UsageError
 
@@ -14,6 +16,11 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|std::bad_alloc",
     re.IGNORECASE,
 )
+
+# What Linux tells of a processor that decides how fast it computes in what.
+_OF_A_KIND = {"vendor_id", "cpu family", "model", "stepping", "model name", "flags"} | {
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
+}
 
 
 def choose_device(requested: str) -> str:
@@ -76,6 +83,21 @@ def describe_device(device: str) -> str:
     if kind_of(device) == "mps":
         return str(torch.backends.mps.get_name())
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def describe_processor(information: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what tells one kind of processor from another, if the system says so.
+
+    A virtual machine keeps its name where it is started on other hardware, and its processor may
+    have the same name, and other instructions.
+    """
+    try:
+        first, _, _ = information.read_text(errors="replace").partition("\n\n")
+    except OSError:
+        return platform.processor()
+    lines = (line.partition(":") for line in first.splitlines())
+    facts = sorted((name.strip(), value) for name, _, value in lines if name.strip() in _OF_A_KIND)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def is_out_of_memory(exception: BaseException) -> bool:

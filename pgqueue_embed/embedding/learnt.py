@@ -27,6 +27,8 @@ MOST_BYTES = 1024**2
 # A machine that was busy may be idle, or another one, by then.
 KEPT_SECONDS = 7 * 24 * 3600.0
 
+_TRIES, _BETWEEN_TRIES_SECONDS = 20, 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt:
@@ -78,7 +80,10 @@ class Memory:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Let one process of this machine write at a time; where no file can be, none does."""
+        """Let one process of this machine write at a time; where no file can be, none does.
+
+        One that holds the lock for long was stopped: without it, what it keeps may be lost.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / "batch-sizes.lock").open("w")
@@ -86,8 +91,14 @@ class Memory:
             yield
             return
         with lock:
-            with suppress(OSError):  # a network file system may know no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            for _ in range(_TRIES):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(_BETWEEN_TRIES_SECONDS)
+                except OSError:  # a network file system may know no locks
+                    break
             yield
 
     def _read(self) -> dict[str, Learnt]:

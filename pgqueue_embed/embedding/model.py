@@ -77,7 +77,7 @@ class EmbeddingModel(PlacedModel):
         self._chooser = Chooser((FP32,), "cpu", memory=None, key="")
         self._contest: Contest | None = None
         self._rival: Variant | None = None
-        self._samples_left = 0
+        self._samples = self._samples_left = 0
         self._whole: network.Network | None = None
 
     @classmethod
@@ -196,7 +196,7 @@ class EmbeddingModel(PlacedModel):
         Canaries are known texts; these are the user's. Below the least cosine, a precision that was
         chosen here is given up for fp32, and one that was asked for raises WrongVectors.
         """
-        self._samples_left = batches
+        self._samples = self._samples_left = batches
 
     def _sample_agrees(self, chunks: Sequence[Chunk], vectors: Vectors) -> bool:
         """Compare the shortest chunk of a batch; returns False once the precision is another."""
@@ -215,13 +215,17 @@ class EmbeddingModel(PlacedModel):
         return cosine >= LOWEST_COSINE
 
     def _give_up_precision(self, cosine: float) -> None:
-        reason = disagreement(self.device, self._placed.variant, cosine)
+        given_up = self._placed.variant
+        reason = disagreement(self.device, given_up, cosine)
         if self._requested != AUTO:
             raise WrongVectors(f"{self.name}: {reason} for a chunk of yours; give --precision fp32")
         get_logger().warning("precision given up for fp32", model=self.name, reason=reason)
         self._rival = None
         order = [each for each in self._chooser.order if each.precision == "fp32"]
-        self._chooser.settle(*self._settle(self.device, order))
+        taken, refused = self._settle(self.device, order)
+        self._chooser.settle(taken, [*refused, given_up])
+        # The next start would take it again, and its first batches may have no such text.
+        self._chooser.keep()
 
     def _compare_rates(self, chunks: Sequence[Chunk], length: int | None) -> None:
         """Let the first full batches tell whether the next variant is faster, and take it then."""
@@ -242,6 +246,8 @@ class EmbeddingModel(PlacedModel):
         if is_faster:
             others = [each for each in self._chooser.order if each != rival]
             self._chooser.settle(*self._settle(self.device, [rival, *others]))
+            # The user's texts have told of the other one.
+            self._samples_left = self._samples
             get_logger().info(
                 "computes otherwise: faster on real batches",
                 model=self.name,

@@ -15,6 +15,7 @@ from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, Memory, choose
 from pgqueue_embed.embedding import model as models
 from pgqueue_embed.embedding.choice import Choice
 from pgqueue_embed.embedding.contest import TURNS
+from pgqueue_embed.embedding.devices import describe_processor
 from pgqueue_embed.embedding.light_network import LightNetwork
 from pgqueue_embed.embedding.precision import (
     BF16,
@@ -27,7 +28,7 @@ from pgqueue_embed.embedding.precision import (
     Variant,
 )
 from pgqueue_embed.embedding.resolve import resolve_model
-from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
+from pgqueue_embed.embedding.rows import agreement, lowest_cosine, unit_rows
 from pgqueue_embed.embedding.shapes import SIZES_OF, TABLE_LOOK_UP, limits_for
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
@@ -215,7 +216,14 @@ def test_what_was_learnt_is_used_and_named_by_what_it_depends_on(
     assert model.limits.sizes_to_try == SIZES_OF["cpu"]
     model.keep_batch_size(2_048)
     (key,) = json.loads((tmp_path / "batch-sizes.json").read_text())
-    for part in (socket.gethostname(), "auto", model.fingerprint.digest, "torch", "thread"):
+    for part in (
+        socket.gethostname(),
+        describe_processor(),
+        "auto",
+        model.fingerprint.digest,
+        "torch",
+        "thread",
+    ):
         assert part in key
     monkeypatch.setattr(chooser, "probe", pytest.fail)
     again = load(folder, memory=memory)
@@ -241,6 +249,46 @@ def test_what_was_remembered_and_does_not_agree_any_more_is_passed_over(
     monkeypatch.undo()
     monkeypatch.setattr(chooser, "probe", pytest.fail)
     assert load(folder, memory=memory).choice.variant == BF16
+
+
+def disagree(*_: object) -> float:
+    return LOWEST_COSINE - 0.01
+
+
+def test_what_a_users_text_has_refused_is_not_taken_again(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, BF16)
+    Rivals(monkeypatch, is_faster=True)
+    agree = agreement
+    for refused in ({BF16_WEIGHTS}, {BF16_WEIGHTS, BF16}):
+        model = load(folder, memory=Memory(tmp_path))
+        model.keep_batch_size(512)
+        model.sample_batches(2)
+        monkeypatch.setattr(models, "agreement", agree)
+        compute(model, TURNS * (model.precision == "fp32"))
+        assert model.precision != "fp32"
+        monkeypatch.setattr(models, "agreement", disagree)
+        compute(model, 1)
+        assert model.choice.variant == FP32
+        assert {*model.choice.refused} == refused
+    again = load(folder, memory=Memory(tmp_path))
+    assert (again.choice.variant, again.choice.rival) == (FP32, None)
+    assert {*again.choice.refused} == {BF16_WEIGHTS, BF16}
+
+
+def test_a_variant_that_is_changed_to_is_held_to_the_users_texts_as_well(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16, BF16_WEIGHTS)
+    Rivals(monkeypatch, is_faster=True)
+    model = load(folder, memory=Memory(tmp_path))
+    model.sample_batches(1)
+    compute(model, TURNS)
+    assert model.choice.variant == BF16_WEIGHTS
+    monkeypatch.setattr(models, "agreement", disagree)
+    compute(model, 1)
+    assert model.choice.variant == FP32
 
 
 def test_without_a_memory_nothing_is_learnt(folder: Path) -> None:

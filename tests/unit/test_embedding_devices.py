@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pgqueue_embed.embedding import precision
 from pgqueue_embed.embedding.devices import (
     choose_device,
     configure_device,
+    describe_processor,
     device_memory_bytes,
     is_out_of_memory,
     release_memory,
@@ -115,3 +118,17 @@ def test_policy_of_the_user_decides_how_threads_wait(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     choose_device("cpu")
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_a_processor_of_the_same_name_with_other_instructions_is_another_one(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "cpuinfo"
+    core = "processor\t: {}\nmodel name\t: EPYC\nflags\t\t: avx2{}\ncpu MHz\t\t: {}\n\n"
+
+    def told(flags: str, megahertz: int) -> str:
+        file.write_text("".join(core.format(number, flags, megahertz) for number in range(2)))
+        return describe_processor(file)
+
+    assert told("", 1_000) == told("", 3_000) != told(" avx512_bf16", 1_000)
+    assert describe_processor(tmp_path / "none") == platform.processor()

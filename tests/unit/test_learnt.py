@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from dataclasses import replace
@@ -76,6 +77,16 @@ def test_what_this_program_does_not_write_is_not_taken_from_the_file(
     assert memory.recall("b") == SOMETHING
     memory.keep("c", SOMETHING)
     assert memory.recall("c") == SOMETHING
+
+
+def test_who_was_stopped_with_the_file_in_hand_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(learnt, "_BETWEEN_TRIES_SECONDS", 0.0)
+    with (tmp_path / "batch-sizes.lock").open("w") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        Memory(tmp_path).keep("a", SOMETHING)
+    assert Memory(tmp_path).recall("a") == SOMETHING
 
 
 def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
