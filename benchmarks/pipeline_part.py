@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 from benchmarks.bench import Bench
 from benchmarks.corpora import Corpus, maude, poems, wikipedia
@@ -22,9 +23,14 @@ from benchmarks.stub_model import (
     default_tokenizer,
     drain_with_stub,
 )
+from pgqueue_embed.chunking import Chunker
+from pgqueue_embed.chunking.nanotoken_reader import is_installed
 
 PART = "pipeline"
 TOKENISING, CUTTING = "tokenising alone", "cutting alone"
+# What is added to the names of variants that the extra tokenises for, and what is to be reached.
+BY_EXTRA = ", nanotoken"
+REACHES = {"": 0.85, BY_EXTRA: 1.5}
 # As many documents as a claim has, or so.
 CLAIMED = 256
 
@@ -60,12 +66,14 @@ def _stub(bench: Bench, corpus: Corpus, concurrencies: tuple[int, ...]) -> Measu
     bench.say(f"a model that costs nothing; {corpus.name}")
     identity = fake_identity(DIMENSIONS)
     template = queued_database(bench.server, corpus.documents, identity)
-    variants: dict[str, Callable[[], Pass]] = {
-        TOKENISING: _tokenising(bench, corpus),
-        CUTTING: _cutting(bench, corpus),
-    }
-    for concurrency in concurrencies:
-        variants[f"stub -c {concurrency}"] = _drain(bench, template, concurrency)
+    variants: dict[str, Callable[[], Pass]] = {TOKENISING: _tokenising(bench, corpus)}
+    for extra in ("", BY_EXTRA) if is_installed() else ("",):
+        chunker = _chunker(extra)
+        variants[f"{CUTTING}{extra}"] = _cutting(bench, corpus, chunker)
+        for concurrency in concurrencies:
+            variants[f"stub -c {concurrency}{extra}"] = _drain(
+                bench, template, concurrency, chunker
+            )
     return _stub_measured(corpus, interleaved(bench.rounds, variants, on_run=bench.on_run))
 
 
@@ -92,9 +100,14 @@ def _tokenising(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
     return lambda: _observed(bench, tokenise)
 
 
-def _cutting(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
+def _chunker(extra: str) -> Chunker:
+    """Return the chunker of a worker with the extra, or one without."""
+    with patch("pgqueue_embed.chunking.readers.is_installed", return_value=bool(extra)):
+        return default_chunker()
+
+
+def _cutting(bench: Bench, corpus: Corpus, chunker: Chunker) -> Callable[[], Pass]:
     """Return a measurement of the chunker, which knows the words of the round before."""
-    chunker = default_chunker()
 
     def cut() -> None:
         for first in range(0, len(corpus.documents), CLAIMED):
@@ -103,9 +116,7 @@ def _cutting(bench: Bench, corpus: Corpus) -> Callable[[], Pass]:
     return lambda: _observed(bench, cut)
 
 
-def _drain(bench: Bench, template: str, concurrency: int) -> Callable[[], Pass]:
-    chunker = default_chunker()
-
+def _drain(bench: Bench, template: str, concurrency: int, chunker: Chunker) -> Callable[[], Pass]:
     def drain(conninfo: str) -> Run:
         return timed_run(conninfo, lambda: drain_with_stub(conninfo, concurrency, chunker))
 
@@ -120,7 +131,7 @@ def _stub_measured(corpus: Corpus, passes: dict[str, list[Pass]]) -> Measured:
     runs = {
         name: [each.run for each in found if each.run is not None]
         for name, found in passes.items()
-        if name not in (TOKENISING, CUTTING)
+        if found[0].run is not None
     }
     chunks = next(iter(runs.values()))[0].chunks
     ceiling = [chunks / each.seconds for each in passes[TOKENISING]]
@@ -131,13 +142,23 @@ def _stub_measured(corpus: Corpus, passes: dict[str, list[Pass]]) -> Measured:
         figures.append(_run_figure(name, corpus, found))
     for name, observed in passes.items():
         figures += _cpu_figures(name, corpus, chunks, observed)
-    best = max(runs, key=lambda name: ratio([run.rate for run in runs[name]], ceiling))
-    reach = Reach(
-        name=f"{best} / {TOKENISING} ({corpus.name})",
-        measured=ratio([run.rate for run in runs[best]], ceiling),
-        target=0.7,
-    )
-    return Measured(figures=figures, reaches=[reach])
+    return Measured(figures=figures, reaches=_reaches(corpus, runs, ceiling))
+
+
+def _reaches(corpus: Corpus, runs: dict[str, list[Run]], ceiling: list[float]) -> list[Reach]:
+    """Compare the best of each way to tokenise with one tokenising pass on both cores."""
+    reaches = []
+    for extra, target in REACHES.items():
+        rates = {
+            name: ratio([run.rate for run in found], ceiling)
+            for name, found in runs.items()
+            if name.endswith(BY_EXTRA) is bool(extra)
+        }
+        if rates:
+            best = max(rates, key=rates.__getitem__)
+            name = f"{best} / {TOKENISING} ({corpus.name})"
+            reaches.append(Reach(name=name, measured=rates[best], target=target))
+    return reaches
 
 
 def _run_figure(name: str, corpus: Corpus, runs: list[Run]) -> Figure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -139,4 +140,7 @@ def _entry(found: Any) -> Learnt | None:
 def _cache_folder() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("pgembed")
+    try:
+        return user_cache_path("pgembed")
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(os.devnull) / "pgembed"

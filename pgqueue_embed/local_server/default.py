@@ -28,13 +28,19 @@ def default_server() -> LocalServer:
 
 
 def default_home() -> Path:
-    """Return pgembed's home, which need not exist."""
+    """Return pgembed's home, which need not exist; raises UsageError for a user who has none."""
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return Path(named)
     from platformdirs import user_data_path
 
-    home = user_data_path("pgembed", appauthor=False)
+    try:
+        home = user_data_path("pgembed", appauthor=False)
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home, where pgembed would keep a private database and imported"
+            f" models: set HOME, or {HOME_VARIABLE} to a folder"
+        ) from None
     return home if _is_usable(home / DATA_NAME) else ROOT_HOME
 
 

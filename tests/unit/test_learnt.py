@@ -13,6 +13,8 @@ import pytest
 
 from pgqueue_embed.embedding import learnt
 from pgqueue_embed.embedding.learnt import KEPT_SECONDS, Learnt, Memory
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.local_server import default
 
 SOMETHING = Learnt(
     variant="fp32, oneDNN",
@@ -93,3 +95,20 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(learnt, "_cache_folder", lambda: tmp_path)
     Memory().keep("a", SOMETHING)
     assert Memory(tmp_path).recall("a") == SOMETHING
+
+
+def homeless(*_: object, **__: object) -> Path:
+    raise RuntimeError("could not determine the home directory")
+
+
+def test_a_user_without_a_home_learns_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    Memory().keep("a", SOMETHING)
+    assert Memory().recall("a") is None
+
+
+def test_a_user_without_a_home_is_told_to_name_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_data_path", homeless)
+    monkeypatch.delenv(default.HOME_VARIABLE, raising=False)
+    with pytest.raises(UsageError, match=default.HOME_VARIABLE):
+        default.default_home()
