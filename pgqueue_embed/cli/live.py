@@ -113,17 +113,18 @@ class Screen:
         self._is_stale = True
 
     def _pipeline(self) -> PipelineState | None:
-        """Return the pipeline that keys are for: the selected one, or the first."""
+        """Return the pipeline that keys are for: the selected one of those shown, or the first."""
+        by_name = {each.name: each for each in self._shown()}
+        return by_name.get(self._selected or "") or next(iter(by_name.values()), None)
+
+    def _shown(self) -> Sequence[PipelineState]:
         latest = self._watcher.latest
-        if latest is None or not latest.pipelines:
-            return None
-        by_name = {each.name: each for each in latest.pipelines}
-        return by_name.get(self._selected or "") or next(iter(by_name.values()))
+        return collapsed(latest).pipelines if latest is not None else ()
 
     def _select_next(self) -> None:
-        latest, current = self._watcher.latest, self._pipeline()
-        if latest is not None and current is not None:
-            names = [each.name for each in latest.pipelines]
+        current = self._pipeline()
+        if current is not None:
+            names = [each.name for each in self._shown()]
             self._selected = names[(names.index(current.name) + 1) % len(names)]
 
     def _pause_or_resume(self) -> Question | None:
@@ -212,7 +213,7 @@ class Screen:
         if self._message and time.monotonic() < self._message_until:
             said.append(_line(self._message, "bold", frame))
         if self._question is not None:
-            return [*said, _line(f"{printable(self._question.text)} [y/n]", "bold yellow", frame)]
+            return [*said, _line(printable(self._question.text), "bold yellow", frame, " [y/n]")]
         return [*said, _line(self._keys(frame.width), "dim", frame)]
 
     def _keys(self, width: int) -> str:
@@ -227,7 +228,7 @@ class Screen:
         keys = [f"q {self._quit_words}", "p resume" if paused else "p pause"]
         if pipeline is not None and pipeline.row["dead"]:
             keys += ["f failures", "r retry dead"]
-        if len(self._watcher.latest.pipelines) > 1:
+        if len(self._shown()) > 1:
             keys.append("Tab next pipeline")
         # One that is cut in its middle helps nobody.
         while len(keys) > 1 and len(" · ".join(keys)) > width:
@@ -235,10 +236,11 @@ class Screen:
         return " · ".join(keys)
 
 
-def _line(text: str, style: str, frame: Frame) -> Text:
+def _line(text: str, style: str, frame: Frame, ending: str = "") -> Text:
+    """Return `text` cut to one line, `ending` not."""
     line = Text(text, style=style)
-    line.truncate(frame.width, overflow="ellipsis")
-    return line
+    line.truncate(frame.width - len(ending), overflow="ellipsis")
+    return line.append(ending)
 
 
 def _rendered(console: Console, parts: Sequence[RenderableType]) -> list[str]:

@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 
     from pgqueue_embed.monitoring.snapshot import PipelineState, Row, Snapshot, WorkerState
 
-# From here on there is room for the columns that most people can do without.
-WIDE = 110
-MIDDLE = 80
-
 MOST_NAME = 24
 MOST_DETAIL = 200
 
 COLUMNS = "▁▂▃▄▅▆▇█"
 MOST_COLUMNS = 15
+WORKER_COLUMNS = 10
 
 STATE_SIGNS = {
     "working": ("●", "green"),
@@ -145,11 +142,11 @@ def _bar(percent: float, cells: int, frame: Frame) -> str:
     return on * full + off * (cells - full)
 
 
-def _spark(minutes: Sequence[int], frame: Frame) -> str:
+def _spark(minutes: Sequence[int], frame: Frame, most_columns: int = MOST_COLUMNS) -> str:
     """Return a column for some minutes each, as high as there were records; nothing in ASCII."""
     if frame.is_ascii or not any(minutes):
         return ""
-    per_column = max(1, len(minutes) // MOST_COLUMNS)
+    per_column = max(1, len(minutes) // most_columns)
     sums = [
         sum(minutes[start : start + per_column]) for start in range(0, len(minutes), per_column)
     ]
@@ -160,15 +157,27 @@ def _spark(minutes: Sequence[int], frame: Frame) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table of workers: its title, what is in it, whether that is a number."""
+    """A column of the table of workers: its title, what is in it, whether that is a number.
+
+    Where there is no room for all, the one of the highest `rank` goes first, and one of 0 never.
+    """
 
     title: str
     cell: Callable[[WorkerState], Text | str]
     is_number: bool = True
+    rank: int = 0
+
+    def width(self, workers: Sequence[WorkerState]) -> int:
+        """Return how many cells it takes to show it for `workers`."""
+        return max(map(cell_len, (self.title, *(str(self.cell(each)) for each in workers))))
+
+
+# What a table has between two columns.
+GAP = 2
 
 
 def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, frame: Frame) -> Table:
-    columns = _worker_columns(snapshot, frame)
+    columns = _fitting(_worker_columns(snapshot, frame), workers, frame.width)
     table = plain_table(
         [each.title for each in columns if not each.is_number],
         [each.title for each in columns if each.is_number],
@@ -178,22 +187,30 @@ def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, frame: Frame) -
     return table
 
 
-def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
-    """Return the columns that fit, those of text before those of numbers."""
-    is_middle, is_wide = frame.width >= MIDDLE, frame.width >= WIDE
+def _fitting(
+    columns: Sequence[_Column], workers: Sequence[WorkerState], width: int
+) -> Sequence[_Column]:
+    """Return as many of the columns as there is room for: a cell that is folded is hard to read."""
+    widths = {each: each.width(workers) for each in columns}
+    kept = list(columns)
+    while sum(widths[each] + GAP for each in kept) - GAP > width and any(x.rank for x in kept):
+        kept.remove(max(kept, key=lambda each: each.rank))
+    return kept
 
-    columns = [
-        (True, _Column("Worker", lambda each: _name(each, frame), is_number=False)),
-        (True, _Column("State", lambda each: _state(each, snapshot, frame), is_number=False)),
-        (is_wide, _Column("Device", _device, is_number=False)),
-        (is_middle, _Column("30 min", lambda each: _minutes(each, frame), is_number=False)),
-        (True, _Column("Records/s", _rate)),
-        (True, _Column("Share", lambda each: share(each, snapshot))),
-        (is_middle, _Column("Done", lambda each: f"{each.row['records']:,}")),
-        (is_wide, _Column("Memory", lambda each: size(each.row["memory_bytes"]))),
-        (True, _Column("Commit", _last_commit)),
+
+def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
+    """Return the columns, those of text before those of numbers."""
+    return [
+        _Column("Worker", lambda each: _name(each, frame), is_number=False),
+        _Column("State", lambda each: _state(each, snapshot, frame), is_number=False),
+        _Column("Device", _device, is_number=False, rank=4),
+        _Column("30 min", lambda each: _minutes(each, frame), is_number=False, rank=3),
+        _Column("Records/s", _rate),
+        _Column("Share", lambda each: share(each, snapshot), rank=1),
+        _Column("Done", lambda each: f"{each.row['records']:,}", rank=2),
+        _Column("Memory", lambda each: size(each.row["memory_bytes"]), rank=5),
+        _Column("Commit", _last_commit),
     ]
-    return [column for fits, column in columns if fits]
 
 
 def _name(worker: WorkerState, frame: Frame) -> str:
@@ -205,7 +222,7 @@ def _device(worker: WorkerState) -> str:
 
 
 def _minutes(worker: WorkerState, frame: Frame) -> Text:
-    return Text(_spark(worker.minutes, frame), style="dim")
+    return Text(_spark(worker.minutes, frame, WORKER_COLUMNS), style="dim")
 
 
 def _rate(worker: WorkerState) -> str:
@@ -220,15 +237,16 @@ def _state(worker: WorkerState, snapshot: Snapshot, frame: Frame) -> Text:
 
 def _last_commit(worker: WorkerState) -> str:
     ago = worker.commit_seconds_ago
-    return "–" if ago is None else duration(ago)
+    return "–" if ago is None else " ".join(duration(ago).split()[:2])
 
 
 def _failure(row: Row, frame: Frame) -> Text:
-    text = Text.assemble(
-        (f"{row['failures']:,} dead", "yellow"),
-        f"  {printable(row['error'], MOST_DETAIL)}",
-        (f"  (e.g. {printable(row['example_key'], 40)})", "dim"),
-    )
+    number = f"{row['failures']:,} dead"
+    example = f"  (e.g. {printable(row['example_key'], 40)})"
+    room = frame.width - cell_len(number) - cell_len(example) - 2
+    error = Text(printable(row["error"], MOST_DETAIL))
+    error.truncate(max(room, frame.width // 3), overflow="ellipsis")
+    text = Text.assemble((number, "yellow"), "  ", error, (example, "dim"))
     text.truncate(frame.width, overflow="ellipsis")
     return text
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
+from rich.cells import cell_len
 
 from pgqueue_embed.claim.process import Session
-from pgqueue_embed.cli.terminal import ENTER, LEAVE
+from pgqueue_embed.cli.live import Screen
+from pgqueue_embed.cli.terminal import ENTER, LEAVE, Terminal
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.monitoring.snapshot import read_snapshot
+from pgqueue_embed.monitoring.watcher import Watcher
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import count_failures
-from tests.support.corpus import texts
+from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
-from tests.support.pipelines import queue_documents
+from tests.support.pipelines import make_pipeline, queue_documents
 from tests.support.rows import one_value
 from tests.support.tty import Tty, on_terminal
 from tests.support.working import embed_documents
@@ -237,3 +244,67 @@ def test_crash_of_a_worker_is_told_on_the_screen_and_in_the_end(
         tty.press("q")
         tty.wait()
         assert "worker process died" in tty.shown[tty.shown.rindex(LEAVE) :]
+
+
+WORKERS = """
+insert into pgembed.workers
+    (host, pid, device, precision, model, version, concurrency, pipeline_ids, records,
+    memory_bytes, heartbeat_at, last_commit_at)
+select host, 40001, 'cuda:1', 'fp16', 'm', '1', 2, array[%(id)s::bigint], 1234567,
+    9000000000, clock_timestamp() - interval '200 seconds',
+    clock_timestamp() - interval '227 seconds'
+from unnest(array['studio-ultra-1.lan', 'air-4']) as host
+"""
+COMMIT = """
+insert into pgembed.batches (pipeline_id, worker_id, committed_at, records, chunks)
+select %(id)s, id, clock_timestamp() - n * interval '1 minute', 99, 99
+from pgembed.workers, generate_series(0, 29) as n
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_keys_are_for_what_is_shown_and_what_matters_is_not_cut(
+    conninfo: str, connection: Connection, reports: Pipeline, columns: int
+) -> None:
+    source = make_source(connection, [], table="accounts")
+    make_pipeline(connection, source, name="accounts")
+    for statement in (WORKERS, COMMIT):
+        connection.execute(statement, {"id": reports.id})
+    connection.execute("update pgembed.records set last_error = repeat('far too long ', 20)")
+    pressed: list[str] = []
+    drawn: list[list[str]] = []
+    terminal = SimpleNamespace(
+        size=os.terminal_size((columns, 24)),
+        has_keys=True,
+        keys=lambda _wait: iter(pressed),
+        is_resized=lambda: False,
+        draw=drawn.append,
+    )
+    watcher = SimpleNamespace(latest=read_snapshot(connection), trouble=None)
+    screen = Screen(
+        cast(Terminal, terminal),
+        cast(Watcher, watcher),
+        conninfo,
+        on_quit=lambda: None,
+        quit_words="quit (workers go on)",
+    )
+
+    def lines() -> list[str]:
+        screen.update()
+        return [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn[-1]]
+
+    first = lines()
+    assert "accounts" not in "".join(first)
+    assert all(key in first[-1] for key in ("p pause", "f failures", "r retry dead"))
+    title = next(n for n, line in enumerate(first) if line.startswith("Worker"))
+    assert [line.split(":")[0] for line in first[title + 2 : title + 4]] == [
+        "air-4",
+        "studio-ultra-1",
+    ]
+    assert first[title + 4] == ""
+    assert re.search(r"5 dead  far too.*…  \(e\.g\. \d\)$", "\n".join(first), re.MULTILINE)
+    pressed[:] = ["p"]
+    assert lines()[-1] == "pause reports? Workers finish what they hold. [y/n]"
+    pressed[:] = ["n", "f", "1"]
+    assert re.search(r"retry 5 dead letters of reports: far too.*… \[y/n\]$", lines()[-1])
+    assert all(cell_len(line) <= columns for line in lines())
