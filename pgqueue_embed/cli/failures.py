@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pgqueue_embed.db.session import Connection
-    from pgqueue_embed.pipeline.pipeline import Pipeline
 
 Rows = list[dict[str, Any]]
 
@@ -63,17 +62,13 @@ def failures(
 
     Example: pgembed failures reports --same-error-as 4711
     """
-    from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
-    from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.queue.dead_letters import count_failures
+    from pgqueue_embed.monitoring.snapshot import read_progress
 
+    by_error = not each and same_error_as is None
     with connect(conninfo) as connection:
-        check_schema(connection)
-        pipeline = load_pipeline(connection, name)
-        by_error = not each and same_error_as is None
-        rows, total = _read(connection, pipeline, limit, same_error_as, by_error=by_error)
-        letters = count_failures(connection, pipeline)
+        letters = read_progress(connection, name).dead
+        rows, total = _read(connection, name, limit, same_error_as, by_error=by_error)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -81,26 +76,31 @@ def failures(
     elif by_error:
         show_groups(name, rows, letters)
     else:
-        _show(name, rows, total, same_error_as)
+        _show(name, rows, letters if total is None else total, same_error_as)
 
 
 def _read(
     connection: Connection,
-    pipeline: Pipeline,
+    name: str,
     limit: int,
     same_error_as: str | None,
     *,
     by_error: bool,
-) -> tuple[Rows, int]:
-    """Return what is to be shown, and how many dead letters it is of."""
+) -> tuple[Rows, int | None]:
+    """Return what is to be shown, and how many dead letters it is of: None for all.
+
+    By the public views alone, but for what a key says: that depends on the type of its column.
+    """
+    from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.queue import dead_letters
 
     if by_error:
-        return dead_letters.read_groups(connection, pipeline.name, limit=limit), 0
-    kind = None
-    if same_error_as is not None:
-        kind = dead_letters.kind_of(connection, pipeline, same_error_as)
-    rows = dead_letters.read_failures(connection, pipeline.name, limit=limit, kind=kind)
+        return dead_letters.read_groups(connection, name, limit=limit), None
+    if same_error_as is None:
+        return dead_letters.read_failures(connection, name, limit=limit), None
+    pipeline = load_pipeline(connection, name)
+    kind = dead_letters.kind_of(connection, pipeline, same_error_as)
+    rows = dead_letters.read_failures(connection, name, limit=limit, kind=kind)
     return rows, dead_letters.count_failures(connection, pipeline, kind)
 
 

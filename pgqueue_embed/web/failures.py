@@ -36,7 +36,7 @@ class Failures:
         values = {
             "chosen": chosen,
             "dead": [each for each in dead if chosen in (None, each.name)],
-            "with_dead": [each.name for each in dead],
+            "choices": dict.fromkeys([*(each.name for each in dead), *filter(None, [chosen])]),
             "groups": rows,
             "unshown": _unshown([each.row for each in dead], rows, chosen),
             "now": look.snapshot.now,

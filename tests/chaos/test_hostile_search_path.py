@@ -30,6 +30,7 @@ from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.worker.crashes import record_crash
+from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, unit_vector
 from tests.support.light import light_process
@@ -309,7 +310,6 @@ def test_worker_role_does_the_whole_job_beside_hostile_objects_on_the_search_pat
 def test_viewer_sees_the_views_and_nothing_else(
     connection: Connection, worker_conninfo: str
 ) -> None:
-    del worker_conninfo
     connection.execute("set role pgembed_viewer")
     for view in VIEWS:
         connection.execute(f"select * from pgembed.{view}")
@@ -319,6 +319,18 @@ def test_viewer_sees_the_views_and_nothing_else(
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(f"select * from {table}")
     connection.execute("reset role")
+    connection.execute("create role looker login password 'x' in role pgembed_viewer")
+    looker = make_conninfo(worker_conninfo, user="looker", password="x")
+    for words in (
+        ["status"],
+        ["failures", "reports"],
+        ["failures", "reports", "--all"],
+        ["metrics"],
+    ):
+        assert pgembed(looker, *words).exit_code == 0, words
+    # Nothing was embedded yet, and nothing waits.
+    assert pgembed(looker, "health").stdout.strip() == "ok"
+    connection.execute("drop role looker")
 
 
 def test_views_use_nothing_of_a_hostile_search_path(connection: Connection, conninfo: str) -> None:

@@ -180,6 +180,9 @@ def test_forms_do_what_commands_do_with_any_name(world: World, connection: Conne
         assert f'role="status">{expected.replace("active", "resumed")} ' in page.text
         assert page.status_code == 200
         assert 'role="status">' not in world.acting.get(answer.headers["location"]).text
+    # What is chosen is what is shown, with no dead letters left, too.
+    chosen = world.looking.get(url("/failures", pipeline=ODD_NAME)).text
+    assert re.search(r'" selected>评论/', chosen)
 
 
 WATCHERS = """
