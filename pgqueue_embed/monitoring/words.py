@@ -29,6 +29,9 @@ def rate(value: Any) -> str:
 NO_WORKER = "no worker"
 STARTING = "starting"
 
+# Why other workers are idle.
+NO_WORK = "no work left to claim"
+
 
 def outlook(pipeline: PipelineState, no_worker: str = NO_WORKER) -> str:
     """Return how long it will take, or why that cannot be said.
@@ -64,6 +67,8 @@ def facts(pipeline: PipelineState) -> list[str]:
         said.append(f"{row['dead']:,} dead")
     if row["retrying"]:
         said.append(f"{row['retrying']:,} retrying")
+    if 0 < row["pending"] <= row["in_flight"]:
+        said.append(NO_WORK)
     if row["pending"] and pipeline.bottleneck:
         said.append(f"time goes to: {pipeline.bottleneck}")
     return said

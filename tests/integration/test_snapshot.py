@@ -253,20 +253,23 @@ def test_switch_of_generations_is_one_event(
 def test_a_worker_that_holds_records_is_working_and_another_idle(
     connection: Connection, conninfo: str
 ) -> None:
-    from pgqueue_embed.monitoring.words import worker_state
+    from pgqueue_embed.monitoring.words import NO_WORK, facts, worker_state
     from tests.support.working import work_once
 
     pipeline = queue_documents(connection, [*texts(3), POISON])
     worker_id = start_worker(connection, pipeline)
     seen: list[str] = []
+    told: list[bool] = []
 
     def look() -> None:
         snapshot = read_snapshot(connection)
         seen.extend(worker_state(each, snapshot.now) for each in snapshot.workers)
         seen.append(str(snapshot.workers[0].in_flight))
+        told.append(NO_WORK in facts(snapshot.pipelines[0]))
 
     look()
     with open_session(conninfo, worker_id=worker_id, checkpoint=look) as session:
         work_once(session, pipeline)
     assert seen[:2] == ["idle", "0"]
     assert seen[2:4] == ["working", "4"]
+    assert told[:2] == [False, True]
