@@ -12,7 +12,13 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.dead_letters import NEXT_SLICE, count_failures, read_failures, retry
+from pgqueue_embed.queue.dead_letters import (
+    NEWEST,
+    NEXT_SLICE,
+    count_failures,
+    read_failures,
+    retry,
+)
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until_blocked
 from tests.support.corpus import set_text, texts
@@ -215,3 +221,19 @@ def test_walk_through_dead_letters_is_never_by_the_small_index_of_their_kinds(
         connection.execute("set local enable_seqscan = off")
         plan = connection.execute("explain " + NEXT_SLICE, values).fetchall()
     assert "records_dead_by_kind" not in str(plan)
+
+
+def test_the_newest_dead_letters_are_found_without_reading_all(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute(
+        "insert into pgembed.records (pipeline_id, key, state, dead_at, last_error)"
+        " select %s, 'old ' || n, 'dead', now() - n * interval '1 second', 'no ' || n"
+        " from generate_series(1, 3000) as n",
+        (reports.id,),
+    )
+    connection.execute("analyze pgembed.records")
+    for kind in (None, "no N"):
+        values = {"name": reports.name, "kind": kind, "limit": 20}
+        plan = connection.execute("explain " + NEWEST, values).fetchall()
+        assert "Index Scan Backward using records_dead on records" in str(plan)
