@@ -29,9 +29,10 @@ from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL, Pipeline
 from pgqueue_embed.target import ChunkRows, target_of
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.measures import by_query, estimates
-from pgqueue_embed.vector_search.query import Hit, search
+from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.weighing import rank
 from tests.support.corpus import make_source

@@ -26,6 +26,8 @@ create table pgembed.pipelines (
     target_columns jsonb not null,
     vector_type text not null,
     truncate_dim integer,
+    text boolean not null default true,
+    chunk_text text,
     copied_columns jsonb not null default '[]',
     foreign_key boolean not null default false,
     view boolean not null default false,
@@ -81,7 +83,8 @@ create table pgembed.pipelines (
     constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000),
     constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1),
     constraint pipelines_lexical_weight_is_a_share check (lexical_weight between 0 and 1),
-    constraint pipelines_lexical_is_of_chunks check (not lexical or into_column is null)
+    constraint pipelines_lexical_is_of_chunks check (not lexical or (into_column is null and text)),
+    constraint pipelines_text_is_stored_or_read check (text = (chunk_text is null))
 );
 
 -- One pipeline a table of chunks, and one a column of a source.
@@ -120,6 +123,10 @@ comment on column pgembed.pipelines.target_columns is
     'Name of each column of the target table, by its meaning; fulltext_id is a list, one name for each column of the key.';
 comment on column pgembed.pipelines.truncate_dim is
     'How many of the first dimensions of the model''s vectors are kept; null for all.';
+comment on column pgembed.pipelines.text is
+    'The target table stores the texts of chunks; else only where they stand in the document.';
+comment on column pgembed.pipelines.chunk_text is
+    'The SQL that reads the text of a chunk, a row called target, from the source; null where it is stored.';
 comment on column pgembed.pipelines.copied_columns is
     'Columns of the source that are copied into each chunk''s row, with their types; part of the record''s hash.';
 comment on column pgembed.pipelines.foreign_key is

@@ -699,6 +699,7 @@ select
     pipelines.model_fingerprint,
     pipelines.dimensions,
     pipelines.vector_type,
+    pipelines.text,
     pipelines.document_prompt,
     pipelines.query_prompt,
     pipelines.chunking,
@@ -741,6 +742,8 @@ comment on column pgembed.settings.model_revision is 'Its revision on the hub, i
 comment on column pgembed.settings.model_fingerprint is 'SHA-256 over its files.';
 comment on column pgembed.settings.dimensions is 'Length of a vector.';
 comment on column pgembed.settings.vector_type is 'vector or halfvec.';
+comment on column pgembed.settings.text is
+    'The target stores the texts of chunks; else only where they stand in the document.';
 comment on column pgembed.settings.document_prompt is 'What the model reads before a text; null for nothing.';
 comment on column pgembed.settings.query_prompt is 'What it reads before a query; null for nothing.';
 comment on column pgembed.settings.chunking is 'tokens, or none for one chunk a record.';

@@ -66,27 +66,25 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $function$
+    with listed (place, name, number) as (
+        select place, attname, attnum
+        from (
+            values
+                (1, format('%I.%I', pipeline.source_schema, pipeline.source_table)),
+                (2, format('%I.%I', pipeline.target_schema, pipeline.target_table))
+        ) as tables (place, relation)
+        join pg_attribute on attrelid = to_regclass(relation)
+        where attnum > 0 and not attisdropped
+        union all
+        -- A text that is not stored is a column of the chunks all the same.
+        select 2, (pipeline.target_columns ->> 'text_chunk')::name, null
+        where not pipeline.text
+    )
     -- What both have under one name is meant of the source.
-    select attname::text, format('%s.%I', alias, attname)
-    from (
-        values
-            (1, 'source', format('%I.%I', pipeline.source_schema, pipeline.source_table)),
-            (2, 'chunk', format('%I.%I', pipeline.target_schema, pipeline.target_table))
-    ) as tables (place, alias, relation)
-    join pg_attribute on attrelid = to_regclass(relation)
-    where attnum > 0
-        and not attisdropped
-        and (
-            place = 1
-            or attname not in (
-                select attname
-                from pg_attribute
-                where attrelid = to_regclass(format('%I.%I', pipeline.source_schema, pipeline.source_table))
-                    and attnum > 0
-                    and not attisdropped
-            )
-        )
-    order by place, attnum
+    select name::text, format('%s.%I', case place when 1 then 'source' else 'chunk' end, name)
+    from listed
+    where place = 1 or name not in (select name from listed where place = 1)
+    order by place, number
 $function$;
 
 comment on function pgembed.search_columns is
@@ -138,6 +136,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $function$
     select case
+        when not pipeline.text then format(
+            '(select target.*, %s as %I from %I.%I as target)',
+            pipeline.chunk_text, named ->> 'text_chunk', pipeline.target_schema, pipeline.target_table
+        )
         when pipeline.into_column is null then
             format('%I.%I', pipeline.target_schema, pipeline.target_table)
         else (
@@ -160,7 +162,7 @@ as $function$
 $function$;
 
 comment on function pgembed.chunk_rows is
-    'The rows of a pipeline''s target in the shape of a table of chunks; of vectors in a column of the source, without the document. For the other functions.';
+    'The rows of a pipeline''s target in the shape of a table of chunks: with the texts out of the source where they are not stored, and of vectors in a column of the source, without the document. For the other functions.';
 
 create function pgembed.search_relation(pipeline pgembed.pipelines, chunk_rows text, reads_source boolean)
 returns text

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.api.worker import Worker
     from pgqueue_embed.errors import PgembedError
     from pgqueue_embed.monitoring.progress import Progress
-    from pgqueue_embed.vector_search.query import Hit
+    from pgqueue_embed.vector_search.hit import Hit
 
 __version__ = VERSION
 
@@ -38,7 +38,7 @@ __all__ = [
 
 _HOMES = {
     "Database": "api.database",
-    "Hit": "vector_search.query",
+    "Hit": "vector_search.hit",
     "PgembedError": "errors",
     "Pipeline": "api.pipeline",
     "Progress": "monitoring.progress",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline, pipeline_names
 from pgqueue_embed.pipeline.model import check_local_model, fit_model, use_of
 from pgqueue_embed.pipeline.model_identity import ModelIdentity
+from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, unmade
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -98,11 +99,13 @@ SETTINGS = (
 
 
 def _check_options(spec: PipelineSpec) -> None:
-    for each in fields(spec):
-        if each.name not in SETTINGS and getattr(spec, each.name) != each.default:
+    for each in options_of(PipelineSpec):
+        value = getattr(spec, each.field)
+        if each.field not in SETTINGS and value != (() if each.type is list else each.default):
+            flag = each.said(value) if each.type is bool else each.flag
             raise UsageError(
-                f"--{each.name.replace('_', '-')}: a table that is there cannot be adopted with it;"
-                " leave it out, or embed anew with pgembed create"
+                f"{flag}: a table that is there cannot be adopted with it; leave it out, or embed"
+                " anew with pgembed create"
             )
 
 

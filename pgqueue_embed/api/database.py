@@ -85,6 +85,7 @@ class Database:
         chunk_template: str | None = None,
         where: str | None = None,
         target_columns: Mapping[str, str] | None = None,
+        text: bool = True,
         copy_columns: str | Sequence[str] = (),
         foreign_key: bool = False,
         view: bool = False,

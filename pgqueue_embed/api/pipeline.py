@@ -207,6 +207,7 @@ class Pipeline:
         overlap_tokens: int | None = None,
         vector_type: str | None = None,
         truncate_dim: int | None = None,
+        text: bool | None = None,
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
         partition_by: str | None = None,

@@ -19,7 +19,7 @@ from pgqueue_embed.db.steps import read_on, read_on_async
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.key_values import RecordKey
 from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
-from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import Sessions, forget_what_was_set
 

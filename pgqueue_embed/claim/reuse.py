@@ -7,7 +7,6 @@ hint, and written again under it with all others of its record.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -24,7 +23,7 @@ from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.source.trust import look_often
-from pgqueue_embed.target import column_names, target_of
+from pgqueue_embed.target import hash_of, hash_of_text, target_of
 
 # The rounding of halfvec included. A vector further off was not written by a worker.
 LENGTH_TOLERANCE = 1e-3
@@ -33,7 +32,7 @@ LENGTH_TOLERANCE = 1e-3
 STORED = """
 select hash, embedding
 from (
-    select sha256(convert_to(target.{text_chunk}, 'UTF8')) as hash, target.{embedding} as embedding
+    select {hash} as hash, target.{embedding} as embedding
     from {target} as target
     where {key_is_among}
 ) as stored
@@ -58,7 +57,7 @@ class ReusingEmbedder:
         """Return the vectors of `chunks`; raises PipelineFault if the target cannot be read."""
         if anew or not self._keys:
             return self._embedder.embed(chunks, on_progress=on_progress, anew=anew)
-        hashes = [hashlib.sha256(chunk.text.encode()).digest() for chunk in chunks]
+        hashes = [hash_of_text(chunk.text) for chunk in chunks]
         stored = self._stored(hashes)
         missing = [row for row, digest in enumerate(hashes) if digest not in stored]
         vectors = np.empty((len(chunks), self._pipeline.dimensions), np.float32)
@@ -76,11 +75,15 @@ class ReusingEmbedder:
     def _stored(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[np.float32]]:
         """Return the usable ones of the vectors that the target holds for chunks of `hashes`."""
         pipeline = self._pipeline
-        target = target_of(pipeline)
+        names = pipeline.spec.columns
+        stored = sql.Identifier(
+            "target", names.text_chunk if pipeline.spec.text else names.text_hash
+        )
         query = sql.SQL(STORED).format(
-            **column_names(pipeline.spec.columns),
-            target=target.rows,
-            key_is_among=target.key_is_among,
+            hash=hash_of(stored) if pipeline.spec.text else stored,
+            embedding=sql.Identifier(names.embedding),
+            target=pipeline.target.identifier,
+            key_is_among=target_of(pipeline).key_is_among,
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
         trust = look_often(self._side, pipeline)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
+    from pgqueue_embed.vector_search.hit import Hit
     from pgqueue_embed.vector_search.judged_search import Comparison, Find
     from pgqueue_embed.vector_search.measures import Estimate
-    from pgqueue_embed.vector_search.query import Hit
     from pgqueue_embed.vector_search.request import SearchRequest
     from pgqueue_embed.vector_search.weighing import Search, Weighed
 

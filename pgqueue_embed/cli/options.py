@@ -112,7 +112,10 @@ def annotation(option: Option) -> Any:
     usual = f" \\[default: {option.usual}]" if option.usual else ""
     names = [option.flag, option.short] if option.short else [option.flag]
     if option.type is bool and option.default is None:
-        names = [f"{option.flag}/--no-{option.flag.removeprefix('--')}"]
+        names = [f"{option.said(True)}/{option.said(False)}"]
+    elif option.type is bool and option.default:
+        # What is so anyway need not be said.
+        names = [f" /{option.said(False)}"]
     shown = typer.Option(
         *names,
         help=f"{option.help}{usual}",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
-    from pgqueue_embed.vector_search.query import Hit
+    from pgqueue_embed.vector_search.hit import Hit
     from pgqueue_embed.vector_search.request import SearchRequest
 
 # Longer lines are hard to read, however wide the terminal is.
@@ -203,6 +203,10 @@ def _shown_score(hit: Hit) -> float:
     return next((each for each in given if each is not None), hit.score)
 
 
+# In the place of a chunk that the target stores no text of.
+NO_TEXT = "(no text: the record has changed since, or is gone)"
+
+
 def _place_of(hit: Hit) -> str:
     if hit.start_char is None or hit.end_char is None:
         return ", in a table that is being adopted"
@@ -229,5 +233,6 @@ def show_hits(hits: Sequence[Hit]) -> None:
         for name, value in hit.columns.items():
             shown = f"{one_line(name)}: {one_line(str(value))}"
             out.print(Text(" " * INDENT + shown, style="cyan"), soft_wrap=True)
-        for line in Text(one_line(hit.chunk)).wrap(out, min(out.width, MAX_WIDTH) - INDENT):
+        text = NO_TEXT if hit.chunk is None else one_line(hit.chunk)
+        for line in Text(text).wrap(out, min(out.width, MAX_WIDTH) - INDENT):
             out.print(" " * INDENT + line.plain.rstrip(), soft_wrap=True)

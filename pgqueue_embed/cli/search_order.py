@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pgqueue_embed.vector_search.query import Score
+    from pgqueue_embed.vector_search.order import Score
 
 PANEL = "Order"
 

@@ -110,5 +110,5 @@ def _way_out(name: str, differences: Mapping[str, tuple[str, str]]) -> str:
 
 def _as_option(option: Option, value: str) -> tuple[str, ...]:
     if option.type is bool:
-        return (option.flag if value == "true" else option.flag.replace("--", "--no-", 1),)
+        return (option.said(value == "true"),)
     return (option.flag, value)

@@ -20,7 +20,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 from pgqueue_embed.source.trust import look
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
-from pgqueue_embed.target import Right, target_of, view_of
+from pgqueue_embed.target import Right, target_of, views_of
 from pgqueue_embed.untrusted.shell import command
 
 
@@ -38,7 +38,7 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     if not problems:
         yield ok(subject, f"{pipeline.source} may be read, {target} written")
         yield from check_types(connection, pipeline)
-    yield from _check_view(connection, pipeline)
+    yield from _check_views(connection, pipeline)
     if pipeline.state == "paused":
         reason = connection.value(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
@@ -69,15 +69,13 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
         yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
 
 
-def _check_view(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
-    """Check that the view is there, if the pipeline has one: a person may have dropped it."""
-    view = view_of(pipeline.spec, pipeline.key)
-    if pipeline.spec.view and not view.is_there(connection):
-        yield warning(
-            pipeline.name,
-            f"the view {view.table} is gone",
-            f"{command('alter', pipeline.name, '--view')}, or --no-view",
-        )
+def _check_views(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that the pipeline's views are there: a person may have dropped one."""
+    for view in views_of(pipeline.spec, pipeline.key, pipeline.document):
+        if not view.is_there(connection):
+            renew = command("alter", pipeline.name, "--follow-source")
+            fix = f"{renew}, or --no-view" if view.option == "--view" else renew
+            yield warning(pipeline.name, f"the view {view.table} is gone", fix)
 
 
 def _table_problems(

@@ -22,6 +22,7 @@ from pgqueue_embed.estimation.pages import (
 from pgqueue_embed.estimation.text_sample import StoredChunk
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.target.chunk_table import ROW_BYTES
+from pgqueue_embed.target.chunk_text import HASH_BYTES
 from pgqueue_embed.vector_search.index_plan import (
     MAX_DIMENSIONS,
     IndexOptions,
@@ -60,6 +61,7 @@ class Layout:
     """What the rows of a table of chunks are like, whatever is in them.
 
     Of a partitioned one, `hashed` parts are equal; of parts by ranges, 0, one may have nearly all.
+    Without `text` a hash stands in its place.
     """
 
     key: tuple[Column, ...]
@@ -67,6 +69,7 @@ class Layout:
     dimensions: int
     is_partitioned: bool = False
     hashed: int = 0
+    text: bool = True
 
     @property
     def vector_bytes(self) -> int:
@@ -117,17 +120,18 @@ def _mean(values: Iterator[int]) -> int:
 
 def _row(layout: Layout, chunk: StoredChunk) -> tuple[int, bool]:
     """Return the length of a chunk's row, and whether its vector is kept outside of it."""
-    text_bytes, vector_bytes = chunk.text_bytes, layout.vector_bytes
+    content_bytes = chunk.text_bytes if layout.text else HASH_BYTES
+    text_bytes, vector_bytes = content_bytes, layout.vector_bytes
     length = _row_length(layout, chunk, text_bytes, vector_bytes)
     most = ROW_BYTES - ROW_HEADER_BYTES
     if length <= TOASTED_FROM_BYTES or length - ROW_HEADER_BYTES <= most:
         return length, False
     if vector_bytes <= most:
-        text_bytes = int(text_bytes * COMPRESSED_SHARE)
+        text_bytes = int(text_bytes * COMPRESSED_SHARE) if layout.text else HASH_BYTES
         length = _row_length(layout, chunk, text_bytes, vector_bytes)
         if length - ROW_HEADER_BYTES <= most:
             return length, False
-    return _row_length(layout, chunk, chunk.text_bytes, TOAST_POINTER_BYTES), True
+    return _row_length(layout, chunk, content_bytes, TOAST_POINTER_BYTES), True
 
 
 def _row_length(layout: Layout, chunk: StoredChunk, text_bytes: int, vector_bytes: int) -> int:

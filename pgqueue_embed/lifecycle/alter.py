@@ -35,6 +35,7 @@ from pgqueue_embed.queue.deleted import enqueue_deleted
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.target import target_of, view_of
 from pgqueue_embed.untrusted.shell import command
+from pgqueue_embed.vector_search.lexical_index import check_has_texts
 
 DELETED_SLICE_RECORDS = 50_000
 
@@ -118,11 +119,8 @@ def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Chan
     if not changes.given:
         raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
     _check_quantize(pipeline, changes)
-    if changes.given.get("lexical") and pipeline.spec.into_column is not None:
-        raise UsageError(
-            f"--lexical belongs to a target table; {pipeline.name} has its vectors in a column of"
-            f" {pipeline.source}"
-        )
+    if changes.given.get("lexical"):
+        check_has_texts(pipeline)
     successor = _prepare(connection, pipeline, changes) if changes.alter_vectors else None
     return Alteration(pipeline=pipeline, changes=changes, successor=successor)
 
@@ -193,7 +191,7 @@ def _setting(column: str) -> sql.Composable:
 def _alter_view(connection: Connection, pipeline: Pipeline, *, wanted: bool) -> None:
     """Make the view of the pipeline's target, anew if it is there, or drop it."""
     wanted_spec = replace(pipeline.spec, view=wanted)
-    view = view_of(wanted_spec, pipeline.key)
+    view = view_of(wanted_spec, pipeline.key, pipeline.document)
     try:
         if wanted and not pipeline.spec.view:
             view.check(connection)

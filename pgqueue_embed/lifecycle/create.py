@@ -212,7 +212,8 @@ def create_pipeline(
     def make() -> None:
         codec = VectorCodec(connection)
         is_made = target.create(connection, codec, dimensions=dimensions, pipeline_name=spec.name)
-        insert_pipeline(connection, {**to_row(spec, records, model), "target_is_made": is_made})
+        found = {"target_is_made": is_made, "chunk_text": target.text_query}
+        insert_pipeline(connection, {**to_row(spec, records, model), **found})
 
     try:
         # A foreign key locks the source for a moment.

@@ -24,7 +24,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, columns_json
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source, types_of
-from pgqueue_embed.target import view_of
+from pgqueue_embed.target import target_of, views_of
 from pgqueue_embed.untrusted.shell import command
 
 # From narrow to wide: each holds the keys of those before it, spelled as they are.
@@ -46,7 +46,8 @@ class Change:
 def follow_source(connection: Connection, pipeline: Pipeline) -> list[Change]:
     """Note the types that the source's columns have now, all or none, and return what changed.
 
-    Of the next generation too, if there is one. All of the source is compared with the ledger then,
+    Of the next generation too, if there is one. A view of the pipeline's that is gone is made
+    again. All of the source is compared with the ledger then,
     by workers. Raises UsageError where a key would be spelled otherwise than it is in queue and
     ledger, where values that were copied cannot be of the new type, where a user's view
     stands on the target's column, and as `check_source` does.
@@ -104,10 +105,13 @@ def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
     present = replace(found, key=wide_enough(pipeline.key, found.key))
     changes = changes_of(pipeline, found)
     if not changes:
+        _make_views(connection, pipeline)
         return []
     _check_spelling(connection, pipeline, present.key)
+    followed = replace(pipeline, key=present.key, document=present.document)
     if pipeline.spec.into_column is None:
         _alter_target(connection, pipeline, present)
+    _make_views(connection, followed)
     connection.execute(
         NOTE,
         {
@@ -115,9 +119,9 @@ def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
             "key": columns_json(present.key.columns),
             "document": columns_json(present.document.columns),
             "copied": columns_json(present.document.copied),
+            "chunk_text": target_of(followed).text_query,
         },
     )
-    followed = replace(pipeline, key=present.key, document=present.document)
     if capture.is_on(connection, pipeline):
         capture.install(connection, followed)
     connection.execute("select pgembed.queue_comparison(%s)", (pipeline.id,))
@@ -126,7 +130,10 @@ def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
 
 NOTE = """
 update pgembed.pipelines
-set key_columns = %(key)s, document_columns = %(document)s, copied_columns = %(copied)s
+set key_columns = %(key)s,
+    document_columns = %(document)s,
+    copied_columns = %(copied)s,
+    chunk_text = %(chunk_text)s
 where id = %(id)s
 """
 
@@ -211,15 +218,20 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceSha
             f" other parts or none: {command('alter', pipeline.name, '--partition-by', '')}"
         ) from None
     except KEPT as error:
+        own = views_of(pipeline.spec, pipeline.key, pipeline.document)
+        views = ", ".join(view.table.quoted for view in own)
+        own_too = f" (drop view {views}: the pipeline's own are made again)" if own else ""
         raise UsageError(
             f"{pipeline.target} cannot follow {pipeline.source}: {first_line(error)}; drop what is"
-            f" in the way (the pipeline's own view by:"
-            f" {command('alter', pipeline.name, '--no-view')}, and --view afterwards)"
+            f" in the way{own_too}"
         ) from None
-    view = view_of(pipeline.spec, present.key)
-    # A person had to drop it before the source could be altered.
-    if pipeline.spec.view and not view.is_there(connection):
-        view.create(connection)
+
+
+def _make_views(connection: Connection, pipeline: Pipeline) -> None:
+    """Make the views that a person had to drop before the source could be altered."""
+    for view in views_of(pipeline.spec, pipeline.key, pipeline.document):
+        if not view.is_there(connection):
+            view.create(connection)
 
 
 def _altered(pipeline: Pipeline, present: SourceShape) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target import ChunkView, view_of
+from pgqueue_embed.target import View, views_of
 from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
 from pgqueue_embed.target.parts import part_of, parts_of
 
@@ -32,6 +33,8 @@ class TableReplacement:
 
     def check(self, connection: Connection) -> None:
         check_replaceable(connection, self.pipeline, self.successor)
+        for view in self._new_views():
+            view.check(connection)
 
     def copy_indexes(self, connection: Connection) -> None:
         if copy_indexes(connection, self.pipeline, self.successor):
@@ -42,8 +45,7 @@ class TableReplacement:
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target
         self.copy_rights(connection)
-        view = view_of(replace(self.successor.spec, target=old), self.successor.key)
-        views = read_views(connection, old, own=view.table if self.pipeline.spec.view else None)
+        views = read_views(connection, old, own=[view.table for view in self._old_views()])
         comment = connection.execute(
             "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
         ).fetchone()
@@ -51,12 +53,43 @@ class TableReplacement:
         _rename(connection, old, parked)
         _rename(connection, new, old)
         renew_views(connection, views)
-        if self.pipeline.spec.view:
-            renew_own_view(connection, view)
+        self._exchange_own_views(connection)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_all(connection, old, new)
         text = sql.Literal(comment[0] if comment else None)
         connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
+
+    def _old_views(self) -> Sequence[View]:
+        pipeline = self.pipeline
+        return views_of(pipeline.spec, pipeline.key, pipeline.document)
+
+    def _views(self) -> Sequence[View]:
+        """Return the views of the successor in its new place."""
+        place = {each: getattr(self.pipeline.spec, each) for each in ("name", "target", "view")}
+        successor = self.successor
+        return views_of(replace(successor.spec, **place), successor.key, successor.document)
+
+    def _new_views(self) -> Sequence[View]:
+        there = [view.table for view in self._old_views()]
+        return [view for view in self._views() if view.table not in there]
+
+    def _exchange_own_views(self, connection: Connection) -> None:
+        views, new = self._views(), self._new_views()
+        for view in new:
+            view.check(connection)
+        for view in views:
+            renew_own_view(connection, view)
+        for view in new:
+            _take_owner(connection, self.pipeline.target, view.table)
+        for view in self._old_views():
+            if view.table not in [each.table for each in views]:
+                view.drop(connection)
+
+
+def _take_owner(connection: Connection, table: Table, view: Table) -> None:
+    owner = connection.value(OWNER, (table.quoted,))
+    alter = sql.SQL("alter view {} owner to {}")
+    connection.execute(alter.format(view.identifier, sql.Identifier(owner)))
 
 
 def _rename(connection: Connection, table: Table, other: Table) -> None:
@@ -67,7 +100,7 @@ def _rename(connection: Connection, table: Table, other: Table) -> None:
 PARKED_VIEW = "pgembed_old_view"
 
 
-def renew_own_view(connection: Connection, view: ChunkView) -> None:
+def renew_own_view(connection: Connection, view: View) -> None:
     """Let the view read its tables as they are; one with other columns takes the old view's place.
 
     Its owner and everybody's rights on it stay. To be called in a transaction.
@@ -175,8 +208,8 @@ where prrelid = %(table)s::regclass
 def check_replaceable(connection: Connection, pipeline: Pipeline, successor: Pipeline) -> None:
     """Raise UsageError for what a person has added to the table of `pipeline` alone."""
     old, new = pipeline.target, successor.target
-    copied = {f"column {name}" for name in pipeline.spec.copy_columns}
     columns = pipeline.spec.columns
+    own = {f"column {name}" for name in (*columns.names(), *pipeline.spec.copy_columns)}
     values = {
         "own": FOREIGN_KEY_NAME,
         "chunk_id": columns.chunk_id,
@@ -184,7 +217,7 @@ def check_replaceable(connection: Connection, pipeline: Pipeline, successor: Pip
         # Parts that were asked for anew are not to be those of before.
         "parts": pipeline.spec.partition_by == successor.spec.partition_by,
     }
-    missing = _extras(connection, old, values) - copied - _extras(connection, new, values)
+    missing = _extras(connection, old, values) - own - _extras(connection, new, values)
     if missing:
         raise UsageError(
             f"{old} has {', '.join(sorted(missing))}, which {new}, the table that is to take its"
@@ -210,7 +243,9 @@ where classid = 'pg_rewrite'::regclass
     and refclassid = 'pg_class'::regclass
     and refobjid = %(table)s::regclass
     and pg_class.oid <> refobjid
-    and pg_class.oid is distinct from to_regclass(%(own)s)
+    and not exists (
+        select from unnest(%(own)s::text[]) as own (view) where to_regclass(view) = pg_class.oid
+    )
     and (%(column)s::text is null or refobjsubid = (
         select attnum from pg_attribute where attrelid = refobjid and attname = %(column)s
     ))
@@ -219,17 +254,18 @@ order by 1
 
 
 def read_views(
-    connection: Connection, table: Table, column: str | None = None, *, own: Table | None = None
+    connection: Connection, table: Table, column: str | None = None, *, own: Sequence[Table] = ()
 ) -> list[dict[str, Any]]:
     """Return the views that read `table`, or one column of it, to be made anew by `renew_views`.
 
-    Without `own`, the one that pgembed makes.
+    Without `own`, those that pgembed makes.
     Raises UsageError for a materialized view, whose rows would have to be computed again.
     """
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("set local search_path = ''")
         views = cursor.execute(
-            VIEWS, {"table": table.quoted, "column": column, "own": own.quoted if own else None}
+            VIEWS,
+            {"table": table.quoted, "column": column, "own": [view.quoted for view in own]},
         ).fetchall()
     for view in views:
         if view["is_materialized"]:

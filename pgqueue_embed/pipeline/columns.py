@@ -63,6 +63,11 @@ class Column:
         return "bpchar" if self.type == "character" else self.type
 
 
+def raw(composed: sql.Composable) -> str:
+    """Return SQL that was made for placeholders of psycopg as PostgreSQL reads it."""
+    return composed.as_string(None).replace("%%", "%")
+
+
 def literal(text: str) -> sql.Composable:
     """Return `text` as a constant of a statement that is executed with parameters."""
     return sql.Literal(text.replace("%", "%%"))

@@ -21,7 +21,8 @@ from pgqueue_embed.errors import ModelMismatch, UsageError
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.pipeline.model_identity import ModelIdentity, kept_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.pipeline.spec import NO_PROMPT, USE_OPTIONS, PipelineSpec
+from pgqueue_embed.pipeline.rules import NO_PROMPT
+from pgqueue_embed.pipeline.spec import USE_OPTIONS, PipelineSpec
 from pgqueue_embed.pipeline.template import unescaped
 
 

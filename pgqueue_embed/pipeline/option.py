@@ -92,6 +92,10 @@ class Option:
         """What the command line calls it: ``--chunk-size``."""
         return f"--{self.name.replace('_', '-')}"
 
+    def said(self, value: object) -> str:
+        """Return how the command line says a value that is true or false: ``--no-text``."""
+        return self.flag if value else f"--no-{self.flag.removeprefix('--')}"
+
     @property
     def nothing(self) -> Any:
         """What the field holds when an empty value has taken it away."""

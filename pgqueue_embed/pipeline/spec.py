@@ -5,50 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pgqueue_embed.db.names import Table, check_identifier
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.pipeline.document import Recipe
 from pgqueue_embed.pipeline.option import Option
-from pgqueue_embed.pipeline.partitioning import parse_partitioning
+from pgqueue_embed.pipeline.rules import check_columns, check_partitioning, check_prompt, check_text
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 # The panels of the help of `create`, and of what `show` prints.
 TABLES = "Tables and columns"
 MODEL = "Model and chunks"
 
-
-def _check_columns(option: Option, names: tuple[str, ...]) -> None:
-    for name in names:
-        check_identifier(name)
-        if names.count(name) > 1:
-            raise UsageError(f"{option.flag} names '{name}' twice")
-
-
-def _check_text(option: Option, text: str) -> None:
-    if not text.strip():
-        raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
-
-
-def _check_partitioning(_: Option, text: str) -> None:
-    parse_partitioning(text)
-
-
 # The options, and fields of a pipeline, that say how its model is used.
 USE_OPTIONS = ("document_prompt", "query_prompt", "control_tokens", "pooling")
 
 # In the place of a type of vectors: it is chosen when the pipeline is made, and stays then.
 AUTO = "auto"
-
-# In the place of a prompt: none is put in front of a text, though the model names one.
-NO_PROMPT = "none"
-
-
-def _check_prompt(option: Option, prompt: str) -> None:
-    if not prompt.strip():
-        raise UsageError(
-            f"{option.flag} is empty; leave it out for the model's own prompt, or give"
-            f" {NO_PROMPT} for no prompt at all"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +36,10 @@ class PipelineSpec:
     spell those of the model. `pooling` is for a model whose files do not say how the vectors of
     tokens become one.
 
-    Of a target table alone: `copy_columns` of the source stand beside each chunk, with
-    `foreign_key` it refers to the source, whose deletes it follows, with `view` there is a view of
-    both, and `partition_by` says its parts. Workers build the index of `index_method`, of vectors
+    Of a target table alone: it stores the `text` of each chunk, or only where that stands in the
+    document; `copy_columns` of the source stand beside each chunk, with `foreign_key` it refers to
+    the source, whose deletes it follows, with `view` there is a view of both, and `partition_by`
+    says its parts. Workers build the index of `index_method`, of vectors
     as `quantize` says, and of words if `lexical`, once all is embedded. With `trust_owners`, code
     of the tables' owners may run with the rights of whoever works on the pipeline.
     """
@@ -107,7 +79,7 @@ class PipelineSpec:
             help="Unique key of the source; of several columns: a,b, or repeated.",
             usual="id",
             panel=TABLES,
-            rule=_check_columns,
+            rule=check_columns,
         ),
     ] = ("id",)
     text_fields: Annotated[
@@ -117,7 +89,7 @@ class PipelineSpec:
             help="Column with the text; several, a,b or repeated, are joined by a blank line.",
             usual="text",
             panel=TABLES,
-            rule=_check_columns,
+            rule=check_columns,
             alter="Column with the text; repeatable.",
         ),
     ] = ()
@@ -146,7 +118,7 @@ class PipelineSpec:
             help="Only rows matching this SQL condition are records of the pipeline, now and"
             " later.",
             panel=TABLES,
-            rule=_check_text,
+            rule=check_text,
             alter="Which rows are records, an SQL condition; '' for all.",
             may_go=True,
         ),
@@ -164,13 +136,23 @@ class PipelineSpec:
             panel=TABLES,
         ),
     ] = field(default_factory=TargetColumns)
+    text: Annotated[
+        bool,
+        Option(
+            help="Store the texts of chunks. With --no-text, only where they stand in the document:"
+            " searches and the view <target>_chunks read them from the source.",
+            panel=TABLES,
+            alter="Store the texts of chunks, or only where they stand in the document.",
+            more="large-tables.md#without-the-texts",
+        ),
+    ] = True
     copy_columns: Annotated[
         tuple[str, ...],
         Option(
             help="Columns of the source to copy into each chunk's row: a,b, or repeated. A change"
             " of one writes the record anew.",
             panel=TABLES,
-            rule=_check_columns,
+            rule=check_columns,
             alter="Columns to copy, repeatable; '' for none.",
             may_go=True,
             more="targets.md",
@@ -203,7 +185,7 @@ class PipelineSpec:
             " range:year:2024,2025,2026 for a part from each value to the next, and one for the"
             " rest, where the key has that column.",
             panel=TABLES,
-            rule=_check_partitioning,
+            rule=check_partitioning,
             alter="Part the target table by the key, hash:16 or range:year:2024,2025; '' for one"
             " table.",
             may_go=True,
@@ -253,7 +235,7 @@ class PipelineSpec:
             " and none is no prompt at all. Counts as the chunk's tokens.",
             usual="the model's own",
             panel=MODEL,
-            rule=_check_prompt,
+            rule=check_prompt,
             alter="What the model reads before a chunk; none for nothing, '' for the model's own.",
             may_go=True,
             more="models.md#prompts",
@@ -266,7 +248,7 @@ class PipelineSpec:
             " and none is no prompt at all.",
             usual="the model's own",
             panel=MODEL,
-            rule=_check_prompt,
+            rule=check_prompt,
             alter="What the model reads before a query; none for nothing, '' for the model's own.",
             alters_vectors=False,
             with_vectors=True,

@@ -47,6 +47,7 @@ def _check_target(spec: PipelineSpec) -> PipelineSpec:
                 f"{spec.source} cannot be source and target at once; for vectors in a column"
                 " of it: --chunking none --into-column NAME"
             )
+        _check_words(spec)
         _check_copied(spec)
         _check_partitioned(spec)
         return spec
@@ -78,6 +79,7 @@ def _check_column(spec: PipelineSpec) -> None:
 
 def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
     """Yield the options that go with a target table alone, and whether they are given."""
+    yield "--no-text", not spec.text
     yield "--copy-columns", bool(spec.copy_columns)
     yield "--foreign-key", spec.foreign_key
     yield "--view", spec.view
@@ -85,9 +87,19 @@ def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
     yield "--partition-by", spec.partition_by is not None
 
 
+def _check_words(spec: PipelineSpec) -> None:
+    if spec.lexical and not spec.text:
+        raise UsageError(
+            "--lexical indexes the words of texts that are stored, and --no-text stores none; leave"
+            " one of them out"
+        )
+
+
 def _check_copied(spec: PipelineSpec) -> None:
+    # Without texts, the view has that name for them.
+    own = [*(spec.columns.of_table(text=True) if spec.text else spec.columns.names())]
     for name in spec.copy_columns:
-        if name in spec.columns.names():
+        if name in own:
             raise UsageError(
                 f"--copy-columns {name}: the target table has a column of that name; call its"
                 " own one otherwise with --target-column"

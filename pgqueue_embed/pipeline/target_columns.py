@@ -14,7 +14,8 @@ from pgqueue_embed.errors import UsageError
 class TargetColumns:
     """The name of each column of a target table, by its meaning.
 
-    `fulltext_id` is the source key, in a column of its own for each of the key's columns.
+    `fulltext_id` is the source key, in a column of its own for each of the key's columns. A table
+    has `text_chunk` or, where texts are not stored, `text_hash`.
     """
 
     id: str = "id"
@@ -22,6 +23,7 @@ class TargetColumns:
     chunk_id: str = "chunk_id"
     chunk_index: str = "chunk_index"
     text_chunk: str = "text_chunk"
+    text_hash: str = "text_hash"
     start_char: str = "start_char"
     end_char: str = "end_char"
     tokens: str = "tokens"
@@ -37,9 +39,14 @@ class TargetColumns:
                 raise UsageError(f"the target table would have two columns named '{name}'")
 
     def names(self) -> Iterator[str]:
-        """Yield the names of all columns, in the order of the table."""
+        """Yield all names, those of either kind of table, in the order of the table."""
         for name in vars(self).values():
             yield from name if isinstance(name, tuple) else (name,)
+
+    def of_table(self, *, text: bool) -> Iterator[str]:
+        """Yield the names of the columns of a table that stores texts, or of one that does not."""
+        lacking = self.text_hash if text else self.text_chunk
+        return (name for name in self.names() if name != lacking)
 
     def renamed(self, names: dict[str, str]) -> TargetColumns:
         """Return the same columns with those in `names` (meaning to name) called otherwise.

@@ -110,14 +110,18 @@ class _Tools:
             return _text({"hits": [hit_json(hit, wanted.request) for hit in hits]})
 
     async def fetch_record(self, pipeline: PipelineName, key: RecordKey) -> str:
-        """Give the whole text of a record, and where its pieces stand in it."""
+        """Give the whole text of a record, and where its pieces stand in it.
+
+        A piece with a chunk of null has another text by now, which is not there.
+        """
         with _explained():
             chunks = await self._service.record(pipeline, key)
             if not chunks:
                 raise ToolError(f"{pipeline} has no vectors of a record {key!r}")
             places = [asdict(each) for each in chunks]
             for each in places:
-                del each["chunk"]
+                if each["chunk"] is not None:
+                    del each["chunk"]
             return _text({"key": key, "text": joined(chunks), "chunks": places})
 
     async def list_pipelines(self) -> str:

@@ -34,7 +34,8 @@ from pgqueue_embed.search_server.encoders import Encoder, WarmEncoders
 from pgqueue_embed.search_server.query_batches import Encoded
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.asked import TRIES
-from pgqueue_embed.vector_search.query import CONDITION_SECONDS, Hit
+from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.query import CONDITION_SECONDS
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights

@@ -12,12 +12,14 @@ from psycopg import sql
 from pgqueue_embed.db.names import Table, next_name, quoted
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.document import Document
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.partitioning import Partitioning
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.target import parts
-from pgqueue_embed.target.chunk_view import ChunkView
+from pgqueue_embed.target.chunk_text import HASH_BYTES, ChunkText, hash_of_text
+from pgqueue_embed.target.chunk_view import View
 from pgqueue_embed.target.chunks import ChunkRows, Right, column_names
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ ROW_BYTES = 4_080
 
 # A chunk's id is made of its key and its number, which have an index; it has none by itself. A key
 # that a foreign key changes leaves it behind until the record is written anew: another record may
-# have the old key by then, so that it is not unique by itself.
+# have the old key by then, so that it is not unique by itself. The content is the text, or a hash.
 CREATE = """
 create table {target} (
     {id} bigint generated always as identity,
     {key_definitions},
     {chunk_id} text not null,
     {chunk_index} integer not null,
-    {text_chunk} text not null,
+    {content} {content_type} not null,
     {start_char} integer not null,
     {end_char} integer not null,
     {tokens} integer not null,
@@ -64,15 +66,15 @@ DELETE = "delete from {target} as target where {key_is_among}"
 
 INSERT = """
 insert into {target}
-    ({fulltext_id}, {chunk_id}, {chunk_index}, {text_chunk},
+    ({fulltext_id}, {chunk_id}, {chunk_index}, {content},
     {start_char}, {end_char}, {tokens}, {embedding} {and_copied_names})
 select
-    {key_values}, pgembed.ledger_key(chunk.key) || '_' || chunk_index, chunk_index, text_chunk,
+    {key_values}, pgembed.ledger_key(chunk.key) || '_' || chunk_index, chunk_index, content,
     start_char, end_char, tokens, embedding {and_copied_values}
 from unnest(
-    %(keys)b::text[], %(chunk_indexes)b::integer[], %(texts)b::text[],
+    %(keys)b::text[], %(chunk_indexes)b::integer[], %(contents)b::{content_type}[],
     %(start_chars)b::integer[], %(end_chars)b::integer[], %(tokens)b::integer[], %(vectors)b
-) as chunk (key, chunk_index, text_chunk, start_char, end_char, tokens, embedding)
+) as chunk (key, chunk_index, content, start_char, end_char, tokens, embedding)
 {join_copied}
 """
 
@@ -122,7 +124,10 @@ def whose(connection: Connection, table: Table) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkTable:
-    """A table of chunks, made by `create`, that refers to the source by its key; see Target."""
+    """A table of chunks, made by `create`, that refers to the source by its key; see Target.
+
+    Where it stores no texts, `text` reads them.
+    """
 
     table: Table
     columns: TargetColumns
@@ -131,7 +136,8 @@ class ChunkTable:
     source: Table
     document: Document
     foreign_key: bool = False
-    view: ChunkView | None = None
+    text: ChunkText | None = None
+    views: tuple[View, ...] = ()
     partitioning: Partitioning | None = None
 
     def __str__(self) -> str:
@@ -139,7 +145,11 @@ class ChunkTable:
 
     @property
     def rows(self) -> sql.Composable:
-        return self.table.identifier
+        return self.table.identifier if self.text is None else self.text.rows(self.table)
+
+    @property
+    def text_query(self) -> str | None:
+        return None if self.text is None else raw(self.text.query)
 
     @property
     def key_is_among(self) -> sql.Composable:
@@ -150,7 +160,8 @@ class ChunkTable:
     @property
     def written_columns(self) -> Sequence[str]:
         unread = (self.columns.id, self.columns.created_at)
-        own = [name for name in self.columns.names() if name not in unread]
+        columns = self.columns.of_table(text=self.text is None)
+        own = [name for name in columns if name not in unread]
         return [*own, *(column.name for column in self.document.copied)]
 
     @property
@@ -160,7 +171,6 @@ class ChunkTable:
     @property
     def next_place(self) -> dict[str, Any]:
         table = Table(schema=self.table.schema, name=next_name(self.table.name))
-        # The view is of the generation in use; its successor gets it with the name.
         return {"target": table, "view": False}
 
     def check(self, connection: Connection) -> None:
@@ -177,8 +187,8 @@ class ChunkTable:
             )
         if self.partitioning is not None:
             parts.check(connection, self.table, self.partitioning)
-        if self.view is not None:
-            self.view.check(connection)
+        for view in self.views:
+            view.check(connection)
 
     def create(
         self, connection: Connection, codec: VectorCodec, *, dimensions: int, pipeline_name: str
@@ -200,23 +210,27 @@ class ChunkTable:
         connection.execute(
             sql.SQL("comment on table {target} is {comment}").format(**names, comment=comment)
         )
-        connection.execute(
-            sql.SQL("comment on column {target}.{start_char} is {comment}").format(
-                **names,
-                comment="Offset of the chunk's first character in the document, counted from 0.",
-            )
-        )
-        for column in self.document.copied:
+        for column, said in self._comments():
             connection.execute(
-                sql.SQL("comment on column {target}.{copied} is {comment}").format(
-                    **names,
-                    copied=sql.Identifier(column.name),
-                    comment=f"Copied from {self.source} when the record is embedded.",
+                sql.SQL("comment on column {target}.{column} is {comment}").format(
+                    **names, column=sql.Identifier(column), comment=said
                 )
             )
-        if self.view is not None:
-            self.view.create(connection)
+        for view in self.views:
+            view.create(connection)
         return True
+
+    def _comments(self) -> Iterator[tuple[str, str]]:
+        """Yield the columns that are not obvious, with what is in them."""
+        first = "Offset of the chunk's first character in the document, counted from 0."
+        yield self.columns.start_char, first
+        if self.text is not None:
+            yield (
+                self.columns.text_hash,
+                f"First {HASH_BYTES} bytes of the SHA-256 of the chunk's text, in UTF-8.",
+            )
+        for column in self.document.copied:
+            yield column.name, f"Copied from {self.source} when the record is embedded."
 
     def replace(
         self,
@@ -274,7 +288,7 @@ class ChunkTable:
         values = {
             "keys": list(rows.keys),
             "chunk_indexes": codec.pack_integers(rows.chunk_indexes),
-            "texts": list(rows.texts),
+            "contents": self._contents(rows.texts),
             "start_chars": codec.pack_integers(rows.start_chars),
             "end_chars": codec.pack_integers(rows.end_chars),
             "tokens": codec.pack_integers(rows.tokens),
@@ -289,9 +303,12 @@ class ChunkTable:
         found = connection.execute(query, values).fetchall()
         return {key for key, _ in found}, found[0][1] if found else 0
 
+    def _contents(self, texts: Sequence[str]) -> Sequence[str | bytes]:
+        return list(texts) if self.text is None else list(map(hash_of_text, texts))
+
     def drop(self, connection: Connection) -> None:
-        if self.view is not None:
-            self.view.drop(connection)
+        for view in self.views:
+            view.drop(connection)
         connection.execute(sql.SQL("drop table if exists {target}").format(**self._names()))
 
     def _other_definitions(self) -> Iterator[sql.Composable]:
@@ -315,8 +332,11 @@ class ChunkTable:
             (sql.Identifier(column.name), sql.Identifier(f"copy_{number}"), column.of("source"))
             for number, column in enumerate(self.document.copied)
         ]
+        columns = column_names(self.columns)
         return {
-            **column_names(self.columns),
+            **columns,
+            "content": columns["text_chunk" if self.text is None else "text_hash"],
+            "content_type": sql.SQL("text" if self.text is None else "bytea"),
             "target": self.table.identifier,
             "key_definitions": sql.SQL(",\n    ").join(definitions),
             "key_is_among": self.key_is_among,

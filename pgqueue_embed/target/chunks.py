@@ -56,9 +56,18 @@ class Target(Protocol):
     def rows(self) -> sql.Composable:
         """What to select the chunks from, to be given an alias.
 
-        Its columns are called as TargetColumns says; all are there that a search reads. The text of
-        a chunk is the present one where it is not stored, and its vector may be older. A statement
-        with it must be executed with parameters, if only with none.
+        Its columns are called as TargetColumns says; all are there that a search reads. In a column
+        of the source, the text of a chunk is the present one, and its vector may be older; of a
+        table that stores no texts, it is null where the document has changed in that place. A
+        statement with it must be executed with parameters, if only with none.
+        """
+        ...
+
+    @property
+    def text_query(self) -> str | None:
+        """The scalar subquery that gives the text of a row ``target`` of a table without texts.
+
+        As PostgreSQL reads it, for pgembed.chunk_rows; None for any other target.
         """
         ...
 

@@ -90,6 +90,10 @@ class SourceColumn:
         return sql.SQL(ROWS).format(**self._names())
 
     @property
+    def text_query(self) -> str | None:
+        return None
+
+    @property
     def key_is_among(self) -> sql.Composable:
         return self.key.among("target", self.columns.fulltext_id, "keys")
 

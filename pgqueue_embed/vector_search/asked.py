@@ -19,8 +19,10 @@ from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.catalog import pipelines_read
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.near import LikeRecord, Near, checked_vector
-from pgqueue_embed.vector_search.query import Hit, Score, in_better_order, nearest, wanted_to_order
+from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
+from pgqueue_embed.vector_search.query import nearest
 from pgqueue_embed.vector_search.query_vector import check_query, encoder_of
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import OWN_TABLES, with_rights_named

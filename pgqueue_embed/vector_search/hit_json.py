@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pgqueue_embed.untrusted.plain_json import finite
-from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.request import SearchRequest
 
 

@@ -17,9 +17,10 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
-from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE, Hit
+from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Returns what a search for some words finds.

@@ -36,6 +36,11 @@ def lexical_weight(pipeline: Pipeline) -> Steps[float]:
     is_there, is_declared, weight = rows[0] if rows else (False, False, USUAL_WEIGHT)
     if is_there:
         return float(weight)
+    if not pipeline.spec.text:
+        raise UsageError(
+            f"--hybrid: {pipeline.name} stores no texts whose words could be indexed; a next"
+            f" generation does: {command('alter', pipeline.name, '--text')}"
+        )
     build = command("index", pipeline.name, "--lexical")
     if is_declared:
         raise UsageError(

@@ -12,6 +12,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target.parts import LEAVES
+from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import shortened
 from pgqueue_embed.vector_search.index_build import Build, build_once, ignore, long_statements
 
@@ -29,13 +30,9 @@ def build_lexical_index(
     """Build the index of words while reads and writes go on, and return its name.
 
     Interrupted, it is begun anew by the next call, or goes on with the part at which it stopped.
-    Raises as `build_index` does, and UsageError of vectors in a column of the source.
+    Raises as `build_index` and `check_has_texts` do.
     """
-    if pipeline.spec.into_column is not None:
-        raise UsageError(
-            f"--lexical belongs to a target table; {pipeline.name} has its vectors in a column of"
-            f" {pipeline.source}"
-        )
+    check_has_texts(pipeline)
     build = LexicalBuild(connection, pipeline, on_warning)
     with long_statements(connection):
         name = build_once(build)
@@ -43,6 +40,20 @@ def build_lexical_index(
         analyze = sql.SQL("analyze {}").format(pipeline.target.identifier)
         connection.execute(analyze)
     return name
+
+
+def check_has_texts(pipeline: Pipeline) -> None:
+    """Raise UsageError unless the pipeline stores the texts of its chunks, which can be indexed."""
+    if pipeline.spec.into_column is not None:
+        raise UsageError(
+            f"--lexical belongs to a target table; {pipeline.name} has its vectors in a column of"
+            f" {pipeline.source}"
+        )
+    if not pipeline.spec.text:
+        raise UsageError(
+            f"--lexical indexes the words of texts that are stored, and {pipeline.name} stores"
+            f" none; a next generation does: {command('alter', pipeline.name, '--text')}"
+        )
 
 
 CREATE = "{create} {name} on {table} using gin (pgembed.terms({text_chunk}))"

@@ -6,13 +6,11 @@ session, and a program's own connection of psycopg, of either kind, does as well
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
@@ -28,56 +26,20 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.pipeline.catalog import currency_read
+from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.key_values import key_of
 from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusted, trusting
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
+from pgqueue_embed.vector_search.hit import Candidate, Hit
 from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
 from pgqueue_embed.vector_search.near import Near, Origin, origin_of
-from pgqueue_embed.vector_search.relation import Relation, raw, related
+from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
+from pgqueue_embed.vector_search.relation import Relation, related
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights, with_rights_named
-from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """A chunk that answers a query; `score` is the cosine similarity, -1 to 1.
-
-    `key` is the record's in its own type, as psycopg reads it: an int, str, UUID, date or datetime,
-    of several columns a tuple. `key_text` is its text, as in pgembed.dead_letters and in JSON.
-    `chunk` is verbatim: the document's characters from `start_char` up to `end_char`. In a table
-    that is being adopted, a chunk that was not found right yet may have no index and offsets.
-    `columns` are those that were asked for. Where a record was to be found once, `matched` counts
-    its chunks that reach the threshold. `rerank_score` is that of a re-ranking model, on a scale of
-    its own, if it has read the chunk. Of a hybrid search, `hybrid_score` is what orders hits, 0 to
-    1: 1 is the first by words and by vectors.
-    """
-
-    key: Any
-    key_text: str
-    score: float
-    chunk_index: int | None
-    start_char: int | None
-    end_char: int | None
-    chunk: str
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    matched: int | None = None
-    rerank_score: float | None = None
-    hybrid_score: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate(Hit):
-    """A hit that is compared with others by its vector, as pgvector writes it."""
-
-    vector: str
-
-
-# Returns how well each of some chunks answers the query, more for better.
-Score = Callable[[Sequence[str]], NDArray[np.float32]]
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
 WIDEN = """
@@ -123,45 +85,6 @@ def search(
     return in_better_order(found, request, score)
 
 
-def wanted_to_order(request: SearchRequest, score: Score | None) -> SearchRequest:
-    """Return what has to be found so that `in_better_order` can answer the request."""
-    if score is None and request.mmr is None:
-        return request
-    # Of the same ones for each page, so that none is shown twice.
-    wanted = request.offset + request.limit
-    return replace(request, offset=0, limit=max(request.rerank_top, wanted))
-
-
-def in_better_order(found: Sequence[Hit], request: SearchRequest, score: Score | None) -> list[Hit]:
-    """Return the hits of `request` out of what was found, the first ones ordered by `score`."""
-    if score is None and request.mmr is None:
-        return list(found)
-    top, wanted = request.rerank_top, request.offset + request.limit
-    ordered = [*_in_better_order(found[:top], request.mmr, score), *found[top:]]
-    return [_plain(hit) for hit in ordered[request.offset : wanted]]
-
-
-def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None) -> Sequence[Hit]:
-    relevance = np.array([_orders(hit) for hit in hits], np.float32)
-    if score is not None:
-        scores = score([hit.chunk for hit in hits])
-        best = np.argsort(-scores, kind="stable")
-        hits = [replace(hits[at], rerank_score=float(scores[at])) for at in best]
-        relevance = scaled(scores[best])
-    if mmr is not None and hits:
-        vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, _Candidate)])
-        hits = [hits[at] for at in varied(relevance, vectors, mmr)]
-    return hits
-
-
-def _orders(hit: Hit) -> float:
-    return hit.score if hit.hybrid_score is None else hit.hybrid_score
-
-
-def _plain(hit: Hit) -> Hit:
-    return Hit(**{each.name: getattr(hit, each.name) for each in fields(Hit)})
-
-
 def nearest(
     connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
 ) -> Steps[list[Hit]]:
@@ -185,14 +108,18 @@ _SEARCHING = "comparing its vectors"
 
 
 def _tables(pipeline: Pipeline, request: SearchRequest) -> list[Table]:
-    return [pipeline.target, *([pipeline.source] if request.reads_source else [])]
+    reads_source = request.reads_source or not pipeline.spec.text
+    return [pipeline.target, *([pipeline.source] if reads_source else [])]
 
 
 def _found(
     connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
 ) -> Steps[list[Hit]]:
     yield from trusted(
-        pipeline.spec, request.where, searching=True, reads_source=request.reads_source
+        pipeline.spec,
+        request.where,
+        searching=True,
+        reads_source=pipeline.source in _tables(pipeline, request),
     )
     with on_users_tables(connection, _SEARCHING):
         yield from _prepare(request)
@@ -294,7 +221,7 @@ class _Scan:
             "chunk": chunk,
             "columns": dict(zip(self.request.columns, values, strict=True)),
         }
-        return Hit(**found) if vector is None else _Candidate(**found, vector=vector)
+        return Hit(**found) if vector is None else Candidate(**found, vector=vector)
 
 
 def _best(scan: _Scan) -> Steps[list[Hit]]:

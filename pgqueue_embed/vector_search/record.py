@@ -36,12 +36,15 @@ limit %(limit)s
 
 @dataclass(frozen=True, kw_only=True)
 class StoredChunk:
-    """A chunk as it is stored; one that is being adopted may have no index and offsets yet."""
+    """A chunk as it is stored; one that is being adopted may have no index and offsets yet.
+
+    `chunk` is None where no texts are stored, and the record has another one there by now.
+    """
 
     chunk_index: int | None
     start_char: int | None
     end_char: int | None
-    chunk: str
+    chunk: str | None
 
 
 def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[StoredChunk]:
@@ -60,8 +63,9 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
         key=pipeline.key.of("target", columns.fulltext_id),
         wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
     )
+    tables = [pipeline.target, *([] if pipeline.spec.text else [pipeline.source])]
     with (
-        naming_missing_rights(connection, [pipeline.target]),
+        naming_missing_rights(connection, tables),
         trusting(connection, pipeline.spec, searching=True),
         on_users_tables(connection, "reading its chunks"),
         connection.transaction(),
@@ -73,9 +77,14 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
 
 
 def joined(chunks: Sequence[StoredChunk]) -> str:
-    """Return the text that chunks are of, what overlaps once; a gap, of white space, is a line."""
+    """Return the text that chunks are of, what overlaps once; a gap, of white space, is a line.
+
+    A chunk whose text is not to be had is a gap, too.
+    """
     text, end = "", 0
     for chunk in chunks:
+        if chunk.chunk is None:
+            continue
         start = end if chunk.start_char is None else chunk.start_char
         gap = "\n" if text and (start > end or chunk.start_char is None) else ""
         text += gap + chunk.chunk[max(0, end - start) :]

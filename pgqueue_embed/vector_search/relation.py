@@ -13,6 +13,7 @@ from psycopg import sql
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.condition import refused
 from pgqueue_embed.target import target_of
@@ -101,11 +102,6 @@ def related(
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)
     return found
-
-
-def raw(composed: sql.Composable) -> str:
-    """Return SQL that was made for placeholders of psycopg as PostgreSQL reads it."""
-    return composed.as_string(None).replace("%%", "%")
 
 
 def _qualified(pipeline: Pipeline, request: SearchRequest) -> Steps[list[str]]:

@@ -11,11 +11,11 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.fusion import fused
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judged_search import REQUEST, canonical
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT
 from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
-from pgqueue_embed.vector_search.query import Hit
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Those nearest to the usual one first: of equally good ones, the first is taken.

@@ -23,10 +23,11 @@ def inputs_of(
     """Return what the model read for each of `drawn`; None where that is not to be told any more.
 
     The text of a chunk is in the target, as a rule. What a chunk template puts around it is not,
-    and a column of the source has no chunks: these records are read, and cut as they were, if
-    their text is still the one that was embedded.
+    a column of the source has no chunks, and a table may store no texts: these records are read,
+    and cut as they were, if their text is still the one that was embedded.
     """
-    if pipeline.spec.into_column is None and pipeline.spec.chunk_template is None:
+    spec = pipeline.spec
+    if spec.text and spec.into_column is None and spec.chunk_template is None:
         return [None if each.text is None else model.whole_chunk(each.text) for each in drawn]
     chunker = make_chunker(model, pipeline)
     cut: dict[str, tuple[bytes, ChunkedDocument]] = {}

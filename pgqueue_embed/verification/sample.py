@@ -161,8 +161,9 @@ def _columns(pipeline: Pipeline) -> dict[str, sql.Composable]:
         key = pipeline.key.text("target")
         return {"key_text": key, "chunk_index": sql.SQL("0"), "text": sql.SQL("null::text")}
     columns = pipeline.spec.columns
+    stored = sql.Identifier("target", columns.text_chunk)
     return {
         "key_text": pipeline.key.text("target", columns.fulltext_id),
         "chunk_index": sql.Identifier("target", columns.chunk_index),
-        "text": sql.Identifier("target", columns.text_chunk),
+        "text": stored if pipeline.spec.text else sql.SQL("null::text"),
     }

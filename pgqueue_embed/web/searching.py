@@ -20,7 +20,8 @@ from pgqueue_embed.errors import PgembedError, PipelineFault, PipelineReplaced, 
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.passages import Passage, Wanted, read_passages
-from pgqueue_embed.vector_search.query import Hit, has_vectors, search
+from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.query import has_vectors, search
 from pgqueue_embed.vector_search.query_vector import encoder_of
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.web.failures import marked_parts
@@ -211,13 +212,14 @@ def _around(hit: Hit) -> Wanted:
 
 
 def _found(hit: Hit, passage: Passage | None) -> Found:
-    chunk = hit.chunk[:MOST_CHUNK]
+    chunk = (hit.chunk or "")[:MOST_CHUNK]
     if passage is not None and hit.start_char is not None and hit.end_char is not None:
         end = min(hit.end_char, hit.start_char + MOST_CHUNK)
         before, inside, behind = marked_parts(passage, hit.start_char, end)
         if inside == chunk:
             return Found(hit=hit, before=before, chunk=inside, behind=behind, is_current=True)
-    return Found(hit=hit, before="", chunk=chunk, behind="", is_current=passage is None)
+    is_current = passage is None and hit.chunk is not None
+    return Found(hit=hit, before="", chunk=chunk, behind="", is_current=is_current)
 
 
 def _number(what: str, text: str) -> float:

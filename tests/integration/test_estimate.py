@@ -58,6 +58,7 @@ CORPORA = {
 }
 # Those that lie in parts.
 PARTITIONED = {"glosses": "hash:4"}
+WITHOUT_TEXTS = {"reports"}
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_all_is_told_to_a_tenth_of_what_comes_to_lie_there(
         vector_type=vector_type,
         dimensions=dimensions,
         partition_by=PARTITIONED.get(corpus),
+        text=corpus not in WITHOUT_TEXTS,
     )
     found = estimated(connection, pipeline)
     finish(connection, session, pipeline)
@@ -132,6 +134,7 @@ def embeddable(
     vector_type: str = "vector",
     dimensions: int = 8,
     partition_by: str | None = None,
+    text: bool = True,
 ) -> Pipeline:
     source = make_source(connection, documents)
     return make_pipeline(
@@ -142,6 +145,7 @@ def embeddable(
         chunk_tokens=128,
         overlap_tokens=20,
         partition_by=partition_by,
+        text=text,
     )
 
 

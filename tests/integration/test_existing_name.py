@@ -33,6 +33,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "chunk_template": (None, "$chunk!"),
     "where": (None, "id < 5"),
     "target_column": ({"embedding": "embedding"}, {"embedding": "vector"}),
+    "text": (True, False),
     "copy_columns": (None, ("state",)),
     "foreign_key": (False, True),
     "view": (False, True),

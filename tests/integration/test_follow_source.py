@@ -158,13 +158,13 @@ def test_what_hangs_on_the_columns_follows_too(
     conninfo: str, connection: Connection, option: str
 ) -> None:
     every: dict[str, dict[str, Any]] = {
-        "foreign_key": {"foreign_key": True, "view": True},
+        "foreign_key": {"foreign_key": True, "view": True, "text": False},
         "copy_columns": {"copy_columns": ("kind", "part")},
         "template": {"template": "$body of $kind"},
         "into_column": {"into_column": "vector", "chunking": "none"},
     }
     pipeline = make_embedded(conninfo, connection, "integer", **every[option])
-    connection.execute("drop view if exists reports_chunks_view")
+    connection.execute("drop view if exists reports_chunks_view, reports_chunks_chunks")
     connection.execute(
         "alter table reports alter id type bigint, alter part type bigint,"
         " alter kind drop default, alter kind type text"

@@ -52,6 +52,28 @@ select
 from {target}
 """
 
+# Where texts are not stored, a hash tells whether it is the slice that was embedded.
+CHUNKS_WITHOUT_TEXTS = """
+select
+    {target_key} as key,
+    {chunk_id} as chunk_id,
+    {chunk_index} as chunk_index,
+    (
+        select slice
+        from source
+        cross join lateral (
+            select substr(source.document, {start_char} + 1, {end_char} - {start_char}) as slice
+        ) as sliced
+        where source.key = {target_key}
+            and substr(sha256(convert_to(slice, 'UTF8')), 1, 16) = {text_hash}
+    ) as text_chunk,
+    {start_char} as start_char,
+    {end_char} as end_char,
+    {tokens} as tokens,
+    {embedding} as embedding
+from {target}
+"""
+
 # In a column of the source, the one chunk of a record is its whole document.
 CHUNKS_OF_A_COLUMN = """
 select
@@ -245,7 +267,8 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
         "pipeline_id": sql.Literal(row["id"]),
         "name": sql.Literal(pipeline_name),
     }
-    kind = CHUNKS_OF_A_TABLE if row["into_column"] is None else CHUNKS_OF_A_COLUMN
+    of_table = CHUNKS_OF_A_TABLE if row["text"] else CHUNKS_WITHOUT_TEXTS
+    kind = of_table if row["into_column"] is None else CHUNKS_OF_A_COLUMN
     return {**names, "chunks": sql.SQL(kind).format(**names)}
 
 

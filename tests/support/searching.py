@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.query import Hit, search
+from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 
 ROWS = 2_000

@@ -33,6 +33,9 @@ create table reports (
 """
 
 
+# The view of a target table that stores no texts.
+WITH_TEXTS = sql.Identifier("public", "reports_chunks_chunks")
+
 # The fields by which the column `kind` gets into what is stored.
 READS_KIND = ("copy_columns", "template", "chunk_template")
 
@@ -96,6 +99,7 @@ TARGET_KINDS = (
             "overlap_tokens": 0,
         },
     ),
+    TargetKind(name="without text", fields={"text": False}),
     TargetKind(name="foreign key", fields={"foreign_key": True}),
     TargetKind(name="copied columns", fields={"copy_columns": ("kind",)}),
     TargetKind(name="view, partitioned", fields={"view": True, "partition_by": "hash:3"}),
@@ -121,6 +125,18 @@ TARGET_KINDS = (
             "view": True,
             "truncate_dim": 5,
             "where": "kind <> 'other'",
+        },
+    ),
+    TargetKind(
+        name="all at once, without text",
+        id_fields=("tenant", "id"),
+        fields={
+            "text": False,
+            "copy_columns": ("kind",),
+            "foreign_key": True,
+            "view": True,
+            "partition_by": "hash:2",
+            "chunk_template": "<$kind>: $chunk",
         },
     ),
 )
@@ -155,6 +171,6 @@ def _stored(pipeline: Pipeline) -> sql.Composed:
         text=sql.Identifier(columns.text_chunk),
         copied=sql.SQL("target.kind" if pipeline.spec.copy_columns else "null"),
         embedding=sql.Identifier(columns.embedding),
-        target=pipeline.target.identifier,
+        target=pipeline.target.identifier if pipeline.spec.text else WITH_TEXTS,
         key=sql.Identifier(columns.fulltext_id[-1]),
     )

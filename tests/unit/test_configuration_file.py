@@ -141,7 +141,14 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
         values["text_fields"] = ()
     if values["into_column"] is not None:
         values["chunking"] = "none"
-        for of_a_table in ("columns", "copy_columns", "foreign_key", "view", "partition_by"):
+        for of_a_table in (
+            "columns",
+            "text",
+            "copy_columns",
+            "foreign_key",
+            "view",
+            "partition_by",
+        ):
             del values[of_a_table]
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]

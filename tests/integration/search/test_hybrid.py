@@ -23,8 +23,9 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search import lexical, query_vector
 from pgqueue_embed.vector_search.fusion import DEPTH, fused
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
-from pgqueue_embed.vector_search.query import Hit, search
+from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.commands import pgembed
 from tests.support.pipelines import make_pipeline

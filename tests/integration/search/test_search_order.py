@@ -15,7 +15,7 @@ from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import ModelError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search import asked, query_vector
-from pgqueue_embed.vector_search.query import Hit
+from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.variety import scaled, varied
 from tests.support.commands import pgembed
 from tests.support.searching import QUERY, ask
