@@ -14,10 +14,12 @@ from pgqueue_embed.errors import ModelError
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.model import check_local_model, fit_model, make_chunker, use_of
 from pgqueue_embed.pipeline.model_identity import with_vector_type
+from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import unmade
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.source.check import check_source
+from pgqueue_embed.target.parts import check_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,13 @@ def of_pipeline(connection: Connection, name: str) -> Subject:
 def of_spec(connection: Connection, spec: PipelineSpec, model_reference: str) -> Subject:
     """Return a pipeline as it would be made, whether its name is free or not.
 
-    Raises UsageError for what is wrong with the source or the chunk size, ModelError for a model
-    that is not to be had.
+    Raises UsageError for what is wrong with the source, the parts or the chunk size, ModelError for
+    a model that is not to be had.
     """
     with on_users_tables(connection, f"reading {spec.source}"):
         records = check_source(connection, spec)
+    if spec.partition_by is not None:
+        check_bounds(connection, parse_partitioning(spec.partition_by), records.key)
     fitted = fit_model(spec, model_reference)
     settled = with_vector_type(fitted.spec, fitted.identity, has_halfvec=True)
     pipeline = unmade(settled, records, fitted.identity)

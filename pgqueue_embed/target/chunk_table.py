@@ -186,7 +186,7 @@ class ChunkTable:
                 f"there is no schema {self.table.schema}; create it: create schema {schema}"
             )
         if self.partitioning is not None:
-            parts.check(connection, self.table, self.partitioning)
+            parts.check(connection, self.table, self.partitioning, self.key)
         for view in self.views:
             view.check(connection)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+import psycopg
 from psycopg import sql
 
+from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import Table, with_suffix
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
@@ -31,8 +33,48 @@ def method(partitioning: Partitioning, key: Key, columns: TargetColumns) -> sql.
     return sql.SQL("partition by range ({})").format(sql.Identifier(name))
 
 
-def check(connection: Connection, table: Table, partitioning: Partitioning) -> None:
-    """Raise UsageError if something has the name of a part of `table`, which is yet to be made."""
+# As PostgreSQL reads and orders them, which the server is asked without making anything.
+DESCENDING = """
+select first, next
+from (
+    select
+        bound as first,
+        lead(bound) over (order by position) as next,
+        bound::{type} < lead(bound::{type}) over (order by position) as is_ascending
+    from unnest(%s::text[]) with ordinality as listed (bound, position)
+) as pairs
+where not is_ascending
+limit 1
+"""
+
+
+def check_bounds(connection: Connection, partitioning: Partitioning, key: Key) -> None:
+    """Raise UsageError for bounds that are no values of their column of `key`, or not ascending."""
+    if partitioning.column is None:
+        return
+    column = key.columns[key.names.index(partitioning.column)]
+    query = sql.SQL(DESCENDING).format(type=sql.SQL(column.type))
+    try:
+        with connection.transaction():
+            wrong = connection.execute(query, (list(partitioning.bounds),)).fetchone()
+    except psycopg.DataError as error:
+        raise UsageError(
+            f"--partition-by: {first_line(error)}; give values of {column.name}, which is of type"
+            f" {column.type}"
+        ) from None
+    if wrong is not None:
+        raise UsageError(
+            f"--partition-by: {wrong[1]} does not come behind {wrong[0]}; each part ends where the"
+            " next begins, so give the values in ascending order, each once"
+        )
+
+
+def check(connection: Connection, table: Table, partitioning: Partitioning, key: Key) -> None:
+    """Raise UsageError for parts of `table`, which is yet to be made, that cannot be made.
+
+    Because of their bounds, or because something has the name of one.
+    """
+    check_bounds(connection, partitioning, key)
     for number, _ in enumerate(_values(partitioning)):
         part = _part(table, str(number))
         taken = connection.value("select to_regclass(%s) is not null", (part.quoted,))
