@@ -28,6 +28,7 @@ create table pgembed.pipelines (
     truncate_dim integer,
     text boolean not null default true,
     chunk_text text,
+    ids boolean not null default true,
     copied_columns jsonb not null default '[]',
     foreign_key boolean not null default false,
     view boolean not null default false,
@@ -84,6 +85,7 @@ create table pgembed.pipelines (
     constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1),
     constraint pipelines_lexical_weight_is_a_share check (lexical_weight between 0 and 1),
     constraint pipelines_lexical_is_of_chunks check (not lexical or (into_column is null and text)),
+    constraint pipelines_foreign_key_is_told_by_ids check (ids or not foreign_key),
     constraint pipelines_text_is_stored_or_read check (text = (chunk_text is null))
 );
 
@@ -127,6 +129,8 @@ comment on column pgembed.pipelines.text is
     'The target table stores the texts of chunks; else only where they stand in the document.';
 comment on column pgembed.pipelines.chunk_text is
     'The SQL that reads the text of a chunk, a row called target, from the source; null where it is stored.';
+comment on column pgembed.pipelines.ids is
+    'The target table has the columns id and chunk_id; else chunks are told apart by their key and number alone.';
 comment on column pgembed.pipelines.copied_columns is
     'Columns of the source that are copied into each chunk''s row, with their types; part of the record''s hash.';
 comment on column pgembed.pipelines.foreign_key is

@@ -86,6 +86,7 @@ class Database:
         where: str | None = None,
         target_columns: Mapping[str, str] | None = None,
         text: bool = True,
+        ids: bool = True,
         copy_columns: str | Sequence[str] = (),
         foreign_key: bool = False,
         view: bool = False,

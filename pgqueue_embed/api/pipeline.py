@@ -208,6 +208,7 @@ class Pipeline:
         vector_type: str | None = None,
         truncate_dim: int | None = None,
         text: bool | None = None,
+        ids: bool | None = None,
         copy_columns: str | Sequence[str] | None = None,
         foreign_key: bool | None = None,
         partition_by: str | None = None,

@@ -34,8 +34,8 @@ ORDER = (
     *("rename", "priority", "max_attempts", "view", "trust_owners", "index", "quantize", "lexical"),
     "query_prompt",
     *("model", "text_field", "template", "chunk_template", "where", "chunking", "chunk_size"),
-    *("overlap_tokens", "text", "copy_columns", "foreign_key", "partition_by", "vector_type"),
-    *("truncate_dim", "document_prompt", "control_tokens", "pooling"),
+    *("overlap_tokens", "text", "ids", "copy_columns", "foreign_key", "partition_by"),
+    *("vector_type", "truncate_dim", "document_prompt", "control_tokens", "pooling"),
 )
 
 

@@ -162,6 +162,7 @@ def _storage(
         is_partitioned=partition_by is not None,
         hashed=parse_partitioning(partition_by).hashed if partition_by else 0,
         text=pipeline.spec.text,
+        ids=pipeline.spec.ids,
     )
     in_column = pipeline.spec.into_column is not None
     table = table_bytes(layout, sample.chunks, chunks)

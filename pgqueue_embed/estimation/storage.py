@@ -61,7 +61,7 @@ class Layout:
     """What the rows of a table of chunks are like, whatever is in them.
 
     Of a partitioned one, `hashed` parts are equal; of parts by ranges, 0, one may have nearly all.
-    Without `text` a hash stands in its place.
+    Without `text` a hash stands in its place; without `ids` there are neither id nor chunk_id.
     """
 
     key: tuple[Column, ...]
@@ -70,6 +70,12 @@ class Layout:
     is_partitioned: bool = False
     hashed: int = 0
     text: bool = True
+    ids: bool = True
+
+    @property
+    def has_one_key(self) -> bool:
+        """Whether the number of a row has no index of its own."""
+        return self.is_partitioned or not self.ids
 
     @property
     def vector_bytes(self) -> int:
@@ -97,7 +103,7 @@ def table_bytes(layout: Layout, chunks: Sequence[StoredChunk], count: int) -> Ta
     times = count / len(chunks)
     table = heap_bytes(length for length, _ in rows) + outside.table_bytes + outside.index_bytes
     key_bytes = _mean(chunk.key_bytes for chunk in chunks)
-    indexes = 1 if layout.is_partitioned else 2
+    indexes = 1 if layout.has_one_key else 2
     entries = indexes * len(rows) + outside.values * outside.parts
     logged_rows = len(rows) + outside.values * outside.parts
     wal = (
@@ -135,11 +141,12 @@ def _row(layout: Layout, chunk: StoredChunk) -> tuple[int, bool]:
 
 
 def _row_length(layout: Layout, chunk: StoredChunk, text_bytes: int, vector_bytes: int) -> int:
-    length = ROW_HEADER_BYTES + 8
+    length = ROW_HEADER_BYTES + (8 if layout.ids else 0)
     for column in layout.key:
         size, alignment = FIXED_TYPES.get(column.type, (chunk.key_bytes // len(layout.key), None))
         length = behind(length, value_bytes=size, alignment=alignment)
-    length = behind(length, value_bytes=chunk.key_bytes + 2, alignment=None)
+    if layout.ids:
+        length = behind(length, value_bytes=chunk.key_bytes + 2, alignment=None)
     length = behind(length, value_bytes=4, alignment=4)
     length = behind(length, value_bytes=text_bytes, alignment=None)
     for _ in ("start_char", "end_char", "tokens"):
@@ -158,8 +165,7 @@ def _key_indexes(layout: Layout, key_bytes: int, count: int) -> int:
         size, alignment = FIXED_TYPES.get(column.type, (key_bytes // len(layout.key), None))
         key = behind(key, value_bytes=size, alignment=alignment)
     of_key = btree_bytes(count, key_bytes=behind(key, value_bytes=4, alignment=4), full=HALF_FULL)
-    # The number of a row has no index of its own where it cannot be unique.
-    return of_key if layout.is_partitioned else btree_bytes(count, key_bytes=8) + of_key
+    return of_key if layout.has_one_key else btree_bytes(count, key_bytes=8) + of_key
 
 
 @dataclass(frozen=True, kw_only=True)

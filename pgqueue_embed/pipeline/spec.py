@@ -37,9 +37,9 @@ class PipelineSpec:
     tokens become one.
 
     Of a target table alone: it stores the `text` of each chunk, or only where that stands in the
-    document; `copy_columns` of the source stand beside each chunk, with `foreign_key` it refers to
-    the source, whose deletes it follows, with `view` there is a view of both, and `partition_by`
-    says its parts. Workers build the index of `index_method`, of vectors
+    document, and `ids` of them; `copy_columns` of the source stand beside each chunk, with
+    `foreign_key` it refers to the source, whose deletes it follows, with `view` there is a view of
+    both, and `partition_by` says its parts. Workers build the index of `index_method`, of vectors
     as `quantize` says, and of words if `lexical`, once all is embedded. With `trust_owners`, code
     of the tables' owners may run with the rights of whoever works on the pipeline.
     """
@@ -144,6 +144,16 @@ class PipelineSpec:
             panel=TABLES,
             alter="Store the texts of chunks, or only where they stand in the document.",
             more="large-tables.md#without-the-texts",
+        ),
+    ] = True
+    ids: Annotated[
+        bool,
+        Option(
+            help="Give chunks the columns id and chunk_id. With --no-ids the key and chunk_index"
+            " are all that tells them apart: an index less, and some bytes a chunk.",
+            panel=TABLES,
+            alter="Give chunks the columns id and chunk_id, or not.",
+            more="large-tables.md#fewer-bytes-a-chunk",
         ),
     ] = True
     copy_columns: Annotated[

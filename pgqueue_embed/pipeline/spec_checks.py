@@ -48,6 +48,7 @@ def _check_target(spec: PipelineSpec) -> PipelineSpec:
                 " of it: --chunking none --into-column NAME"
             )
         _check_words(spec)
+        _check_ids(spec)
         _check_copied(spec)
         _check_partitioned(spec)
         return spec
@@ -80,6 +81,7 @@ def _check_column(spec: PipelineSpec) -> None:
 def _of_tables(spec: PipelineSpec) -> Iterator[tuple[str, bool]]:
     """Yield the options that go with a target table alone, and whether they are given."""
     yield "--no-text", not spec.text
+    yield "--no-ids", not spec.ids
     yield "--copy-columns", bool(spec.copy_columns)
     yield "--foreign-key", spec.foreign_key
     yield "--view", spec.view
@@ -96,14 +98,27 @@ def _check_words(spec: PipelineSpec) -> None:
 
 
 def _check_copied(spec: PipelineSpec) -> None:
-    # Without texts, the view has that name for them.
-    own = [*(spec.columns.of_table(text=True) if spec.text else spec.columns.names())]
+    own = [*(spec.columns.of_table(text=True, ids=spec.ids)), *_of_view(spec)]
     for name in spec.copy_columns:
         if name in own:
             raise UsageError(
                 f"--copy-columns {name}: the target table has a column of that name; call its"
                 " own one otherwise with --target-column"
             )
+
+
+def _of_view(spec: PipelineSpec) -> Iterator[str]:
+    """Yield what a table has that stores no texts; its view has the usual name for them."""
+    if not spec.text:
+        yield spec.columns.text_hash
+
+
+def _check_ids(spec: PipelineSpec) -> None:
+    if spec.foreign_key and not spec.ids:
+        raise UsageError(
+            "--foreign-key takes chunks along when a key changes, and whose they were is told by"
+            " their chunk_id, which --no-ids leaves out; leave out one of them"
+        )
 
 
 def _check_partitioned(spec: PipelineSpec) -> None:

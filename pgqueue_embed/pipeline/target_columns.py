@@ -43,10 +43,12 @@ class TargetColumns:
         for name in vars(self).values():
             yield from name if isinstance(name, tuple) else (name,)
 
-    def of_table(self, *, text: bool) -> Iterator[str]:
-        """Yield the names of the columns of a table that stores texts, or of one that does not."""
-        lacking = self.text_hash if text else self.text_chunk
-        return (name for name in self.names() if name != lacking)
+    def of_table(self, *, text: bool, ids: bool) -> Iterator[str]:
+        """Yield the names of the columns of a table that stores texts, or not, and ids, or not."""
+        lacking = {self.text_hash if text else self.text_chunk}
+        if not ids:
+            lacking |= {self.id, self.chunk_id}
+        return (name for name in self.names() if name not in lacking)
 
     def renamed(self, names: dict[str, str]) -> TargetColumns:
         """Return the same columns with those in `names` (meaning to name) called otherwise.

@@ -88,6 +88,7 @@ def new_target(
             foreign_key=wanted.foreign_key,
             text=_text_of(wanted, key, document),
             views=views_of(wanted, key, document),
+            ids=wanted.ids,
             partitioning=parse_partitioning(wanted.partition_by) if wanted.partition_by else None,
         )
     return SourceColumn(

@@ -35,9 +35,9 @@ ROW_BYTES = 4_080
 # have the old key by then, so that it is not unique by itself. The content is the text, or a hash.
 CREATE = """
 create table {target} (
-    {id} bigint generated always as identity,
+    {id_definition}
     {key_definitions},
-    {chunk_id} text not null,
+    {chunk_id_definition}
     {chunk_index} integer not null,
     {content} {content_type} not null,
     {start_char} integer not null,
@@ -49,11 +49,13 @@ create table {target} (
     {others}
 ) {storage}
 """
+ID = "{id} bigint generated always as identity,"
+CHUNK_ID = "{chunk_id} text not null,"
 KEYS = "primary key ({id}), unique ({fulltext_id}, {chunk_index})"
 STORAGE = "with (toast_tuple_target = {row_bytes})"
 
 # No row of a partitioned table is unique by anything that it is not parted by.
-KEYS_OF_PARTS = "primary key ({fulltext_id}, {chunk_index})"
+KEY_ALONE = "primary key ({fulltext_id}, {chunk_index})"
 
 # A key that changes takes its chunks along, so that the source's writers are never refused.
 FOREIGN_KEY = """
@@ -62,15 +64,17 @@ constraint {name} foreign key ({fulltext_id}) references {source} ({source_colum
 """
 FOREIGN_KEY_NAME = "record_is_in_source"
 
+CHUNK_ID_VALUE = "pgembed.ledger_key(chunk.key) || '_' || chunk_index"
+
 DELETE = "delete from {target} as target where {key_is_among}"
 
 INSERT = """
 insert into {target}
-    ({fulltext_id}, {chunk_id}, {chunk_index}, {content},
-    {start_char}, {end_char}, {tokens}, {embedding} {and_copied_names})
+    ({fulltext_id}, {chunk_index}, {content},
+    {start_char}, {end_char}, {tokens}, {embedding} {and_other_names})
 select
-    {key_values}, pgembed.ledger_key(chunk.key) || '_' || chunk_index, chunk_index, content,
-    start_char, end_char, tokens, embedding {and_copied_values}
+    {key_values}, chunk_index, content,
+    start_char, end_char, tokens, embedding {and_other_values}
 from unnest(
     %(keys)b::text[], %(chunk_indexes)b::integer[], %(contents)b::{content_type}[],
     %(start_chars)b::integer[], %(end_chars)b::integer[], %(tokens)b::integer[], %(vectors)b
@@ -138,6 +142,7 @@ class ChunkTable:
     foreign_key: bool = False
     text: ChunkText | None = None
     views: tuple[View, ...] = ()
+    ids: bool = True
     partitioning: Partitioning | None = None
 
     def __str__(self) -> str:
@@ -160,7 +165,7 @@ class ChunkTable:
     @property
     def written_columns(self) -> Sequence[str]:
         unread = (self.columns.id, self.columns.created_at)
-        columns = self.columns.of_table(text=self.text is None)
+        columns = self.columns.of_table(text=self.text is None, ids=self.ids)
         own = [name for name in columns if name not in unread]
         return [*own, *(column.name for column in self.document.copied)]
 
@@ -198,11 +203,11 @@ class ChunkTable:
         others = _listed_after(self._other_definitions())
         names = {**self._names(), "vector_type": sql.SQL(type_name), "others": others}
         storage = sql.SQL(STORAGE).format(row_bytes=ROW_BYTES)
+        has_one_key = self.partitioning is not None or not self.ids
+        keys = sql.SQL(KEY_ALONE if has_one_key else KEYS).format(**names)
         if self.partitioning is None:
-            keys = sql.SQL(KEYS).format(**names)
             connection.execute(sql.SQL(CREATE).format(**names, keys=keys, storage=storage))
         else:
-            keys = sql.SQL(KEYS_OF_PARTS).format(**names)
             method = parts.method(self.partitioning, self.key, self.columns)
             connection.execute(sql.SQL(CREATE).format(**names, keys=keys, storage=method))
             parts.create(connection, self.table, self.partitioning, storage)
@@ -333,8 +338,11 @@ class ChunkTable:
             for number, column in enumerate(self.document.copied)
         ]
         columns = column_names(self.columns)
+        ids = [columns["chunk_id"]] if self.ids else []
         return {
             **columns,
+            "id_definition": sql.SQL(ID if self.ids else "").format(**columns),
+            "chunk_id_definition": sql.SQL(CHUNK_ID if self.ids else "").format(**columns),
             "content": columns["text_chunk" if self.text is None else "text_hash"],
             "content_type": sql.SQL("text" if self.text is None else "bytea"),
             "target": self.table.identifier,
@@ -347,8 +355,10 @@ class ChunkTable:
             "copied_columns": sql.SQL(", ").join(
                 sql.SQL("{} as {}").format(value, position) for _, position, value in copied
             ),
-            "and_copied_names": _listed_after(name for name, _, _ in copied),
-            "and_copied_values": _listed_after(position for _, position, _ in copied),
+            "and_other_names": _listed_after([*ids, *(name for name, _, _ in copied)]),
+            "and_other_values": _listed_after(
+                [sql.SQL(CHUNK_ID_VALUE) for _ in ids] + [position for _, position, _ in copied]
+            ),
             "join_copied": sql.SQL("join copied on copied_key = chunk.key" if copied else ""),
             "key_values": sql.SQL(", ").join(self.key.values(sql.SQL("chunk.key"))),
         }

@@ -105,15 +105,15 @@ def answers(conninfo: str) -> bool:
         return False
 
 
-def queue_all(connection: Connection, records: int) -> None:
+def queue_all(connection: Connection, records: int, **options: Any) -> None:
     make_source(connection, texts(records))
-    enqueue(connection, make_pipeline(connection), Selection())
+    enqueue(connection, make_pipeline(connection, **options), Selection())
 
 
 def test_workers_drain_a_queue_through_pgbouncer(
     connection: Connection, bouncer: Bouncer, tmp_path: Path
 ) -> None:
-    queue_all(connection, 600)
+    queue_all(connection, 600, partition_by="hash:16", text=False)
     with light_workers(bouncer.conninfo, tmp_path, 2, concurrency=2) as running:
         assert [worker.wait() for worker in running] == ["drained"] * 2
         assert not any("claim given back" in worker.log() for worker in running)

@@ -34,6 +34,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "where": (None, "id < 5"),
     "target_column": ({"embedding": "embedding"}, {"embedding": "vector"}),
     "text": (True, False),
+    "ids": (True, False),
     "copy_columns": (None, ("state",)),
     "foreign_key": (False, True),
     "view": (False, True),

@@ -41,10 +41,12 @@ def embedder(conninfo: str, connection: Connection) -> Iterator[str]:
 
 
 @pytest.fixture
-def pipeline(conninfo: str, connection: Connection, embedder: str) -> Pipeline:
-    """A pipeline over ``public.reports``, embedded by the role."""
+def pipeline(
+    request: pytest.FixtureRequest, conninfo: str, connection: Connection, embedder: str
+) -> Pipeline:
+    """A pipeline over ``public.reports``, embedded by the role; with a parameter, in such parts."""
     make_source(connection, texts(RECORDS))
-    made = make_pipeline(connection)
+    made = make_pipeline(connection, partition_by=getattr(request, "param", None))
     connection.execute("grant all on reports, reports_chunks to embedder")
     with connect(embedder) as own, open_session(embedder) as session:
         enqueue(own, made, Selection())
@@ -157,15 +159,26 @@ def test_sql_functions_do_not_take_hidden_for_absent(
                 plain.execute(f"select pgembed.{call}")
 
 
-def test_search_finds_what_its_role_may_see(
+@pytest.mark.parametrize("pipeline", [None, "hash:3"], indirect=True)
+def test_search_finds_what_its_role_may_see_and_a_worker_takes_none_for_deleted(
     connection: Connection, embedder: str, pipeline: Pipeline
 ) -> None:
+    connection.execute("update reports set body = body || ' Changed.' where id > 30")
+    connection.execute("create index on reports_chunks using hnsw (embedding vector_cosine_ops)")
     hide(connection, "reports_chunks")
     connection.execute("create policy own on reports_chunks using (fulltext_id <= 3)")
     vector = unit_vector("Report 1.")
     with connect(embedder) as own:
         hits = search(own, pipeline, vector, SearchRequest(limit=RECORDS * 10, threshold=-1))
-    assert {hit.key for hit in hits} == {1, 2, 3}
+        assert {hit.key for hit in hits} == {1, 2, 3}
+        before = vectors(connection)
+        connection.execute("select pgembed.enqueue('reports', array['40', '41'])")
+        with (
+            open_session(embedder) as session,
+            pytest.raises(PipelineFault, match=r'"reports_chunks".*rows that are hidden'),
+        ):
+            work_once(session, pipeline)
+    assert vectors(connection) == before
 
 
 def test_every_session_is_read_committed(conninfo: str) -> None:

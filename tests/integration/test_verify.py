@@ -57,7 +57,11 @@ def work(conninfo: str) -> None:
 
 KINDS: dict[str, dict[str, Any]] = {
     "chunks": {},
-    "halfvec, truncated": {"vector_type": "halfvec", "truncate_dim": 8},
+    "halfvec, truncated, parts": {
+        "vector_type": "halfvec",
+        "truncate_dim": 8,
+        "partition_by": "hash:3",
+    },
     "without texts": {"text": False},
     "chunk template": {"chunk_template": "$id: $chunk", "chunk_size": 20},
     "column": {"chunking": "none", "into_column": "vector"},

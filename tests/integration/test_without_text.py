@@ -109,16 +109,25 @@ def test_what_is_read_is_what_is_stored_elsewhere_and_never_another_text(
         for pipeline in (stored, read):
             embed(connection, session, pipeline, chunker=chunker)
             assert_converged(connection, pipeline.name)
-        assert rows(connection, "reports_chunks_chunks") == rows(connection, "stored")
+        shown = rows(connection, "reports_chunks_chunks")
+        assert shown == rows(connection, "stored")
+    request = SearchRequest(limit=len(shown), threshold=-1.0)
+    hits = search(connection, read, unit_vector("x"), request)
+    in_sql = "select key, chunk_index, chunk from pgembed.search('reports', %s::real[], %s)"
+    found = connection.execute(in_sql, (unit_vector("x").tolist(), len(shown))).fetchall()
+    expected = {(str(key), index, text) for key, index, _, _, _, text, _ in shown}
+    assert expected == {(hit.key_text, hit.chunk_index, hit.chunk) for hit in hits} == {*found}
     assert one_value(connection, "select count(*) > 30 from stored")
 
 
-def test_table_has_no_texts_and_reuses_the_vectors_of_chunks_that_stay(
+def test_table_has_no_more_than_it_needs_and_reuses_the_vectors_of_chunks_that_stay(
     connection: Connection, session: Session
 ) -> None:
-    pipeline = embed_documents(connection, session, texts(3, chunks=4), text=False)
+    pipeline = embed_documents(connection, session, texts(3, chunks=4), text=False, ids=False)
     names = connection.execute("select * from reports_chunks limit 0").description or ()
-    assert "text_chunk" not in {each.name for each in names}
+    assert not {"text_chunk", "id", "chunk_id"} & {each.name for each in names}
+    indexes = "select count(*) from pg_index where indrelid = 'reports_chunks'::regclass"
+    assert one_value(connection, indexes) == 1
     connection.execute("update reports set body = body || ' It went on.' where id = 2")
     embed(connection, session, pipeline)
     reused, chunks = connection.execute(
@@ -216,6 +225,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"into_column": "vector", "chunking": "none", "target": REPORTS},
         "--no-text belongs to a target table",
     ),
+    "a foreign key": (
+        {"foreign_key": True, "ids": False},
+        "--foreign-key takes chunks along when a key changes",
+    ),
     "a copied column": (
         {"copy_columns": ("body",), "columns": {"text_chunk": "body"}},
         "--copy-columns body: the target table has a column of that name",
@@ -263,10 +276,10 @@ def test_generations_come_and_go_with_their_views(connection: Connection, sessio
     pipeline = embed_documents(connection, session, texts(12, chunks=2), target=table, lexical=True)
     view = next_view(name)
     kinds = (
-        (Changes(text=False, lexical=False), {name, view}),
+        (Changes(text=False, lexical=False, ids=False), {name, view}),
         (Changes(chunk_tokens=8, overlap_tokens=0), {name, view}),
-        (Changes(vector_type="halfvec"), {name, view}),
-        (Changes(text=True), {name}),
+        (Changes(vector_type="halfvec", ids=True), {name, view}),
+        (Changes(text=True, ids=False), {name}),
     )
     for changes, wanted in kinds:
         embed_generation(session, begin(connection, pipeline, changes))

@@ -268,6 +268,9 @@ def _names(connection: Connection, pipeline_name: str) -> Names:
         "name": sql.Literal(pipeline_name),
     }
     of_table = CHUNKS_OF_A_TABLE if row["text"] else CHUNKS_WITHOUT_TEXTS
+    if not row["ids"]:
+        key = names["target_key"]
+        names["chunk_id"] = sql.SQL("{} || '_' || {}").format(key, names["chunk_index"])
     kind = of_table if row["into_column"] is None else CHUNKS_OF_A_COLUMN
     return {**names, "chunks": sql.SQL(kind).format(**names)}
 

@@ -144,12 +144,17 @@ def specs(draw: st.DrawFn) -> PipelineSpec:
         for of_a_table in (
             "columns",
             "text",
+            "ids",
             "copy_columns",
             "foreign_key",
             "view",
             "partition_by",
         ):
             del values[of_a_table]
+    if values.get("foreign_key"):
+        del values["ids"]
+    if values["lexical"]:
+        values.pop("text", None)
     if values["chunking"] == "none":
         del values["chunk_tokens"], values["overlap_tokens"]
     if values["index_method"] is None:
