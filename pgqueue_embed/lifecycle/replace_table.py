@@ -116,7 +116,8 @@ def renew_own_view(connection: Connection, view: View) -> None:
         connection.execute(sql.SQL("drop view {}").format(parked.identifier))
 
 
-# Rights on the table and on single columns; those of the owner come with the ownership.
+# Rights on the table and on single columns, if the other one has them too; those of the owner come
+# with the ownership.
 GRANTS = """
 with rights as (
     select relacl as acl, null::name as column_name, relowner
@@ -133,6 +134,14 @@ from rights
 cross join lateral aclexplode(acl)
 left join pg_roles on pg_roles.oid = grantee
 where grantee <> relowner
+    and (
+        column_name is null
+        or column_name in (
+            select attname
+            from pg_attribute
+            where attrelid = %(other)s::regclass and attnum > 0 and not attisdropped
+        )
+    )
 """
 
 OWNER = "select pg_get_userbyid(relowner) from pg_class where oid = %s::regclass"
@@ -146,7 +155,8 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
         query = sql.SQL("alter table {} owner to {}")
         for each in (new, *parts_of(connection, new)):
             connection.execute(query.format(each.identifier, sql.Identifier(owner)))
-    for right, column, role, grantable in connection.execute(GRANTS, {"table": old.quoted}):
+    tables = {"table": old.quoted, "other": new.quoted}
+    for right, column, role, grantable in connection.execute(GRANTS, tables).fetchall():
         columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
         grant = sql.SQL("grant {} {} on {} to {} {}").format(
             sql.SQL(right),

@@ -275,6 +275,7 @@ def test_generations_come_and_go_with_their_views(connection: Connection, sessio
     table = Table(schema="public", name=name)
     pipeline = embed_documents(connection, session, texts(12, chunks=2), target=table, lexical=True)
     view = next_view(name)
+    connection.execute(f'grant select (id, text_chunk, tokens) on "{name}" to public')
     kinds = (
         (Changes(text=False, lexical=False, ids=False), {name, view}),
         (Changes(chunk_tokens=8, overlap_tokens=0), {name, view}),
@@ -291,9 +292,17 @@ def test_generations_come_and_go_with_their_views(connection: Connection, sessio
             assert one_value(
                 connection, f"select count(*) > 12 from \"{view}\" where text_chunk <> ''"
             )
+    assert has_right_of_column(connection, name, "tokens")
     assert abort_leaves_nothing(connection, pipeline) == {name}
     drop_pipeline(connection, pipeline, delete_vectors=True)
     assert relations(connection) == set()
+
+
+def has_right_of_column(connection: Connection, table: str, column: str) -> bool:
+    query = (
+        "select attacl is not null from pg_attribute where attrelid = %s::regclass and attname = %s"
+    )
+    return bool(one_value(connection, query, (f'"{table}"', column)))
 
 
 def next_view(table: str) -> str:
