@@ -139,8 +139,8 @@ class PipelineSpec:
     text: Annotated[
         bool,
         Option(
-            help="Store the texts of chunks. With --no-text, only where they stand in the document:"
-            " searches and the view <target>_chunks read them from the source.",
+            help="Whether the texts of chunks are stored. With --no-text, only where they stand in"
+            " the document is: searches and the view <target>_chunks read them from the source.",
             panel=TABLES,
             alter="Store the texts of chunks, or only where they stand in the document.",
             more="large-tables.md#without-the-texts",
@@ -149,8 +149,8 @@ class PipelineSpec:
     ids: Annotated[
         bool,
         Option(
-            help="Give chunks the columns id and chunk_id. With --no-ids the key and chunk_index"
-            " are all that tells them apart: an index less, and some bytes a chunk.",
+            help="Whether chunks have the columns id and chunk_id. With --no-ids, their key and"
+            " chunk_index tell them apart: an index less, and some bytes a chunk.",
             panel=TABLES,
             alter="Give chunks the columns id and chunk_id, or not.",
             more="large-tables.md#fewer-bytes-a-chunk",
