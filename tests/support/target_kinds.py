@@ -99,8 +99,10 @@ TARGET_KINDS = (
             "overlap_tokens": 0,
         },
     ),
-    TargetKind(name="without text", fields={"text": False}),
-    TargetKind(name="without ids", fields={"ids": False, "copy_columns": ("kind",)}),
+    TargetKind(
+        name="without text and ids",
+        fields={"text": False, "ids": False, "copy_columns": ("kind",)},
+    ),
     TargetKind(name="foreign key", fields={"foreign_key": True}),
     TargetKind(name="copied columns", fields={"copy_columns": ("kind",)}),
     TargetKind(name="view, partitioned", fields={"view": True, "partition_by": "hash:3"}),
