@@ -129,7 +129,10 @@ def test_methods_take_all_that_their_commands_take(
         parameter.name for parameter in commands()[("status",)].params if parameter.name != "name"
     }
     options = {
-        option.opts[0].removeprefix("--").replace("-", "_")
+        # Of one that can only be turned off, there is no other spelling.
+        (option.opts or option.secondary_opts)[0]
+        .removeprefix("--no-" if not option.opts else "--")
+        .replace("-", "_")
         for option in commands()[(command,)].params
         if option.param_type_name == "option" and option.name not in everywhere
     }
