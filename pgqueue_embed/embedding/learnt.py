@@ -28,7 +28,8 @@ MOST_BYTES = 1024**2
 # A machine that was busy may be idle, or another one, by then.
 KEPT_SECONDS = 7 * 24 * 3600.0
 
-_TRIES, _BETWEEN_TRIES_SECONDS = 20, 0.05
+# Five seconds; who was stopped with the lock in hand has it for ever.
+_TRIES, _BETWEEN_TRIES_SECONDS = 500, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
