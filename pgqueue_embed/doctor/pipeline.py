@@ -72,7 +72,7 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
 def _check_views(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that the pipeline's views are there: a person may have dropped one."""
     for view in views_of(pipeline.spec, pipeline.key, pipeline.document):
-        if not view.is_there(connection):
+        if not view.is_made(connection):
             renew = command("alter", pipeline.name, "--follow-source")
             fix = f"{renew}, or --no-view" if view.option == "--view" else renew
             yield warning(pipeline.name, f"the view {view.table} is gone", fix)

@@ -33,7 +33,7 @@ class TableReplacement:
 
     def check(self, connection: Connection) -> None:
         check_replaceable(connection, self.pipeline, self.successor)
-        for view in self._new_views():
+        for view in self._new_views(self._old_views(connection)):
             view.check(connection)
 
     def copy_indexes(self, connection: Connection) -> None:
@@ -45,7 +45,8 @@ class TableReplacement:
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target
         self.copy_rights(connection)
-        views = read_views(connection, old, own=[view.table for view in self._old_views()])
+        own = self._old_views(connection)
+        views = read_views(connection, old, own=[view.table for view in own])
         comment = connection.execute(
             "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
         ).fetchone()
@@ -53,15 +54,16 @@ class TableReplacement:
         _rename(connection, old, parked)
         _rename(connection, new, old)
         renew_views(connection, views)
-        self._exchange_own_views(connection)
+        self._exchange_own_views(connection, own)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_all(connection, old, new)
         text = sql.Literal(comment[0] if comment else None)
         connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
 
-    def _old_views(self) -> Sequence[View]:
+    def _old_views(self, connection: Connection) -> Sequence[View]:
         pipeline = self.pipeline
-        return views_of(pipeline.spec, pipeline.key, pipeline.document)
+        views = views_of(pipeline.spec, pipeline.key, pipeline.document)
+        return [view for view in views if view.is_made(connection)]
 
     def _views(self) -> Sequence[View]:
         """Return the views of the successor in its new place."""
@@ -69,21 +71,21 @@ class TableReplacement:
         successor = self.successor
         return views_of(replace(successor.spec, **place), successor.key, successor.document)
 
-    def _new_views(self) -> Sequence[View]:
-        there = [view.table for view in self._old_views()]
+    def _new_views(self, old: Sequence[View]) -> Sequence[View]:
+        there = [view.table for view in old]
         return [view for view in self._views() if view.table not in there]
 
-    def _exchange_own_views(self, connection: Connection) -> None:
-        views, new = self._views(), self._new_views()
+    def _exchange_own_views(self, connection: Connection, old: Sequence[View]) -> None:
+        views, new = self._views(), self._new_views(old)
         for view in new:
             view.check(connection)
         for view in views:
             renew_own_view(connection, view)
         for view in new:
             _take_owner(connection, self.pipeline.target, view.table)
-        for view in self._old_views():
+        for view in old:
             if view.table not in [each.table for each in views]:
-                view.drop(connection)
+                connection.execute(sql.SQL("drop view {}").format(view.table.identifier))
 
 
 def _take_owner(connection: Connection, table: Table, view: Table) -> None:

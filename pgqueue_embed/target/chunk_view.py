@@ -19,6 +19,21 @@ INVOKER_VERSION = 150_000
 AS_INVOKER = "with (security_invoker = true)"
 
 
+# What a person has given the name reads something else.
+IS_OWN = """
+select exists (
+    select
+    from pg_class
+    join pg_rewrite on ev_class = pg_class.oid
+    join pg_depend on classid = 'pg_rewrite'::regclass and objid = pg_rewrite.oid
+    where pg_class.oid = to_regclass(%s)
+        and relkind = 'v'
+        and refclassid = 'pg_class'::regclass
+        and refobjid = to_regclass(%s)
+)
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
     """A view of the table `target` and its source, called after the table.
@@ -52,6 +67,10 @@ class View(ABC):
         found = connection.value("select to_regclass(%s) is not null", (self.table.quoted,))
         return bool(found)
 
+    def is_made(self, connection: Connection) -> bool:
+        """Return whether the view is there, and not something else that has its name."""
+        return bool(connection.value(IS_OWN, (self.table.quoted, self.target.quoted)))
+
     def check(self, connection: Connection) -> None:
         """Raise UsageError if something has the view's name."""
         if self.is_there(connection):
@@ -72,7 +91,8 @@ class View(ABC):
 
     def drop(self, connection: Connection) -> None:
         """Remove the view, if it is there."""
-        connection.execute(sql.SQL("drop view if exists {}").format(self.table.identifier))
+        if self.is_made(connection):
+            connection.execute(sql.SQL("drop view {}").format(self.table.identifier))
 
 
 JOINED = """

@@ -339,6 +339,15 @@ def test_names_and_views_of_others_are_left_alone(connection: Connection, sessio
     with pytest.raises(UsageError, match=r"cannot be replaced: view public\.mine depends on"):
         switch(connection, pipeline)
     assert one_value(connection, "select count(text_chunk) > 2 from mine")
+    abort(connection, pipeline)
+    connection.execute(
+        "drop view mine, reports_chunks_chunks; create view reports_chunks_chunks as select 1 mine"
+    )
+    embed_generation(session, begin(connection, pipeline))
+    with pytest.raises(UsageError, match="reports_chunks_chunks exists already"):
+        switch(connection, pipeline)
+    drop_pipeline(connection, pipeline, delete_vectors=True)
+    assert one_value(connection, "select mine from reports_chunks_chunks") == 1
 
 
 def test_view_that_is_in_the_way_of_the_source_is_made_again(
