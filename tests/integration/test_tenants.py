@@ -29,6 +29,7 @@ from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.source.trust import is_anything_untrusted, look
 from pgqueue_embed.vector_search.query import search
+from pgqueue_embed.vector_search.record import read_record
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support import adopting
 from tests.support.corpus import make_source
@@ -504,6 +505,23 @@ def test_search_runs_no_code_of_whoever_owns_the_target_now(
     )
     with pytest.raises(UntrustedCode, match=r"view shop.chunks is of role tenant"):
         search(connection, pipeline, unit_vector("pump"), SearchRequest(limit=5, threshold=-1))
+
+
+def test_search_that_reads_texts_from_the_source_runs_no_code_of_its_owner(
+    connection: Connection, tenant: Connection
+) -> None:
+    tenant.execute(PLAIN)
+    tenant.execute(FUNCTION)
+    request = SearchRequest(limit=5, threshold=-1)
+    pipeline = make_docs_pipeline(connection, text=False)
+    search(connection, pipeline, unit_vector("pump"), request)
+    becomes_a_view, named = LATER["a view in front"]
+    tenant.execute(becomes_a_view)
+    with pytest.raises(UntrustedCode, match=named):
+        search(connection, pipeline, unit_vector("pump"), request)
+    with pytest.raises(UntrustedCode, match=named):
+        read_record(connection, pipeline, "1")
+    assert_nothing_was_stolen(connection)
 
 
 @pytest.mark.parametrize(
