@@ -199,6 +199,7 @@ def lengths(some: Any) -> Any:
     return np.array([len(text) for text in some], np.float32)
 
 
+@pytest.mark.on_both_servers
 def test_index_of_vectors_is_used_and_texts_are_read_of_what_is_shown_alone(
     connection: Connection, searched: Searched
 ) -> None:
