@@ -43,15 +43,40 @@ begin
             message = format('the filter compares %s by %s', name, wrong),
             hint = 'there are ' || array_to_string(comparisons, ', ');
     end if;
+    -- In SQL it would be true of nothing, whatever was meant.
+    select string_agg(quote_literal(comparison), ', ') into wrong
+    from jsonb_each(case jsonb_typeof(wanted) when 'object' then wanted else '{}' end)
+        as given (comparison, value)
+    where jsonb_typeof(value) = 'null' and comparison not in ('=', '<>');
+    if wrong is not null then
+        raise invalid_parameter_value using
+            message = format('the filter compares %s with null by %s', name, wrong),
+            hint = 'null is compared by = and <>';
+    end if;
     -- A list is alternatives, an object conditions of which all must hold.
     if jsonb_typeof(wanted) = 'array' then
-        parts := array(
-            select pgembed.filter_condition(name, value) from jsonb_array_elements(wanted)
+        -- Plain values in one, of which there may be thousands, and PostgreSQL makes one look-up.
+        select array_agg(format('%s in (%s)', name, listed)) into parts
+        from (
+            select string_agg(quote_literal(value #>> '{}'), ', ') as listed
+            from jsonb_array_elements(wanted)
+            where jsonb_typeof(value) not in ('array', 'object', 'null')
+        ) as plain
+        where listed is not null;
+        parts := parts || array(
+            select pgembed.filter_condition(name, value)
+            from jsonb_array_elements(wanted)
+            where jsonb_typeof(value) in ('array', 'object', 'null')
         );
         return coalesce('(' || nullif(array_to_string(parts, ' or '), '') || ')', 'false');
     end if;
     parts := array(
-        select format('%s %s %L', name, lower(key), value #>> '{}') from jsonb_each(wanted)
+        select case
+            when jsonb_typeof(value) <> 'null' then format('%s %s %L', name, lower(key), value #>> '{}')
+            when key = '=' then name || ' is null'
+            else name || ' is not null'
+        end
+        from jsonb_each(wanted)
     );
     return coalesce(nullif(array_to_string(parts, ' and '), ''), 'true');
 end
@@ -317,7 +342,8 @@ as $function$
                 )
         ),
         coalesce('(' || condition || E'\n)', 'true'),
-        pgembed.search_distance(pipeline, scan),
+        -- So that pages of chunks that are equally near do not overlap; an index has no such order.
+        pgembed.search_distance(pipeline, scan) || case scan when 'exact' then ', key, chunk_index' else '' end,
         scan,
         scan
     )
@@ -460,6 +486,14 @@ begin
             hint = 'give the vector that the model made, as it is';
     end if;
     execute format('select $1::%I.vector', extension_schema) using query;
+    -- pgvector multiplies in float32, and may round to float16: of far too great and small numbers
+    -- it would make a distance that is none.
+    query := array(
+        select number / largest
+        from unnest(query) with ordinality as listed (number, position)
+        cross join (select max(abs(number))::double precision from unnest(query) as number) as found (largest)
+        order by position
+    );
     condition := pgembed.search_condition(pipeline, coalesce(filter, '{}'));
     scan := pgembed.search_scan(pipeline);
     before := pgembed.widen_scan(pipeline, k, scan);

@@ -18,6 +18,7 @@ PgembedError               500 one line for a person: what, why and the way out
 │       ├── MissingRight       it lacks a right, whose GRANT the message has
 │       └── UntrustedCode      code of a role with fewer rights would run with this one's
 ├── PipelineReplaced       503 its next generation took over meanwhile; worth trying again
+├── SearchTimeout          503 a search took longer than it may; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
 │   └── LeaseExpired           this process made no progress for a whole lease
 └── RecordFault                one record cannot be embedded: it is retried, then dead-lettered
@@ -124,6 +125,12 @@ class UntrustedCode(UsageError, RoleFault):
 
 class PipelineReplaced(PgembedError):
     """The next generation of a pipeline took over while it was read or queued."""
+
+    status = 503
+
+
+class SearchTimeout(PgembedError):
+    """PostgreSQL ended a search that took longer than it may."""
 
     status = 503
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import Option
+from pgqueue_embed.pipeline.option import Option, check_names
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 
 # What an option is called as an argument, if not by its name.
@@ -21,9 +21,9 @@ def argument(option: Option) -> str:
 def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a pipeline among `arguments`, by name; a single column is a tuple."""
     return {
-        option.name: _columns(value) if option.type is list else value
+        option.name: columns_of(name, value) if option.type is list else value
         for option in PIPELINE_OPTIONS.values()
-        if (value := arguments.get(argument(option))) is not None
+        if (value := arguments.get(name := argument(option))) is not None
     }
 
 
@@ -43,5 +43,8 @@ def unusual(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _columns(names: Any) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def columns_of(name: str, given: Any) -> tuple[str, ...]:
+    """Return the columns that argument `name` names, one or several; raises UsageError."""
+    names = (given,) if isinstance(given, str) else given
+    check_names(name, names)
+    return tuple(names)

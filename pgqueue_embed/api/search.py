@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from numpy.typing import NDArray
 
-from pgqueue_embed.api.arguments import pipeline_name
+from pgqueue_embed.api.arguments import columns_of, pipeline_name
 from pgqueue_embed.api.explained import explained
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import read_on, read_on_async
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.key_values import RecordKey
+from pgqueue_embed.pipeline.option import check_type, shown
 from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -120,14 +120,14 @@ REQUEST_FIELDS = tuple(each.name for each in fields(SearchRequest))
 def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
     if connection is not None and pool is not None:
         raise UsageError("connection and pool: give one of them")
-    columns = given["columns"]
+    check_type("hybrid", given["hybrid"], bool)
     if given["hybrid"] and given["query"] is None:
         raise UsageError("hybrid finds by words, too; give a query, in words")
     values = {
         **{name: given[name] for name in REQUEST_FIELDS if name in given},
         "words": given["query"] if given["hybrid"] else None,
         "lexical_weight": given["hybrid_weight"],
-        "columns": (columns,) if isinstance(columns, str) else tuple(columns),
+        "columns": columns_of("columns", given["columns"]),
     }
     return Asked(
         request=SearchRequest(**values),
@@ -151,14 +151,15 @@ def _reader(
     keeps: bool,
 ) -> Reader:
     def over_pool(read: Read) -> Any:
-        with pool.connection() as lent:  # type: ignore[union-attr]
+        with _lending(pool, "__enter__") as lent:
             return read_on(lent, read.steps(lent))
 
     if pool is not None:
         return over_pool
     if connection is not None:
+        _check_connection(connection, psycopg.Connection)
         return lambda read: read_on(connection, read.steps(connection))
-    return partial(_over_sessions, sessions, keeps)
+    return lambda read: sessions.run(_over_session(read, keeps=keeps))
 
 
 def _async_reader(
@@ -169,17 +170,33 @@ def _async_reader(
     keeps: bool,
 ) -> AsyncReader:
     async def over_pool(read: Read) -> Any:
-        async with pool.connection() as lent:  # type: ignore[union-attr]
+        async with _lending(pool, "__aenter__") as lent:
             return await read_on_async(lent, read.steps(lent))
 
     if pool is not None:
         return over_pool
     if connection is not None:
+        _check_connection(connection, psycopg.AsyncConnection)
         return lambda read: read_on_async(connection, read.steps(connection))
-    return lambda read: asyncio.to_thread(_over_sessions, sessions, keeps, read)
+    return lambda read: sessions.awaited(_over_session(read, keeps=keeps))
 
 
-def _over_sessions(sessions: Sessions, keeps: bool, read: Read) -> Any:
+def _check_connection(given: object, wanted: type) -> None:
+    if not isinstance(given, wanted):
+        raise UsageError(f"connection {shown(given)}: give a psycopg.{wanted.__name__}")
+
+
+def _lending(pool: Any, enter: str) -> Any:
+    """Return what lends a connection of `pool` while it is entered; raises UsageError."""
+    lends = getattr(pool, "connection", None)
+    lending = lends() if callable(lends) else None
+    if not hasattr(lending, enter):
+        kind = "ConnectionPool" if enter == "__enter__" else "AsyncConnectionPool"
+        raise UsageError(f"pool {shown(pool)}: give a psycopg_pool.{kind}")
+    return lending
+
+
+def _over_session(read: Read, *, keeps: bool) -> Callable[[Connection], Any]:
     def work(connection: Connection) -> Any:
         try:
             return read_on(connection, read.steps(connection))
@@ -187,7 +204,7 @@ def _over_sessions(sessions: Sessions, keeps: bool, read: Read) -> Any:
             if not keeps:
                 forget_what_was_set(connection)
 
-    return sessions.run(work)
+    return work
 
 
 def _run(plan: Plan, reader: Reader) -> list[Hit]:

@@ -150,7 +150,7 @@ def _search(
         anything = replace(
             request, limit=1, offset=0, threshold=-1, mmr=None, words=None, lexical_weight=None
         )
-        _say_what_would_be_found(find(connection, pipeline, vector, anything))
+        _say_what_would_be_found(find(connection, pipeline, vector, anything), request)
     return hits
 
 
@@ -190,8 +190,11 @@ def _warn_of_unknown_words(pipeline: Pipeline, share: float) -> None:
         )
 
 
-def _say_what_would_be_found(nearest: Sequence[Hit]) -> None:
+def _say_what_would_be_found(nearest: Sequence[Hit], request: SearchRequest) -> None:
     for hit in nearest:
+        if hit.score >= request.threshold:
+            say(f"--offset {request.offset} leaves out all that there is", err=True)
+            continue
         say(f"nothing reaches the --threshold; the nearest chunk has {hit.score:.3f}", err=True)
     if not nearest:
         say("no chunk fulfils the --where", err=True)

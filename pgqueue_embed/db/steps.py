@@ -101,8 +101,10 @@ async def read_on_async(connection: psycopg.AsyncConnection[Any], steps: Steps[A
 def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:
     if isinstance(connection, Connection):
         return steps
-    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
-    return _set_first(steps, begins=is_idle)
+    status = connection.info.transaction_status
+    if status == TransactionStatus.INERROR:
+        raise UsageError("the connection is in a transaction that has failed; roll it back first")
+    return _set_first(steps, begins=status == TransactionStatus.IDLE)
 
 
 SET = sql.SQL("select {}").format(

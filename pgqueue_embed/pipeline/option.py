@@ -6,6 +6,7 @@ file and its schema, `alter`, the checks and the tables of the documentation com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
@@ -24,11 +25,34 @@ CALLED: dict[type, str] = {
 }
 
 
+# So much of a value is repeated in a message.
+MOST_SHOWN = 100
+
+
+def shown(value: object) -> str:
+    """Return a value as a message has it: a number of thousands of digits has no decimal form."""
+    try:
+        text = f"{value:g}" if isinstance(value, float) else repr(value)
+    except ValueError:
+        return "of thousands of digits"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def check_type(flag: str, value: Any, type_: type) -> None:
     """Raise UsageError for a value of another type, as a program may give, and no command line."""
     accepted = {int: Integral, float: Real}.get(type_, type_)
     if not isinstance(value, accepted) or (type_ is not bool and isinstance(value, bool)):
-        raise UsageError(f"{flag} {value!r}: give {CALLED[type_]}")
+        raise UsageError(f"{flag} {shown(value)}: give {CALLED[type_]}")
+
+
+def check_within(
+    flag: str, value: Any, type_: type, least: float, most: float, wanted: str
+) -> None:
+    """Raise UsageError for what is no number from `least` to `most`, which are `wanted`."""
+    check_type(flag, value, type_)
+    # NaN is in none.
+    if not least <= value <= most:
+        raise UsageError(f"{flag} {shown(value)}: {wanted}")
 
 
 # Of what PostgreSQL counts by.
@@ -37,11 +61,15 @@ MOST_COUNT = 2**63 - 1
 
 def check_count(flag: str, value: Any) -> None:
     """Raise UsageError unless `value` is a number of rows to ask for, 1 or more."""
-    check_type(flag, value, int)
-    if value < 1:
-        raise UsageError(f"{flag} {value}: give at least 1")
-    if value > MOST_COUNT:
-        raise UsageError(f"{flag} {value}: give at most {MOST_COUNT:,}, or leave it out")
+    check_within(flag, value, int, 1, math.inf, "give at least 1")
+    at_most = f"give at most {MOST_COUNT:,}, or leave it out"
+    check_within(flag, value, int, 1, MOST_COUNT, at_most)
+
+
+def check_names(flag: str, names: object) -> None:
+    """Raise UsageError for what are no names of columns, in a list or tuple."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
+        raise UsageError(f"{flag} {shown(names)}: give a list of names, each a text")
 
 
 def check_where(where: object) -> None:
@@ -108,8 +136,7 @@ class Option:
         if self.choices and value not in self.choices:
             raise UsageError(f"{self.flag} {value}: give {' or '.join(self.choices)}")
         if self._is_out_of_range(value):
-            shown = f"{value:g}" if isinstance(value, float) else value
-            raise UsageError(f"{self.flag} {shown}: give {self._range()}")
+            raise UsageError(f"{self.flag} {shown(value)}: give {self._range()}")
         self._check_type(value)
         if self.rule is not None:
             self.rule(self, value)

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import CALLED, check_type
+from pgqueue_embed.pipeline.option import CALLED, check_names, check_type
 from pgqueue_embed.search_server.service import Search
 from pgqueue_embed.untrusted.plain_json import plain
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -59,14 +59,10 @@ def search_of(given: Mapping[str, Any]) -> Search:
         for name in ("limit", "offset", "threshold", "where", "per_record", "mmr", "rerank_top")
         if given.get(name) is not None
     }
-    for name, type_ in (("offset", int), ("per_record", bool)):
-        if name in request:
-            check_type(name, request[name], type_)
     hybrid = given.get("hybrid") or False
     check_type("hybrid", hybrid, bool)
     columns = given.get("columns") or []
-    if not isinstance(columns, list) or not all(isinstance(each, str) for each in columns):
-        raise UsageError('columns: give a list of names, such as ["brand", "event_type"]')
+    check_names("columns", columns)
     wanted = given.get("filter")
     if wanted is not None and not isinstance(wanted, dict):
         raise UsageError('filter: give an object of columns, such as {"event_type": "D"}')

@@ -18,6 +18,7 @@ from pgqueue_embed.embedding import DeviceThread
 from pgqueue_embed.embedding.query_model import QueryModel
 from pgqueue_embed.errors import ModelError, PgembedError, RecordFault, UsageError
 from pgqueue_embed.search_server.overload import MOST_TEXTS, Overloaded
+from pgqueue_embed.vector_search.query_vector import check_query
 
 # Of one request, and of all, in a round of the device: long lists let short ones by.
 TEXTS_OF_A_REQUEST = 16
@@ -178,12 +179,8 @@ class QueryBatches:
         return [(request, chunk) for request, chunk in chunks if not request.future.done()]
 
     def _chunk(self, text: str) -> Chunk:
-        if not text.strip():
-            raise UsageError("the query is empty; give a few words")
-        try:
-            return self._model.chunk(text)
-        except UnicodeError:
-            raise UsageError("the query is no text that UTF-8 has") from None
+        check_query(text)
+        return self._model.chunk(text)
 
     def _compute(self, taken: Taken) -> None:
         if not taken:

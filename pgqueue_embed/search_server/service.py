@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -179,8 +178,7 @@ class SearchService:
             return load_pipelines(connection, self._names)
 
     async def _in_session(self, work: Callable[[Connection], Answer]) -> Answer:
-        run = partial(self._sessions.run, work)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+        return await self._sessions.awaited(work, self._executor)
 
 
 def _find(

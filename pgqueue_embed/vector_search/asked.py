@@ -18,6 +18,7 @@ from pgqueue_embed.db.steps import AnyConnection, Steps
 from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.catalog import pipelines_read
+from pgqueue_embed.pipeline.option import check_type
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.near import LikeRecord, Near, checked_vector
@@ -72,7 +73,10 @@ class Asked:
         if self.query is not None:
             check_query(self.query)
         elif self.rerank is not None:
-            raise UsageError("rerank compares a query in words with the chunks; give a query")
+            raise UsageError("--rerank compares a query in words with the chunks; give a query")
+        if self.rerank is not None:
+            check_type("--rerank", self.rerank, str)
+            check_type("--device", self.device, str)
         self.request.check()
 
     def near(self, pipeline: Pipeline) -> Near:

@@ -24,7 +24,7 @@ class LikeRecord:
     key: Any
 
 
-# A vector has shape (dimensions,) and any length but 0.
+# A vector has shape (dimensions,), and length 1.
 Near: TypeAlias = NDArray[np.float32] | LikeRecord
 
 
@@ -70,17 +70,17 @@ def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
     if not rows:
         raise NotFound(f"{pipeline.name} has no vectors of a record {given}")
     [(found, mean, chunks)] = rows
-    vector = np.array(mean[1:-1].split(","), np.float32)
-    if not np.linalg.norm(vector) > 0:
+    vector = np.array(mean[1:-1].split(","), np.float64)
+    if not vector.any():
         raise UsageError(f"the chunks of record {given} are like nothing: their mean is no vector")
-    return Origin(vector=vector, key_text=found, chunks=chunks)
+    return Origin(vector=_unit(vector), key_text=found, chunks=chunks)
 
 
 def checked_vector(pipeline: Pipeline, given: Sequence[float] | NDArray[Any]) -> NDArray[Any]:
-    """Return a vector as float32; raises UsageError for what none of the pipeline's model is."""
+    """Return a vector at length 1; raises UsageError for what none of the pipeline's model is."""
     try:
-        vector = np.asarray(given, np.float32)
-    except (TypeError, ValueError):
+        vector = np.asarray(given, np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError("the vector is no list of numbers") from None
     if vector.shape != (pipeline.dimensions,):
         has = f"{len(vector):,} numbers" if vector.ndim == 1 else f"the shape {vector.shape}"
@@ -90,4 +90,11 @@ def checked_vector(pipeline: Pipeline, given: Sequence[float] | NDArray[Any]) ->
         )
     if not np.isfinite(vector).all() or not vector.any():
         raise UsageError("the vector is no direction: it has a NaN or infinity, or only zeros")
-    return vector
+    return _unit(vector)
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return a vector of length 1: pgvector multiplies in float32, and may round to float16."""
+    scaled = vector / np.abs(vector).max()
+    unit: NDArray[np.float32] = (scaled / np.linalg.norm(scaled)).astype(np.float32)
+    return unit

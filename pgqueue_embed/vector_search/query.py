@@ -14,14 +14,15 @@ import psycopg
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import on_users_tables
+from pgqueue_embed.db.faults import is_given_back, on_users_tables
 from pgqueue_embed.db.names import Table
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, NoAnswer, OutOfTime
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, read_on
 from pgqueue_embed.errors import (
     MissingRight,
     PipelineFault,
     PipelineReplaced,
+    SearchTimeout,
     UntrustedCode,
     UsageError,
 )
@@ -77,7 +78,8 @@ def search(
     itself. With `score` the first of them are ordered by that. Nothing of it stays in the session.
     Raises PipelineReplaced if the next generation, to which the query's vector may mean nothing,
     has just taken over; UsageError for a request that cannot be, or a target table that is not
-    there, NotFound for a record without vectors, and MissingRight for what may not be read.
+    there, NotFound for a record without vectors, MissingRight for what may not be read, and
+    SearchTimeout for what took too long.
     """
     request.check()
     wanted = wanted_to_order(request, score)
@@ -98,8 +100,13 @@ def nearest(
         # The vectors of another generation may be of another length, or have moved.
         yield from _check_present(pipeline)
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None
+    except (psycopg.errors.QueryCanceled, OutOfTime) as error:
+        if isinstance(error, NoAnswer):
+            raise
+        says = f"the search did not end in time: {first_line(error)}; ask for less, or try again"
+        raise SearchTimeout(says) from None
     except psycopg.Error as error:
-        if request.where is None or connection.closed:
+        if request.where is None or connection.closed or is_given_back(error):
             raise
         raise UsageError(f"--where cannot be searched by: {first_line(error)}") from None
 

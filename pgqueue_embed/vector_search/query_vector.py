@@ -42,6 +42,10 @@ def check_query(query: object) -> None:
     """Raise UsageError for what is no text, or has nothing in it."""
     if not isinstance(query, str) or not query.strip():
         raise UsageError("the query is empty; give a few words")
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the query is no text that UTF-8 has") from None
 
 
 class QueryEncoder:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import check_count, check_type, check_where
+from pgqueue_embed.pipeline.option import (
+    check_count,
+    check_names,
+    check_type,
+    check_where,
+    check_within,
+)
 
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
+
+# What is wanted, where something else was given.
+COSINES = (
+    "a cosine similarity lies between -1 and 1; unrelated text is near 0, a good answer often above"
+    " 0.5"
+)
+TOPS = f"give how many hits to order anew, 1 to {MOST_REFINED:,}"
+TRADE_OFFS = "give a number from 0 to 1, the weight of relevance beside variety; 0.7 is usual"
+WEIGHTS = "give a number from 0 to 1, the weight of words beside vectors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,41 +59,21 @@ class SearchRequest:
     def check(self) -> None:
         """Raise UsageError for what no search can be."""
         check_count("--limit", self.limit)
-        check_type("--threshold", self.threshold, float)
-        if not -1 <= self.threshold <= 1:
-            raise UsageError(
-                f"--threshold {self.threshold:g}: a cosine similarity lies between -1 and 1;"
-                " unrelated text is near 0, a good answer often above 0.5"
-            )
-        if self.offset < 0:
-            raise UsageError(f"--offset {self.offset}: give 0 or more")
+        check_within("--offset", self.offset, int, 0, math.inf, "give 0 or more")
+        check_within("--threshold", self.threshold, float, -1, 1, COSINES)
         check_where(self.where)
-        self._check_order()
-        self._check_hybrid()
-
-    def _check_order(self) -> None:
-        check_type("--rerank-top", self.rerank_top, int)
-        if not 1 <= self.rerank_top <= MOST_REFINED:
-            raise UsageError(
-                f"--rerank-top {self.rerank_top}: give how many hits to order anew, 1 to"
-                f" {MOST_REFINED:,}"
-            )
+        check_names("--columns", self.columns)
+        check_type("--per-record", self.per_record, bool)
+        check_within("--rerank-top", self.rerank_top, int, 1, MOST_REFINED, TOPS)
         if self.mmr is not None:
-            check_type("--mmr", self.mmr, float)
-        if self.mmr is not None and not 0 <= self.mmr <= 1:
-            raise UsageError(
-                f"--mmr {self.mmr:g}: give a number from 0 to 1, the weight of relevance beside"
-                " variety; 0.7 is usual"
-            )
+            check_within("--mmr", self.mmr, float, 0, 1, TRADE_OFFS)
+        if self.words is not None:
+            check_type("--hybrid", self.words, str)
+        self._check_weight()
 
-    def _check_hybrid(self) -> None:
+    def _check_weight(self) -> None:
         if self.lexical_weight is None:
             return
-        check_type("--hybrid-weight", self.lexical_weight, float)
-        if not 0 <= self.lexical_weight <= 1:
-            raise UsageError(
-                f"--hybrid-weight {self.lexical_weight:g}: give a number from 0 to 1, the weight of"
-                " words beside vectors"
-            )
+        check_within("--hybrid-weight", self.lexical_weight, float, 0, 1, WEIGHTS)
         if self.words is None:
             raise UsageError("--hybrid-weight is of a hybrid search; add --hybrid")

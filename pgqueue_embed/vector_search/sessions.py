@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor
 from typing import TypeVar
 
 import psycopg
@@ -20,6 +22,34 @@ from pgqueue_embed.vector_search.rights import naming_missing_rights
 MOST_SESSIONS = 8
 
 Answer = TypeVar("Answer")
+
+
+class _Lending:
+    """A session that is lent to one caller, who may leave meanwhile: what it runs ends then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self.is_left = False
+
+    def begin(self, connection: Connection) -> None:
+        """Take what is lent; raises CancelledError where nobody waits for it any more."""
+        with self._lock:
+            if self.is_left:
+                raise CancelledError
+            self._connection = connection
+
+    def end(self) -> None:
+        """Let it go, so that nothing of its next caller's is cancelled."""
+        with self._lock:
+            self._connection = None
+
+    def leave(self) -> None:
+        """Cancel what it runs, from another thread."""
+        with self._lock:
+            self.is_left = True
+            if self._connection is not None:
+                self._connection.request_cancel()
 
 
 class Sessions:
@@ -45,22 +75,39 @@ class Sessions:
 
         Raises DatabaseUnavailable where there is no connection, and whatever `work` does.
         """
+        return self._run(work, _Lending())
+
+    async def awaited(
+        self, work: Callable[[Connection], Answer], executor: Executor | None = None
+    ) -> Answer:
+        """Do what `run` does in a thread of `executor`.
+
+        Where whoever awaits it is cancelled, PostgreSQL is told to end what it runs for them.
+        """
+        lending = _Lending()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(executor, self._run, work, lending)
+        except asyncio.CancelledError:
+            threading.Thread(target=lending.leave, daemon=True).start()
+            raise
+
+    def _run(self, work: Callable[[Connection], Answer], lending: _Lending) -> Answer:
         while True:
             connection = self._take()
             is_used = connection is not None
             connection = connection or self._open()
             try:
+                lending.begin(connection)
                 answer = work(connection)
             except (psycopg.OperationalError, DatabaseUnavailable):
                 if not (is_used and connection.closed):
-                    self._give_back(connection)
                     raise
-            except BaseException:
-                self._give_back(connection)
-                raise
             else:
-                self._give_back(connection)
                 return answer
+            finally:
+                lending.end()
+                self._give_back(connection, is_left=lending.is_left)
 
     def close(self) -> None:
         """End all sessions, those that are lent once they come back; none is kept from now on."""
@@ -86,13 +133,15 @@ class Sessions:
             raise
         return connection
 
-    def _give_back(self, connection: Connection) -> None:
+    def _give_back(self, connection: Connection, *, is_left: bool) -> None:
         is_idle = (
             not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
         )
         with self._lock:
             has_room = len(self._idle) < MOST_SESSIONS and not self._is_closed
-            if is_idle and has_room and self._pid == os.getpid():
+            # A request to cancel may still be on its way to a session that was left.
+            is_fit = is_idle and not is_left and self._pid == os.getpid()
+            if is_fit and has_room:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -217,6 +217,8 @@ def test_when_nothing_reaches_the_threshold_the_best_score_is_said(
     ran = pgembed(conninfo, "search", "reports", "valve", "--threshold", "1")
     assert ran.stdout == ""
     assert "the nearest chunk has 0." in ran.stderr
+    behind = pgembed(conninfo, "search", "reports", "valve", "--threshold", "-1", "--offset", "99")
+    assert behind.stderr == "--offset 99 leaves out all that there is\n"
 
 
 def test_words_that_the_model_does_not_know_are_warned_about(

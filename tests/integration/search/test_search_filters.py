@@ -8,7 +8,7 @@ import pytest
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.searching import CONDITIONS, ROWS, ask, brute_force, scores
+from tests.support.searching import CONDITIONS, QUERY, ROWS, ask, brute_force, scores
 
 
 @pytest.mark.parametrize("limit", [10, 100])
@@ -54,6 +54,18 @@ def test_pages_follow_one_another(conninfo: str, reports: Pipeline) -> None:
     whole = ask(conninfo, reports, limit=30, where="kind = 7")
     pages = [ask(conninfo, reports, limit=10, offset=at, where="kind = 7") for at in (0, 10, 20)]
     assert [hit for page in pages for hit in page] == whole
+
+
+def test_pages_of_chunks_that_are_equally_near_do_not_overlap(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    connection.execute("update reports_chunks set embedding = '[1,1,0,0,0,0,0,0]'")
+    for where in (None, "kind < 5"):
+        pages = [ask(conninfo, reports, limit=3, offset=at, where=where) for at in range(0, 30, 3)]
+        assert len({(hit.key, hit.chunk_index) for page in pages for hit in page}) == 30
+    query = "select array_agg(key) from pgembed.search('reports', %s::real[], %s)"
+    found = [connection.value(query, (QUERY.tolist(), count)) for count in (5, 10)]
+    assert found[0] == found[1][:5]
 
 
 def test_columns_of_source_and_target_are_shown_in_their_own_type(

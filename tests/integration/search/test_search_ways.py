@@ -172,6 +172,26 @@ def test_what_is_like_a_record_is_not_itself_and_nothing_is_missing(
     assert len({hit.key for hit in of_records} - {7}) == 3
 
 
+@pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
+def test_the_length_of_a_vector_does_not_matter(
+    conninfo: str, connection: Connection, reports: Pipeline, vector_type: str
+) -> None:
+    connection.execute(
+        f"alter table reports_chunks alter embedding type public.{vector_type}(8);"
+        f"update pgembed.pipelines set vector_type = '{vector_type}'"
+    )
+    face = Database(conninfo).pipeline(reports.name)
+    query = "select array_agg(score) from pgembed.search('reports', %s::real[], 12)"
+    for direction in (np.eye(8)[1], np.array([3, 2, 0, 0, 1, 0, 0, 0])):
+        expected = [hit.score for hit in search(face, vector=direction, limit=12)]
+        assert len(expected) == 12
+        for length in (1e-30, 1e5, 1e37):
+            hits = search(face, vector=length * direction, limit=12)
+            np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-3)
+            scores = connection.value(query, ((length * direction).tolist(),))
+            np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
 def test_records_of_two_columns_in_a_column_of_the_source(conninfo: str, letters: Pipeline) -> None:
     face = Database(conninfo).pipeline("letters")
     day = date(2026, 1, 9)
@@ -231,6 +251,13 @@ def named(conninfo: str, name: str) -> Face:
     return Face(conninfo, name)
 
 
+# Of no type that any of these has.
+CHECKED = (
+    *("vector", "limit", "offset", "threshold", "where", "columns", "per_record", "rerank_top"),
+    *("mmr", "hybrid", "hybrid_weight", "connection", "pool"),
+)
+ODD_VALUES: tuple[object, ...] = (object(), b"bytes", {1: 2}, [[]], -(10**5000), -(10**400))
+
 WRONG: tuple[tuple[int, Callable[[str], Any]], ...] = (
     *(
         (400, lambda dsn, given=given: ask(search, named(dsn, "reports"), given))
@@ -257,6 +284,9 @@ WRONG: tuple[tuple[int, Callable[[str], Any]], ...] = (
             {"where": ";"},
             {"columns": ["no_such_column"]},
             {"connection": object(), "pool": object()},
+            {"vector": None, "query": "half a pair: \ud800"},
+            {"columns": ["kind", 1]},
+            *({name: value} for name in CHECKED for value in ODD_VALUES),
         )
     ),
     (404, lambda dsn: ask(search, named(dsn, "absent"), {})),

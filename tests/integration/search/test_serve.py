@@ -26,6 +26,7 @@ from pgqueue_embed.search_server.faults import told
 from pgqueue_embed.search_server.query_batches import Encoded
 from pgqueue_embed.search_server.service import Search, SearchService
 from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.vector_search import query
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -136,7 +137,12 @@ REFUSED: list[tuple[str, object, int, str]] = [
     ("/search", {**SEARCH, "hybrid_weight": 0.5}, 400, "^hybrid_weight is of a hybrid search"),
     ("/search", {**SEARCH, "rerank_top": 0}, 400, "^rerank_top 0: give"),
     ("/search", {**SEARCH, "per_record": 1}, 400, "^per_record 1"),
-    ("/search", {**SEARCH, "columns": "kind"}, 400, "^columns: give a list"),
+    ("/search", {**SEARCH, "columns": "kind"}, 400, "^columns 'kind': give a list"),
+    ("/search", {**SEARCH, "columns": ["kind", 1]}, 400, "give a list of names"),
+    ("/search", {**SEARCH, "threshold": 10**400}, 400, "^threshold 1000"),
+    ("/search", {**SEARCH, "mmr": 10**400}, 400, "^mmr 1000"),
+    ("/search", {**SEARCH, "hybrid": True, "hybrid_weight": 10**400}, 400, "^hybrid_weight 1000"),
+    ("/search", {**SEARCH, "filter": {"kind": {"<": None}}}, 400, "null is compared by"),
     ("/search", {**SEARCH, "columns": ["none"]}, 400, "^columns none: neither"),
     ("/search", {**SEARCH, "where": ""}, 400, "^where is empty"),
     ("/search", {**SEARCH, "where": 1}, 400, "^where 1"),
@@ -265,6 +271,31 @@ def waiting(served: Served) -> int:
     """Return how many texts wait for the model."""
     (batches,) = served.encoders._batches.values()
     return batches._waiting_texts
+
+
+def test_statement_of_a_client_that_has_left_is_ended(served: Served, shared_conninfo: str) -> None:
+    body = json.dumps({**SEARCH, "where": "pg_sleep(60) is not null"})
+    place = urlsplit(served.url)
+    sleeping = (
+        "select count(*) from pg_stat_activity"
+        " where wait_event = 'PgSleep' and datname = current_database()"
+    )
+    with connect(shared_conninfo) as looking:
+        with socket.create_connection((str(place.hostname), place.port or 0)) as client:
+            head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+            client.sendall(f"{head}\r\n\r\n{body}".encode())
+            wait_until(lambda: looking.value(sleeping), "PostgreSQL searches")
+        wait_until(lambda: not looking.value(sleeping), "PostgreSQL has ended it")
+
+
+def test_search_that_takes_too_long_is_worth_trying_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "CONDITION_SECONDS", 0.1)
+    answer = served.post("/search", {**SEARCH, "where": "pg_sleep(60) is not null"})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "did not end in time" in answer.json()["error"]["message"]
 
 
 def test_condition_leaves_a_session_as_it_was(served: Served) -> None:
