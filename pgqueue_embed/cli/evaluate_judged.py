@@ -86,7 +86,7 @@ def evaluate_judged(
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.judged_search import compare
     from pgqueue_embed.vector_search.lexical_index import has_lexical_index
-    from pgqueue_embed.vector_search.weighing import keep_weight, rank, weigh
+    from pgqueue_embed.vector_search.weighing import LEAST_QUERIES, keep_weight, rank, weigh
 
     queries, judgements = files.read()
     with connect(conninfo) as connection:
@@ -103,7 +103,8 @@ def evaluate_judged(
                 on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of} queries"),
             )
             weighed = None
-            if against is None and has_lexical_index(connection, pipelines[0]):
+            can_weigh = against is None and len(queries) >= LEAST_QUERIES
+            if can_weigh and has_lexical_index(connection, pipelines[0]):
                 rankings = rank(
                     _searcher(connection, pipelines[0], pipelines[0], model_path),
                     queries,

@@ -46,6 +46,13 @@ Filter = Annotated[
 ]
 Columns = Annotated[list[str] | None, Field(description="Columns to give with each hit.")]
 PerRecord = Annotated[bool, Field(description="Each record once, by its best piece.")]
+Hybrid = Annotated[
+    bool,
+    Field(
+        description="Find by the words of the query, too: model numbers, lot codes, names. Where a"
+        " pipeline's words are not indexed, it says so."
+    ),
+]
 RecordKey = Annotated[str, Field(description="The key of a hit.")]
 
 
@@ -98,6 +105,7 @@ class _Tools:
         filter: Filter = None,  # noqa: A002 - the word that pgembed.search has
         columns: Columns = None,
         per_record: PerRecord = False,
+        hybrid: Hybrid = False,
     ) -> str:
         """Find the pieces of text that are nearest in meaning to a query, best first.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from pgqueue_embed.untrusted.plain_json import finite
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.request import SearchRequest
+
+ALWAYS = ("score", "chunk_index", "start_char", "end_char", "chunk")
 
 
 def hit_json(hit: Hit, request: SearchRequest) -> dict[str, Any]:
@@ -15,15 +16,13 @@ def hit_json(hit: Hit, request: SearchRequest) -> dict[str, Any]:
 
     Values of columns may still be dates, say: `plain_json.plain` writes them.
     """
-    values = asdict(hit)
-    # As text: JSON has no dates, and readers of it lose the digits of great numbers.
-    values["key"] = values.pop("key_text")
-    values["columns"] = finite(values["columns"])
-    if not request.columns:
-        del values["columns"]
-    if not request.per_record:
-        del values["matched"]
+    # The key as text: JSON has no dates, and readers of it lose the digits of great numbers.
+    values = {"key": hit.key_text, **{name: getattr(hit, name) for name in ALWAYS}}
+    if request.columns:
+        values["columns"] = finite(hit.columns)
+    if request.per_record:
+        values["matched"] = hit.matched
     for name in ("rerank_score", "hybrid_score"):
-        if values[name] is None:
-            del values[name]
+        if (score := getattr(hit, name)) is not None:
+            values[name] = score
     return values

@@ -62,7 +62,7 @@ def canonical(connection: Connection, pipeline: Pipeline, judgements: Judgements
     query = "select pgembed.canonical_keys(%s, pipelines) from pgembed.pipelines where id = %s"
     try:
         written = connection.value(query, (keys, pipeline.id))
-    except (psycopg.errors.DataException, psycopg.errors.InvalidParameterValue) as error:
+    except (psycopg.DataError, UnicodeEncodeError) as error:
         raise UsageError(f"--judgements: {first_line(error)}") from None
     names = dict(zip(keys, written, strict=True))
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_queries(path: Path) -> list[NamedQuery]:
     JSON is an object with id or _id, and text. Raises UsageError for a file that has none, or the
     same id twice.
     """
-    lines = _read(path, "--queries", MOST_QUERY_BYTES).splitlines()
+    lines = _lines(_read(path, "--queries", MOST_QUERY_BYTES))
     found = [
         _query(line.strip(), f"--queries {path}, line {number}")
         for number, line in enumerate(lines, start=1)
@@ -47,6 +48,11 @@ def read_queries(path: Path) -> list[NamedQuery]:
         twice = next(each for each in ids if ids.count(each) > 1)
         raise UsageError(f"--queries {path} has two queries of id {twice}")
     return found
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a file; U+2028 and other ends of a line may stand in a text of JSON."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def _query(line: str, place: str) -> NamedQuery:
@@ -78,7 +84,7 @@ def read_judgements(path: Path) -> Judgements:
 
 def _of_qrels(text: str, place: str) -> Judgements:
     found: Judgements = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_lines(text), start=1):
         if line.strip():
             query, key, relevance = _qrel(line, f"{place}, line {number}")
             found.setdefault(query, {})[key] = relevance
@@ -117,7 +123,7 @@ def _key_text(key: Any) -> str:
 def _relevance(value: Any, place: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or not abs(number) < float("inf"):
         raise UsageError(f"{place}: the relevance {value!r} is not a number, such as 0 or 1")

@@ -35,8 +35,11 @@ with given as (
 )
 select
     scan,
-    pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, scan),
-    pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, 'exact'),
+    case
+        when scan = 'exact' then exact
+        else pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, scan)
+    end,
+    exact,
     relation,
     pgembed.search_key(pipelines),
     pgembed.search_distance(pipelines, 'none'),
@@ -46,6 +49,7 @@ select
     end
 from given
 cross join pgembed.search_scan(pipelines) as scan
+cross join pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, 'exact') as exact
 """
 
 

@@ -21,6 +21,9 @@ from pgqueue_embed.vector_search.request import SearchRequest
 # Those nearest to the usual one first: of equally good ones, the first is taken.
 WEIGHTS = sorted((each / 10 for each in range(11)), key=lambda each: abs(each - USUAL_WEIGHT))
 
+# One chooses the weight, another one tells what it is worth.
+LEAST_QUERIES = 2
+
 # Returns what a search finds for words as a request says.
 Search = Callable[[str, SearchRequest], Sequence[Hit]]
 
@@ -84,7 +87,7 @@ def weigh(
     judged = dict(canonical(connection, pipeline, judged))
     shuffled = [list(judged)[at] for at in np.random.default_rng(seed).permutation(len(judged))]
     chosen_by, told_by = shuffled[::2], shuffled[1::2]
-    if not told_by:
+    if len(judged) < LEAST_QUERIES:
         raise UsageError("a weight for --hybrid is found by two judged queries or more")
 
     def quality(weight: float) -> float:

@@ -136,6 +136,8 @@ def _uvicorn_server(app: Guard, on_started: Callable[[], None]) -> uvicorn.Serve
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            # uvicorn's other one, which it takes where it is installed, reads heads without an end.
+            http="h11",
             ws="none",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -179,6 +179,21 @@ def test_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) -> Non
         find_api_key(tmp_path / "none", {})
 
 
+def test_head_without_an_end_is_refused(guarded: tuple[Server, Path]) -> None:
+    server, _ = guarded
+    place = urlsplit(server.url)
+    with socket.create_connection((str(place.hostname), place.port or 0), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        answer = b""
+        with suppress(OSError):  # it is cut off in the midst of it
+            for _ in range(64):
+                client.sendall(b"x" * 16_384)
+        with suppress(OSError):
+            answer = client.recv(1024)
+    assert server._server.config.http == "h11"
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+
+
 def test_name_in_a_host_header() -> None:
     names = {
         "db.lan": "db.lan",

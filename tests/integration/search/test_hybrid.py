@@ -307,3 +307,6 @@ def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     assert hit.key == 31
     with pytest.raises(UsageError, match="give a query, in words"):
         search_of_programs(program, vector=QUERY, hybrid=True)
+    qrels.write_text("q20 0 21 1\n")
+    assert "by 1 query" in pgembed(conninfo, *command).stdout
+    assert connection.value(kept) == found["weight"]

@@ -135,6 +135,8 @@ def test_files_are_of_several_forms(write: Write) -> None:
     assert words[0] == words[1]
     assert [(each.id, each.text) for each in words[0]] == [("1", "the pump"), ("2", "the stent")]
     assert [each.id for each in read_queries(write("queries", "the pump\n"))] == [None]
+    (parted,) = read_queries(write("queries", '{"id": "1", "text": "pump\u2028stent"}\r\n'))
+    assert parted.text == "pump\u2028stent"
     expected = {"1": {'[1, "a b"]': 2.0}, "2": {"7": 1.0, "8": 0.0}}
     for text in (
         '1 0 [1, "a b"] 2\n2 0 7 1\n\n2\t0\t8\t0\n',
@@ -154,6 +156,7 @@ WRONG: tuple[tuple[str | None, str | None, str], ...] = (
     ("1\tpump\n", "1 0 7 1\n1 7 1\n", "line 2 is not of the form QUERY 0 KEY RELEVANCE"),
     ("1\tpump\n", "1 0 7 much\n", "line 1: the relevance 'much' is not a number"),
     ("1\tpump\n", '{"1": {"7": NaN}}', "the relevance nan is not a number"),
+    ("1\tpump\n", '{"1": {"7": 1%s}}' % ("0" * 400), "is not a number"),
     ("1\tpump\n", '{"1": 7}', "query 1 has neither an object of keys"),
     ("1\tpump\n", '{"1": ', "is not valid JSON"),
     ("1\tpump\n", "1 0 7 0\n", "no query has a record of a relevance above 0"),

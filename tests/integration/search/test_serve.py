@@ -422,6 +422,7 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
         ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
         ("search", {**SEARCH, "filter": {"none": 1}}, "the filter names 'none'"),
         ("search", {**SEARCH, "limit": 0}, "limit 0: give at least 1"),
+        ("search", {**SEARCH, "hybrid": True}, "the words of reports are not indexed"),
     ):
         assert says in tool(served, name, **arguments), name
 
