@@ -24,6 +24,7 @@ from benchmarks.corpora import maude
 from benchmarks.database import drop_database, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, percentile, ratio
 from benchmarks.search_part import fill
+from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.embedding import AS_ITS_FILES_SAY, DeviceThread, resolve_model
 from pgqueue_embed.embedding.query_model import QueryModel
@@ -53,10 +54,10 @@ DOORS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What some seconds of one variant gave; `processor_ms` are the process's, a query."""
+    """What some seconds of one variant gave; `processor_ms` are of each program, a query."""
 
     rate: float
-    processor_ms: float
+    processor_ms: dict[str, float]
     seconds: list[float]
     errors: list[str]
 
@@ -111,7 +112,12 @@ def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
 
 
 def _processor(runs: list[Run]) -> str:
-    return f"{statistics.median(run.processor_ms for run in runs):.1f} ms of processor time"
+    medians = {
+        program: statistics.median(run.processor_ms[program] for run in runs)
+        for program in runs[0].processor_ms
+    }
+    parts = ", ".join(f"{program} {found:.1f}" for program, found in medians.items())
+    return f"ms of processor time: {parts}"
 
 
 def _latency(runs: list[Run]) -> str:
@@ -142,7 +148,7 @@ def _alone(device: DeviceThread[QueryModel], queries: Iterator[list[str]]) -> Ru
     for first in range(0, len(chunks), CLIENTS):
         device.embed(chunks[first : first + CLIENTS])
     took, worked = time.perf_counter() - started, time.process_time() - worked
-    processor_ms = 1000 * worked / len(chunks)
+    processor_ms = {"the model": 1000 * worked / len(chunks)}
     return Run(rate=len(chunks) / took, processor_ms=processor_ms, seconds=[], errors=[])
 
 
@@ -170,9 +176,13 @@ def _asked(
     )
     found = json.loads(ran.stdout)
     answers = len(found["seconds"])
+    worked = {
+        **{name: each - before.get(name, 0) for name, each in server.processor_seconds().items()},
+        "clients": found["processor_seconds"],
+    }
     return Run(
         rate=answers / found["wall_seconds"],
-        processor_ms=1000 * (server.processor_seconds() - before) / answers,
+        processor_ms={name: 1000 * each / answers for name, each in worked.items()},
         seconds=found["seconds"],
         errors=found["errors"],
     )
@@ -184,11 +194,20 @@ class _Server:
 
     url: str
     process: psutil.Process
+    conninfo: str
 
-    def processor_seconds(self) -> float:
-        """Return the processor time that it has taken up to now."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+    def processor_seconds(self) -> dict[str, float]:
+        """Return the processor time that it and its sessions in PostgreSQL have taken."""
+        query = "select pid from pg_stat_activity where application_name = %s"
+        with connect(self.conninfo) as connection:
+            sessions = connection.execute(query, (applications.SERVE,)).fetchall()
+        of_sessions = sum(_seconds(psutil.Process(pid)) for (pid,) in sessions)
+        return {"server": _seconds(self.process), "PostgreSQL": of_sessions}
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -204,7 +223,7 @@ def _server(conninfo: str) -> Iterator[_Server]:
         found = re.search(r"http://\S+?(?=;)", line)
         if found is None:
             raise RuntimeError(f"the server did not start: {line}")
-        yield _Server(found[0], psutil.Process(server.pid))
+        yield _Server(found[0], psutil.Process(server.pid), conninfo)
     finally:
         server.terminate()
         server.wait(30)

@@ -39,7 +39,8 @@ def explained() -> Iterator[None]:
     except psycopg.Error as error:
         if error.sqlstate is None and isinstance(error, psycopg.DataError):
             raise UsageError(f"an argument cannot be sent: {first_line(error)}") from error
-        raise _kind(error)(refused(error)) from error
+        # What has no code does not come from PostgreSQL: a pool has no connection left, say.
+        raise _kind(error)(refused(error) if error.sqlstate else first_line(error)) from error
 
 
 def _kind(error: psycopg.Error) -> type[PgembedError]:

@@ -20,7 +20,7 @@ from pgqueue_embed import Database, Hit, PgembedError, search, search_async
 from pgqueue_embed.api.pipeline import Pipeline as Face
 from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import NotFound, UsageError
+from pgqueue_embed.errors import DatabaseUnavailable, NotFound, UsageError
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.key_values import KeyValue, key_text, key_texts
@@ -104,7 +104,7 @@ def test_every_way_finds_the_same_and_leaves_no_trace(
         assert found == expected
 
 
-def test_a_transaction_that_would_not_see_a_switch_is_refused(
+def test_a_connection_that_cannot_be_searched_over_is_refused(
     conninfo: str, reports: Pipeline
 ) -> None:
     face = Database(conninfo).pipeline(reports.name)
@@ -115,6 +115,16 @@ def test_a_transaction_that_would_not_see_a_switch_is_refused(
         with pytest.raises(UsageError, match="repeatable read"):
             ask(search, face, {}, connection=own)
         assert own.execute("select 2").fetchone() == (2,)
+        own.rollback()
+        with own.pipeline(), pytest.raises(UsageError, match="pipeline mode"):
+            ask(search, face, {}, connection=own)
+        with pytest.raises(psycopg.Error):
+            own.execute("select 1 / 0")
+        with pytest.raises(UsageError, match="has failed; roll it back first"):
+            ask(search, face, {}, connection=own)
+    with ConnectionPool(conninfo, min_size=1, max_size=1, timeout=0.1) as pool, pool.connection():
+        with pytest.raises(DatabaseUnavailable, match="^couldn't get a connection"):
+            ask(search, face, {}, pool=pool)
 
 
 def test_sessions_are_kept_for_the_next_search_and_replaced_when_lost(
