@@ -352,13 +352,43 @@ $function$;
 comment on function pgembed.search_statement is
     'The statement of a search, with the vector and the number of hits as its parameters: the candidates that an index names, ordered by their vectors. It is one for SQL and for the program. For the other functions.';
 
-create function pgembed.search_scan(pipeline pgembed.pipelines)
-returns text
-language sql
+create function pgembed.index_methods(pipeline pgembed.pipelines)
+returns text[]
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+-- Its plan takes longer than what it does.
+set plan_cache_mode = force_generic_plan
 as $function$
-    select coalesce(
+declare
+    target constant regclass := to_regclass(format('%I.%I', pipeline.target_schema, pipeline.target_table));
+begin
+    return array(
+        select distinct amname::text
+        from (select target as relid union select relid from pg_partition_tree(target)) as part
+        join pg_index on indrelid = part.relid
+        join pg_class on pg_class.oid = indexrelid
+        join pg_am on pg_am.oid = relam
+    );
+end
+$function$;
+
+comment on function pgembed.index_methods is
+    'The access methods by which a pipeline''s target and its parts are indexed. To plan a look at pgembed.vector_indexes takes as long as a search of a small table; this tells where there is nothing to see. For the other functions.';
+
+create function pgembed.search_scan(pipeline pgembed.pipelines)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+-- Its plan takes longer than what it does.
+set plan_cache_mode = force_generic_plan
+as $function$
+begin
+    if pgembed.index_methods(pipeline) <@ array['btree', 'hash', 'gin', 'gist', 'spgist', 'brin'] then
+        return 'exact';
+    end if;
+    return coalesce(
         (
             select quantize
             from pgembed.vector_indexes
@@ -367,7 +397,8 @@ as $function$
             limit 1
         ),
         'exact'
-    )
+    );
+end
 $function$;
 
 comment on function pgembed.search_scan is
@@ -408,14 +439,23 @@ declare
         from pg_extension
         where extname = 'vector'
     );
-    lists constant integer := (
-        select max(coalesce((parameters ->> 'lists')::integer, 100))
-        from pgembed.vector_indexes
-        where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
-    );
     candidates constant bigint := least(1000, pgembed.candidates(k, scan));
-    measured constant integer := pgembed.measured_effort(pipeline, scan);
-    wanted jsonb := jsonb_build_object(
+    measured integer;
+    lists integer;
+    wanted jsonb;
+    present jsonb;
+begin
+    if pipeline.ef_search is not null then
+        measured := pgembed.measured_effort(pipeline, scan);
+    end if;
+    if 'ivfflat' = any(pgembed.index_methods(pipeline)) then
+        lists := (
+            select max(coalesce((parameters ->> 'lists')::integer, 100))
+            from pgembed.vector_indexes
+            where vector_indexes.pipeline = widen_scan.pipeline.name and method = 'ivfflat'
+        );
+    end if;
+    wanted := jsonb_build_object(
         'hnsw.ef_search', greatest(
             -- 40 is what pgvector takes by itself, and tells nothing of a person's wish.
             nullif(nullif(current_setting('hnsw.ef_search', true), ''), '40')::bigint,
@@ -426,8 +466,6 @@ declare
             ceil(sqrt(coalesce(lists, 1)))
         )
     );
-    present jsonb;
-begin
     if version >= array[0, 8] then
         wanted := wanted || '{"hnsw.iterative_scan": "strict_order", "ivfflat.iterative_scan": "relaxed_order"}';
     end if;
