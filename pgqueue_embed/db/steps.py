@@ -102,7 +102,9 @@ def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps
     if isinstance(connection, Connection):
         return steps
     if connection.info.pipeline_status:
-        raise UsageError("the connection is in pipeline mode, which waits for no rows; leave it first")
+        raise UsageError(
+            "the connection is in pipeline mode, which waits for no rows; leave it first"
+        )
     status = connection.info.transaction_status
     if status == TransactionStatus.INERROR:
         raise UsageError("the connection is in a transaction that has failed; roll it back first")

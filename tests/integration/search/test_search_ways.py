@@ -122,9 +122,12 @@ def test_a_connection_that_cannot_be_searched_over_is_refused(
             own.execute("select 1 / 0")
         with pytest.raises(UsageError, match="has failed; roll it back first"):
             ask(search, face, {}, connection=own)
-    with ConnectionPool(conninfo, min_size=1, max_size=1, timeout=0.1) as pool, pool.connection():
-        with pytest.raises(DatabaseUnavailable, match="^couldn't get a connection"):
-            ask(search, face, {}, pool=pool)
+    with (
+        ConnectionPool(conninfo, min_size=1, max_size=1, timeout=0.1) as pool,
+        pool.connection(),
+        pytest.raises(DatabaseUnavailable, match=r"^couldn't get a connection"),
+    ):
+        ask(search, face, {}, pool=pool)
 
 
 def test_sessions_are_kept_for_the_next_search_and_replaced_when_lost(
