@@ -136,7 +136,8 @@ select exists (
 
 def _is_renamed(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether the source, or what is read of it, is not there by its name."""
-    if pipeline.spec.into_column is not None or pipeline.spec.partition_by is not None:
+    spec = pipeline.spec
+    if spec.into_column is not None or spec.partition_by is not None or not spec.text:
         return False  # no such vectors are adopted
     columns = [column.name for column in pipeline.source_columns]
     place = (pipeline.source.schema, pipeline.source.name)
