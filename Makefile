@@ -25,7 +25,7 @@ demo: $(READY) ## Embed a small real corpus with two workers and search it
 # Tests that wait leave a core free: three at once keep two busy. In a new environment Python would
 # compile the libraries in each of them at the same time.
 test: $(READY) ## Run every test against a real PostgreSQL
-	@$(BIN)/python -c "import sentence_transformers, transformers.modeling_utils, hypothesis"
+	@$(BIN)/python -c "import torch, hypothesis"
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')
