@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import plistlib
 import re
 import shlex
@@ -10,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import psycopg
@@ -358,12 +358,18 @@ def test_lines_of_the_troubleshooting_table_are_what_the_program_prints() -> Non
 
 
 def _strings_of_the_program() -> set[str]:
-    return {
-        node.value
-        for file in (REPOSITORY / "pgqueue_embed").rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    files = (REPOSITORY / "pgqueue_embed").rglob("*.py")
+    compiled = [compile(file.read_text(encoding="utf-8"), str(file), "exec") for file in files]
+    return {text for code in compiled for text in _strings(code)}
+
+
+def _strings(constant: object) -> Iterator[str]:
+    if isinstance(constant, str):
+        yield constant
+    elif isinstance(constant, (CodeType, tuple, frozenset)):
+        parts = constant.co_consts if isinstance(constant, CodeType) else constant
+        for part in parts:
+            yield from _strings(part)
 
 
 def test_launchd_file_keeps_one_pgembed_alive() -> None:

@@ -27,7 +27,7 @@ ERRORS = {
     OUT_OF_MEMORY: r"the worker process died \d times on this record",
     HANGS: r"the worker process died \d times on this record",
 }
-WORKERS = 3
+WORKERS = 2
 
 # A deadly record kills three times: in an ordinary claim, alone with its item, and by itself. Each
 # time the others may run into it too, in the moment before the death is written down.

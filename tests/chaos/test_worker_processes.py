@@ -25,17 +25,17 @@ def queue_all(connection: Connection, documents: list[str]) -> None:
     assert enqueue(connection, make_pipeline(connection), Selection()) == len(documents)
 
 
-def test_three_workers_drain_two_thousand_records_and_embed_each_once(
+def test_three_workers_drain_a_thousand_records_and_embed_each_once(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
-    queue_all(connection, texts(2_000, chunks=3))
+    queue_all(connection, texts(1_000, chunks=3))
     with workers(conninfo, tmp_path, 3, ["--drain", "--concurrency", "2"]) as running:
         assert [worker.wait() for worker in running] == [0, 0, 0], running[0].log()
     assert_converged(connection, "reports")
     records, embedded, unchanged = connection.execute(
         "select sum(records), sum(embedded), sum(unchanged) from pgembed.batches"
     ).fetchone() or (0, 0, 0)
-    assert (records, embedded, unchanged) == (2_000, 2_000, 0)
+    assert (records, embedded, unchanged) == (1_000, 1_000, 0)
 
 
 def test_killed_worker_processes_lose_no_record_and_double_none(

@@ -70,7 +70,7 @@ def test_narrow_terminal_is_told_in_escapes_what_it_cannot_show(
 
 def test_ctrl_c_is_one_line_whenever_it_comes(conninfo: str) -> None:
     ended = []
-    for hundredths in range(5, 100, 8):
+    for hundredths in range(5, 100, 16):
         process = subprocess.Popen(
             [PGEMBED, "status"],
             env={**os.environ, "PGEMBED_DSN": conninfo},

@@ -1,4 +1,4 @@
-"""The demonstration on a fifth of its corpus: `python -m tests.support.short_demo demo`."""
+"""The demonstration on a tenth of its corpus: `python -m tests.support.short_demo demo`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pgqueue_embed.__main__ import main
 
 # What its questions, and those of its tests, are about.
 TOPICS = (
-    *("calls", "class", "compound", "context-managers", "exceptions"),
-    *("execmodel", "operator-summary"),
+    *("calls", "class", "context-managers", "exceptions", "execmodel", "function"),
+    *("operator-summary", "try", "with"),
 )
 
 if __name__ == "__main__":
