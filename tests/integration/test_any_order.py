@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -20,7 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgqueue_embed.db.session import connect
+from pgqueue_embed.claim.process import Session
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
 from pgqueue_embed.lifecycle.completeness import NotComplete
 from pgqueue_embed.lifecycle.switch import switch
@@ -34,8 +36,9 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import SENTENCES
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_consistent
+from tests.support.prepared import Fill, filled_by
 from tests.support.target_kinds import TARGET_KINDS, TargetKind, assert_true
-from tests.support.working import drain, open_session, work_once
+from tests.support.working import drain, embed, open_session, work_once
 
 IDS = st.integers(min_value=1, max_value=8)
 TEXTS = st.one_of(
@@ -43,6 +46,22 @@ TEXTS = st.one_of(
     st.sampled_from([None, "", " \n", f"a text with {POISON} in it"]),
 )
 KINDS = st.sampled_from(["injury", "malfunction", "other"])
+
+
+def write_many(kind: TargetKind, connection: Connection, first: int, body: str | None) -> None:
+    """Add five records, but for those that are there."""
+    connection.execute(
+        "insert into reports (id, body) select id, %s from generate_series(%s::bigint, %s) id"
+        f" on conflict ({', '.join(kind.id_fields)}) do nothing",
+        (body, first, first + 4),
+    )
+
+
+def begin(connection: Connection, session: Session, *, kind: TargetKind) -> None:
+    """Make a pipeline of a kind, with five records that are embedded."""
+    pipeline = kind.make(connection)
+    write_many(kind, connection, 1, SENTENCES[0])
+    embed(connection, session, pipeline, chunker=kind.chunker)
 
 
 class Pipelines(RuleBasedStateMachine):
@@ -56,10 +75,6 @@ class Pipelines(RuleBasedStateMachine):
         self.connection = self.closing.enter_context(connect(conninfo))
         self.connection.execute("reset search_path")
         self.session = self.closing.enter_context(open_session(conninfo))
-        kind.make(self.connection)
-        self.write_many(first=1, body=SENTENCES[0])
-        self.enqueue(everything=False, limit=None)
-        self.work_until_drained()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -80,11 +95,7 @@ class Pipelines(RuleBasedStateMachine):
 
     @rule(first=st.integers(1, 5), body=TEXTS)
     def write_many(self, first: int, body: str | None) -> None:
-        self.connection.execute(
-            "insert into reports (id, body) select id, %s from generate_series(%s::bigint, %s) id"
-            f" on conflict ({', '.join(self.kind.id_fields)}) do nothing",
-            (body, first, first + 4),
-        )
+        write_many(self.kind, self.connection, first, body)
 
     @rule(kind=KINDS)
     def change_another_column(self, kind: str) -> None:
@@ -183,10 +194,11 @@ class Pipelines(RuleBasedStateMachine):
 @pytest.mark.usefixtures("fake_next_model", "quick_switch")
 @pytest.mark.parametrize("kind", TARGET_KINDS, ids=lambda kind: kind.name)
 def test_promise_is_kept_in_any_order_of_steps(
-    kind: TargetKind, make_database: Callable[[], Iterator[str]]
+    kind: TargetKind, make_database: Callable[[Fill], Iterator[str]]
 ) -> None:
+    begun = filled_by(partial(begin, kind=kind))
     run_state_machine_as_test(
-        lambda: Pipelines(kind, make_database),  # type: ignore[arg-type]  # makes one
+        lambda: Pipelines(kind, lambda: make_database(begun)),  # type: ignore[arg-type]  # makes one
         settings=settings(
             max_examples=4,
             stateful_step_count=20,

@@ -9,8 +9,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -18,20 +20,27 @@ from tests.support.capturing import SWEEP, captured
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.working import drain, open_session
 
 LEVELS = ("read committed", "repeatable read", "serializable")
 PROGRESS = "select total, done, pending, percent from pgembed.progress"
 
 
-@pytest.fixture
-def pipeline(connection: Connection) -> Pipeline:
-    """A pipeline over ``public.reports`` (id, body, other) of nine records, with capture on."""
+def make_captured(connection: Connection, _session: Session) -> None:
     make_source(connection, texts(9))
     connection.execute("alter table public.reports add column other int default 0")
     made = make_pipeline(connection)
     install(connection, made)
-    return made
+
+
+PREPARED = {"pipeline": filled_by(make_captured)}
+
+
+@pytest.fixture
+def pipeline(connection: Connection) -> Pipeline:
+    """A pipeline over ``public.reports`` (id, body, other) of nine records, with capture on."""
+    return load_pipeline(connection, "reports")
 
 
 CHANGES = {

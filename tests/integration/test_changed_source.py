@@ -9,12 +9,14 @@ import pytest
 from pgqueue_embed.claim import process
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.source_comparison import compare_slice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.working import drain, open_session
 
 SOURCE = """
@@ -66,16 +68,21 @@ CHANGES = {
 }
 
 
-@pytest.fixture
-def pipeline(conninfo: str, connection: Connection) -> Pipeline:
-    """A pipeline over ``public.reports`` with capture on, and all its records embedded."""
+def make_embedded(connection: Connection, session: Session) -> None:
     connection.execute(SOURCE)
     made = make_pipeline(connection, template="$body $kind $mood")
     install(connection, made)
     enqueue(connection, made, Selection())
-    with open_session(conninfo) as session:
-        drain(session, made)
-    return made
+    drain(session, made)
+
+
+PREPARED = {"pipeline": filled_by(make_embedded)}
+
+
+@pytest.fixture
+def pipeline(connection: Connection) -> Pipeline:
+    """A pipeline over ``public.reports`` with capture on, and all its records embedded."""
+    return load_pipeline(connection, "reports")
 
 
 def noticed(connection: Connection) -> list[str]:

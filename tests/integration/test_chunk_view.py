@@ -21,6 +21,7 @@ from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.working import drain, embed
 
 VIEW = "reports_chunks_view"
@@ -29,14 +30,20 @@ VIEW = "reports_chunks_view"
 pytestmark = pytest.mark.usefixtures("fake_next_model")
 
 
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A pipeline of five records, embedded, with a view of columns with odd names."""
+def make_reports(connection: Connection, session: Session) -> None:
     source = make_source(connection, texts(5))
     connection.execute('alter table reports add "per % ""cent""" int default 7, add tokens text')
     pipeline = make_pipeline(connection, source, view=True)
     embed(connection, session, pipeline)
-    return pipeline
+
+
+PREPARED = {"reports": filled_by(make_reports)}
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A pipeline of five records, embedded, with a view of columns with odd names."""
+    return load_pipeline(connection, "reports")
 
 
 @pytest.fixture

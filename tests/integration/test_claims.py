@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.queue import claims
@@ -31,17 +32,18 @@ from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.rows import one_value
-
-pytestmark = pytest.mark.on_both_servers
 
 PIPELINE = 1
 
 
-@pytest.fixture(autouse=True)
-def _pipeline(connection: Connection) -> None:
+def make_empty_pipeline(connection: Connection, _session: Session) -> None:
     make_source(connection)
     assert make_pipeline(connection).id == PIPELINE
+
+
+PREPARED = {"connection": filled_by(make_empty_pipeline)}
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def in_flight(connection: Connection) -> int:
     return count(connection, "in_flight")
 
 
+@pytest.mark.on_both_servers
 def test_two_workers_never_share_an_item(connection: Connection, other: Connection) -> None:
     fill(connection, 10)
     with (
@@ -83,6 +86,7 @@ def test_two_workers_never_share_an_item(connection: Connection, other: Connecti
     assert not set(first) & set(second)
 
 
+@pytest.mark.on_both_servers
 def test_racing_workers_claim_every_item_exactly_once(
     connection: Connection, conninfo: str
 ) -> None:
@@ -118,6 +122,7 @@ def test_empty_claim_does_not_mean_drained(connection: Connection, other: Connec
     assert is_drained(other, [PIPELINE + 1])
 
 
+@pytest.mark.on_both_servers
 def test_killed_backend_frees_its_items(connection: Connection, other: Connection) -> None:
     fill(connection, 3)
 
@@ -145,6 +150,7 @@ def test_client_that_vanishes_frees_its_items(connection: Connection, conninfo: 
         assert claim(connection) != []
 
 
+@pytest.mark.on_both_servers
 def test_silent_worker_loses_its_lease(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
 
@@ -161,6 +167,7 @@ def test_silent_worker_loses_its_lease(connection: Connection, other: Connection
     assert other.closed
 
 
+@pytest.mark.on_both_servers
 def test_lost_lease_is_noticed_at_the_write_too(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
 
@@ -175,6 +182,7 @@ def test_lost_lease_is_noticed_at_the_write_too(connection: Connection, other: C
     assert count(connection, "records") == 0
 
 
+@pytest.mark.on_both_servers
 def test_lost_lease_is_noticed_at_the_commit_too(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
 
@@ -200,6 +208,7 @@ def test_connection_that_is_lost_while_items_are_given_back_is_a_lost_lease(
         give_back_late()
 
 
+@pytest.mark.on_both_servers
 def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> None:
     fill(connection, 1)
     server_now = "select clock_timestamp()"
@@ -216,6 +225,7 @@ def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> 
         assert not is_drained(connection, [PIPELINE])
 
 
+@pytest.mark.on_both_servers
 def test_lease_lasts_for_its_transaction_only(connection: Connection) -> None:
     with claim_transaction(connection, lease_seconds=1):
         setting = connection.execute("show idle_in_transaction_session_timeout").fetchone()
@@ -225,6 +235,7 @@ def test_lease_lasts_for_its_transaction_only(connection: Connection) -> None:
     assert connection.execute("show statement_timeout").fetchone() == ("0",)
 
 
+@pytest.mark.on_both_servers
 def test_claim_reads_committed_whatever_the_default_is(
     connection: Connection, other: Connection
 ) -> None:
@@ -247,6 +258,7 @@ def test_delayed_item_is_not_claimed_before_its_time(connection: Connection) -> 
         assert claim(connection) != []
 
 
+@pytest.mark.on_both_servers
 def test_item_that_became_due_after_begin_is_claimed(connection: Connection) -> None:
     """now() would be the time of BEGIN."""
     with claim_transaction(connection, lease_seconds=30):
@@ -285,6 +297,7 @@ def test_items_of_other_pipelines_are_not_claimed(connection: Connection) -> Non
         assert claim(connection, 9) == []
 
 
+@pytest.mark.on_both_servers
 def test_keys_are_divided_into_items_of_256(connection: Connection) -> None:
     add_items(connection, PIPELINE, [str(number) for number in range(600)])
     sizes = connection.execute("select records from pgembed.work order by id").fetchall()
@@ -297,6 +310,7 @@ def node_types(plan: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.on_both_servers(every_case=True)
 def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     connection: Connection, conninfo: str, analyzed: bool
 ) -> None:
@@ -321,6 +335,7 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     assert free == 6000 - 5
 
 
+@pytest.mark.on_both_servers(every_case=True)
 def test_what_was_delayed_comes_when_it_is_due_behind_what_was_not(
     connection: Connection,
 ) -> None:
@@ -369,6 +384,7 @@ def test_attempts_are_in_flight_while_the_claim_is_open(
     assert count(connection, "attempts") == 0
 
 
+@pytest.mark.on_both_servers
 def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
     connection: Connection, other: Connection
 ) -> None:
@@ -407,6 +423,7 @@ def test_claim_that_has_ended_logs_no_attempt(connection: Connection, other: Con
     assert count(connection, "attempts") == 0
 
 
+@pytest.mark.on_both_servers
 def test_only_deaths_count_against_an_item(connection: Connection) -> None:
     fill(connection, 1)
     with claim_transaction(connection, lease_seconds=30):
@@ -434,6 +451,7 @@ def test_attempts_of_other_claims_are_left_alone(connection: Connection) -> None
     assert rows == [(attempt_id,) for attempt_id in kept]
 
 
+@pytest.mark.on_both_servers
 def test_sweep_deletes_old_orphans_and_nothing_else(
     connection: Connection, other: Connection
 ) -> None:
@@ -476,6 +494,7 @@ def test_error_of_a_statement_is_not_a_lost_lease(connection: Connection) -> Non
     assert not connection.closed
 
 
+@pytest.mark.on_both_servers
 def test_items_given_back_behind_the_cursor_are_found(
     connection: Connection, other: Connection
 ) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
@@ -22,6 +20,7 @@ from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, choice, finger
 from pgqueue_embed.embedding.precision import FP16_WEIGHTS
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
+from tests.support.libraries import SentenceTransformer, StaticEmbedding
 from tests.support.models import bundled_model, make_tiny_model
 from tests.support.opened_models import is_light
 from tests.support.variants import found_fastest

@@ -14,6 +14,7 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError, UsageError
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, Slice, enqueue
 from pgqueue_embed.queue.work_items import Handling, add_items
@@ -22,6 +23,7 @@ from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.rows import one_value
 from tests.support.working import drain, embed_documents, open_session, work_once
 
@@ -62,11 +64,18 @@ def numbers(first: int, last: int) -> list[str]:
     return [str(number) for number in range(first, last + 1)]
 
 
+def make_thousand(connection: Connection, _session: Session) -> None:
+    make_source(connection, texts(1000))
+    make_pipeline(connection)
+
+
+PREPARED = {"pipeline": filled_by(make_thousand)}
+
+
 @pytest.fixture
 def pipeline(connection: Connection) -> Pipeline:
     """A pipeline over 1,000 records."""
-    make_source(connection, texts(1000))
-    return make_pipeline(connection)
+    return load_pipeline(connection, "reports")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.lifecycle.alter import catch_up
@@ -15,11 +16,11 @@ from pgqueue_embed.queue import deleted
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.claims import claim_items, claim_transaction, log_attempts
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from tests.support.corpus import delete_records, make_source, texts
+from tests.support.corpus import delete_records, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session, work_once
+from tests.support.prepared import filled_by
+from tests.support.working import drain, embed_documents, open_session, work_once
 
 RECORDS = 40
 UNASKED = 10
@@ -30,19 +31,17 @@ def _ask_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deleted, "UNASKED_RECORDS", UNASKED)
 
 
-def make(conninfo: str, connection: Connection, **fields: Any) -> Pipeline:
+def make(connection: Connection, session: Session, **fields: Any) -> Pipeline:
     """Return a pipeline over ``public.reports`` with all its records embedded."""
-    make_source(connection, texts(RECORDS))
-    made = make_pipeline(connection, **fields)
-    with open_session(conninfo) as session:
-        enqueue(connection, made, Selection())
-        drain(session, made)
-    return made
+    return embed_documents(connection, session, texts(RECORDS), **fields)
+
+
+PREPARED = {"pipeline": filled_by(make)}
 
 
 @pytest.fixture
-def pipeline(conninfo: str, connection: Connection) -> Pipeline:
-    return make(conninfo, connection)
+def pipeline(connection: Connection) -> Pipeline:
+    return load_pipeline(connection, "reports")
 
 
 def exchange_for_an_empty_table(connection: Connection) -> None:
@@ -183,13 +182,12 @@ def test_source_that_is_exchanged_while_it_is_embedded_keeps_its_vectors(
 
 
 def test_row_that_the_condition_does_not_let_in_any_more_loses_its_vectors(
-    conninfo: str, connection: Connection
+    connection: Connection, session: Session
 ) -> None:
-    pipeline = make(conninfo, connection, where="body not like '%withdrawn%'")
+    pipeline = make(connection, session, where="body not like '%withdrawn%'")
     enqueue(connection, pipeline, Selection(everything=True))
     connection.execute("update reports set body = 'withdrawn' where id <= 5")
-    with open_session(conninfo) as session:
-        drain(session, pipeline)
+    drain(session, pipeline)
     assert_converged(connection, "reports")
     assert states(connection) == (RECORDS - 5, 0, RECORDS - 5)
 

@@ -10,7 +10,7 @@ import pytest
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.catalog import pause_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import (
     NEWEST,
@@ -25,16 +25,24 @@ from tests.support.corpus import set_text, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS
+from tests.support.prepared import filled_by
 from tests.support.working import drain, embed_documents, open_session
 
 DEAD = 5
 
 
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A finished pipeline: records 1 to 5 are dead letters, 6 to 8 embedded."""
+def make_reports(connection: Connection, session: Session) -> None:
     documents = [*[f"{POISON} {n}" for n in range(DEAD)], *texts(3)]
-    return embed_documents(connection, session, documents, max_attempts=1)
+    embed_documents(connection, session, documents, max_attempts=1)
+
+
+PREPARED = {"reports": filled_by(make_reports)}
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A finished pipeline: records 1 to 5 are dead letters, 6 to 8 embedded."""
+    return load_pipeline(connection, "reports")
 
 
 def progress(connection: Connection) -> tuple[int, int, int, int]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.pipeline.catalog import load_pipelines, resume_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines, resume_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -27,6 +28,7 @@ from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import light_settings
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.rows import one_row, one_value
 from tests.support.working import drain, open_session
 
@@ -170,8 +172,7 @@ def working(conninfo: str, pipelines: list[Pipeline], **settings: object) -> Ite
     assert shared.shutdown.failure is None
 
 
-def sick_and_neighbour(connection: Connection, conninfo: str) -> list[Pipeline]:
-    """Return a pipeline that is embedded and whose records have changed, and one that is queued."""
+def make_sick_and_neighbour(connection: Connection, session: Session) -> None:
     make_source(connection, texts(RECORDS), table="base")
     connection.execute(RAISING.format(where="false", code="P0001"))
     connection.execute(
@@ -183,12 +184,19 @@ def sick_and_neighbour(connection: Connection, conninfo: str) -> list[Pipeline]:
     sick = make_pipeline(connection, max_attempts=2, where="public.refuse(id, 'where')")
     neighbour = make_pipeline(connection, Table(schema="public", name="notes"), name="notes")
     enqueue(connection, sick, Selection())
-    with working(conninfo, [sick]):
-        wait_until(lambda: pending(connection, "reports") == 0, "the sick pipeline was well")
+    drain(session, sick)
     connection.execute("update public.base set body = 'Changed. ' || body")
     enqueue(connection, sick, Selection())
     enqueue(connection, neighbour, Selection())
-    return [sick, neighbour]
+
+
+PREPARED = {"pipelines": filled_by(make_sick_and_neighbour)}
+
+
+@pytest.fixture
+def pipelines(connection: Connection) -> list[Pipeline]:
+    """A pipeline that is embedded and whose records have changed, and one that is queued."""
+    return [load_pipeline(connection, name) for name in ("reports", "notes")]
 
 
 def queue_changed(connection: Connection, pipeline: Pipeline, said: str, table: str) -> None:
@@ -240,9 +248,13 @@ LEFT_TO_OTHERS = [origin for origin in SOURCE_ORIGINS if origin in WRITABLE]
 
 @pytest.mark.parametrize(("origin", "codes"), PAUSED)
 def test_error_of_the_source_pauses_its_pipeline_alone(
-    connection: Connection, conninfo: str, origin: str, codes: tuple[str, ...]
+    connection: Connection,
+    conninfo: str,
+    pipelines: list[Pipeline],
+    origin: str,
+    codes: tuple[str, ...],
 ) -> None:
-    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    sick, neighbour = pipelines
     ORIGINS[origin].arrange(connection, codes[0])
     with working(conninfo, pipelines):
         for code in codes:
@@ -261,9 +273,9 @@ def test_error_of_the_source_pauses_its_pipeline_alone(
 
 @pytest.mark.parametrize("origin", TARGET_ORIGINS)
 def test_error_of_the_target_makes_a_dead_letter_of_its_record(
-    connection: Connection, conninfo: str, origin: str
+    connection: Connection, conninfo: str, pipelines: list[Pipeline], origin: str
 ) -> None:
-    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    sick, neighbour = pipelines
     said = {"3": "the target table refused it: no vectors at all"}
     with working(conninfo, pipelines):
         for number, code in enumerate(refused_by(origin)):
@@ -288,9 +300,9 @@ def test_error_of_the_target_makes_a_dead_letter_of_its_record(
 
 @pytest.mark.parametrize("origin", WRITABLE)
 def test_server_that_is_away_is_waited_for_and_starves_nobody(
-    connection: Connection, conninfo: str, origin: str
+    connection: Connection, conninfo: str, pipelines: list[Pipeline], origin: str
 ) -> None:
-    sick, neighbour = pipelines = sick_and_neighbour(connection, conninfo)
+    sick, neighbour = pipelines
     ORIGINS[origin].arrange(connection, AWAY[0])
     with working(conninfo, pipelines) as shared:
         for code in AWAY:
@@ -315,11 +327,11 @@ def clock(shared: Shared, pipeline: Pipeline) -> float:
 def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
     connection: Connection,
     conninfo: str,
+    pipelines: list[Pipeline],
     monkeypatch: pytest.MonkeyPatch,
     origin: str,
 ) -> None:
     monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
-    pipelines = sick_and_neighbour(connection, conninfo)
     ORIGINS[origin].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
@@ -333,11 +345,13 @@ def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
 
 
 def test_reason_goes_when_others_have_done_the_work(
-    connection: Connection, conninfo: str, monkeypatch: pytest.MonkeyPatch
+    connection: Connection,
+    conninfo: str,
+    pipelines: list[Pipeline],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is left to others any more then, whether the right was granted or not."""
     monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
-    pipelines = sick_and_neighbour(connection, conninfo)
     ORIGINS["source's own condition"].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         reasons = shared.served.unserved.reasons
@@ -452,11 +466,11 @@ def commands(pipeline: Pipeline) -> dict[str, Callable[[Connection], object]]:
 
 @pytest.mark.parametrize("command", ["enqueue", "enqueue of some", "gone", "create"])
 def test_command_says_in_one_line_what_a_function_of_the_source_raises(
-    connection: Connection, conninfo: str, command: str
+    connection: Connection, conninfo: str, pipelines: list[Pipeline], command: str
 ) -> None:
     from pgqueue_embed.errors import PgembedError
 
-    sick, _ = sick_and_neighbour(connection, conninfo)
+    sick, _ = pipelines
     assert [each.name for each in load_pipelines(connection)] == ["reports", "notes"]
     for code in ("27000", "57014", "P0001", "XX000", "42501"):
         ORIGINS["source's own condition"].arrange(connection, code)

@@ -9,23 +9,30 @@ import pytest
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.pipeline.catalog import pause_at_fault, pause_pipeline
+from pgqueue_embed.pipeline.catalog import load_pipeline, pause_at_fault, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.worker.registry import WorkerIdentity, register
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
-from tests.support.pipelines import make_pipeline, queue_documents
-from tests.support.working import drain
+from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
+from tests.support.working import embed_documents
 
 Change = Callable[[Connection, Pipeline], None]
 
 
+PREPARED = {
+    "reports": filled_by(
+        lambda connection, session: embed_documents(connection, session, texts(5)),
+    )
+}
+
+
 @pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
+def reports(connection: Connection) -> Pipeline:
     """A pipeline in order: all is embedded and one worker is live."""
-    pipeline = queue_documents(connection, texts(5))
-    drain(session, pipeline)
+    pipeline = load_pipeline(connection, "reports")
     start_worker(connection, pipeline, "mac-a")
     return pipeline
 

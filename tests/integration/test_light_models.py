@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
-from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.network import on_host
 from pgqueue_embed.embedding.precision import (
     BF16,
@@ -38,6 +37,8 @@ from tests.support.zoo import ZOO
 
 MOST_DIFFERENCE = 1e-6
 BUNDLED = "bundled"
+# Each network once; the other models are those of the zoo with other tokenizers and settings.
+NETWORKS = [*sorted(LIGHT_ANIMALS), BUNDLED]
 USES = {
     "prompt": ModelUse(document_prompt="see: ", query_prompt="no\nspace:"),
     "none": ModelUse(document_prompt="", query_prompt=""),
@@ -73,7 +74,10 @@ def open_same(folder: Path, **options: Any) -> Same:
     return Same(encoder, light, library)
 
 
-@pytest.fixture(scope="module", params=[*LIGHT_MODELS, BUNDLED, *USES])
+MODELS = [*NETWORKS, *(name for name in LIGHT_MODELS if name not in LIGHT_ANIMALS), *USES]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def same(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Same:
     name = request.param
     if name == BUNDLED:
@@ -126,7 +130,7 @@ def test_what_is_fed_is_what_the_library_feeds(same: Same) -> None:
     texts = [*NASTY[::3], *CONTROL[::2], "pump " * 400]
     for ours, theirs in same.readers:
         for text in filter(str.strip, texts):
-            for prompt in (None, ours.prompt):
+            for prompt in {None, ours.prompt}:
                 fed = [each.network.feed(each.task, text, prompt).ids for each in (ours, theirs)]
                 # The library overlooks prompts whose names it does not know by itself.
                 assert fed[0] == fed[1] or (prompt is None and ours.prompt == "p: "), text
@@ -155,6 +159,7 @@ def placed(same: Same, variant: Variant) -> Iterator[None]:
         place(FP32)
 
 
+@pytest.mark.parametrize("same", NETWORKS, indirect=True)
 @pytest.mark.parametrize("variant", [FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS], ids=str)
 def test_vectors_of_other_variants_are_equal_bit_by_bit(same: Same, variant: Variant) -> None:
     with placed(same, variant):
@@ -174,14 +179,6 @@ def test_queries_in_numpy_have_the_vectors_of_the_library(same: Same) -> None:
             assert difference <= MOST_DIFFERENCE, (text, difference)
             compared += 1
     assert compared > 6
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_all_others_are_left_to_the_library(name: str, tmp_path: Path) -> None:
-    folder = ZOO[name].save(tmp_path / "model")
-    encoder = open_light_encoder(resolve_model(str(folder)), ModelUse())
-    light = open_light(folder, ModelUse())
-    assert (encoder is not None, light is not None) == (name in LIGHT_ANIMALS,) * 2
 
 
 def test_all_that_is_light_is_in_the_zoo() -> None:

@@ -19,11 +19,13 @@ from pgqueue_embed.cli.terminal import ENTER, LEAVE, Terminal
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.monitoring.snapshot import read_snapshot
 from pgqueue_embed.monitoring.watcher import Watcher
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.dead_letters import count_failures
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
 from tests.support.pipelines import make_pipeline, queue_documents
+from tests.support.prepared import filled_by
 from tests.support.rows import one_value
 from tests.support.tty import Tty, on_terminal
 from tests.support.working import embed_documents
@@ -31,16 +33,22 @@ from tests.support.working import embed_documents
 BLACK_TO_WHITE = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7])m")
 
 
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A finished pipeline with two kinds of dead letters: 4 and 1."""
+def make_reports(connection: Connection, session: Session) -> None:
     documents = [*[f"{POISON} {n}" for n in range(5)], *texts(3)]
-    pipeline = embed_documents(connection, session, documents, max_attempts=1)
+    embed_documents(connection, session, documents, max_attempts=1)
     connection.execute(
         "update pgembed.records set last_error = case when key < '5' then 'no room for ' || key"
         " else 'odd \x1b[2J letters' end where state = 'dead'"
     )
-    return pipeline
+
+
+PREPARED = {"reports": filled_by(make_reports)}
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A finished pipeline with two kinds of dead letters: 4 and 1."""
+    return load_pipeline(connection, "reports")
 
 
 def state(connection: Connection) -> str:

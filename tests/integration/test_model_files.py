@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import PreTrainedTokenizerFast
 
 from pgqueue_embed.embedding import refuse_unsuited
 from pgqueue_embed.embedding.reader import TEXTS
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
 from tests.support import zoo
+from tests.support.libraries import (
+    Dense,
+    Pooling,
+    Router,
+    SentenceTransformer,
+    Transformer,
+    load_file,
+    save_file,
+    torch,
+    transformers,
+)
 from tests.support.opened_models import chunks_of, load
 from tests.support.zoo import BERT, WIDTH, Animal, spread
 
@@ -157,7 +161,7 @@ def test_tokens_without_a_vector_are_refused(make: Callable[[Path], Path], tmp_p
 
 def test_a_control_token_without_a_vector_is_not_missed(folder: Path) -> None:
     """As in Gemma 3, whose token for images lies behind the table of its text model."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.save_pretrained(folder)
     model = load(folder)
@@ -182,7 +186,7 @@ def network(name: str, **sizes: Any) -> Callable[[Path], Path]:
 
     def make(tmp_path: Path) -> Path:
         own = zoo.tokenizer("wordpiece", BERT)
-        PreTrainedTokenizerFast(tokenizer_object=own, **BERT.names).save_pretrained(
+        transformers.PreTrainedTokenizerFast(tokenizer_object=own, **BERT.names).save_pretrained(
             tmp_path / "base"
         )
         config = getattr(transformers, f"{name}Config")(
@@ -244,7 +248,7 @@ def saying_twice(folder: Path, limit: int) -> Path:
     """A template that says a text twice needs twice the tokens, which no count here can know."""
     base = folder.with_name("base")
     sizes = {"max_position_embeddings": limit}
-    animal = replace(zoo.ZOO["qwen3"], model_max_length=limit, config=sizes, dtype=torch.float32)
+    animal = replace(zoo.ZOO["qwen3"], model_max_length=limit, config=sizes, dtype="float32")
     animal.save_base(base)
     (base / "chat_template.jinja").write_text(TWICE)
     return save(folder, Transformer(str(base)), Pooling(WIDTH, "lasttoken"))

@@ -11,19 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, WordEmbeddings
-from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    ByT5Tokenizer,
-    T5Config,
-    T5EncoderModel,
-)
 
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.embedding import (
@@ -37,6 +24,18 @@ from pgqueue_embed.embedding import (
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, UsageError
 from tests.support import zoo
+from tests.support.libraries import (
+    Normalize,
+    Pooling,
+    SentenceTransformer,
+    Transformer,
+    WhitespaceTokenizer,
+    WordEmbeddings,
+    load_file,
+    save_file,
+    torch,
+    transformers,
+)
 from tests.support.opened_models import chunks_of, load
 from tests.support.zoo import BERT, LIMIT, ROBERTA, WIDTH, ZOO, Animal
 
@@ -142,8 +141,8 @@ def test_other_kinds_of_models_are_refused_by_name(folder: Path, kind: str) -> N
 
 def test_a_reranker_without_modules_is_refused(tmp_path: Path) -> None:
     PLAIN.save_base(tmp_path)
-    config = BertConfig.from_pretrained(tmp_path, num_labels=1)
-    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    config = transformers.BertConfig.from_pretrained(tmp_path, num_labels=1)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cross-encoder"):
         resolve_model(str(tmp_path))
 
@@ -199,9 +198,11 @@ def test_a_table_of_whole_words_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    ByT5Tokenizer().save_pretrained(base)
+    transformers.ByT5Tokenizer().save_pretrained(base)
     sizes = {"d_model": WIDTH, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
-    T5EncoderModel(T5Config(vocab_size=384, **sizes)).save_pretrained(base)
+    transformers.T5EncoderModel(transformers.T5Config(vocab_size=384, **sizes)).save_pretrained(
+        base
+    )
     modules = [Transformer(str(base)), Pooling(WIDTH, "mean")]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(
         str(tmp_path / "model"), create_model_card=False

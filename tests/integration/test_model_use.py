@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
-from sentence_transformers import SentenceTransformer
 
 from pgqueue_embed import Database, Pipeline, Worker
 from pgqueue_embed.db.session import Connection
@@ -21,6 +20,7 @@ from pgqueue_embed.pipeline.model import check_local_model, use_of
 from tests.support import zoo
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
+from tests.support.libraries import SentenceTransformer
 from tests.support.zoo import BERT, Animal
 
 # The tiny vocabulary lacks brackets.

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import EmbeddingModel, resolve_model
+from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
+from pgqueue_embed.embedding.light_encoder import open_light_encoder
+from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.rows import Vectors, lowest_cosine, unit_rows
+from tests.support.libraries import SentenceTransformer, torch
+from tests.support.light_models import LIGHT_ANIMALS
 from tests.support.nasty import CONTROL, NASTY
 from tests.support.zoo import LIMIT, ROBERTA, ZOO, Animal, router_model, static_model
 
@@ -28,6 +30,7 @@ SAME = 0.99999
 class Pair:
     """A model as pgembed loads it, and as sentence-transformers does."""
 
+    name: str
     model: EmbeddingModel
     reference: SentenceTransformer
 
@@ -63,11 +66,12 @@ def prompt_of(reference: SentenceTransformer) -> str | None:
     return prompt
 
 
-def load_pair(folder: Path) -> Pair:
+def load_pair(name: str, folder: Path) -> Pair:
     reference = SentenceTransformer(
         str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
     )
-    return Pair(EmbeddingModel.load(resolve_model(str(folder)), device="cpu"), reference)
+    model = EmbeddingModel.load(resolve_model(str(folder)), device="cpu")
+    return Pair(name, model, reference)
 
 
 def mixed_router(folder: Path) -> Path:
@@ -94,7 +98,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         ZOO[request.param].save(folder)
     else:
         MADE[request.param](folder)
-    return load_pair(folder)
+    return load_pair(request.param, folder)
 
 
 def controls_of(tokenizer: Any) -> set[str]:
@@ -116,6 +120,12 @@ def read_as_text(pair: Pair) -> tuple[str, ...]:
     return tuple(
         text for text in (*NASTY, *CONTROL) if not any(token in text for token in controls)
     )
+
+
+def test_of_the_zoo_those_are_light_that_are_said_to_be(pair: Pair) -> None:
+    folder, is_light = pair.model._resolved.path, pair.name in LIGHT_ANIMALS
+    encoder = open_light_encoder(resolve_model(str(folder)), ModelUse())
+    assert (encoder is not None, open_light(folder, ModelUse()) is not None) == (is_light,) * 2
 
 
 def test_ids_are_those_that_the_model_reads(pair: Pair) -> None:

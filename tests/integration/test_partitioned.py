@@ -22,6 +22,7 @@ from pgqueue_embed.lifecycle.alter import Changes
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.follow_source import follow_source
 from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.target import target_of
@@ -42,17 +43,23 @@ from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.working import drain, embed_documents
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
 
+def make_reports(connection: Connection, session: Session) -> None:
+    embed_documents(connection, session, texts(30), partition_by="hash:3", index_method="hnsw")
+
+
+PREPARED = {"reports": filled_by(make_reports)}
+
+
 @pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
+def reports(connection: Connection) -> Pipeline:
     """A pipeline of 30 records in three parts, with an index to be."""
-    return embed_documents(
-        connection, session, texts(30), partition_by="hash:3", index_method="hnsw"
-    )
+    return load_pipeline(connection, "reports")
 
 
 def build(connection: Connection, pipeline: Pipeline) -> None:
@@ -62,7 +69,7 @@ def build(connection: Connection, pipeline: Pipeline) -> None:
 # Of one record, one part
 
 
-@pytest.mark.on_both_servers
+@pytest.mark.on_both_servers(every_case=True)
 @pytest.mark.parametrize(
     ("partition_by", "id_fields"),
     [("hash:4", ("id",)), ("hash:4", ("tenant", "id")), ("range:tenant:1,2,3,4", ("tenant", "id"))],

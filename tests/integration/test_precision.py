@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.claim.embed import embed_records
@@ -28,6 +26,7 @@ from pgqueue_embed.errors import ModelError
 from pgqueue_embed.ledger.verdicts import Found
 from pgqueue_embed.source.read import SourceRecord
 from tests.support import zoo
+from tests.support.libraries import load_file, save_file, torch
 from tests.support.opened_models import chunks_of, load
 from tests.support.variants import found_fastest
 from tests.support.zoo import BERT, WIDTH, Animal

@@ -15,6 +15,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import DeviceThread
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.ledger.commits import ROLL_UP
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, real_reports, set_text, texts
@@ -23,18 +24,13 @@ from tests.support.light_worker import LightModel
 from tests.support.models import bundled_model
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.working import drain, open_session, work_once
 
 # Each paragraph is a chunk of 16 tokens at most, and leaves no room for an overlap.
 PARAGRAPHS = [f"Paragraph {n} says that pump {n} was found to be in order." for n in range(12)]
 LONG_TEXT = "\n\n".join(PARAGRAPHS)
 ADDED = "What was added here is a paragraph that nobody has seen before."
-
-
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A finished pipeline over one long text."""
-    return finished(connection, session)
 
 
 def finished(connection: Connection, session: Session, **fields: Any) -> Pipeline:
@@ -44,6 +40,15 @@ def finished(connection: Connection, session: Session, **fields: Any) -> Pipelin
     drain(session, pipeline, chunker=fake_chunker(overlap_tokens=0))
     assert chunk_texts(connection) == PARAGRAPHS
     return pipeline
+
+
+PREPARED = {"reports": filled_by(finished)}
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A finished pipeline over one long text."""
+    return load_pipeline(connection, "reports")
 
 
 def chunk_texts(connection: Connection) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.key import KEY_TYPES
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -19,6 +20,7 @@ from tests.support.corpus import KEY_OF_NUMBER, delete_records, make_source, set
 from tests.support.fakes import POISON, FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline
+from tests.support.prepared import filled_by
 from tests.support.spelling import session_beside_odd_settings
 from tests.support.working import drain, embed_documents, open_session, work_once
 
@@ -26,11 +28,18 @@ from tests.support.working import drain, embed_documents, open_session, work_onc
 LONGEST_KEY = 2684
 
 
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A finished pipeline with the records 1 to 9, of which 8 and 9 are dead letters."""
+def make_reports(connection: Connection, session: Session) -> None:
     documents = [*texts(7), POISON, f"{POISON} too"]
-    return embed_documents(connection, session, documents, max_attempts=1)
+    embed_documents(connection, session, documents, max_attempts=1)
+
+
+PREPARED = {"reports": filled_by(make_reports)}
+
+
+@pytest.fixture
+def reports(connection: Connection) -> Pipeline:
+    """A finished pipeline with the records 1 to 9, of which 8 and 9 are dead letters."""
+    return load_pipeline(connection, "reports")
 
 
 def call(connection: Connection, function: str, *arguments: object) -> int:

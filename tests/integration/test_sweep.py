@@ -8,12 +8,14 @@ import psycopg
 import pytest
 
 from pgqueue_embed.claim import process
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.claim.sweep import sweep_slice
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.lifecycle.alter import Changes, alter
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.switch import switch
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import install
 from pgqueue_embed.queue.claims import Claim, claim_items, finish_items, is_drained
@@ -23,6 +25,7 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline, prepare_with_fake_model
+from tests.support.prepared import filled_by
 from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
@@ -31,16 +34,21 @@ SWEEPS = "select sweep_after from pgembed.work where sweep_after is not null ord
 PENDING = "select total, done, pending from pgembed.progress"
 
 
-@pytest.fixture
-def pipeline(conninfo: str, connection: Connection) -> Pipeline:
-    """A pipeline over ``public.reports`` with capture on, and all its records embedded."""
+def make_embedded(connection: Connection, session: Session) -> None:
     make_source(connection, texts(RECORDS))
     made = make_pipeline(connection)
     install(connection, made)
     enqueue(connection, made, Selection())
-    with open_session(conninfo) as session:
-        drain(session, made)
-    return made
+    drain(session, made)
+
+
+PREPARED = {"pipeline": filled_by(make_embedded)}
+
+
+@pytest.fixture
+def pipeline(connection: Connection) -> Pipeline:
+    """A pipeline over ``public.reports`` with capture on, and all its records embedded."""
+    return load_pipeline(connection, "reports")
 
 
 @pytest.fixture

@@ -8,10 +8,16 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from tests.support.corpus import texts
 from tests.support.fakes import fake_chunker
+from tests.support.prepared import filled_by
 from tests.support.rows import one_value
-from tests.support.working import drain
+from tests.support.working import drain, embed_documents
 
+# Sixty records and an empty one, embedded: where tests of a switch begin.
+REPORTS_EMBEDDED = filled_by(
+    lambda connection, session: embed_documents(connection, session, [*texts(60), None])
+)
 SMALLER = Changes(chunk_tokens=8, overlap_tokens=0)
 EMPTY = hashlib.md5(b"").hexdigest()
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
-
+from tests.support.libraries import transformers
 from tests.support.models import edit
 from tests.support.zoo import BERT, ROBERTA, ZOO, Animal, Specials, tokenizer
 

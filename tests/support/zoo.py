@@ -12,15 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import (
-    Normalize,
-    Pooling,
-    StaticEmbedding,
-)
 from tokenizers import (
     AddedToken,
     Regex,
@@ -32,9 +23,19 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import PreTrainedTokenizerFast
 
 from pgqueue_embed.chunking.chunker import _CANARIES
+from tests.support.libraries import (
+    Dense,
+    Normalize,
+    Pooling,
+    Router,
+    SentenceTransformer,
+    StaticEmbedding,
+    Transformer,
+    torch,
+    transformers,
+)
 
 WIDTH = 32
 LIMIT = 96
@@ -246,7 +247,7 @@ class Animal:
     query_prompt: str | None = None
     after: tuple[str, ...] = ()
     keep_shards_below: str | None = None
-    dtype: torch.dtype = torch.float32
+    dtype: str = "float32"
 
     def save(self, folder: Path) -> Path:
         """Write the model into a folder; returns it."""
@@ -270,7 +271,7 @@ class Animal:
         return [first, Pooling(first.get_embedding_dimension(), pooling_mode=self.pooling)]
 
     def _transformer_arguments(self) -> dict[str, Any]:
-        return {"model_kwargs": {"dtype": self.dtype}}
+        return {"model_kwargs": {"dtype": getattr(torch, self.dtype)}}
 
     def save_base(self, base: Path) -> None:
         """Write the bare transformer and its tokenizer."""
@@ -278,7 +279,7 @@ class Animal:
         length = (
             {} if self.model_max_length is None else {"model_max_length": self.model_max_length}
         )
-        PreTrainedTokenizerFast(
+        transformers.PreTrainedTokenizerFast(
             tokenizer_object=own, padding_side=self.side, **length, **self.specials.names
         ).save_pretrained(base)
         torch.manual_seed(7)
@@ -287,7 +288,7 @@ class Animal:
         shards = (
             {} if self.keep_shards_below is None else {"max_shard_size": self.keep_shards_below}
         )
-        network.to(self.dtype).save_pretrained(base, **shards)
+        network.to(getattr(torch, self.dtype)).save_pretrained(base, **shards)
 
     def _more(self) -> list[Any]:
         torch.manual_seed(8)
@@ -399,14 +400,14 @@ ZOO: dict[str, Animal] = {
         tokenizer="wordpiece",
         specials=BERT,
         pooling="weightedmean",
-        dtype=torch.float16,
+        dtype="float16",
     ),
     "bert-half-dense": Animal(
         architecture="Bert",
         tokenizer="wordpiece",
         specials=BERT,
         after=("normalize", "dense"),
-        dtype=torch.float16,
+        dtype="float16",
     ),
     "distilbert-dense": Animal(
         architecture="DistilBert",
@@ -477,7 +478,7 @@ ZOO: dict[str, Animal] = {
         side="left",
         query_prompt="Instruct: retrieve relevant passages\nQuery:",
         after=("normalize",),
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
     ),
     "gemma3": Animal(
         architecture="Gemma3Text",

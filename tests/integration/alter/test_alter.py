@@ -24,7 +24,7 @@ from pgqueue_embed.pipeline.catalog import (
 from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from tests.support.altering import EMPTY, SMALLER, begin, embed, signature, state
+from tests.support.altering import EMPTY, REPORTS_EMBEDDED, SMALLER, begin, embed, signature, state
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import POISON, FakeDevice, fake_chunker
@@ -34,6 +34,7 @@ from tests.support.rows import one_value
 from tests.support.working import drain, work_once
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
+PREPARED = {"reports": REPORTS_EMBEDDED}
 
 
 # At once

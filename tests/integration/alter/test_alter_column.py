@@ -32,6 +32,7 @@ from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until
 from tests.support.corpus import make_source, set_text, texts
 from tests.support.fakes import FakeDevice, unit_vector
+from tests.support.prepared import filled_by
 from tests.support.working import drain, work_once
 
 OTHER_MODEL = Changes(model="another/model")
@@ -52,14 +53,15 @@ order by 1
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
 
-@pytest.fixture
-def reports(connection: Connection, session: Session) -> Pipeline:
-    """A pipeline into a column, whose records are embedded, one of them empty."""
+def make_reports(connection: Connection, session: Session) -> None:
+    """Make a pipeline into a column, whose records are embedded, one of them empty."""
     make_source(connection, [*texts(20), None])
     pipeline = into_column(connection)
     enqueue(connection, pipeline, Selection())
     embed(session, pipeline)
-    return pipeline
+
+
+PREPARED = {"reports": filled_by(make_reports)}
 
 
 def embed(session: Session, pipeline: Pipeline) -> None:

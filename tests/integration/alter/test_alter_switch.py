@@ -33,7 +33,7 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
-from tests.support.altering import begin, embed, signature, state
+from tests.support.altering import REPORTS_EMBEDDED, begin, embed, signature, state
 from tests.support.claims import allow
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
@@ -44,6 +44,7 @@ from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
+PREPARED = {"reports": REPORTS_EMBEDDED}
 
 
 # Readers

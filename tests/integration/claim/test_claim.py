@@ -26,12 +26,11 @@ from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, make_pipeline, queue_documents
 from tests.support.working import drain, open_session, work_once
 
-pytestmark = pytest.mark.on_both_servers
-
 
 class TestRecords:
     """What becomes of records of every kind when nothing goes wrong."""
 
+    @pytest.mark.on_both_servers
     def test_every_record_is_embedded_with_its_chunks(
         self, connection: Connection, session: Session
     ) -> None:
@@ -62,6 +61,7 @@ class TestRecords:
         assert states(connection) == {"1": "empty", "2": "embedded"}
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_gone_record_leaves_nothing_behind(
         self, connection: Connection, session: Session
     ) -> None:
@@ -86,6 +86,7 @@ class TestRecords:
         assert chunk_texts(connection, 1) == ["Short now."]
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_unchanged_record_is_neither_fetched_nor_embedded(
         self, connection: Connection, session: Session
     ) -> None:
@@ -147,6 +148,7 @@ class TestRecords:
         assert len(device.embedded_texts) == count(connection, "public.reports_chunks")
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_text_beyond_the_byte_limit_is_put_back(
         self, connection: Connection, session: Session
     ) -> None:
@@ -180,6 +182,7 @@ class TestRecords:
         pipeline = queue_documents(connection, [])
         assert work_once(session, pipeline) is None
 
+    @pytest.mark.on_both_servers
     def test_another_generation_embeds_everything_again(
         self, connection: Connection, session: Session
     ) -> None:
@@ -199,6 +202,7 @@ class TestRecords:
 class TestTables:
     """Tables of the user's, as odd as PostgreSQL allows."""
 
+    @pytest.mark.on_both_servers
     def test_halfvec_target(self, connection: Connection, session: Session) -> None:
         pipeline = queue_documents(connection, texts(10), vector_type="halfvec")
         drain(session, pipeline)
@@ -206,6 +210,7 @@ class TestTables:
         assert connection.execute(column).fetchone() == ("halfvec",)
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_names_with_quotes_spaces_and_braces(
         self, connection: Connection, session: Session
     ) -> None:
@@ -245,6 +250,7 @@ class TestTables:
         drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_partitioned_source(self, connection: Connection, session: Session) -> None:
         connection.execute(
             "create table public.reports (id int primary key, body text) partition by range (id);"
@@ -272,6 +278,7 @@ class TestTables:
         assert_converged(connection, "reports")
 
 
+@pytest.mark.on_both_servers
 def test_text_that_failed_and_was_changed_back_leaves_no_charge(
     conninfo: str, connection: Connection
 ) -> None:

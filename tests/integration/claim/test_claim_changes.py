@@ -35,13 +35,12 @@ from tests.support.oracle import assert_converged
 from tests.support.pipelines import REPORTS, queue_documents
 from tests.support.working import drain, open_session, work_once
 
-pytestmark = pytest.mark.on_both_servers
-
 
 class TestChangesWhileTheModelRuns:
     """The world moves between the read and the write."""
 
     @pytest.mark.parametrize("text", ["Changed meanwhile.", None, POISON.lower()])
+    @pytest.mark.on_both_servers
     def test_changed_record_is_queued_again_and_never_stale(
         self, connection: Connection, session: Session, text: str | None
     ) -> None:
@@ -96,6 +95,7 @@ class TestChangesWhileTheModelRuns:
         assert chunk_texts(connection, 1) == ["Third text."]
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_record_that_is_deleted_meanwhile_leaves_nothing(
         self, connection: Connection, session: Session
     ) -> None:
@@ -127,6 +127,7 @@ class TestChangesWhileTheModelRuns:
         drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_failure_of_an_older_text_is_not_charged(
         self, connection: Connection, session: Session
     ) -> None:
@@ -139,6 +140,7 @@ class TestChangesWhileTheModelRuns:
         assert_converged(connection, "reports")
 
     @pytest.mark.parametrize("seen", [False, True], ids=["new", "seen before"])
+    @pytest.mark.on_both_servers
     def test_second_worker_with_the_same_record_waits_and_keeps(
         self, connection: Connection, session: Session, other: Session, seen: bool
     ) -> None:
@@ -184,6 +186,7 @@ class TestChangesWhileTheModelRuns:
         assert_converged(connection, "reports")
 
     @pytest.mark.parametrize("table", ["reports", "reports_chunks"])
+    @pytest.mark.on_both_servers
     def test_write_waits_for_a_users_lock_and_succeeds_later(
         self, connection: Connection, conninfo: str, session: Session, table: str
     ) -> None:
@@ -210,6 +213,7 @@ class TestChangesWhileTheModelRuns:
         assert len(device.embedded_texts) == count(connection, "public.reports_chunks")
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_write_loses_a_deadlock_and_the_user_never_does(
         self, connection: Connection, conninfo: str, session: Session
     ) -> None:
@@ -233,6 +237,7 @@ class TestLostConnections:
     """A claim whose connection ends is rolled back, and charges nobody."""
 
     @pytest.mark.parametrize("lost", ["connection", "side"])
+    @pytest.mark.on_both_servers
     def test_connection_lost_in_mid_claim_rolls_back(
         self, connection: Connection, conninfo: str, isolation: str, lost: str
     ) -> None:
@@ -255,6 +260,7 @@ class TestLostConnections:
             drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_both_connections_lost_leave_an_orphan_that_counts_for_nothing(
         self, connection: Connection, conninfo: str
     ) -> None:
@@ -273,6 +279,7 @@ class TestLostConnections:
             drain(session, pipeline)
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_lease_that_runs_out_while_the_model_hangs_frees_the_work(
         self, connection: Connection, conninfo: str
     ) -> None:

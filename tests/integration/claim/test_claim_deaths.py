@@ -28,9 +28,6 @@ from tests.support.pipelines import REPORTS, make_pipeline, queue_documents
 from tests.support.rows import one_value
 from tests.support.working import drain, work_once
 
-pytestmark = pytest.mark.on_both_servers
-
-
 KILLER = "KILLER"
 
 
@@ -63,6 +60,7 @@ class TestDeaths:
         left = connection.execute("select keys, retrying from pgembed.work").fetchall()
         assert left == [(["2"], True)]
 
+    @pytest.mark.on_both_servers
     def test_death_alone_splits_the_item_into_sixteen(
         self, connection: Connection, session: Session
     ) -> None:
@@ -97,6 +95,7 @@ class TestDeaths:
         assert_converged(connection, "reports")
 
     @pytest.mark.parametrize("records", [2, 16, 17, 256])
+    @pytest.mark.on_both_servers
     def test_only_the_record_that_kills_is_given_up_on(
         self, connection: Connection, session: Session, records: int
     ) -> None:
@@ -112,6 +111,7 @@ class TestDeaths:
         assert 3 <= deaths <= 5
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_pardoned_item_is_embedded_like_any_other(
         self, connection: Connection, session: Session
     ) -> None:
@@ -148,6 +148,7 @@ class TestDeaths:
         assert states(connection) == {"1": "embedded"}
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_orphans_of_a_living_worker_are_not_deaths(
         self, connection: Connection, session: Session
     ) -> None:

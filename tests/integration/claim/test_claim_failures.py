@@ -29,12 +29,11 @@ from tests.support.pipelines import REPORTS, make_pipeline, queue_documents
 from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
-pytestmark = pytest.mark.on_both_servers
-
 
 class TestFailures:
     """Records that cannot be embedded, and only they."""
 
+    @pytest.mark.on_both_servers
     def test_poison_is_narrowed_down_to_its_records(
         self, connection: Connection, session: Session
     ) -> None:
@@ -66,6 +65,7 @@ class TestFailures:
         assert sum(claim.commit.failed for claim in done) == 3
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_failed_record_waits_longer_and_longer(
         self, connection: Connection, conninfo: str, isolation: str
     ) -> None:
@@ -114,6 +114,7 @@ class TestFailures:
         assert states(connection) == {"1": "dead"}
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_dead_record_is_revived_by_another_text(
         self, connection: Connection, session: Session
     ) -> None:
@@ -125,6 +126,7 @@ class TestFailures:
         assert states(connection) == {"1": "embedded", "2": "embedded"}
         assert_converged(connection, "reports")
 
+    @pytest.mark.on_both_servers
     def test_gone_dead_record_leaves_nothing(
         self, connection: Connection, session: Session
     ) -> None:
@@ -163,6 +165,7 @@ class TestFailures:
         ],
         ids=["check", "unique", "trigger", "index"],
     )
+    @pytest.mark.on_both_servers
     def test_record_that_the_target_refuses_is_charged_alone(
         self, connection: Connection, session: Session, rule: str
     ) -> None:
@@ -253,6 +256,7 @@ class TestFaultsOfThePipeline:
         ],
         ids=["text column", "source", "target", "vector column", "key type"],
     )
+    @pytest.mark.on_both_servers
     def test_what_is_gone_faults_the_pipeline(
         self,
         connection: Connection,
@@ -301,6 +305,7 @@ class TestFaultsOfThePipeline:
             drain(session, pipeline)
         assert nothing_was_written(connection)
 
+    @pytest.mark.on_both_servers
     def test_key_that_fits_no_index_but_the_sources_is_its_own_dead_letter(
         self, connection: Connection, session: Session
     ) -> None:
@@ -323,6 +328,7 @@ class TestFaultsOfThePipeline:
         assert_converged(connection, "reports")
         assert count(connection, "pgembed.dead_letters") == 0
 
+    @pytest.mark.on_both_servers
     def test_target_that_refuses_everything_faults_the_pipeline(
         self, connection: Connection, session: Session
     ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search import evaluation, query_vector
 from pgqueue_embed.vector_search.evaluation import Effort, Evaluation, draw_queries, recall_of
@@ -17,14 +18,18 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.commands import Ran, pgembed
 from tests.support.directions import QUERIES, fill
+from tests.support.prepared import filled_by
 
 ENOUGH = ("evaluate", "reports", "--sample", "15")
+
+
+PREPARED = {"reports": filled_by(lambda connection, _session: fill(connection))}
 
 
 @pytest.fixture
 def reports(connection: Connection) -> Pipeline:
     """Vectors without an index."""
-    return fill(connection)
+    return load_pipeline(connection, "reports")
 
 
 def build(connection: Connection, pipeline: Pipeline, **options: object) -> None:
@@ -48,7 +53,7 @@ def evaluated(conninfo: str, *options: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.on_both_servers
+@pytest.mark.on_both_servers(every_case=True)
 @pytest.mark.parametrize("quantize", ["none", "binary"])
 def test_the_least_effort_that_is_enough_is_kept_and_used(
     conninfo: str, connection: Connection, reports: Pipeline, quantize: str

@@ -102,7 +102,7 @@ def random_text(source: random.Random, most: int) -> str:
     return text
 
 
-@pytest.mark.on_both_servers
+@pytest.mark.on_both_servers(every_case=True)
 @pytest.mark.parametrize("partition_by", [None, "hash:3"])
 def test_bm25_is_that_of_python(
     connection: Connection, partition_by: str | None, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,10 @@ from pgqueue_embed.vector_search.build_time import estimated_build_seconds
 from pgqueue_embed.vector_search.index import has_vector_index, plan
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.commands import pgembed
+from tests.support.searching import SEARCHED
 from tests.support.tty import on_terminal
+
+PREPARED = SEARCHED
 
 QUESTION = "Build it nevertheless? [y/N]"
 

@@ -96,7 +96,7 @@ def test_only_chunks_above_the_threshold_are_returned(
     )
 
 
-@pytest.mark.on_both_servers
+@pytest.mark.on_both_servers(every_case=True)
 @pytest.mark.parametrize("method", ["hnsw", "ivfflat"])
 def test_an_index_is_used_and_finds_as_many_as_asked_for(
     connection: Connection, reports: Pipeline, method: str

@@ -8,7 +8,9 @@ import pytest
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.searching import CONDITIONS, QUERY, ROWS, ask, brute_force, scores
+from tests.support.searching import CONDITIONS, QUERY, ROWS, SEARCHED, ask, brute_force, scores
+
+PREPARED = SEARCHED
 
 
 @pytest.mark.parametrize("limit", [10, 100])

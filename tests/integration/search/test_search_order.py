@@ -18,7 +18,9 @@ from pgqueue_embed.vector_search import asked, query_vector
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.variety import scaled, varied
 from tests.support.commands import pgembed
-from tests.support.searching import QUERY, ask
+from tests.support.searching import QUERY, SEARCHED, ask
+
+PREPARED = SEARCHED
 
 WORDS = "why the pump stopped"
 

@@ -25,7 +25,9 @@ from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.key_values import KeyValue, key_text, key_texts
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.searching import QUERY, ROWS
+from tests.support.searching import QUERY, ROWS, SEARCHED
+
+PREPARED = SEARCHED
 
 EVERYTHING: dict[str, Any] = {"threshold": -1.0, "limit": 7}
 REQUESTS: tuple[dict[str, Any], ...] = (

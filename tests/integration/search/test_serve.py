@@ -30,10 +30,10 @@ from pgqueue_embed.vector_search import query
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
-from tests.integration.search.conftest import make_reports
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
+from tests.support.searching import make_reports
 from tests.support.serving import BREAKING, TOO_LONG, Served, serving
 
 QUERY = "the stent fractured"

@@ -11,7 +11,9 @@ import pytest
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from tests.support.searching import QUERY, ask, brute_force, scores
+from tests.support.searching import QUERY, SEARCHED, ask, brute_force, scores
+
+PREPARED = SEARCHED
 
 # As a filter, and as the condition that it stands for.
 FILTERS: tuple[tuple[dict[str, Any], str], ...] = (

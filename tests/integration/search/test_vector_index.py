@@ -70,7 +70,7 @@ def waits(connection: Connection, pipeline: Pipeline) -> bool:
     return progress is not None and progress.waits_for_pid is not None
 
 
-@pytest.mark.on_both_servers
+@pytest.mark.on_both_servers(every_case=True)
 @pytest.mark.parametrize("method", ["hnsw", "ivfflat"])
 @pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
 def test_an_index_is_built_and_used(connection: Connection, method: str, vector_type: str) -> None:
