@@ -49,6 +49,7 @@ class Asked:
     where: str
     columns: str
     per_record: bool
+    hybrid: bool
     limit: str
     threshold: str
     offset: int
@@ -63,6 +64,7 @@ class Asked:
             where=given.get("where", "").strip(),
             columns=given.get("columns", "").strip(),
             per_record=given.get("per_record") == "1",
+            hybrid=given.get("hybrid") == "1",
             limit=given.get("limit") or str(HITS),
             threshold=given.get("threshold") or "0",
             offset=int(offset) if offset.isascii() and offset.isdigit() and len(offset) < 7 else 0,
@@ -72,7 +74,8 @@ class Asked:
     def has_filters(self) -> bool:
         """Whether more was asked for than words."""
         usual = (self.limit, self.threshold) == (str(HITS), "0")
-        return bool(self.where or self.columns or self.per_record or not usual)
+        given = self.where or self.columns or self.per_record or self.hybrid
+        return bool(given or not usual)
 
     def request(self) -> SearchRequest:
         """Return it as a search; raises UsageError for what is none."""
@@ -87,6 +90,7 @@ class Asked:
             where=self.where or None,
             columns=tuple(split_columns(self.columns)) if self.columns else (),
             per_record=self.per_record,
+            words=self.query if self.hybrid else None,
         )
 
     def values(self, offset: int) -> dict[str, object]:
@@ -97,6 +101,7 @@ class Asked:
             "where": self.where,
             "columns": self.columns,
             "per_record": "1" if self.per_record else None,
+            "hybrid": "1" if self.hybrid else None,
             "limit": None if self.limit == str(HITS) else self.limit,
             "threshold": None if self.threshold == "0" else self.threshold,
             "offset": offset or None,

@@ -121,6 +121,8 @@ def test_a_search_shows_chunks_in_their_documents_page_by_page(world: World) -> 
         following = re.search(r'rel="next" href="([^"]+)"', text)
         address = following[1].replace("&amp;", "&") if following else ""
     assert len(seen) == len(set(seen)) > 50
+    by_words = world.looking.get(url("/search", pipeline="reports", q="stent", hybrid="1")).text
+    assert "the words of reports are not indexed" in by_words
     found = world.looking.get(url("/search", pipeline="reports", q="stent", limit="1")).text
     marked = re.findall(r"<mark>(.*?)</mark>", found, re.DOTALL)
     document = re.search(r'href="(/document[^"]+)"', found)
