@@ -8,12 +8,9 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy
-from alembic import command
-from alembic.config import Config
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.db.session import Connection, connect
@@ -24,6 +21,9 @@ from tests.support.documents import marked_block
 from tests.support.models import make_tiny_model
 from tests.support.oracle import assert_converged
 from tests.support.rows import one_row, one_value
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -48,6 +48,8 @@ def _small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def url_of(conninfo: str, driver: str = "") -> str:
     """Return a URL as SQLAlchemy writes it."""
+    import sqlalchemy
+
     values = conninfo_to_dict(conninfo)
     url = sqlalchemy.URL.create(
         f"postgresql{driver}",
@@ -146,6 +148,8 @@ def downgrade():
 
 def alembic_config(folder: Path, conninfo: str) -> Config:
     """Make a project of Alembic with the document's revision and environment in it."""
+    from alembic.config import Config
+
     (folder / "versions").mkdir()
     block = marked_block(DOCUMENT, "Alembic environment: executed by the tests", "python")
     indented = "".join(f"    {line}" for line in block.splitlines(keepends=True))
@@ -163,6 +167,8 @@ def alembic_config(folder: Path, conninfo: str) -> Config:
 def test_alembic_makes_all_and_proposes_to_drop_nothing(
     empty_conninfo: str, tmp_path: Path
 ) -> None:
+    from alembic import command
+
     config = alembic_config(tmp_path, empty_conninfo)
     command.upgrade(config, "head")
     with connect(empty_conninfo) as connection:

@@ -15,7 +15,6 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.search_server import encoders
-from pgqueue_embed.search_server.app import HEALTH, make_app
 from pgqueue_embed.search_server.encoders import WarmEncoders
 from pgqueue_embed.web_server import Listening, Server
 from tests.support.fakes import DIMENSIONS, unit_vector
@@ -90,6 +89,9 @@ class Served:
 @contextmanager
 def serving(conninfo: str, names: Sequence[str] = ()) -> Iterator[Served]:
     """Serve the pipelines of the fake model, in a thread of this process."""
+    # Imported here: the protocol of assistants takes a second.
+    from pgqueue_embed.search_server.app import HEALTH, make_app
+
     model, warm = FakeQueryModel(), WarmEncoders()
     with (
         patch.object(encoders, "check_local_model", lambda _pipeline: None),

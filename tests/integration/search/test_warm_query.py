@@ -21,7 +21,6 @@ from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.search_server.announce import announced
-from pgqueue_embed.search_server.app import make_app
 from pgqueue_embed.search_server.encoders import WarmEncoders
 from pgqueue_embed.vector_search import query_vector, warm_query
 from pgqueue_embed.web_server import Listening, Server
@@ -71,6 +70,8 @@ def world(shared_conninfo: str, tmp_path_factory: pytest.TempPathFactory) -> str
 
 @contextmanager
 def running(conninfo: str) -> Iterator[None]:
+    from pgqueue_embed.search_server.app import make_app
+
     with announced() as private:
         server = Server(
             lambda _url: make_app(conninfo, WarmEncoders()), Listening(port=0), private=private
