@@ -125,19 +125,30 @@ class Database:
         """
         given = given_options(locals())
         spec = spec_of_options(name, given)
+        for warning in self._create(spec, given, model, sync=sync, if_not_exists=if_not_exists):
+            # Behind the frame that explains errors.
+            warn(warning, stacklevel=3)
+        return Pipeline(self.conninfo, name, self._sessions)
+
+    def _create(
+        self,
+        spec: PipelineSpec,
+        given: Mapping[str, Any],
+        model: str,
+        *,
+        sync: bool,
+        if_not_exists: bool,
+    ) -> Sequence[str]:
+        """Make the pipeline, or keep the one of its name if that may be; returns the warnings."""
         with opened(self.conninfo) as connection:
 
             def make() -> Created:
                 return create(connection, spec, model, sync=sync)
 
-            if if_not_exists:
-                created = make_or_keep(connection, name, unusual(given), make)
-            else:
-                created = make()
-            for warning in created.warnings if created else ():
-                # Behind the frame that explains errors.
-                warn(warning, stacklevel=3)
-        return Pipeline(self.conninfo, name, self._sessions)
+            if not if_not_exists:
+                return make().warnings
+            created = make_or_keep(connection, spec.name, unusual(given), make)
+            return created.warnings if created else ()
 
     @explained()
     def adopt(
