@@ -133,7 +133,7 @@ class Database:
     def _create(
         self,
         spec: PipelineSpec,
-        given: Mapping[str, Any],
+        given: Mapping[str, object],
         model: str,
         *,
         sync: bool,
