@@ -95,12 +95,7 @@ def search(
     """
     # Read when numpy is first imported. In one short text, its threads wait more than they compute.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from pgqueue_embed.db.migrate import check_schema
-    from pgqueue_embed.db.session import connect
-    from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.vector_search.query import has_vectors
     from pgqueue_embed.vector_search.request import SearchRequest
-    from pgqueue_embed.vector_search.rights import naming_missing_rights
 
     request = SearchRequest(
         limit=limit,
@@ -115,25 +110,42 @@ def search(
         lexical_weight=order.hybrid_weight,
     )
     request.check()
-    with connect(conninfo) as connection:
-        with naming_missing_rights(connection):
-            check_schema(connection)
-            pipeline = load_pipeline(connection, name)
-        hits: list[Hit] = []
-        if has_vectors(connection, pipeline):
-            hits = _search(connection, pipeline, query, model_path, request, order)
-        elif not as_json:
-            say(f"{name} has no vectors yet; embed some: pgembed work")
-            return
+    hits = _search(conninfo, name, query, model_path, request, order)
     if as_json:
         from pgqueue_embed.vector_search.hit_json import hit_json
 
-        print_json([hit_json(hit, request) for hit in hits])
+        print_json([hit_json(hit, request) for hit in hits or ()])
+    elif hits is None:
+        say(f"{name} has no vectors yet; embed some: pgembed work")
     else:
         show_hits(hits)
 
 
 def _search(
+    conninfo: str,
+    name: str,
+    query: str,
+    model_path: str | None,
+    request: SearchRequest,
+    order: Order,
+) -> list[Hit] | None:
+    """Return the hits; None where the pipeline has no vectors yet."""
+    from pgqueue_embed.db.migrate import check_schema
+    from pgqueue_embed.db.session import connect
+    from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.query import has_vectors
+    from pgqueue_embed.vector_search.rights import naming_missing_rights
+
+    with connect(conninfo) as connection:
+        with naming_missing_rights(connection):
+            check_schema(connection)
+            pipeline = load_pipeline(connection, name)
+        if not has_vectors(connection, pipeline):
+            return None
+        return _find(connection, pipeline, query, model_path, request, order)
+
+
+def _find(
     connection: Connection,
     pipeline: Pipeline,
     query: str,
