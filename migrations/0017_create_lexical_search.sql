@@ -1,4 +1,4 @@
--- depends: 0004_create_search
+-- depends: 0016_create_search
 --
 -- Search by words: BM25 over the chunks of a pipeline, beside its vectors. All that is stored is an
 -- index over pgembed.terms of a chunk's text, so that PostgreSQL itself keeps it right, whoever
