@@ -99,6 +99,16 @@ create view public.reports_chunks as
 select id, fulltext_id, chunk_id, chunk_index, start_char, end_char, tokens, embedding, created_at,
     case when public.refuse(fulltext_id, 'vectors') then text_chunk end as text_chunk
 from public.stored;
+create function public.store() returns trigger language plpgsql as $$
+begin
+    insert into public.stored (fulltext_id, chunk_id, chunk_index, text_chunk, start_char, end_char,
+        tokens, embedding)
+    values (new.fulltext_id, new.chunk_id, new.chunk_index, new.text_chunk, new.start_char,
+        new.end_char, new.tokens, new.embedding);
+    return new;
+end $$;
+create trigger store instead of insert on public.reports_chunks
+for each row execute function public.store();
 """
 )
 SWEPT = (
