@@ -38,6 +38,7 @@ from pgqueue_embed.pipeline.generations import successor_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.claims import no_claims
+from pgqueue_embed.queue.housekeeping import move_work_to_successors
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index import plan_of_copies
 from pgqueue_embed.vector_search.index_build import build_settings
@@ -246,20 +247,6 @@ def _exchange(
 # An enqueue has its turn first and the source second; so have we, whose target may be the source.
 LOCK_CURSOR = "select from pgembed.scans where pipeline_id = %s for update"
 
-# What waited for the old generation waits for the new one, which skips what it has done already.
-# An item that somebody has locked just now is left to `finish`.
-MOVE_QUEUE = """
-update pgembed.work
-set pipeline_id = %(successor_id)s,
-    -- How far the old ledger has been looked through says nothing of this one.
-    sweep_after = case when sweep_after is not null then '' end,
-    compare_after = case when compare_after is not null then '' end
-where id in (
-    select id from pgembed.work where pipeline_id = %(pipeline_id)s for update skip locked
-)
-"""
-
-
 LOCK_ROWS = """
 select id, successor_of
 from pgembed.pipelines
@@ -337,4 +324,5 @@ def _exchange_rows(connection: Connection, pipeline: Pipeline, successor: Pipeli
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
     connection.execute("delete from pgembed.scans where pipeline_id = %(pipeline_id)s", ids)
     connection.execute(REPLACE_ROW, {**ids, "mend": MEND_AND_RESUME})
-    connection.execute(MOVE_QUEUE, ids)
+    # The new one skips what it has done already. What is locked is left to `finish`.
+    move_work_to_successors(connection, wait=False)

@@ -10,19 +10,30 @@ from pgqueue_embed.db.session import Connection
 ORPHAN_AGE = "1 hour"
 
 
-# Work that was queued for a generation in the very moment in which the next one replaced it.
+# How far the old ledger has been looked through says nothing of the new one.
 MOVE_TO_SUCCESSORS = """
 update pgembed.work
-set pipeline_id = successor.id
-from pgembed.pipelines as successor
-where successor.successor_of = work.pipeline_id
-    and not exists (select from pgembed.pipelines where pipelines.id = work.pipeline_id)
+set pipeline_id = left_behind.successor_id,
+    sweep_after = case when sweep_after is not null then '' end,
+    compare_after = case when compare_after is not null then '' end
+from (
+    select work.id, successor.id as successor_id
+    from pgembed.pipelines as successor
+    join pgembed.work on work.pipeline_id = successor.successor_of
+    where not exists (select from pgembed.pipelines where pipelines.id = successor.successor_of)
+    for update of work {if_locked}
+) as left_behind
+where work.id = left_behind.id
 """
 
 
-def move_work_to_successors(connection: Connection) -> None:
-    """Give work of generations that are gone to those that replaced them."""
-    connection.execute(MOVE_TO_SUCCESSORS)
+def move_work_to_successors(connection: Connection, *, wait: bool = True) -> None:
+    """Give work of generations that are gone to those that replaced them.
+
+    What somebody has locked just now is left behind unless it is to `wait`.
+    """
+    if_locked = sql.SQL("" if wait else "skip locked")
+    connection.execute(sql.SQL(MOVE_TO_SUCCESSORS).format(if_locked=if_locked))
 
 
 # Of a pipeline that is gone for good: what a transaction left that was still open. Its id is

@@ -10,7 +10,9 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.cleanup import finish
 from pgqueue_embed.lifecycle.completeness import NotCovered, check_covered
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
@@ -154,15 +156,23 @@ def test_record_that_failed_and_is_to_be_tried_again_is_waited_for(
 
 
 def test_records_that_both_generations_failed_at_are_no_reason_to_refuse(
-    connection: Connection, session: Session, old: Pipeline, new: Pipeline
+    connection: Connection,
+    session: Session,
+    old: Pipeline,
+    new: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor if somebody has put those of the old one back."""
+    """Nor if somebody has put those of the old one back; the new one has these in its queue."""
     enqueue(connection, old, Selection(everything=True, limit=2))
     for each, chunker in ((old, None), (new, fake_chunker(8, 0))):
         drain(session, each, FakeDevice(broken=True), chunker=chunker)
     assert retry(connection, old) == 2
-    switched = switch(connection, old)
+    with monkeypatch.context() as patch:
+        patch.setattr(switching, "finish", lambda *_: None)  # as if it had been killed
+        switched = switch(connection, old)
     drain(session, switched, chunker=fake_chunker(8, 0))
+    states = "select state from pgembed.records where pipeline_id = %s"
+    assert connection.execute(states, (new.id,)).fetchall() == [("embedded",)] * 6
     assert_converged(connection, "reports")
 
 
@@ -188,18 +198,32 @@ def test_old_generation_claims_nothing_while_a_switch_waits_for_the_next_one(
     assert_converged(connection, "reports")
 
 
+@pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("column", ["sweep_after", "compare_after"])
 def test_look_through_the_ledger_begins_again_for_the_new_generation(
-    connection: Connection, session: Session, old: Pipeline, new: Pipeline, column: str
+    connection: Connection,
+    session: Session,
+    old: Pipeline,
+    new: Pipeline,
+    column: str,
+    held: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Somebody may have held the item in the moment of the switch."""
     connection.execute(
         f"insert into pgembed.work (pipeline_id, keys, records, priority, known, {column})"
         " values (%s, '{}', 0, 0, true, '4')",
         (old.id,),
     )
-    switched = switch(connection, old)
-    assert switched.id == new.id
     waiting = f"select pipeline_id, {column} from pgembed.work where {column} is not null"
+    with session.side.transaction():
+        if held:
+            session.side.execute("select from pgembed.work for update")
+            monkeypatch.setattr(switching, "finish", lambda *_: None)
+        switched = switch(connection, old)
+    if held:
+        assert connection.execute(waiting).fetchall() == [(old.id, "4")]
+        finish(connection, switched)
     assert connection.execute(waiting).fetchall() == [(new.id, "")]
     drain(session, switched, chunker=fake_chunker(8, 0))
     assert_converged(connection, "reports")
