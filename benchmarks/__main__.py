@@ -33,6 +33,7 @@ PARTS = {
     "freshness": "from the commit of an INSERT to that of its vector",
     "start": "what commands cost from the shell, their model loaded anew",
     "search": "indexes of smaller vectors; exact search, with vectors in the row and elsewhere",
+    "filters": "searches with a condition, by each kind of index, over a million vectors",
     "hybrid": "words beside vectors: judged searches, and how long words take",
     "serve": "`pgembed serve` under 32 clients, against its model alone",
     "scale": "many worker processes with a device of fixed rate (7)",

@@ -29,6 +29,7 @@ class Sizes:
     fresh_inserts: int = 30
     searched_rows: int = 20_000
     watch_records: int = 10_000_000
+    filtered_vectors: int = 1_000_000
     gpu_records: tuple[int, int] = (120_000, 20_000)
 
 
@@ -54,6 +55,7 @@ QUICK = Sizes(
     fresh_inserts=5,
     searched_rows=4_000,
     watch_records=1_000_000,
+    filtered_vectors=10_000,
     gpu_records=(40_000, 8_000),
 )
 QUICK_ROUNDS = 1

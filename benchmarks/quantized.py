@@ -34,6 +34,7 @@ PART = "search"
 K = 10
 QUERIES = 300
 BATCH = 32
+STATEMENT_ROWS = 1_000
 
 # Of the size of an index of whole vectors, and the recall after ordering by the whole ones.
 LARGEST_SHARE = {"halfvec": 0.55, "binary": 0.2}
@@ -52,13 +53,16 @@ def measure(bench: Bench) -> Iterator[Measured]:
     """Build each kind of index on the vectors of real chunks, and search by it."""
     documents = maude().sample(bench.sizes.maude_records).documents
     bench.say(f"embedding the chunks of {len(documents):,} reports")
-    vectors = _embed(documents)
+    vectors = embed(documents)
     conninfo = new_database(bench.server)
     try:
         with connect(conninfo) as connection:
             make_source(connection, [])
             pipeline = make_pipeline(connection, fake_identity(vectors.shape[1]))
-            _fill(connection, pipeline, vectors)
+            fill(connection, pipeline, vectors)
+            # As in a large table, where nothing but the index is quick.
+            connection.execute("set enable_seqscan = off")
+            connection.execute("set enable_sort = off")
             outcomes = {}
             for quantize in ("none", "halfvec", "binary"):
                 bench.say(f"an index of {quantize} over {len(vectors):,} vectors")
@@ -68,7 +72,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
     yield _measured(outcomes, f"MAUDE: {len(vectors):,} x {vectors.shape[1]}")
 
 
-def _embed(documents: Sequence[str]) -> NDArray[np.float32]:
+def embed(documents: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors of the chunks of documents, of shape (chunks, 384)."""
     model = EmbeddingModel.load(resolve_model(DEFAULT_MODEL), device="cpu", precision="fp32")
     chunks = distinct_chunks(model, documents)
     chunks.sort(key=model.sequence_tokens)
@@ -77,24 +82,24 @@ def _embed(documents: Sequence[str]) -> NDArray[np.float32]:
         return np.concatenate([model.forward(batch) for batch in batches])
 
 
-def _fill(connection: Connection, pipeline: Pipeline, vectors: NDArray[np.float32]) -> None:
+def fill(connection: Connection, pipeline: Pipeline, vectors: NDArray[np.float32]) -> None:
+    """Fill the pipeline's target with a chunk a record, whose key is the place of its vector."""
     codec = VectorCodec(connection)
-    keys = [str(number) for number in range(len(vectors))]
-    chunks = ChunkRows(
-        keys=keys,
-        document_hashes=[b""] * len(keys),
-        chunk_indexes=[0] * len(keys),
-        texts=["text"] * len(keys),
-        start_chars=[0] * len(keys),
-        end_chars=[4] * len(keys),
-        tokens=[1] * len(keys),
-        vectors=vectors,
-    )
-    target_of(pipeline).replace(connection, codec, keys, [chunks])
+    for first in range(0, len(vectors), STATEMENT_ROWS):
+        part = vectors[first : first + STATEMENT_ROWS]
+        keys = [str(number) for number in range(first, first + len(part))]
+        chunks = ChunkRows(
+            keys=keys,
+            document_hashes=[b""] * len(keys),
+            chunk_indexes=[0] * len(keys),
+            texts=["text"] * len(keys),
+            start_chars=[0] * len(keys),
+            end_chars=[4] * len(keys),
+            tokens=[1] * len(keys),
+            vectors=part,
+        )
+        target_of(pipeline).replace(connection, codec, keys, [chunks])
     connection.execute("vacuum analyze public.reports_vectors")
-    # As in a large table, where nothing but the index is quick.
-    connection.execute("set enable_seqscan = off")
-    connection.execute("set enable_sort = off")
 
 
 def _outcome(
