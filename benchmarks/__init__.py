@@ -1,1 +1,1 @@
-"""What pgembed costs and how fast it is: `make bench`. Nothing here is a test with a clock."""
+"""Benchmarks of pgembed's speed and cost: `make bench`. Nothing here is a test with a clock."""

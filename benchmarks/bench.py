@@ -1,4 +1,4 @@
-"""What the parts of the benchmark have in common: options, a server, corpora, a console."""
+"""The common ground of all parts of the benchmark: options, a server, corpora, a console."""
 
 from __future__ import annotations
 

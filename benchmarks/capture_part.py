@@ -1,4 +1,4 @@
-"""What capturing changes costs those who write to the source, by wall and by processor time."""
+"""The cost of capturing changes to those who write to the source, by wall and processor time."""
 
 from __future__ import annotations
 

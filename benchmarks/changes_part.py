@@ -1,4 +1,4 @@
-"""What many changes of single rows cost: idle polls, claims, and a look for gone records."""
+"""The cost of many changes of single rows: idle polls, claims, and a look for deleted records."""
 
 from __future__ import annotations
 

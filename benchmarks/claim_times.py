@@ -57,7 +57,7 @@ def refill(connection: Connection) -> None:
         where attrelid = 'pgembed.work'::regclass
             and attnum > 0 and not attisdropped and attgenerated = ''
     """
-    (names,) = connection.execute(columns).fetchone() or ("*",)
+    names = connection.value(columns)
     connection.execute(
         f"""
         truncate pgembed.work, pgembed.attempts;

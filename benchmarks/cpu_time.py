@@ -1,4 +1,4 @@
-"""How much processor time other processes have used."""
+"""The processor time that other processes have used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near vectors of decoded tokens are to those of the verbatim text; see docs/adopting.md.
+"""The distance of decoded tokens' vectors from those of the verbatim text; see docs/adopting.md.
 
 Run: ``python -m benchmarks.decoded_chunks [RECORDS]``; a few minutes on two cores.
 """

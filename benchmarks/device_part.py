@@ -1,4 +1,4 @@
-"""What else the device could do with a forward pass: variants, batch sizes, threads.
+"""Variants, batch sizes and threads of a device's forward pass.
 
 And what no variant can pass: the matrix products alone.
 

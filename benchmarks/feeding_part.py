@@ -1,4 +1,4 @@
-"""How busy the loops keep a fast device: one of a fixed rate, which computes while they work."""
+"""The share of time that loops keep a fast device busy, one that computes while they work."""
 
 from __future__ import annotations
 

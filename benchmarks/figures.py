@@ -1,4 +1,4 @@
-"""What a benchmark measures: figures with their rounds, and targets to reach."""
+"""Figures of a benchmark with their rounds, and targets to reach."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, percentile
 from benchmarks.near_vectors import near
-from benchmarks.quantized import K, LARGEST_SHARE, LEAST_RECALL, embed, fill
+from benchmarks.quantized import LARGEST_SHARE, LEAST_RECALL, K, embed, fill
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.index import plan

@@ -86,7 +86,7 @@ def _wait_for_commits(connection: Connection, processes: list[subprocess.Popen[b
 
 
 def _now(connection: Connection) -> Any:
-    return (connection.execute("select clock_timestamp()").fetchone() or (None,))[0]
+    return connection.value("select clock_timestamp()")
 
 
 # The slope of each worker's cumulative work over its commits: its loops commit in bunches, so

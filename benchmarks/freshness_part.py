@@ -1,4 +1,4 @@
-"""How soon a change has its vectors: from the commit of an INSERT, with a worker that is idle."""
+"""The time from the commit of an INSERT to that of its vectors, with a worker that is idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ten times the work costs, where it once cost far more than ten times as much."""
+"""The cost of ten times the work, where it once was far more than ten times as much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator looks at, over a history like that of a large pipeline in full work."""
+"""A history like that of a large pipeline in full work, for an operator to look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much is measured: the full benchmark, or the quick one."""
+"""Amounts of work: the full benchmark, or the quick one."""
 
 from __future__ import annotations
 

@@ -103,8 +103,7 @@ def _enqueue(bench: Bench, connection: Connection, pipeline: Pipeline, records: 
 
 
 def _queue_bytes(connection: Connection) -> int:
-    (size,) = connection.execute("select pg_total_relation_size('pgembed.work')").fetchone() or (0,)
-    return int(size)
+    return int(connection.value("select pg_total_relation_size('pgembed.work')"))
 
 
 def _claims(

@@ -1,4 +1,4 @@
-"""What a person reads, and what a program reads."""
+"""The report of a benchmark: a table for people, JSON for programs."""
 
 from __future__ import annotations
 

@@ -160,8 +160,7 @@ def _direction(seed: int, dimensions: int) -> NDArray[np.float32]:
 
 def _row_bytes(connection: Connection, rows: int) -> float:
     query = "select pg_table_size('public.reports_vectors')"
-    (size,) = connection.execute(query).fetchone() or (0,)
-    return float(size) / rows
+    return float(connection.value(query)) / rows
 
 
 def _search(connection: Connection, pipeline: Settings, dimensions: int) -> float:

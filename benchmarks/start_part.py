@@ -1,4 +1,4 @@
-"""How much processor time commands take that load a model anew, from the shell to their end.
+"""The processor time of commands that load a model anew, from the shell to their end.
 
 One `pgembed search`, one `pgembed create`, and one `pgembed work --drain` of a single record: a
 worker's way to its first claim. Against the same commands with the model opened by the library, as

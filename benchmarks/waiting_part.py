@@ -1,4 +1,4 @@
-"""How long the threads of a forward pass spin while they wait for each other, before they sleep.
+"""The time for which threads of a forward pass spin while they wait for each other.
 
 Not a target: it shows why a worker lets them sleep sooner than torch by itself.
 """

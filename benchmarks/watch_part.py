@@ -1,4 +1,4 @@
-"""What a look at everything costs, over a month's history: the statements of the snapshot."""
+"""The cost of a look at everything, over a month's history: the statements of the snapshot."""
 
 from __future__ import annotations
 

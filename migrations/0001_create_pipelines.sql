@@ -178,6 +178,6 @@ comment on column pgembed.pipelines.ef_search_parameters is
 comment on column pgembed.pipelines.ef_search_recall is
     'The share of the nearest chunks that pgembed evaluate found with it then, 0 to 1.';
 comment on column pgembed.pipelines.index_checked_chunks is
-    'How many chunks had been written when its index was built, or was last found good enough by a worker, which measures it again once half as many were written since as there are; null if nobody has.';
+    'How many chunks had been written when its index was built, or was last found good enough by a worker, which measures it again once half as many were written since as there are; null if none has.';
 comment on column pgembed.pipelines.source_identity is
     'Where changes are captured: which tables, files and columns the source was made of when it was last looked at; see pgembed.source_identity.';

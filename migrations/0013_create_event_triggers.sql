@@ -2,7 +2,7 @@
 set local lock_timeout = '5s';
 
 -- Events are written by triggers, whoever changes the rows: a command, a worker, or a person in psql.
--- With their owner's rights, so that nobody needs any on the log.
+-- With their owner's rights, so that no other role needs any on the log.
 create function pgembed.log_pipeline_event()
 returns trigger
 language plpgsql

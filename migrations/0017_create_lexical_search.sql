@@ -3,7 +3,7 @@
 -- Search by words: BM25 over the chunks of a pipeline, beside its vectors. All that is stored is an
 -- index over pgembed.terms of a chunk's text, so that PostgreSQL itself keeps it right, whoever
 -- writes. How common a term is comes from the planner, whose statistics autovacuum keeps; a rare
--- one is counted. Nobody learns more by it than the rights and policies of the caller let through.
+-- one is counted. It tells no more than the rights and policies of the caller let through.
 set local lock_timeout = '5s';
 
 -- An index has what it gave: whoever changes it has to build these indexes anew. Ranges, and not

@@ -1,4 +1,4 @@
-"""Whether stored vectors are those of a model: some, drawn at random, are computed again."""
+"""Compares stored vectors with those of a model: some, drawn at random, are computed again."""
 
 from __future__ import annotations
 

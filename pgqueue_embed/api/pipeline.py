@@ -133,7 +133,7 @@ class Pipeline:
 
     @explained()
     def warm_up(self) -> None:
-        """Load the pipeline's model, encode by it once and open a session, before somebody waits.
+        """Load the pipeline's model, encode by it once and open a session, before a user waits.
 
         Searches of this object, and of all in the process by the same model, begin warm then.
         Raises what a search would: ModelError, DatabaseUnavailable, NotFound.

@@ -1,4 +1,4 @@
-"""What was measured on: processor, memory, system and versions; nothing that names a person."""
+"""The machine of a measurement: processor, memory, system and versions; nothing personal."""
 
 from __future__ import annotations
 

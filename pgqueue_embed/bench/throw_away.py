@@ -1,7 +1,7 @@
 """A database for a measurement, which is gone when that ends, however it ends.
 
 A database, not a schema: in one that is there, other workers would claim what is to be measured,
-and its pipelines and history would be somebody else's.
+and its pipelines and history would be those of others.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _migrate(own: str) -> None:
 
 
 def _sweep(connection: Connection) -> None:
-    """Drop what an earlier measurement has left that was killed, unless somebody is in it."""
+    """Drop what an earlier measurement has left that was killed, unless it has sessions."""
     for (name,) in connection.execute(OURS).fetchall():
         made_at = int(name.removeprefix(PREFIX).partition("_")[0])
         if time.time() - made_at > LEFT_SECONDS:

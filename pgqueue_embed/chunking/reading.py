@@ -1,4 +1,4 @@
-"""What a tokenizer reads in texts: the ids of all, and where the tokens of some of them lie."""
+"""The tokens of texts as a tokenizer reads them: the ids of all, and the places of some."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def bench(
     Every precision with its cosine to fp32, sizes of batches, and how many claims
     at once are best, on texts of its own. Workers write to a database that is
     made for it on the server and dropped afterwards. The table is fit to be
-    pasted into an issue; it names no host and nobody.
+    pasted into an issue; it names no host and no person.
 
     Example: pgembed bench --seconds 60
     """

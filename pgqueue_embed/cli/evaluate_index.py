@@ -1,4 +1,4 @@
-"""What `evaluate` does without judgements: measures the index of vectors against exact search."""
+"""`evaluate` without judgements: measures the index of vectors against exact search."""
 
 from __future__ import annotations
 

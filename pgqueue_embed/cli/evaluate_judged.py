@@ -1,4 +1,4 @@
-"""What `evaluate` does with judgements: measures how good answers are, and compares pipelines."""
+"""`evaluate` with judgements: measures how good answers are, and compares pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `status --watch`, `work`, `run` and `demo` show while work goes on: a screen, or lines."""
+"""Shows work as it goes on, for `status --watch`, `work`, `run` and `demo`: a screen, or lines."""
 
 from __future__ import annotations
 

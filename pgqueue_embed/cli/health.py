@@ -42,7 +42,7 @@ def health(
     """Say in one line whether all is well, and exit with 1 if it is not.
 
     It is not where records wait and none is committed, a fault has paused a pipeline, dead letters
-    come up, a machine has fallen silent with nobody in its place, a vector index is invalid, or the
+    come up, a machine has fallen silent with none in its place, a vector index is invalid, or the
     database does not answer.
 
     Example, in a crontab: */5 * * * * pgembed health --minutes 30 || mail -s embedding me@lan

@@ -259,7 +259,7 @@ def _megabytes(number: int) -> str:
 
 
 def _ask(what: str, *, yes: bool) -> None:
-    """Say it and ask a person; raises UsageError where there is nobody to ask, and no `yes`."""
+    """Say it and ask a person; raises UsageError where there is no terminal, and no `yes`."""
     if yes:
         _warn(what)
     elif sys.stdin.isatty():

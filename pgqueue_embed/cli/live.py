@@ -230,7 +230,7 @@ class Screen:
             keys += ["f failures", "r retry dead"]
         if len(self._shown()) > 1:
             keys.append("Tab next pipeline")
-        # One that is cut in its middle helps nobody.
+        # One that is cut in its middle cannot be read.
         while len(keys) > 1 and len(" · ".join(keys)) > width:
             keys.pop()
         return " · ".join(keys)

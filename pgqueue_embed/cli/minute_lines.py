@@ -1,4 +1,4 @@
-"""How far something is where no terminal shows it: in a line a minute on standard error."""
+"""Progress where no terminal shows it: a line a minute on standard error."""
 
 from __future__ import annotations
 

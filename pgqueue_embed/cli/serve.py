@@ -75,7 +75,7 @@ def _app(conninfo: str, device: str, names: Sequence[str]) -> App:
     from pgqueue_embed.search_server.encoders import WarmEncoders
 
     app = make_app(conninfo, WarmEncoders(device), names)
-    # To look through the libraries for garbage takes a second, in which nobody is answered.
+    # To look through the libraries for garbage takes a second, in which no request is answered.
     gc.collect()
     gc.freeze()
     return app

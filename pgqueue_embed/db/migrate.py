@@ -208,7 +208,7 @@ def _check_server(connection: Connection) -> None:
         raise MigrationError(
             f"PostgreSQL {version // 10_000} is too old; pgembed needs PostgreSQL 13 or newer"
         )
-    (encoding,) = connection.execute("show server_encoding").fetchone() or ("",)
+    encoding = connection.value("show server_encoding")
     if encoding != ENCODING:
         # Others lack letters of our own messages, and SQL_ASCII counts bytes for characters.
         raise MigrationError(

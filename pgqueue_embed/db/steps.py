@@ -1,4 +1,4 @@
-"""What is read, apart from the driver that sends it: statements, and what follows from their rows.
+"""Reads apart from the driver that sends them: statements, and what follows from their rows.
 
 A search is one such generator. psycopg's connections of both kinds send it, a program's own as
 well: there it is a transaction, or a savepoint in one, that is rolled back, so that neither a
@@ -85,7 +85,7 @@ async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answe
 
 
 def read_on(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
-    """Run `steps` so that they leave nothing behind, on a session of ours or somebody's."""
+    """Run `steps` so that they leave nothing behind, on a session of ours or of a user's."""
     steps = _with_our_settings(connection, steps)
     with connection.transaction(force_rollback=True):
         return run(connection, steps)

@@ -1,4 +1,4 @@
-"""What was chosen to compute with, and what else was tried, for the person at the screen."""
+"""The variant that was chosen, and the others that were tried, for the person at the screen."""
 
 from __future__ import annotations
 

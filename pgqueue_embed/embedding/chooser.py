@@ -1,4 +1,4 @@
-"""Which variant a model computes in on this machine, remembered or found by a probe."""
+"""Chooses the variant that a model computes in on this machine: remembered, or found by a probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the variant that a probe chose is the faster one on real batches, too."""
+"""Compares the variant that a probe chose with its rivals on real batches."""
 
 from __future__ import annotations
 

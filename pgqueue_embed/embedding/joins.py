@@ -1,4 +1,4 @@
-"""Whether a prompt and the text behind it are tokenised apart, judged by the text's beginning.
+"""Tells from a text's beginning if a prompt before it is tokenised apart.
 
 Tokens never cross the words into which a tokenizer first parts its input, so that prompt and text
 are apart where a text's own words are the last ones of the whole.

@@ -1,4 +1,4 @@
-"""What a machine has learnt of a model, kept in the user's cache folder for some days.
+"""The memory of what a machine has learnt of a model: in the user's cache folder, for some days.
 
 That is which variant is the fastest, and how large its batches should be. Both depend on the
 device, the model, torch and the number of threads, which the key of an entry names. The file may

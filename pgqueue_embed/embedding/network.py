@@ -1,4 +1,4 @@
-"""What is asked of an opened model, whether the library has opened it or this package by itself."""
+"""The interface of an opened model, be it opened by the library or by this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What networks of BERT's family are made of: sizes, variants, and the names of their weights."""
+"""The make of networks of BERT's family: sizes, variants, and the names of their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which variants are fast on the machine at hand: some matrix products of each, timed in turns.
+"""Times the variants on the machine at hand: some matrix products of each, in turns.
 
 A block as in any transformer is computed, of two products and what is between them, so that what a
 variant converts on the way counts. It takes some tenths of a second; real batches have the last
@@ -27,7 +27,7 @@ ROUNDS = 9
 FEWEST_ROUNDS = 3
 HOPELESS = 3.0  # so many times as slow as the fastest: not timed again
 
-# The exact and simple one wins within noise, and for less than this nobody changes.
+# The exact and simple one wins within noise, and less than this is no reason to change.
 AS_GOOD = 0.9
 
 Rates = Mapping[Variant, float]

@@ -1,4 +1,4 @@
-"""Whether a model has the vectors of the library, tried out on a few known texts."""
+"""Compares a model with the library on a few known texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer, its private copy and the weights of a model belong together."""
+"""Checks that a tokenizer, its private copy and the weights of a model belong together."""
 
 from __future__ import annotations
 

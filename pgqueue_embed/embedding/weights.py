@@ -1,4 +1,4 @@
-"""Whether the weights of a model's files are those of the network that its configuration names."""
+"""Checks that a model's weights are those of the network that its configuration names."""
 
 from __future__ import annotations
 

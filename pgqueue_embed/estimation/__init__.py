@@ -1,1 +1,1 @@
-"""What a pipeline will take, told from a sample of its source before anything is made."""
+"""Estimates what a pipeline will take, from a sample of its source, before anything is made."""

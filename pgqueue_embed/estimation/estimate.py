@@ -1,4 +1,4 @@
-"""What a pipeline will take: chunks, tokens, bytes and hours, from a sample of its source."""
+"""The estimate of a pipeline: chunks, tokens, bytes and hours, from a sample of its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes rows and index entries take on PostgreSQL's pages: pure numbers.
+"""The bytes of rows and index entries on PostgreSQL's pages: pure numbers.
 
 PostgreSQL docs, "Database Page Layout" and "TOAST"; pages of 8 kB.
 """

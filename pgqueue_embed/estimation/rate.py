@@ -1,4 +1,4 @@
-"""How fast chunks are embedded: as a person says, or as this machine does it."""
+"""The rate at which chunks are embedded: given by a person, or measured on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much room a pipeline takes in the database, from the chunks of a sample: pure numbers.
+"""The bytes of a pipeline in the database, from the chunks of a sample: pure numbers.
 
 It follows the table that target.chunk_table creates.
 """

@@ -1,4 +1,4 @@
-"""What the texts of a sample are cut into, by the chunker of the workers."""
+"""The chunks of a sample's texts, cut by the chunker of the workers."""
 
 from __future__ import annotations
 

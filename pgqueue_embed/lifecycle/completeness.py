@@ -1,11 +1,11 @@
-"""What the next generation lacks before it may take the place of the present one."""
+"""The records that a next generation lacks before it may take the place of the present one."""
 
 from __future__ import annotations
 
 from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import NotFound, UsageError
 from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import source_names
@@ -38,9 +38,13 @@ where id = %s
 def pending_records(connection: Connection, successor: Pipeline) -> int:
     """Return how many records the next generation has to embed before it is complete.
 
-    Raises UsageError if there are some and it is paused: they would be waited for in vain.
+    Raises UsageError if there are some and it is paused: they would be waited for in vain. And
+    NotFound if there is no such generation any more, which is no complete one.
     """
-    pending, paused = connection.execute(PENDING, (successor.id,)).fetchone() or (0, None)
+    row = connection.execute(PENDING, (successor.id,)).fetchone()
+    if row is None:
+        raise NotFound(f"{successor.name} has just been switched to, or given up, elsewhere")
+    pending, paused = row
     if pending and paused is not None:
         raise UsageError(
             f"{successor.name} has {pending:,} records to embed yet, and is paused:"
@@ -101,7 +105,7 @@ def check_covered(connection: Connection, pipeline: Pipeline, successor: Pipelin
 
 
 # Dead letters of the next generation that the old one has vectors of, or found empty; and how many
-# of these the next one will try again, since they have changed or somebody wants it.
+# of these the next one will try again, since they have changed or a person wants it.
 FAILED = """
 with failed as (
     select coalesce(failed.long_key, failed.key) as key
@@ -128,7 +132,7 @@ def check_failures(
     For those that are to be tried again, NotComplete with `retried_too`.
     """
     ids = {"pipeline_id": pipeline.id, "successor_id": successor.id}
-    failed, waiting = connection.execute(FAILED, ids).fetchone() or (0, 0)
+    [(failed, waiting)] = connection.execute(FAILED, ids).fetchall()
     if failed > waiting:
         raise UsageError(
             f"{failed - waiting:,} records failed in {successor.name} that {pipeline.name} has; see"

@@ -54,7 +54,7 @@ def answering_version(conninfo: str, data_folder: Path) -> str:
     )
     try:
         with _connect(conninfo) as connection:
-            folder, version = connection.execute(query).fetchone() or ("", "")
+            [(folder, version)] = connection.execute(query).fetchall()
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         if "password authentication failed" in reason:

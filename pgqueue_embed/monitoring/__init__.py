@@ -1,4 +1,4 @@
-"""What is going on: one snapshot of all pipelines and workers, and what follows from it.
+"""Monitoring: one snapshot of all pipelines and workers, and what follows from it.
 
 `snapshot` reads it through the public views, with a viewer's rights. `pace`, `bottleneck` and
 `health` are pure: they take numbers and return numbers and words. Whoever shows something, a

@@ -1,4 +1,4 @@
-"""What a person may do while looking, by the functions of the commands, and what is said then."""
+"""Actions of a person who is looking, by the functions of the commands, and their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What slows a pipeline down, in words, from the seconds that its claims spent in each stage."""
+"""The bottleneck of a pipeline in words, from the seconds of its claims in each stage."""
 
 from __future__ import annotations
 

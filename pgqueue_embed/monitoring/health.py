@@ -1,4 +1,4 @@
-"""What is wrong enough for somebody to be told: for cron, load balancers and alarms."""
+"""Health checks, for cron, load balancers and alarms."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _stages_of_workers(workers: Sequence[WorkerState]) -> Metric:
     return family
 
 
-# Of what happens to worker processes, what somebody should hear of who has not seen it happen.
+# Of what happens to worker processes, what is worth an alarm.
 MET = ("crashed", "restarted", "recovered", "lease lost")
 
 

@@ -1,4 +1,4 @@
-"""What of a snapshot is worth a person's eyes: busy pipelines, workers that run or have crashed."""
+"""The news of a snapshot: busy pipelines, workers that run or have crashed."""
 
 from __future__ import annotations
 

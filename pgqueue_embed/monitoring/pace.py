@@ -1,4 +1,4 @@
-"""How fast a pipeline goes, smoothed over minutes, and for how long it still will: a range.
+"""The rate of a pipeline, smoothed over minutes, and the time that is left: a range.
 
 Commits come in bursts, of some 16 seconds of work each, and machines come and go. A rate of the
 last minute therefore doubles and halves from one look to the next. This one is over up to twelve

@@ -1,4 +1,4 @@
-"""Takes a snapshot every few seconds in a thread of its own, for as long as somebody looks."""
+"""Takes a snapshot every few seconds in a thread of its own, for as long as anyone looks."""
 
 from __future__ import annotations
 

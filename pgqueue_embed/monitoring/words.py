@@ -1,4 +1,4 @@
-"""What a snapshot says of a pipeline or a worker, in the words that all screens and lines use."""
+"""A snapshot's pipelines and workers in the words that all screens and lines use."""
 
 from __future__ import annotations
 

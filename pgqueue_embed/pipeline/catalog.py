@@ -141,8 +141,7 @@ def _is_renamed(connection: Connection, pipeline: Pipeline) -> bool:
         return False  # no such vectors are adopted
     columns = [column.name for column in pipeline.source_columns]
     place = (pipeline.source.schema, pipeline.source.name)
-    (missing,) = connection.execute(MISSING_COLUMNS, (columns, *place)).fetchone() or (False,)
-    return bool(missing)
+    return bool(connection.value(MISSING_COLUMNS, (columns, *place)))
 
 
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""How a target table is parted: by the key of its records, so that a record lies in one part.
+"""The parts of a target table: by the key of its records, so that a record lies in one part.
 
 PostgreSQL makes a row unique only within what it is parted by. Parted by the key, a chunk is unique
 by its record and its number as in any other table, and who looks for a record's chunks looks into

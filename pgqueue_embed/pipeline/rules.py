@@ -1,4 +1,4 @@
-"""What values of options cannot be, each by itself."""
+"""The limits of options, each by itself."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def renew(connection: Connection) -> None:
 # are compared as rows of the index work_claim_order, lest the planner walk along that of the ids.
 # What was delayed lies in work_delayed, by the time when it is due: an index can be searched for
 # the statement's time, and not for clock_timestamp(), which would be compared with each item.
-# Nothing is claimed from when somebody waits for the claims of a pipeline: see no_claims.
+# Nothing is claimed from while another session waits for the claims of a pipeline: see no_claims.
 CLAIM = sql.SQL("""
 with at_once as materialized (
     select id, keys, delayed, compare_after, sweep_after, {handling}

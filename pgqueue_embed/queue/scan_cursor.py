@@ -48,7 +48,7 @@ def open_scan(connection: Connection, pipeline: Pipeline, selection: str) -> boo
 
 
 def is_scanning(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether a scan has been begun that nobody has finished yet."""
+    """Return whether a scan has been begun that is not finished yet."""
     query = "select exists (select from pgembed.scans where pipeline_id = %s and not finished)"
     return bool(connection.value(query, (pipeline.id,)))
 

@@ -34,7 +34,7 @@ from pgqueue_embed.web_server.guard import DISCONNECT
 
 HEALTH = "/health"
 
-# Nobody reads it; it stands in the log.
+# For the log: the client has left.
 CLIENT_LEFT = 499
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

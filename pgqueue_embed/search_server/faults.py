@@ -1,4 +1,4 @@
-"""What a client is told of an error: the status, and one line in the words of JSON."""
+"""The answers to errors: the status, and one line in the words of JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORTH_TRYING_AGAIN = (429, 503)
 
 
 def told(error: Exception) -> Told:
-    """Return what a client is told of `error`; what nobody expected is logged."""
+    """Return what a client is told of `error`; what was not expected is logged."""
     status = _status(error)
     if status == 500:
         get_logger().error("request failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""How much waits at most: beyond it, clients are told to come again rather than made to wait."""
+"""The limit of requests that wait: beyond it, clients are told to come again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every door of the server asks: pipelines, hits, records, vectors."""
+"""The service behind every door of the server: pipelines, hits, records, vectors."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _restored(*files: Path) -> Iterator[None]:
             for file, (content, status) in before.items():
                 _write(file, content, mode=status.st_mode & 0o777, user=status.st_uid)
             for folder in missing:
-                with suppress(OSError):  # somebody else has put something into it
+                with suppress(OSError):  # it holds files of others
                     folder.rmdir()
             raise
 
@@ -154,7 +154,7 @@ def _clearly() -> Iterator[None]:
 
 
 def _write(file: Path, content: bytes, *, mode: int, user: str | int | None = None) -> None:
-    """Replace a file as a whole; nobody else can read it at any moment if `mode` says so."""
+    """Replace a file as a whole; no other user can read it at any moment if `mode` says so."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(file, mode=mode, user=user) as new:

@@ -1,4 +1,4 @@
-"""What a service manager is to start, and what every such manager here can do."""
+"""The job that a service manager is to start, and the interface of every such manager here."""
 
 from __future__ import annotations
 

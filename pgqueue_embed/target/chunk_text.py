@@ -17,7 +17,7 @@ from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from pgqueue_embed.target.chunks import column_names
 
-# Half a SHA-256: nobody finds another text for one, and it is stored for every chunk.
+# Half a SHA-256: another text for one cannot be found, and it is stored for every chunk.
 HASH_BYTES = 16
 
 # A scalar subquery is computed for the rows of a LIMIT alone, and in no index's way. OFFSET keeps

@@ -1,4 +1,4 @@
-"""Whether a column of the source can hold the vectors: one that is there, or one to be added."""
+"""Checks that a column of the source can hold the vectors, one that is there or one to be added."""
 
 from __future__ import annotations
 

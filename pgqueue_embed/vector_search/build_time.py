@@ -1,4 +1,4 @@
-"""How long a build will take: a sample is built, and timed, in memory and on disk."""
+"""The time that a build will take: a sample is built, and timed, in memory and on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a build is, looked up beside it, and when its phase ends."""
+"""The progress of a build, looked up beside it, and the end of its phase."""
 
 from __future__ import annotations
 

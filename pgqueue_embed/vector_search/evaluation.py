@@ -1,4 +1,4 @@
-"""How much of what an exact search finds an HNSW index finds, and how fast, by hnsw.ef_search."""
+"""Recall and latency of an HNSW index against exact search, by hnsw.ef_search."""
 
 from __future__ import annotations
 

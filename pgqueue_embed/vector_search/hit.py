@@ -1,4 +1,4 @@
-"""What a search finds."""
+"""A hit of a search."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class BuildInProgress(UsageError):
 
 
 def ignore(_warning: str) -> None:
-    """Take a warning that nobody is to know."""
+    """Drop a warning."""
 
 
 def build_index(

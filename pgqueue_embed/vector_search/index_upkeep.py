@@ -43,7 +43,7 @@ SAMPLE = 50
 SEED = 1
 K = 10
 
-# What an index should find where nobody has measured it, and how much less than what was measured
+# What an index should find where it was not measured, and how much less than what was measured
 # may be chance.
 USUAL_RECALL = 0.95
 CHANCE = 0.03

@@ -1,4 +1,4 @@
-"""What searches find of what people have judged to be right, in one pipeline or in two."""
+"""Measures searches by what people have judged to be right, in one pipeline or in two."""
 
 from __future__ import annotations
 

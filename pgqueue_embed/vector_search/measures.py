@@ -1,4 +1,4 @@
-"""How good rankings are by judgements: the measures of trec_eval, and how sure their means are.
+"""Measures of rankings by judgements: those of trec_eval, with the intervals of their means.
 
 A ranking is the keys of records, best first; a judgement gives a record a relevance of 0 or more
 for a query, and what is not judged has none.

@@ -1,4 +1,4 @@
-"""What a search is near to: a vector, or a record that is stored, whose like is wanted."""
+"""The origin of a search: a vector, or a stored record whose like is wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search reads, as SQL: the statement is that of pgembed.search, made by the same function.
+"""The SQL of a search: the statement is that of pgembed.search, made by the same function.
 
 A condition may name columns of the source and of the target as they are. Where both have one of a
 name, it is the source's; that of the target can be named only where the source has none.

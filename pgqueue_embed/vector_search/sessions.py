@@ -33,7 +33,7 @@ class _Lending:
         self.is_left = False
 
     def begin(self, connection: Connection) -> None:
-        """Take what is lent; raises CancelledError where nobody waits for it any more."""
+        """Take what is lent; raises CancelledError where no caller waits for it any more."""
         with self._lock:
             if self.is_left:
                 raise CancelledError

@@ -1,4 +1,4 @@
-"""How much words are to weigh beside vectors in hybrid searches, found by people's judgements."""
+"""Finds the weight of words beside vectors in hybrid searches, by people's judgements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether stored vectors are those of the model: a random sample is embedded again and compared."""
+"""Verifies stored vectors: a random sample is embedded again and compared."""
 
 from pgqueue_embed.verification.result import Compared, Group, Verification
 from pgqueue_embed.verification.verify import put_back, verify

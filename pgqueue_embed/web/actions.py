@@ -1,4 +1,4 @@
-"""What changes something: a form of ours, where actions are allowed, does what a command does."""
+"""The forms that change something, where actions are allowed: each does what a command does."""
 
 from __future__ import annotations
 

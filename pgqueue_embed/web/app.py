@@ -147,7 +147,7 @@ class _Errors:
         return response
 
     def _grants(self, request: Request) -> list[str]:
-        """Return the GRANTs that the page of `request` lacks; nothing where nobody can tell."""
+        """Return the GRANTs that the page of `request` lacks; nothing where they cannot be told."""
         with suppress(PgembedError, psycopg.Error), self._site.connect() as connection:
             found = lacking_to_look(connection)
             if not found and request.url.path == "/document":

@@ -1,4 +1,4 @@
-"""What all viewers look at together: one watcher for everybody, for as long as somebody looks."""
+"""One watcher for all viewers, for as long as anyone looks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgqueue_embed.monitoring.watcher import Watcher
 
 LOOK_SECONDS = 2.0
 
-# Nobody has asked for so long: the watcher ends, and its connection with it.
+# No viewer has asked for so long: the watcher ends, and its connection with it.
 IDLE_SECONDS = 15.0
 
 # The first look has to connect.
@@ -130,7 +130,7 @@ class Live:
             self._wakers.discard(wake)
 
     def _watched(self) -> Watcher:
-        """Return the watcher, which is started if nobody was looking; the lock is held."""
+        """Return the watcher, which is started if there was no viewer; the lock is held."""
         self._asked_at = time.monotonic()
         if self._watcher is None:
             self._watcher = Watcher(self._conninfo, seconds=LOOK_SECONDS, on_look=self._on_look)

@@ -1,4 +1,4 @@
-"""Which rights a role lacks to look or to search, as the GRANTs that give them."""
+"""The rights that a role lacks to look or to search, as the GRANTs that give them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pages share: the database, what may be done, templates that escape, and messages."""
+"""The common ground of pages: the database, allowed actions, templates that escape, messages."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Messages:
         self._texts: OrderedDict[str, str] = OrderedDict()
 
     def keep(self, text: str) -> str:
-        """Return a number that nobody can guess, by which the text is found."""
+        """Return a number that cannot be guessed, by which the text is found."""
         number = secrets.token_urlsafe(9)
         with self._lock:
             self._texts[number] = text

@@ -1,4 +1,4 @@
-"""What pages show of a snapshot, in the words of all screens: values for templates, no markup."""
+"""A snapshot in the words of all screens, as values for templates, without markup."""
 
 from __future__ import annotations
 

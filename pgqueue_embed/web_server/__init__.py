@@ -1,4 +1,4 @@
-"""What every HTTP server of pgembed has: where it may listen, who may ask, how it runs and ends.
+"""The base of every HTTP server of pgembed: where it may listen, who may ask, how it runs and ends.
 
 A command that serves takes `ListeningOptions` (cli.listening_options), and calls::
 

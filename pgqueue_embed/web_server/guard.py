@@ -127,7 +127,7 @@ class _Exchange:
         except Exception as error:
             get_logger().error("request failed", path=self._scope["path"], exc_info=error)
             if self._status is not None:
-                raise  # the response is cut off, so that nobody takes it for a whole one
+                raise  # the response is cut off, so that it is not taken for a whole one
             await self._refuse(Refused(500, "an error of the server, described in its log"))
         milliseconds = round(1000 * (time.monotonic() - started), 1)
         get_logger().debug(

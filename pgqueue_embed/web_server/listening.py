@@ -1,4 +1,4 @@
-"""Where a server listens: for this machine alone, unless clients have to bring a key."""
+"""The addresses that a server listens on: this machine's alone, unless clients bring a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many worker processes help on this machine: found by adding one after the other.
+"""Finds how many worker processes help on this machine, by adding one after the other.
 
 A process cuts and writes with one core's worth of Python at a time, which is too slow for a large
 GPU (docs/performance.md). Whether another one helps is not to be known but by trying.

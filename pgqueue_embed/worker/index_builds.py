@@ -37,7 +37,7 @@ from pgqueue_embed.worker.loop import Shared
 
 LOOK_SECONDS = 10.0
 
-# What could not be built is tried again after so long: somebody may have given the right.
+# What could not be built is tried again after so long: the right may have been given.
 AGAIN_SECONDS = 600.0
 
 # How often a build says how far it is.

@@ -1,6 +1,6 @@
 """Claims as OpenTelemetry traces, for those who ask for them: a span a claim, its stages in it.
 
-Made when a claim has ended, from what was measured of it anyhow. Nobody pays for what is off: not
+Made when a claim has ended, from what was measured of it anyhow. What is off costs nothing: not
 even the library is loaded.
 """
 
@@ -95,7 +95,7 @@ class OtlpTraces:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        # What it has to say, such as that nobody listens, is no news of the worker's.
+        # What it has to say, such as that no collector listens, is no news of the worker's.
         library = logging.getLogger("opentelemetry")
         library.handlers, library.propagate = [Forwarding()], False
         described = {

@@ -1,4 +1,4 @@
-"""What is wrong with the server or the tables is waited for or said, and charged to no record."""
+"""Faults of the server or the tables are waited for or said, and charged to no record."""
 
 from __future__ import annotations
 

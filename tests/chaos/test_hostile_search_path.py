@@ -1,4 +1,4 @@
-"""What others put on the search path is never picked up: not their tables, functions, operators."""
+"""Tables, functions and operators that others put on the search path are never used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one machine or role cannot serve: it leaves that to others, says so, and pauses nothing."""
+"""A pipeline that one machine or role cannot serve is left to others, said, and not paused."""
 
 from __future__ import annotations
 

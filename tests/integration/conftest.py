@@ -1,4 +1,4 @@
-"""What tests in a database have in common: a worker's session in it."""
+"""The common ground of tests in a database: a worker's session in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where triggers of capture are put, what takes them away, and who may not have them."""
+"""Tables with triggers of capture, what takes these away, and who may not have them."""
 
 from __future__ import annotations
 

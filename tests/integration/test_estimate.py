@@ -1,4 +1,4 @@
-"""What `estimate` says, compared with what lies in the database once all is embedded."""
+"""`estimate`, compared with what lies in the database once all is embedded."""
 
 from __future__ import annotations
 

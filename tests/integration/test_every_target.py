@@ -1,4 +1,4 @@
-"""What is promised of one kind of target is promised of all: one story, told to each of them.
+"""One story, told to each kind of target: what is promised of one is promised of all.
 
 `test_any_order` tells it in any order; what only one kind can do is told where that kind is.
 """

@@ -1,4 +1,4 @@
-"""What an error means: SQLSTATE times origin, and what becomes of pipeline, record and neighbour.
+"""Errors by SQLSTATE and origin, and what becomes of pipeline, record and neighbour.
 
 A neighbour of the sick pipeline is embedded in every case, and the worker never ends by itself.
 """

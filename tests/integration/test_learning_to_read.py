@@ -1,4 +1,4 @@
-"""How a reader finds out what the library feeds: all samples at once, and some by themselves."""
+"""A reader finds out what the library feeds: all samples at once, and some by themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is opened without the library is the library's own: facts, chunks, ids and vectors.
+"""Models opened without the library have the library's own facts, chunks, ids and vectors.
 
 Vectors of batches are equal bit by bit; those of the query encoder in numpy to a millionth.
 """

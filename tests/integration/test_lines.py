@@ -1,4 +1,4 @@
-"""What is said where there is no terminal: a line a minute, and one for each event."""
+"""Lines where there is no terminal: one a minute, and one for each event."""
 
 from __future__ import annotations
 

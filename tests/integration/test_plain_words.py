@@ -1,4 +1,4 @@
-"""What a person is told: the way out of a mistake, and nothing that nobody has typed."""
+"""Messages name the way out of a mistake, and nothing that was not typed."""
 
 from __future__ import annotations
 

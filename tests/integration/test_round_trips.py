@@ -1,4 +1,4 @@
-"""What a claim costs, as counts: lower a bound when the code does better, never raise it lightly.
+"""The cost of a claim in counts: lower a bound when the code does better, never raise it lightly.
 
 Times depend on the machine; round trips, statements, tokenisations and shapes do not.
 """

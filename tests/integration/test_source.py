@@ -1,4 +1,4 @@
-"""What a source must be: every refusal names the table, the fault and the way out."""
+"""Refusals of a source, each with the table, the fault and the way out."""
 
 from __future__ import annotations
 

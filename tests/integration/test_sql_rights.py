@@ -1,4 +1,4 @@
-"""Who may call the functions for psql, and that nobody gets more rights by them."""
+"""The functions for psql: who may call them, and that no rights are gained by them."""
 
 from __future__ import annotations
 

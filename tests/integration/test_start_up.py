@@ -1,4 +1,4 @@
-"""What commands load before they begin: a help text or a status takes no array and no tokenizer."""
+"""The modules that commands load before they begin: no array and no tokenizer for a help text."""
 
 from __future__ import annotations
 

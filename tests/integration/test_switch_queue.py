@@ -1,4 +1,4 @@
-"""What a switch of generations looks for in ledger and queue, and what it takes over of them."""
+"""A switch of generations looks into ledger and queue, and takes over what waits."""
 
 from __future__ import annotations
 

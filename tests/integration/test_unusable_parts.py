@@ -1,4 +1,4 @@
-"""What an interrupted build has left of a part's index, and what is built beside it."""
+"""Leftovers of an interrupted build of a part's index, and what is built beside them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tests of several kinds share: corpora, a fake device, pipelines, and the oracle."""
+"""Support for several kinds of tests: corpora, a fake device, pipelines, and the oracle."""

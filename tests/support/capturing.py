@@ -1,4 +1,4 @@
-"""What capture has queued, read and taken out of the queue."""
+"""The queued changes of capture, read and taken out of the queue."""
 
 from __future__ import annotations
 

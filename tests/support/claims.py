@@ -1,4 +1,4 @@
-"""What tests of claims do and look at: keys that are queued, states, chunks, items."""
+"""Keys that are queued, states, chunks and items, for tests of claims."""
 
 from __future__ import annotations
 

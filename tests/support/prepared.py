@@ -1,4 +1,4 @@
-"""What the tests of a file begin with, made once in a database that each of them has a copy of."""
+"""The beginning of a file's tests, made once in a database that each of them has a copy of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads in less time, words or by nanotoken, reads as the tokenizer does the whole text."""
+"""Quicker readers, by words or nanotoken, read as the tokenizer does the whole text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a worker looks for work: behind its last claim, and at the front once in a while."""
+"""A worker looks for work behind its last claim, and at the front once in a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which database is meant, and that no password is ever shown."""
+"""The database that is meant, and that no password is ever shown."""
 
 from __future__ import annotations
 

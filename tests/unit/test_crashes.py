@@ -1,4 +1,4 @@
-"""What a supervisor concludes from deaths of its worker processes."""
+"""Conclusions of a supervisor from deaths of its worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device and precision are taken, told by what a machine says it has."""
+"""The device and precision that are taken, by what a machine says it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folders are models, and how two of them are told apart."""
+"""Folders that are models, and how two of them are told apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others wrote is shown, logged and kept without doing anything, in linear time."""
+"""Text of others is shown, logged and kept without doing anything, in linear time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an index is planned, in numbers."""
+"""The plan of an index, in numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine keeps of a model: read only if this program has written it, and for some days."""
+"""The memory of a model on a machine: read for some days, if this program has written it."""
 
 from __future__ import annotations
 

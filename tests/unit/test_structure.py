@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
@@ -15,6 +16,9 @@ MIGRATIONS = PACKAGE.parent / "migrations"
 MOST_FILES_AT_THE_ROOT = 8
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 60
+
+# A docstring says what a module is or does, in the words one looks for it by.
+QUESTION_WORDS = {"How", "What", "Where", "Whether", "Which", "Who"}
 
 
 def functions() -> Iterator[tuple[str, int]]:
@@ -42,3 +46,13 @@ def test_files_are_short_and_few_lie_at_the_root() -> None:
     }
     assert long == set()
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES_AT_THE_ROOT
+
+
+def test_docstrings_of_modules_begin_with_their_subject() -> None:
+    docstrings = {
+        str(file.relative_to(PACKAGE)): ast.get_docstring(ast.parse(file.read_bytes())) or ""
+        for file in PACKAGE.rglob("*.py")
+    }
+    assert {file for file, says in docstrings.items() if not says} == set()
+    first_words = {file: re.split(r"\W", says)[0] for file, says in docstrings.items()}
+    assert {file for file, word in first_words.items() if word in QUESTION_WORDS} == set()

@@ -1,4 +1,4 @@
-"""Which variant is taken, told by rates, canaries and real batches of a test's own."""
+"""The variant that is taken, by rates, canaries and real batches of a test's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sample says of all: the interval, and the groups."""
+"""Conclusions from a sample: the interval, and the groups."""
 
 from __future__ import annotations
 

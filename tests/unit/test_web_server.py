@@ -1,4 +1,4 @@
-"""What every HTTP server of pgembed lets in, and how it ends: a real one, asked as a stranger."""
+"""Every HTTP server of pgembed: what it lets in, how it ends; a real one, asked as a stranger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to machines and to the server, one thing after the other."""
+"""Faults of machines and of the server, one after the other."""
 
 from __future__ import annotations
 

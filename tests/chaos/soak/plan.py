@@ -1,4 +1,4 @@
-"""What the seed of a soak decides, so that a few seeds go through every kind of pipeline."""
+"""The plan of a soak, decided by its seed so that a few seeds go through every kind of pipeline."""
 
 from __future__ import annotations
 

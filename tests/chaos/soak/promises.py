@@ -1,4 +1,4 @@
-"""What holds at every moment of the soak, and what holds in the end."""
+"""The promises at every moment of the soak, and in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the owner of the source does meanwhile, who knows of no fault."""
+"""The owner of the source, who knows of no fault and goes on writing."""
 
 from __future__ import annotations
 

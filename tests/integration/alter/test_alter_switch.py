@@ -12,7 +12,13 @@ import pytest
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db import locks
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
+from pgqueue_embed.errors import (
+    LeaseLost,
+    NotFound,
+    PipelineFault,
+    PipelineReplaced,
+    UsageError,
+)
 from pgqueue_embed.lifecycle import switch as switching
 from pgqueue_embed.lifecycle.alter import Changes, abort
 from pgqueue_embed.lifecycle.cleanup import finish
@@ -318,6 +324,15 @@ def test_switch_happens_once(
     assert outcomes.count("reports") == 1, outcomes
     assert len(outcomes) == 4
     assert_converged(connection, "reports")
+
+
+def test_generation_that_was_given_up_elsewhere_is_not_taken_for_complete(
+    connection: Connection, reports: Pipeline
+) -> None:
+    successor = begin(connection, reports)
+    abort(connection, reports)
+    with pytest.raises(NotFound, match="has just been switched to, or given up"):
+        pending_records(connection, successor)
 
 
 # What the new table takes over

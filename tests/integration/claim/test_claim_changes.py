@@ -1,4 +1,4 @@
-"""What others do while a claim is worked on: changes, locks, cut connections, lost leases."""
+"""Changes, locks, cut connections and lost leases while a claim is worked on."""
 
 from __future__ import annotations
 

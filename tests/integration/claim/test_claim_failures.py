@@ -1,4 +1,4 @@
-"""What fails in a claim, and who is charged: a record, its pipeline or nobody."""
+"""Failures in a claim, and whom they are charged to: a record, its pipeline, or neither."""
 
 from __future__ import annotations
 
