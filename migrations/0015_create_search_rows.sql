@@ -3,6 +3,43 @@
 -- What a search reads: chunks, and their records.
 set local lock_timeout = '5s';
 
+-- By name, since a right to use the schema may be lacking.
+create function pgembed.source_lacks(pipeline pgembed.pipelines)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    with source (oid) as (
+        select pg_class.oid
+        from pg_class
+        join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname = pipeline.source_schema and relname = pipeline.source_table
+    ),
+    lacking (names) as (
+        select string_agg(distinct quote_ident(name), ', ')
+        from jsonb_to_recordset(
+            pipeline.key_columns || pipeline.document_columns || pipeline.copied_columns
+        ) as used (name text)
+        where not exists (
+            select
+            from source
+            join pg_attribute on attrelid = source.oid
+            where attname = used.name and attnum > 0 and not attisdropped
+        )
+    )
+    select case
+        when not exists (select from source)
+            then format('there is no %I.%I', pipeline.source_schema, pipeline.source_table)
+        when names is not null
+            then format('%I.%I has no column %s', pipeline.source_schema, pipeline.source_table, names)
+    end
+    from lacking
+$function$;
+
+comment on function pgembed.source_lacks is
+    'What a pipeline reads of its source that is not there by its name, as a sentence; null if all is. For the other functions.';
+
 create function pgembed.chunk_rows(pipeline pgembed.pipelines)
 returns text
 language sql

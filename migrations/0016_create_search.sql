@@ -289,16 +289,28 @@ begin
     condition := pgembed.search_condition(pipeline, coalesce(filter, '{}'));
     scan := pgembed.search_scan(pipeline);
     before := pgembed.widen_scan(pipeline, k, scan);
-    loop
-        execute format(
-            'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index), bool_or(is_enough) from (%s) as nearest',
-            pgembed.search_statement(pipeline, pgembed.chunk_rows(pipeline), condition, '{}', scan)
-        )
-        into hits, is_enough using query, k;
-        -- An index gives up at some time: with a rare condition, before it has found them all.
-        exit when scan = 'exact' or is_enough;
-        scan := 'exact';
-    end loop;
+    begin
+        loop
+            execute format(
+                'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index), bool_or(is_enough) from (%s) as nearest',
+                pgembed.search_statement(pipeline, pgembed.chunk_rows(pipeline), condition, '{}', scan)
+            )
+            into hits, is_enough using query, k;
+            -- An index gives up at some time: with a rare condition, before it has found them all.
+            exit when scan = 'exact' or is_enough;
+            scan := 'exact';
+        end loop;
+    exception
+        when undefined_column or undefined_table or invalid_schema_name then
+            if pipeline.text or pgembed.source_lacks(pipeline) is null then
+                raise;
+            end if;
+            raise undefined_column using
+                message = format(
+                    'the texts of %s cannot be read: %s', pipeline.name, pgembed.source_lacks(pipeline)
+                ),
+                hint = 'if it has another name now, pgembed alter --follow-source finds that';
+    end;
     perform set_config(key, value, true) from jsonb_each_text(before);
     return query select (unnest(hits)).*;
 end

@@ -241,10 +241,10 @@ class Pipeline:
 
     @explained()
     def follow_source(self) -> list[str]:
-        """Note the types that the source's columns have now, and return what changed, in words.
+        """Note the names and types that the source has now, and return what changed, in words.
 
-        Workers compare all of the source with what is embedded then. Raises UsageError for a change
-        of types that no pipeline can follow.
+        Workers compare all of the source with what is embedded then. Raises UsageError for types
+        that no pipeline can follow, and where nothing tells a name of now.
 
         Example::
 

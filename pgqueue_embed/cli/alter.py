@@ -94,8 +94,8 @@ Follow = Annotated[
     bool,
     typer.Option(
         "--follow-source",
-        help="Note the types that the source's columns have now, such as bigint for a key that was"
-        " integer. The target table is written anew.",
+        help="Note the names and types that the source and its columns have now, such as bigint for"
+        " a key that was integer, for which the target table is written anew.",
         rich_help_panel=AT_ONCE,
     ),
 ]
@@ -194,9 +194,9 @@ def _follow(connection: Connection, pipeline: Pipeline) -> None:
 
     changes = follow_source(connection, pipeline)
     if not changes:
-        say(f"the columns of {pipeline.source} have the types that {pipeline.name} knows")
+        say(f"{pipeline.source} has the names and types that {pipeline.name} knows")
         return
-    say(f"{pipeline.name} follows {pipeline.source}: {', '.join(map(str, changes))}")
+    say(f"{pipeline.name} follows its source: {', '.join(map(str, changes))}")
     say("workers compare all of it with what is embedded")
     if pipeline.state == "paused":
         say(f"it is paused; let it go on: {command('resume', pipeline.name)}")

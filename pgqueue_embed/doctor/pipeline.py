@@ -12,16 +12,20 @@ from pgqueue_embed.db.errors import first_line, is_away, is_row_security
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
 from pgqueue_embed.doctor.check import Check, failed, ok, warning
 from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.lifecycle.follow_source import changed_types
 from pgqueue_embed.pipeline.catalog import why_paused
+from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 from pgqueue_embed.source.trust import look
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, views_of
 from pgqueue_embed.untrusted.shell import command
+
+PUT_BACK = "put it back as it was, or drop the pipeline"
 
 
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
@@ -30,15 +34,18 @@ def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     look(connection, pipeline.spec)
     target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
+    missing = run(connection, missing_of(pipeline))
+    absent = [] if missing is None else [(missing, f"{if_renamed(pipeline)}; else {PUT_BACK}")]
     problems = [
-        *_table_problems(connection, pipeline.source, source, (Right("select"),)),
+        *(absent or _table_problems(connection, pipeline.source, source, (Right("select"),))),
         *_table_problems(connection, pipeline.target, target.written_columns, target.rights),
     ]
     yield from (failed(subject, finding, fix) for finding, fix in problems)
     if not problems:
         yield ok(subject, f"{pipeline.source} may be read, {target} written")
         yield from check_types(connection, pipeline)
-    yield from _check_views(connection, pipeline)
+    if missing is None:
+        yield from _check_views(connection, pipeline)
     if pipeline.state == "paused":
         reason = connection.value(
             "select state_reason from pgembed.pipelines where id = %s", (pipeline.id,)
@@ -70,12 +77,18 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
 
 
 def _check_views(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
-    """Check that the pipeline's views are there: a person may have dropped one."""
+    """Check that the pipeline's views are there, and read its source: both may be others by now."""
     for view in views_of(pipeline.spec, pipeline.key, pipeline.document):
         if not view.is_made(connection):
-            renew = command("alter", pipeline.name, "--follow-source")
-            fix = f"{renew}, or --no-view" if view.option == "--view" else renew
-            yield warning(pipeline.name, f"the view {view.table} is gone", fix)
+            finding = f"the view {view.table} is gone"
+        elif not view.reads_source(connection):
+            finding = f"the view {view.table} reads another table than {pipeline.source}"
+        else:
+            continue
+        renew = command("alter", pipeline.name, "--follow-source")
+        yield warning(
+            pipeline.name, finding, f"{renew}, or --no-view" if view.option == "--view" else renew
+        )
 
 
 def _table_problems(
@@ -99,7 +112,7 @@ def _table_problems(
     except psycopg.Error as error:
         if is_away(error):
             raise
-        yield f"{table}: {first_line(error)}", "put it back as it was, or drop the pipeline"
+        yield f"{table}: {first_line(error)}", PUT_BACK
         return
     missing = [right for right in rights if not _has_right(connection, identifier, right)]
     if missing:

@@ -1,6 +1,6 @@
-"""Following the source: the types of its columns, wherever a pipeline has noted others.
+"""Following the source: names and types, wherever a pipeline has noted others.
 
-They are noted in the pipeline's row, in the columns of its target, in the view of both and in the
+They are noted in the pipeline's row, in the columns of its target, in the views of both and in the
 functions of capture. A key that becomes wider is the usual case: PostgreSQL stores larger numbers
 in the source from then on, and nothing of the pipeline's could.
 """
@@ -17,6 +17,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.lifecycle.follow_names import Names, Renamed, present_names, renames
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.key import Key
@@ -24,7 +25,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import SourceShape, columns_json
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.check import check_source, types_of
-from pgqueue_embed.target import target_of, views_of
+from pgqueue_embed.target import View, target_of, views_of
 from pgqueue_embed.untrusted.shell import command
 
 # From narrow to wide: each holds the keys of those before it, spelled as they are.
@@ -43,20 +44,22 @@ class Change:
         return f"{self.column}: {self.noted} → {self.present}"
 
 
-def follow_source(connection: Connection, pipeline: Pipeline) -> list[Change]:
-    """Note the types that the source's columns have now, all or none, and return what changed.
+def follow_source(connection: Connection, pipeline: Pipeline) -> list[Change | Renamed]:
+    """Note names and types that the source has now, all or none, and return what changed.
 
-    Of the next generation too, if there is one. A view of the pipeline's that is gone is made
-    again. All of the source is compared with the ledger then,
-    by workers. Raises UsageError where a key would be spelled otherwise than it is in queue and
-    ledger, where values that were copied cannot be of the new type, where a user's view
-    stands on the target's column, and as `check_source` does.
+    Of the next generation too, if there is one. A view of the pipeline's that is gone, or reads
+    another table of the source's name, is made again. All of the source is compared with the
+    ledger then, by workers. Raises UsageError where nothing tells a name, where a key would be
+    spelled otherwise than it is in queue and ledger, where values that were copied cannot be of the
+    new type, where a user's view stands on the target's column, and as `check_source` does.
     """
 
-    def follow() -> list[Change]:
-        changes: list[Change] = []
+    def follow() -> list[Change | Renamed]:
+        changes: list[Change | Renamed] = []
+        names = None
         for each in with_successors(connection, [pipeline.name]):
-            changes += _follow(connection, each)
+            names = present_names(connection, each, names)
+            changes += _follow(connection, each, names)
         return list(dict.fromkeys(changes))
 
     return in_short_waits(connection, follow, table=pipeline.target)
@@ -100,10 +103,11 @@ def _rank(column: Column) -> int:
     return INTEGERS.index(column.type)
 
 
-def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
+def _follow(connection: Connection, noted: Pipeline, names: Names) -> list[Change | Renamed]:
+    pipeline = names.of(noted)
     found = check_source(connection, pipeline.spec)
     present = replace(found, key=wide_enough(pipeline.key, found.key))
-    changes = changes_of(pipeline, found)
+    changes: list[Change | Renamed] = [*renames(noted, names), *changes_of(pipeline, found)]
     if not changes:
         _make_views(connection, pipeline)
         return []
@@ -112,25 +116,42 @@ def _follow(connection: Connection, pipeline: Pipeline) -> list[Change]:
     if pipeline.spec.into_column is None:
         _alter_target(connection, pipeline, present)
     _make_views(connection, followed)
-    connection.execute(
-        NOTE,
-        {
-            "id": pipeline.id,
-            "key": columns_json(present.key.columns),
-            "document": columns_json(present.document.columns),
-            "copied": columns_json(present.document.copied),
-            "chunk_text": target_of(followed).text_query,
-        },
-    )
+    _note(connection, followed)
     if capture.is_on(connection, pipeline):
         capture.install(connection, followed)
     connection.execute("select pgembed.queue_comparison(%s)", (pipeline.id,))
     return changes
 
 
+def _note(connection: Connection, followed: Pipeline) -> None:
+    spec = followed.spec
+    values = {
+        "id": followed.id,
+        "source_schema": spec.source.schema,
+        "source_table": spec.source.name,
+        "target_schema": spec.target.schema,
+        "target_table": spec.target.name,
+        "text_fields": list(spec.text_fields),
+        "template": spec.template,
+        "chunk_template": spec.chunk_template,
+        "key": columns_json(followed.key.columns),
+        "document": columns_json(followed.document.columns),
+        "copied": columns_json(followed.document.copied),
+        "chunk_text": target_of(followed).text_query,
+    }
+    connection.execute(NOTE, values)
+
+
 NOTE = """
 update pgembed.pipelines
-set key_columns = %(key)s,
+set source_schema = %(source_schema)s,
+    source_table = %(source_table)s,
+    target_schema = %(target_schema)s,
+    target_table = %(target_table)s,
+    text_fields = %(text_fields)s,
+    template = %(template)s,
+    chunk_template = %(chunk_template)s,
+    key_columns = %(key)s,
     document_columns = %(document)s,
     copied_columns = %(copied)s,
     chunk_text = %(chunk_text)s
@@ -228,10 +249,27 @@ def _alter_target(connection: Connection, pipeline: Pipeline, present: SourceSha
 
 
 def _make_views(connection: Connection, pipeline: Pipeline) -> None:
-    """Make the views that a person had to drop before the source could be altered."""
+    """Make the views that a person had to drop before the source could be altered.
+
+    One that is there reads what it has read before, under whichever name: another table, maybe.
+    """
     for view in views_of(pipeline.spec, pipeline.key, pipeline.document):
         if not view.is_there(connection):
             view.create(connection)
+        elif view.is_made(connection) and not view.reads_source(connection):
+            _replace(connection, view)
+        elif view.is_made(connection):
+            view.describe(connection)
+
+
+def _replace(connection: Connection, view: View) -> None:
+    try:
+        view.create(connection)
+    except psycopg.errors.InvalidTableDefinition as error:
+        raise UsageError(
+            f"the view {view.table} reads another table than {view.source}, and cannot be changed:"
+            f" {first_line(error)}; drop it, and it is made again"
+        ) from None
 
 
 def _altered(pipeline: Pipeline, present: SourceShape) -> Iterator[tuple[str, str]]:

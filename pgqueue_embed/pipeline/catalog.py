@@ -10,6 +10,7 @@ from pgqueue_embed.db.dsn import place_if_private
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import NotFound, PipelineReplaced
+from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.row import COLUMNS, columns_json, from_row
 from pgqueue_embed.untrusted.foreign_text import MOST_STORED_CHARACTERS, printable
@@ -66,24 +67,31 @@ select exists (
         and target_table = %s
         and target_columns ->> 'embedding' = %s
         and key_columns = %s
+        and (source_schema, source_table) = (%s, %s)
+        and document_columns = %s
 )
 """
 
 
 def is_current(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether `pipeline` is there, and has target and key as when it was loaded.
+    """Return whether `pipeline` is there, and has source and target as when it was loaded.
 
-    The target is another one once generations have been switched, and the key may follow that of
-    the source.
+    The target is another one once generations have been switched, and names and types of the
+    source's columns are followed.
     """
     return run(connection, currency_read(pipeline))
 
 
 def currency_read(pipeline: Pipeline) -> Steps[bool]:
     """Do what `is_current` does."""
-    target = pipeline.target
-    place = (target.schema, target.name, pipeline.spec.columns.embedding)
-    values = (pipeline.id, *place, columns_json(pipeline.key.columns))
+    source, target = pipeline.source, pipeline.target
+    values = (
+        pipeline.id,
+        *(target.schema, target.name, pipeline.spec.columns.embedding),
+        columns_json(pipeline.key.columns),
+        *(source.schema, source.name),
+        columns_json(pipeline.document.columns),
+    )
     [(is_same,)] = yield Step(STILL_THE_SAME, values)
     return bool(is_same)
 
@@ -94,7 +102,8 @@ MEND_AND_RESUME = "; mend it and run: pgembed resume "
 
 def pause_at_fault(connection: Connection, pipeline: Pipeline, reason: str) -> None:
     """Pause a pipeline for a fault of its tables, and say how to go on."""
-    renamed = IF_RENAMED if _is_renamed(connection, pipeline) else ""
+    missing = run(connection, missing_of(pipeline))
+    renamed = "" if missing is None else f"; {missing}; {if_renamed(pipeline)}"
     pause_pipeline(connection, pipeline, f"{reason}{renamed}{MEND_AND_RESUME}{pipeline.name}")
 
 
@@ -111,37 +120,6 @@ def why_paused(name: str, reason: str | None) -> str:
     if is_fault:
         return f"{cause}; mend it and run: {resume}"
     return cause if "pgembed resume" in cause else f"{cause}; go on: {resume}"
-
-
-IF_RENAMED = (
-    "; if the source or a column of it has another name now, pgembed drop and then pgembed adopt"
-    " with that name keep all vectors"
-)
-
-# By name: to_regclass raises an error without the right to use the schema.
-MISSING_COLUMNS = """
-select exists (
-    select
-    from unnest(%s::text[]) as listed (name)
-    where not exists (
-        select
-        from pg_attribute
-        join pg_class on pg_class.oid = attrelid
-        join pg_namespace on pg_namespace.oid = relnamespace
-        where nspname = %s and relname = %s and attname = listed.name and not attisdropped
-    )
-)
-"""
-
-
-def _is_renamed(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether the source, or what is read of it, is not there by its name."""
-    spec = pipeline.spec
-    if spec.into_column is not None or spec.partition_by is not None or not spec.text:
-        return False  # no such vectors are adopted
-    columns = [column.name for column in pipeline.source_columns]
-    place = (pipeline.source.schema, pipeline.source.name)
-    return bool(connection.value(MISSING_COLUMNS, (columns, *place)))
 
 
 def pause_pipeline(connection: Connection, pipeline: Pipeline, reason: str) -> None:

@@ -35,7 +35,7 @@ class Recipe:
     def names(self) -> tuple[str, ...]:
         """Return the names of all columns that take part, each once."""
         before, after = self.around_chunk()
-        named = (*self._document_names(), *field_names((*before, *after)))
+        named = (*self.document_names(), *field_names((*before, *after)))
         return tuple(dict.fromkeys(named))
 
     def parts(self) -> tuple[Part, ...]:
@@ -48,7 +48,8 @@ class Recipe:
             return (), ()
         return split_at_chunk(parse_template(self.chunk_template, "--chunk-template"))
 
-    def _document_names(self) -> tuple[str, ...]:
+    def document_names(self) -> tuple[str, ...]:
+        """Return the names of those that the document is made of."""
         return self.text_fields if self.template is None else field_names(self.parts())
 
 

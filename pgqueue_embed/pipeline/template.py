@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgqueue_embed.db.names import check_identifier
@@ -13,6 +13,7 @@ CHUNK = "chunk"
 
 # $$, $name, ${any name}, a lone dollar, and what a shell leaves of a line break.
 _TOKEN = re.compile(r"\$\$|\$\{([^{}]*)\}|\$([^\W\d]\w*)|\$|\\[nt\\]")
+_BARE = re.compile(r"[^\W\d]\w*")
 _ESCAPED = re.compile(r"\\[nt\\]")
 _ESCAPES = {"$$": "$", "\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
@@ -48,6 +49,19 @@ def parse_template(text: str, option: str) -> tuple[Part, ...]:
 def unescaped(text: str) -> str:
     """Return `text` with line breaks and tabs for what a shell leaves of them."""
     return _ESCAPED.sub(lambda found: _ESCAPES[found[0]], text)
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """Return a template with other names in the place of those that are in `names`."""
+
+    def renamed(token: re.Match[str]) -> str:
+        name = token[1] or token[2]
+        if name not in names:
+            return token[0]
+        is_bare = token[2] is not None and _BARE.fullmatch(names[name])
+        return f"${names[name]}" if is_bare else f"${{{names[name]}}}"
+
+    return _TOKEN.sub(renamed, text)
 
 
 def _part(token: re.Match[str], option: str) -> Part:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -28,7 +28,9 @@ UNSETTLED_TYPES = ("money",)
 
 
 @dataclass(frozen=True)
-class _SourceColumn:
+class SourceColumn:
+    """The type beneath the domain, if it is one, and what else tells how it may be used."""
+
     type: str
     category: str
     deterministic: bool
@@ -55,8 +57,12 @@ def check_source(connection: Connection, spec: PipelineSpec) -> SourceShape:
 
 def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """Return the same by the catalogue alone; raises UsageError for a column that cannot be."""
+    return shape_of(spec, columns_of(connection, spec.source))
+
+
+def shape_of(spec: PipelineSpec, columns: Mapping[str, SourceColumn]) -> SourceShape:
+    """Return the same of a source with `columns`, by name."""
     table, recipe = spec.source, spec.recipe
-    columns = _columns(connection, table)
     for name in (*spec.id_fields, *recipe.names(), *spec.copy_columns):
         if name not in columns:
             known = ", ".join(columns)
@@ -83,7 +89,8 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
         raise UsageError(f"--where is not a condition over {table}: {refused}")
 
 
-def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:
+def columns_of(connection: Connection, table: Table) -> dict[str, SourceColumn]:
+    """Return the columns of a source by name; raises UsageError if it is not there."""
     query = sql.SQL(
         """
         select
@@ -110,7 +117,7 @@ def _columns(connection: Connection, table: Table) -> dict[str, _SourceColumn]:
             f"there is no table or view {table}{connection.place_if_private}"
             f"{_similar(connection, table)}"
         )
-    return {name: _SourceColumn(type_, category, ok) for name, type_, category, ok in rows}
+    return {name: SourceColumn(type_, category, ok) for name, type_, category, ok in rows}
 
 
 def _similar(connection: Connection, table: Table) -> str:
@@ -156,7 +163,7 @@ def _check_readable(connection: Connection, table: Table, columns: Sequence[str]
         ) from None
 
 
-def _check_text(table: Table, name: str, column: _SourceColumn, *, alone: bool) -> None:
+def _check_text(table: Table, name: str, column: SourceColumn, *, alone: bool) -> None:
     if alone and column.category != "S":
         raise UsageError(
             f"{table}.{name} is of type {column.type}; the text column must hold text"
@@ -170,7 +177,7 @@ def _check_text(table: Table, name: str, column: _SourceColumn, *, alone: bool) 
         )
 
 
-def _key_type(table: Table, name: str, column: _SourceColumn) -> str:
+def _key_type(table: Table, name: str, column: SourceColumn) -> str:
     if column.type not in KEY_TYPES or not column.deterministic:
         what = column.type if column.deterministic else "text with a nondeterministic collation"
         raise UsageError(

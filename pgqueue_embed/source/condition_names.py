@@ -8,6 +8,9 @@ import re
 NAME = r'(?:"(?:[^"]|"")+"|(?<![\w$])[^\W\d][\w$]*)'
 QUALIFIED = re.compile(rf"({NAME})\s*\.\s*({NAME}|[-+*/<>=~!@#%^&|`?]+)")
 
+# One with a backslash in front of a quote ends too early: what follows is taken for names, too.
+STRING = re.compile(r"'(?:[^']|'')*'")
+
 # A record as a whole, and not one of its columns.
 WHOLE_ROW = re.compile(r"\bsource\b(?!\s*\.)", re.IGNORECASE)
 
@@ -23,6 +26,11 @@ def qualified_names(condition: str) -> list[tuple[str, str]]:
     Some of it is a column of the source, or stands in a text; no function is called so, as a rule.
     """
     return [(_bare(schema), _bare(name)) for schema, name in QUALIFIED.findall(condition)]
+
+
+def possible_columns(condition: str) -> list[str]:
+    """Return all names in a condition: those of its columns, and of types, functions and so on."""
+    return [_bare(name) for name in re.findall(NAME, STRING.sub("''", condition))]
 
 
 def _bare(name: str) -> str:

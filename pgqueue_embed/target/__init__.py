@@ -60,7 +60,9 @@ def views_of(wanted: PipelineSpec, key: Key, document: Document) -> tuple[View, 
     if wanted.into_column is not None or wanted.name.endswith(NEXT_NAME):
         return ()
     text = _text_of(wanted, key, document)
-    of_text = () if text is None else (TextView(target=wanted.target, text=text),)
+    of_text = (
+        () if text is None else (TextView(target=wanted.target, source=wanted.source, text=text),)
+    )
     return (*of_text, *([view_of(wanted, key, document)] if wanted.view else ()))
 
 

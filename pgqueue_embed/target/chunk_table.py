@@ -153,6 +153,10 @@ class ChunkTable:
         return self.table.identifier if self.text is None else self.text.rows(self.table)
 
     @property
+    def vector_rows(self) -> sql.Composable:
+        return self.table.identifier
+
+    @property
     def text_query(self) -> str | None:
         return None if self.text is None else raw(self.text.query)
 

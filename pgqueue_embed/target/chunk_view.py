@@ -19,8 +19,8 @@ INVOKER_VERSION = 150_000
 AS_INVOKER = "with (security_invoker = true)"
 
 
-# What a person has given the name reads something else.
-IS_OWN = """
+# Whether a view reads a table. What a person has given the name reads something else.
+READS = """
 select exists (
     select
     from pg_class
@@ -36,12 +36,13 @@ select exists (
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """A view of the table `target` and its source, called after the table.
+    """A view of the table `target` and of `source`, called after the first.
 
     It names the columns that there are when it is made: PostgreSQL then refuses to drop them.
     """
 
     target: Table
+    source: Table
 
     @property
     @abstractmethod
@@ -69,7 +70,14 @@ class View(ABC):
 
     def is_made(self, connection: Connection) -> bool:
         """Return whether the view is there, and not something else that has its name."""
-        return bool(connection.value(IS_OWN, (self.table.quoted, self.target.quoted)))
+        return self._reads(connection, self.target)
+
+    def reads_source(self, connection: Connection) -> bool:
+        """Return whether it reads the table that has the source's name."""
+        return self._reads(connection, self.source)
+
+    def _reads(self, connection: Connection, table: Table) -> bool:
+        return bool(connection.value(READS, (self.table.quoted, table.quoted)))
 
     def check(self, connection: Connection) -> None:
         """Raise UsageError if something has the view's name."""
@@ -86,6 +94,10 @@ class View(ABC):
             query=self.query(connection),
         )
         connection.execute(create)
+        self.describe(connection)
+
+    def describe(self, connection: Connection) -> None:
+        """Say with the view what it shows."""
         describe = sql.SQL("comment on view {} is {}")
         connection.execute(describe.format(self.table.identifier, sql.Literal(self.comment)))
 
@@ -109,7 +121,6 @@ class ChunkView(View):
     A table without texts has these by `text`.
     """
 
-    source: Table
     key: Key
     target_key: tuple[str, ...]
     text: ChunkText | None

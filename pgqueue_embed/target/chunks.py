@@ -64,6 +64,11 @@ class Target(Protocol):
         ...
 
     @property
+    def vector_rows(self) -> sql.Composable:
+        """The same without the texts, if these are not stored: it reads nothing but the target."""
+        ...
+
+    @property
     def text_query(self) -> str | None:
         """The scalar subquery that gives the text of a row ``target`` of a table without texts.
 

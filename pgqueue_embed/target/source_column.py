@@ -90,6 +90,10 @@ class SourceColumn:
         return sql.SQL(ROWS).format(**self._names())
 
     @property
+    def vector_rows(self) -> sql.Composable:
+        return self.rows
+
+    @property
     def text_query(self) -> str | None:
         return None
 

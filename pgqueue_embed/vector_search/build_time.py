@@ -43,7 +43,7 @@ def estimated_build_seconds(
             connection.execute("set local client_min_messages = warning")
             names = {
                 "embedding": sql.Identifier(pipeline.spec.columns.embedding),
-                "rows": target_of(pipeline).rows,
+                "rows": target_of(pipeline).vector_rows,
             }
             drawn = connection.execute(sql.SQL(DRAW).format(**names), {"limit": SAMPLE_ROWS})
             sampled = drawn.rowcount

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from psycopg import sql
 
-from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection, RawCursor
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import count_vectors, vector_indexes
-from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
+from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.relation import Relation, relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
 
@@ -97,7 +94,7 @@ def draw_queries(connection: Connection, pipeline: Pipeline, count: int, seed: i
             percent=sql.Literal(percent),
             seed=sql.Literal(seed),
         )
-        with _reading(connection, pipeline):
+        with reading_chunks(connection, pipeline, COMPARING):
             drawn = connection.execute(query, {"limit": count}).fetchall()
         found = [Query(vector=vector, is_stored=True) for (vector,) in drawn]
         if len(found) == count:
@@ -215,17 +212,6 @@ def _index_of(connection: Connection, pipeline: Pipeline, relation: Relation) ->
     )
 
 
-@contextmanager
-def _reading(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
-    with (
-        trusting(connection, pipeline.spec, searching=True, reads_source=False),
-        on_users_tables(connection, "comparing its vectors"),
-        connection.transaction(),
-    ):
-        connection.execute(WHAT_ONE_MAY_SEE)
-        yield
-
-
 class _Searches:
     """The same searches again and again, each timed."""
 
@@ -255,7 +241,7 @@ class _Searches:
 
     def usual_effort(self) -> int:
         """Return the ef_search that a search for k uses."""
-        with _reading(self._connection, self._pipeline):
+        with reading_chunks(self._connection, self._pipeline, COMPARING):
             self._connection.execute(
                 "select pgembed.widen_scan(pipelines, %s, %s) from pgembed.pipelines where id = %s",
                 (self._k, self._relation.scan, self._pipeline.id),
@@ -268,7 +254,7 @@ class _Searches:
         """Return for each query the seconds of its search, and the distances of what was found."""
         times, found = [], []
         for number, query in enumerate(self._queries):
-            with _reading(self._connection, self._pipeline):
+            with reading_chunks(self._connection, self._pipeline, COMPARING):
                 if ef_search is not None:
                     self._prefer_index(ef_search)
                 with RawCursor(self._connection) as cursor:

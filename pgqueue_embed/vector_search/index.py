@@ -231,7 +231,7 @@ def count_vectors(connection: Connection, pipeline: Pipeline) -> int:
         raise UsageError(f"the target table {target} is gone; make the pipeline again")
     if estimate > 1_000_000:
         return int(estimate)
-    query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).rows)
+    query = sql.SQL("select count(*) from {} as target").format(target_of(pipeline).vector_rows)
     rows = connection.value(query, ())
     return int(rows)
 

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
-from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
+from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Returns what a search for some words finds.
@@ -156,14 +154,9 @@ def _count_embedded(connection: Connection, pipeline: Pipeline, keys: list[str])
     names = pipeline.spec.columns.fulltext_id
     query = sql.SQL(EMBEDDED).format(
         key=pipeline.key.text("target", names),
-        rows=target_of(pipeline).rows,
+        rows=target_of(pipeline).vector_rows,
         embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
         key_is_among_keys=pipeline.key.among("target", names, "keys"),
     )
-    with (
-        trusting(connection, pipeline.spec, searching=True),
-        on_users_tables(connection, "comparing its vectors"),
-        connection.transaction(),
-    ):
-        connection.execute(WHAT_ONE_MAY_SEE)
+    with reading_chunks(connection, pipeline, COMPARING):
         return int(connection.value(query, {"keys": keys}))

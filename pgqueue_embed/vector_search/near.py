@@ -62,7 +62,7 @@ def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
         key_text=pipeline.key.text("target", names),
         schema=sql.Identifier(schema),
         embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
-        rows=target_of(pipeline).rows,
+        rows=target_of(pipeline).vector_rows,
         key=pipeline.key.of("target", names),
         wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
     )

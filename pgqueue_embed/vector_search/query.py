@@ -15,7 +15,6 @@ from psycopg import sql
 
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import is_given_back, on_users_tables
-from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, NoAnswer, OutOfTime
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, read_on
 from pgqueue_embed.errors import (
@@ -31,16 +30,23 @@ from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.key_values import key_of
 from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import trusted, trusting
+from pgqueue_embed.source.trust import trusted
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
 from pgqueue_embed.vector_search.hit import Candidate, Hit
 from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
 from pgqueue_embed.vector_search.near import Near, Origin, origin_of
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
+from pgqueue_embed.vector_search.reading import (
+    COMPARING,
+    WHAT_ONE_MAY_SEE,
+    read_by,
+    reading_chunks,
+    why_unreadable,
+)
 from pgqueue_embed.vector_search.relation import Relation, related
 from pgqueue_embed.vector_search.request import SearchRequest
-from pgqueue_embed.vector_search.rights import naming_missing_rights, with_rights_named
+from pgqueue_embed.vector_search.rights import with_rights_named
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
 WIDEN = """
@@ -56,9 +62,6 @@ from {relation}
 where {condition} and {key_is_among_keys} and 1 - {distance} >= $2
 group by 1
 """
-
-# Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
-WHAT_ONE_MAY_SEE = "set local row_security = on"
 
 # A condition is a person's own SQL, which may change nothing and not run for ever. Nor may a
 # search by words, of a role whose policies keep it from the index.
@@ -93,13 +96,14 @@ def nearest(
     """Read, in a transaction that is rolled back, what `search` finds before it is ordered anew."""
     steps = _found(connection, pipeline, near, request)
     try:
-        return (yield from with_rights_named(connection, _tables(pipeline, request), steps))
+        return (yield from with_rights_named(connection, read_by(pipeline, request), steps))
     except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
         # The vectors of another generation may be of another length, or have moved.
         yield from _check_present(pipeline)
-        raise UsageError(f"cannot search {pipeline.target}: {error}") from None
+        why = yield from why_unreadable(pipeline, error)
+        raise UsageError(f"cannot search {pipeline.target}: {why}") from None
     except (psycopg.errors.QueryCanceled, OutOfTime) as error:
         if isinstance(error, NoAnswer):
             raise
@@ -111,14 +115,6 @@ def nearest(
         raise UsageError(f"--where cannot be searched by: {first_line(error)}") from None
 
 
-_SEARCHING = "comparing its vectors"
-
-
-def _tables(pipeline: Pipeline, request: SearchRequest) -> list[Table]:
-    reads_source = request.reads_source or not pipeline.spec.text
-    return [pipeline.target, *([pipeline.source] if reads_source else [])]
-
-
 def _found(
     connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
 ) -> Steps[list[Hit]]:
@@ -126,9 +122,9 @@ def _found(
         pipeline.spec,
         request.where,
         searching=True,
-        reads_source=pipeline.source in _tables(pipeline, request),
+        reads_source=request.reads_source or not pipeline.spec.text,
     )
-    with on_users_tables(connection, _SEARCHING):
+    with on_users_tables(connection, COMPARING):
         yield from _prepare(request)
         origin = yield from origin_of(pipeline, near)
         relation = yield from related(connection, pipeline, request)
@@ -312,18 +308,12 @@ def _replaced(pipeline: Pipeline) -> PipelineReplaced:
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether there is anything to find; raises UsageError when the target is gone."""
-    query = sql.SQL("select exists (select 1 from {} as target)").format(target_of(pipeline).rows)
+    rows = target_of(pipeline).vector_rows
+    query = sql.SQL("select exists (select 1 from {} as target)").format(rows)
     try:
-        with (
-            naming_missing_rights(connection, [pipeline.target]),
-            trusting(connection, pipeline.spec, searching=True),
-            on_users_tables(connection, _SEARCHING),
-            connection.transaction(),
-        ):
-            connection.execute(WHAT_ONE_MAY_SEE)
-            found = connection.value(query, ())
+        with reading_chunks(connection, pipeline, COMPARING):
+            return bool(connection.value(query, ()))
     except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
         raise UsageError(f"cannot search {pipeline.target}: {error}") from None
-    return bool(found)

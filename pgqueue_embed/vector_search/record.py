@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import target_of
-from pgqueue_embed.vector_search.query import WHAT_ONE_MAY_SEE
-from pgqueue_embed.vector_search.rights import naming_missing_rights
+from pgqueue_embed.vector_search.reading import reading_chunks
 
 # Of a long document this is the beginning.
 MOST_CHUNKS = 1_000
@@ -63,14 +60,7 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
         key=pipeline.key.of("target", columns.fulltext_id),
         wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
     )
-    tables = [pipeline.target, *([] if pipeline.spec.text else [pipeline.source])]
-    with (
-        naming_missing_rights(connection, tables),
-        trusting(connection, pipeline.spec, searching=True),
-        on_users_tables(connection, "reading its chunks"),
-        connection.transaction(),
-    ):
-        connection.execute(WHAT_ONE_MAY_SEE)
+    with reading_chunks(connection, pipeline, "reading its chunks"):
         rows = connection.execute(query, {"key": key, "limit": MOST_CHUNKS}).fetchall()
     names = ("chunk_index", "start_char", "end_char", "chunk")
     return [StoredChunk(**dict(zip(names, row, strict=True))) for row in rows]

@@ -16,6 +16,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.condition import refused
+from pgqueue_embed.source.condition_names import possible_columns
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.request import SearchRequest
 
@@ -131,12 +132,15 @@ def _check_condition(
 ) -> Steps[None]:
     """Raise UsageError, in the words of PostgreSQL, for what is no condition over `found`.
 
-    And psycopg's error where the tables may not be read, whatever the condition.
+    And psycopg's error where tables or columns of theirs may not be read, whatever the condition.
     """
     relation = sql.SQL(found.relation.replace("%", "%%"))
     why = yield from refused(connection, relation, where)
     if why is not None:
-        yield Step(sql.SQL("select from {} limit 0").format(relation), ())
+        named = possible_columns(where)
+        known = yield Step(COLUMNS, (pipeline.id,))
+        columns = sql.SQL(", ".join(qualified for name, qualified in known if name in named))
+        yield Step(sql.SQL("select {} from {} limit 0").format(columns, relation), ())
         raise UsageError(
             f"--where is not a condition over {pipeline.source} and {pipeline.target}: {why}"
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from pgqueue_embed.db.errors import first_line, is_row_security
 from pgqueue_embed.db.names import Table
@@ -13,17 +15,32 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import Answer, AnyConnection, Step, Steps, guarded, run
 from pgqueue_embed.errors import MissingRight, RoleFault, UntrustedCode
 
+
+@dataclass(frozen=True)
+class Readable:
+    """A table that is read: these of its columns, or all. Names that it has not are none of it."""
+
+    table: Table
+    columns: tuple[str, ...] | None = None
+
+
 # What any search reads of pgembed's own; see docs/security.md.
 OWN_TABLES = tuple(
-    Table(schema="pgembed", name=name)
+    Readable(Table(schema="pgembed", name=name))
     for name in ("pipelines", "vector_indexes", "_yoyo_migration")
 )
 
 # By name: to_regclass raises an error without the right to use the schema.
 MISSING = """
 with listed as (
-    select schema_name, table_name, pg_namespace.oid as schema_oid, pg_class.oid as table_oid
-    from unnest(%s::text[], %s::text[]) as given (schema_name, table_name)
+    select
+        schema_name,
+        table_name,
+        columns,
+        pg_namespace.oid as schema_oid,
+        pg_class.oid as table_oid
+    from jsonb_to_recordset(%s)
+        as given (schema_name text, table_name text, columns text[])
     join pg_namespace on nspname = schema_name
     join pg_class on relnamespace = pg_namespace.oid and relname = table_name
 )
@@ -31,16 +48,30 @@ select distinct 1, format('grant usage on schema %%I to %%I', schema_name, curre
 from listed
 where not has_schema_privilege(schema_oid, 'usage')
 union
-select distinct 2, format('grant select on %%I.%%I to %%I', schema_name, table_name, current_user)
+select 2, format('grant select on %%I.%%I to %%I', schema_name, table_name, current_user)
 from listed
-where not has_table_privilege(table_oid, 'select')
+where columns is null and not has_table_privilege(table_oid, 'select')
+union
+select
+    2,
+    format(
+        'grant select (%%s) on %%I.%%I to %%I',
+        string_agg(quote_ident(attname), ', ' order by attnum),
+        schema_name,
+        table_name,
+        current_user
+    )
+from listed
+join pg_attribute on attrelid = table_oid and attname = any(columns)
+where attnum > 0 and not attisdropped and not has_column_privilege(table_oid, attnum, 'select')
+group by schema_name, table_name
 order by 1, 2
 """
 
 
 @contextmanager
 def naming_missing_rights(
-    connection: Connection, tables: Sequence[Table] = OWN_TABLES
+    connection: Connection, tables: Sequence[Readable] = OWN_TABLES
 ) -> Iterator[None]:
     """Raise MissingRight, with each GRANT, where a role may not read `tables` in the block."""
     try:
@@ -54,7 +85,7 @@ def naming_missing_rights(
 
 
 def with_rights_named(
-    connection: AnyConnection, tables: Sequence[Table], steps: Steps[Answer]
+    connection: AnyConnection, tables: Sequence[Readable], steps: Steps[Answer]
 ) -> Steps[Answer]:
     """Do what `naming_missing_rights` does, for `steps` in a transaction."""
     try:
@@ -67,22 +98,25 @@ def with_rights_named(
         raise (yield from _missing_right(error, tables)) from None
 
 
-def missing_grants(connection: Connection, tables: Sequence[Table]) -> list[str]:
-    """Return the GRANT of each right that this role lacks to read `tables`, if it lacks any.
-
-    A right on some columns would do where these are all that is read; that of the whole table is
-    what is named.
-    """
+def missing_grants(connection: Connection, tables: Sequence[Readable]) -> list[str]:
+    """Return the GRANT of each right that this role lacks to read `tables`, if it lacks any."""
     return run(connection, _missing(tables))
 
 
-def _missing(tables: Sequence[Table]) -> Steps[list[str]]:
-    places = ([each.schema for each in tables], [each.name for each in tables])
-    return [grant for _, grant in (yield Step(MISSING, places))]
+def _missing(tables: Sequence[Readable]) -> Steps[list[str]]:
+    given = [
+        {
+            "schema_name": each.table.schema,
+            "table_name": each.table.name,
+            "columns": each.columns,
+        }
+        for each in tables
+    ]
+    return [grant for _, grant in (yield Step(MISSING, (Jsonb(given),)))]
 
 
 def _missing_right(
-    error: RoleFault | psycopg.Error, tables: Sequence[Table]
+    error: RoleFault | psycopg.Error, tables: Sequence[Readable]
 ) -> Steps[MissingRight]:
     says = first_line(error) if isinstance(error, psycopg.Error) else str(error)
     grants: list[str] = []

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from pgqueue_embed.chunking import Chunk, ChunkedDocument, Chunker
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
 from pgqueue_embed.embedding import EmbeddingModel
-from pgqueue_embed.errors import RecordFault
+from pgqueue_embed.errors import PipelineFault, RecordFault, RoleFault
 from pgqueue_embed.pipeline.model import make_chunker
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord, read_records
+from pgqueue_embed.vector_search.reading import why_unreadable
 from pgqueue_embed.verification.sample import Drawn
 
 # Of a few hundred records no more is held at once, and the rest read in another go.
@@ -47,7 +49,12 @@ def inputs_of(
 
 def _read(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> list[SourceRecord]:
     again = [True] * len(keys)
-    return read_records(connection, pipeline, keys, again, limit_bytes=LIMIT_BYTES)
+    try:
+        return read_records(connection, pipeline, keys, again, limit_bytes=LIMIT_BYTES)
+    except RoleFault:
+        raise
+    except PipelineFault as error:
+        raise PipelineFault(run(connection, why_unreadable(pipeline, error))) from None
 
 
 def _cut(chunker: Chunker, record: SourceRecord) -> ChunkedDocument | None:

@@ -389,19 +389,30 @@ def reader(conninfo: str, connection: Connection) -> Iterator[Callable[[], Any]]
     connection.execute("drop owned by reader cascade; drop role reader")
 
 
+def grants_in(error: MissingRight) -> list[str]:
+    return str(error).partition("; missing: ")[2].split("; ")
+
+
 @pytest.mark.on_both_servers
 def test_reader_needs_rights_on_the_source_and_sees_what_its_policies_let_him(
     connection: Connection, session: Session, reader: Callable[[], Any]
 ) -> None:
     pipeline = embed_documents(connection, session, texts(6), text=False)
+    connection.execute("alter table reports add secret text")
     connection.execute("grant select on reports_chunks, reports_chunks_chunks to reader")
     everything = SearchRequest(limit=50, threshold=-1.0)
     with reader() as own:
-        with pytest.raises(MissingRight, match=r"grant select on public\.reports to reader"):
+        with pytest.raises(MissingRight) as refused:
             search(own, pipeline, unit_vector("x"), everything)
+        assert grants_in(refused.value) == ["grant select (id, body) on public.reports to reader"]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             own.execute("select text_chunk from public.reports_chunks_chunks")
-        connection.execute("grant select on reports to reader")
+        connection.execute("; ".join(grants_in(refused.value)))
+        for asked in (SearchRequest(columns=("secret",)), SearchRequest(where="secret > ' body'")):
+            with pytest.raises(MissingRight) as refused:
+                search(own, pipeline, unit_vector("x"), asked)
+            assert grants_in(refused.value) == ["grant select (secret) on public.reports to reader"]
+        assert read_record(own, pipeline, "1")[0].chunk
         connection.execute("create policy odd on reports using (id % 2 = 1)")
         connection.execute("alter table reports enable row level security")
         hits = search(own, pipeline, unit_vector("x"), everything)
