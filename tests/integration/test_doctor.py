@@ -183,7 +183,8 @@ def test_a_column_that_is_gone_is_named(
     connection.execute("alter table reports rename body to text")
     connection.execute("drop table reports_chunks")
     first, second = faults(examine(conninfo))
-    assert 'column "body" does not exist' in first.finding
+    assert first.finding == "public.reports has no column body"
+    assert "pgembed alter reports --follow-source" in (first.fix or "")
     assert "reports_chunks" in second.finding
     assert first.mark is second.mark is Mark.FAILED
 
