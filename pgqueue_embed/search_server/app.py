@@ -131,13 +131,23 @@ def _answering(handler: Handler) -> Handler:
 
 async def _unless_left(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
     """Return the answer; once its client has left, what is left to do for it is not done."""
-    answer = asyncio.ensure_future(answering)
+    own = asyncio.current_task()
+    is_over = False
+
+    def stop(_left: asyncio.Task[None]) -> None:
+        if own is not None and not is_over:
+            own.cancel()
+
     left = asyncio.ensure_future(_left(request))
+    left.add_done_callback(stop)
     try:
-        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else Response(status_code=CLIENT_LEFT)
+        return await answering
+    except asyncio.CancelledError:
+        if left.done():
+            return Response(status_code=CLIENT_LEFT)
+        raise
     finally:
-        answer.cancel()
+        is_over = True
         left.cancel()
 
 

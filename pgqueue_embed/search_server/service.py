@@ -36,6 +36,7 @@ from pgqueue_embed.vector_search.asked import TRIES
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.query import CONDITION_SECONDS
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
+from pgqueue_embed.vector_search.relation import Relations
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
@@ -80,6 +81,7 @@ class SearchService:
             conninfo, application_name=applications.SERVE, patience_seconds=CONDITION_SECONDS
         )
         self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
+        self._relations = Relations()
         self._known: dict[str, Pipeline] = {}
         self._known_at = -KNOWN_SECONDS
 
@@ -108,7 +110,7 @@ class SearchService:
             pipeline = await self.pipeline(search.pipeline)
             encoded = await self._encoder.encode(pipeline, [search.query])
             try:
-                work = partial(_find, pipeline, encoded.vectors[0], search)
+                work = partial(_find, self._relations, pipeline, encoded.vectors[0], search)
                 return await self._in_session(work)
             except PipelineReplaced:
                 await self.pipelines(anew=True)
@@ -182,13 +184,17 @@ class SearchService:
 
 
 def _find(
-    pipeline: Pipeline, vector: NDArray[np.float32], search: Search, connection: Connection
+    relations: Relations,
+    pipeline: Pipeline,
+    vector: NDArray[np.float32],
+    search: Search,
+    connection: Connection,
 ) -> list[Hit]:
     request = search.request
     if search.filter is not None:
         request = replace(request, where=_condition(connection, pipeline, search.filter))
     try:
-        return semantic_search.search(connection, pipeline, vector, request)
+        return semantic_search.search(connection, pipeline, vector, request, relations=relations)
     finally:
         if request.where is not None:
             forget_what_was_set(connection)

@@ -44,7 +44,7 @@ from pgqueue_embed.vector_search.reading import (
     reading_chunks,
     why_unreadable,
 )
-from pgqueue_embed.vector_search.relation import Relation, related
+from pgqueue_embed.vector_search.relation import Relation, Relations
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import with_rights_named
 
@@ -74,6 +74,7 @@ def search(
     near: Near,
     request: SearchRequest,
     score: Score | None = None,
+    relations: Relations | None = None,
 ) -> list[Hit]:
     """Return the chunks that `request` asks for, best first: never fewer than there are.
 
@@ -86,15 +87,19 @@ def search(
     """
     request.check()
     wanted = wanted_to_order(request, score)
-    found = read_on(connection, nearest(connection, pipeline, near, wanted))
+    found = read_on(connection, nearest(connection, pipeline, near, wanted, relations))
     return in_better_order(found, request, score)
 
 
 def nearest(
-    connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
+    connection: AnyConnection,
+    pipeline: Pipeline,
+    near: Near,
+    request: SearchRequest,
+    relations: Relations | None = None,
 ) -> Steps[list[Hit]]:
     """Read, in a transaction that is rolled back, what `search` finds before it is ordered anew."""
-    steps = _found(connection, pipeline, near, request)
+    steps = _found(connection, pipeline, near, request, relations or Relations())
     try:
         return (yield from with_rights_named(connection, read_by(pipeline, request), steps))
     except (UntrustedCode, MissingRight):
@@ -116,7 +121,11 @@ def nearest(
 
 
 def _found(
-    connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
+    connection: AnyConnection,
+    pipeline: Pipeline,
+    near: Near,
+    request: SearchRequest,
+    relations: Relations,
 ) -> Steps[list[Hit]]:
     yield from trusted(
         pipeline.spec,
@@ -127,7 +136,7 @@ def _found(
     with on_users_tables(connection, COMPARING):
         yield from _prepare(request)
         origin = yield from origin_of(pipeline, near)
-        relation = yield from related(connection, pipeline, request)
+        relation = yield from relations.related(connection, pipeline, request)
         if relation is None:
             raise _replaced(pipeline)
         scan = _Scan(pipeline, relation, request, origin)

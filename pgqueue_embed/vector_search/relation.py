@@ -27,6 +27,9 @@ cross join pgembed.search_columns(pipelines) as named
 where id = %s
 """
 
+# Clients may ask for any columns, in any order.
+MOST_KEPT = 256
+
 # Of a pipeline that has been dropped, no row.
 STATEMENTS = """
 with given as (
@@ -107,6 +110,32 @@ def related(
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)
     return found
+
+
+class Relations:
+    """What searches read, kept for others that ask for the same of the same pipeline object.
+
+    Who loads pipelines anew from time to time has their columns and indexes looked at anew, too.
+    Until then a search may leave an index aside that has just been built, and finds the same.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], tuple[Pipeline, Relation]] = {}
+
+    def related(
+        self, connection: AnyConnection, pipeline: Pipeline, request: SearchRequest
+    ) -> Steps[Relation | None]:
+        """Do what `related` does; a condition is looked at each time."""
+        shape = (pipeline.id, request.columns, request.words is None, request.mmr is None)
+        kept = self._kept.get(shape)
+        if request.where is None and kept is not None and kept[0] is pipeline:
+            return kept[1]
+        found = yield from related(connection, pipeline, request)
+        if found is not None and request.where is None:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[shape] = (pipeline, found)
+        return found
 
 
 def _qualified(pipeline: Pipeline, request: SearchRequest) -> Steps[list[str]]:

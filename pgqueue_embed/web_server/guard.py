@@ -26,6 +26,8 @@ MOST_BODY_BYTES = 4 * 1024**2
 # How long a client may take to send its body.
 BODY_SECONDS = 20.0
 
+ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
 # A client that leaves is told by this.
 DISCONNECT = "http.disconnect"
 
@@ -154,11 +156,7 @@ class _Exchange:
 def _added(headers: Any) -> list[tuple[bytes, bytes]]:
     """Return the security headers that a response has not got by itself."""
     has = {bytes(name).lower() for name, _ in headers}
-    return [
-        (name.encode(), value.encode())
-        for name, value in SECURITY_HEADERS.items()
-        if name.encode() not in has
-    ]
+    return [(name, value) for name, value in ENCODED_HEADERS if name not in has]
 
 
 def _headers(scope: Scope) -> dict[str, str]:

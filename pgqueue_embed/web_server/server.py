@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pgqueue_embed.log import Forwarding, get_logger
 from pgqueue_embed.web_server.answers import App
@@ -136,14 +138,22 @@ def _uvicorn_server(app: Guard, on_started: Callable[[], None]) -> uvicorn.Serve
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            # uvicorn's other one, which it takes where it is installed, reads heads without an end.
-            http="h11",
+            http=_protocol(),
             ws="none",
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+
+
+def _protocol() -> Literal["h11"] | type[asyncio.Protocol]:
+    """Return what reads requests: httptools where there is one, which takes less time than h11."""
+    if find_spec("httptools") is None:
+        return "h11"
+    from pgqueue_embed.web_server.bounded_http import BoundedHttp
+
+    return BoundedHttp
 
 
 @contextmanager

@@ -180,19 +180,28 @@ def test_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) -> Non
         find_api_key(tmp_path / "none", {})
 
 
-def test_head_without_an_end_is_refused(guarded: tuple[Server, Path]) -> None:
-    server, _ = guarded
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+def test_head_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch, parser: str) -> None:
+    if parser == "h11":
+        monkeypatch.setattr("pgqueue_embed.web_server.server.find_spec", lambda _name: None)
+    with running(Listening(port=0)) as server:
+        assert (server._server.config.http == "h11") == (parser == "h11")
+        assert answer_to_long_head(server)[:12] in (b"", b"HTTP/1.1 400")
+        many = {f"x-{number}": "x" * 100 for number in range(100)}
+        assert ask(server, content=b"still there", **many).content == b"still there"
+
+
+def answer_to_long_head(server: Server) -> bytes:
+    """Return what comes back of a head of a megabyte, nothing if it is cut off in its midst."""
     place = urlsplit(server.url)
     with socket.create_connection((str(place.hostname), place.port or 0), timeout=30) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
-        answer = b""
-        with suppress(OSError):  # it is cut off in the midst of it
+        with suppress(ConnectionError):
             for _ in range(64):
                 client.sendall(b"x" * 16_384)
-        with suppress(OSError):
-            answer = client.recv(1024)
-    assert server._server.config.http == "h11"
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+        with suppress(ConnectionError):
+            return client.recv(1024)
+    return b""
 
 
 def test_name_in_a_host_header() -> None:
