@@ -22,6 +22,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from xdist.scheduler import LoadFileScheduling
 
+# Tests run side by side, a core each. Where torch and numpy had all cores, their threads would wait
+# for one another by spinning. Who is imported below reads it; programs that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
@@ -30,10 +34,6 @@ from tests.servers import temporary_server
 from tests.support.pipelines import prepare_with_fake_model
 from tests.support.prepared import Fill
 from tests.support.programs import left_out
-
-# Tests run side by side, a core each. Where torch had all cores, its threads would wait for one
-# another by spinning. Programs that tests start inherit this.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEFAULT_VERSION = 18
 OLDER_VERSION = 16
