@@ -58,10 +58,10 @@ FILES_WITH_MODELS = frozenset(
     {
         *("test_light_models.py", "test_models.py", "test_variants.py", "test_embedding_model.py"),
         *("test_model_files.py", "test_model_kinds.py", "test_model_use.py", "test_precision.py"),
-        *("test_learning_to_read.py", "test_light_encoder.py", "test_search_order.py"),
+        *("test_model_reading.py", "test_learning_to_read.py", "test_light_encoder.py"),
         *("test_adopt_decoded.py", "test_embedding_devices.py", "test_verify.py", "test_demo.py"),
         *("test_round_trips.py", "test_reuse.py", "test_doctor.py", "test_truncation.py"),
-        *("test_search.py", "test_pipelines.py", "test_warm_query.py"),
+        *("test_search.py", "test_search_order.py", "test_pipelines.py", "test_warm_query.py"),
     }
 )
 # The names that the variants of `on_both_servers` have.

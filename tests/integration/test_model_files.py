@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,21 +27,15 @@ from tests.support.libraries import (
     transformers,
 )
 from tests.support.opened_models import chunks_of, load
-from tests.support.zoo import BERT, WIDTH, Animal, spread
-
-SAME = 0.99999
-PLAIN = Animal(architecture="Bert", tokenizer="wordpiece", specials=BERT)
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return PLAIN.save(tmp_path_factory.mktemp("bert") / "model")
+from tests.support.plain_model import PLAIN, SAME, change
+from tests.support.zoo import WIDTH, spread
+from tests.support.zoo_tokenizers import BERT, tokenizer
 
 
 @pytest.fixture
-def folder(bert: Path, tmp_path: Path) -> Path:
-    """A copy of a plain model, to be changed."""
-    return Path(shutil.copytree(bert, tmp_path / "model"))
+def folder(tmp_path: Path) -> Path:
+    """A plain model, to be changed."""
+    return PLAIN.save(tmp_path / "model")
 
 
 def save(folder: Path, *modules: Any) -> Path:
@@ -51,10 +43,6 @@ def save(folder: Path, *modules: Any) -> Path:
         str(folder), create_model_card=False
     )
     return folder
-
-
-def change(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def change_weights(file: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -185,7 +173,7 @@ def network(name: str, **sizes: Any) -> Callable[[Path], Path]:
     """Return what makes a model of another architecture."""
 
     def make(tmp_path: Path) -> Path:
-        own = zoo.tokenizer("wordpiece", BERT)
+        own = tokenizer("wordpiece", BERT)
         transformers.PreTrainedTokenizerFast(tokenizer_object=own, **BERT.names).save_pretrained(
             tmp_path / "base"
         )
@@ -224,8 +212,8 @@ def test_vectors_that_padding_changes_are_computed_alone(name: str, tmp_path: Pa
     assert lowest_cosine(found, unit_rows(np.stack(wanted))) >= SAME
 
 
-def test_others_are_computed_in_batches(bert: Path) -> None:
-    assert not load(bert).facts.computed_alone
+def test_others_are_computed_in_batches(folder: Path) -> None:
+    assert not load(folder).facts.computed_alone
 
 
 def test_positions_of_an_encoder_with_a_decoder_are_its_limit(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from tests.support import zoo
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source
 from tests.support.libraries import SentenceTransformer
-from tests.support.zoo import BERT, Animal
+from tests.support.zoo import Animal
+from tests.support.zoo_tokenizers import BERT
 
 # The tiny vocabulary lacks brackets.
 pytestmark = pytest.mark.filterwarnings("ignore:.* does not know")

@@ -29,7 +29,8 @@ from tests.support import zoo
 from tests.support.libraries import load_file, save_file, torch
 from tests.support.opened_models import chunks_of, load
 from tests.support.variants import found_fastest
-from tests.support.zoo import BERT, WIDTH, Animal
+from tests.support.zoo import WIDTH, Animal
+from tests.support.zoo_tokenizers import BERT
 
 SAME = 0.99999
 

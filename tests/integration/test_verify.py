@@ -18,7 +18,8 @@ from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text
 from tests.support.pipelines import make_pipeline
 from tests.support.rows import one_row
-from tests.support.zoo import BERT, Animal
+from tests.support.zoo import Animal
+from tests.support.zoo_tokenizers import BERT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* does not know")
 

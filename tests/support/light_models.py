@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.support.libraries import transformers
 from tests.support.models import edit
-from tests.support.zoo import BERT, ROBERTA, ZOO, Animal, Specials, tokenizer
+from tests.support.zoo import ZOO, Animal
+from tests.support.zoo_tokenizers import BERT, ROBERTA, Specials, tokenizer
 
 # The others have an architecture, a pooling or shards of weights that the library reads.
 LIGHT_ANIMALS = {

@@ -30,7 +30,8 @@ def save_reranker(folder: Path, labels: int = 1) -> Path:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from tests.support.zoo import BERT, Animal, spread
+    from tests.support.zoo import Animal, spread
+    from tests.support.zoo_tokenizers import BERT
 
     Animal(architecture="Bert", tokenizer="wordpiece", specials=BERT).save_base(folder)
     torch.manual_seed(3)
