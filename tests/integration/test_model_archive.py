@@ -53,8 +53,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_model_of_a_hub_is_found_by_name_and_revision(
     home: Path, tiny: Path, archive: Path
 ) -> None:
-    with pytest.raises(ModelError, match="pgembed model export and import"):
+    with pytest.raises(ModelError, match="pgembed model export and import") as caught:
         resolve_model(NAME)
+    assert str(caught.value).startswith(
+        f"model {NAME} is not on this machine and HF_HUB_OFFLINE is set; "
+    )
+    assert "\n" not in str(caught.value)
 
     said = pgembed("", "model", "import", str(archive)).stdout
     again = pgembed("", "model", "import", str(archive))

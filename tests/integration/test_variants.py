@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,10 @@ from pgqueue_embed.embedding.precision import (
     LOWEST_COSINE,
     Variant,
 )
-from pgqueue_embed.embedding.resolve import resolve_model
-from pgqueue_embed.embedding.rows import agreement, lowest_cosine, unit_rows
+from pgqueue_embed.embedding.rows import Vectors, agreement, lowest_cosine, unit_rows
 from pgqueue_embed.embedding.shapes import SIZES_OF, TABLE_LOOK_UP, limits_for
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
-from tests.support.models import bundled_model, make_table_model, make_tiny_model
+from tests.support.models import make_table_model, make_tiny_model
 from tests.support.opened_models import by_library, chunks_of, load
 from tests.support.variants import found_fastest
 
@@ -50,33 +50,38 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "LONGEST_BATCH_SECONDS", float("inf"))
 
 
-def batch(model: EmbeddingModel) -> list[Chunk]:
-    """Return different texts that fill a batch."""
-    rows = model.limits.rows_at(100)
+@cache
+def in_fp32(folder: Path) -> EmbeddingModel:
+    return load(folder, precision="fp32")
+
+
+@cache
+def batch(folder: Path, rows: int) -> tuple[list[Chunk], Vectors]:
+    """Return as many different texts, and their vectors in fp32."""
     texts = (f"{number}: the pump stopped " + "again " * 80 for number in range(rows))
-    return [model.whole_chunk(text) for text in texts]
+    exact = in_fp32(folder)
+    chunks = [exact.whole_chunk(text) for text in texts]
+    return chunks, exact.forward(chunks)
 
 
-VARIANTS = pytest.mark.parametrize(
-    "variant", [FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS], ids=str
+@pytest.mark.parametrize(
+    ("variant", "opened"),
+    [
+        *((each, nullcontext) for each in (FP32_PACKED, BF16, BF16_WEIGHTS, FP16_WEIGHTS)),
+        (BF16_WEIGHTS, by_library),
+    ],
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
-
-
-@VARIANTS
 def test_vectors_of_each_variant_are_near_those_of_fp32(
-    monkeypatch: pytest.MonkeyPatch, variant: Variant
+    monkeypatch: pytest.MonkeyPatch,
+    variant: Variant,
+    opened: Callable[[], AbstractContextManager[Any]],
+    folder: Path,
 ) -> None:
+    """Those of the bundled model are, too, and the library's are the same: test_light_models."""
     found_fastest(monkeypatch, variant)
-    assert_near(load(resolve_model(DEFAULT_MODEL).path), variant, bundled_model())
-
-
-@VARIANTS
-def test_vectors_of_each_variant_by_the_library_are_near_those_of_fp32(
-    monkeypatch: pytest.MonkeyPatch, variant: Variant, folder: Path
-) -> None:
-    found_fastest(monkeypatch, variant)
-    exact = load(folder, precision="fp32")
-    with by_library():
+    exact = in_fp32(folder)
+    with opened():
         assert_near(load(folder), variant, exact)
 
 
@@ -144,8 +149,7 @@ class Rivals:
 
 def compute(model: EmbeddingModel, turns: int) -> None:
     """Let a device compute real batches, which are what they are in fp32."""
-    chunks = batch(model)
-    exact = load(model._resolved.path, precision="fp32").forward(chunks)
+    chunks, exact = batch(model._resolved.path, model.limits.rows_at(100))
     with closing(DeviceThread(lambda: model)) as device:
         for _ in range(turns):
             assert lowest_cosine(device.embed(chunks, anew=True).vectors, exact) >= LOWEST_COSINE
