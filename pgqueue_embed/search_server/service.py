@@ -41,7 +41,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
 
-# For so long, a pipeline that was changed may be searched as it was.
+# For so long, a pipeline that was changed may be searched as it was, with what `Relations` keep.
 KNOWN_SECONDS = 2.0
 
 # Chunks of one search: what is shown to a person or a program, and no export of the table.

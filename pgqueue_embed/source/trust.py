@@ -149,12 +149,13 @@ def trusting(
 
 def trusted(
     wanted: PipelineSpec, where: str | None, *, searching: bool, reads_source: bool
-) -> Steps[None]:
+) -> Steps[Trust]:
     """Do what `trusting` does, in a transaction and for what follows in it."""
     trust = yield from looked(wanted, where, searching=searching, reads_source=reads_source)
     if trust.may_change:
         yield from _locked(wanted)
         yield from looked(wanted, where, searching=searching, reads_source=reads_source)
+    return trust
 
 
 def _values(

@@ -44,7 +44,7 @@ from pgqueue_embed.vector_search.reading import (
     reading_chunks,
     why_unreadable,
 )
-from pgqueue_embed.vector_search.relation import Relation, Relations
+from pgqueue_embed.vector_search.relation import Relation, Relations, related
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import with_rights_named
 
@@ -127,18 +127,22 @@ def _found(
     request: SearchRequest,
     relations: Relations,
 ) -> Steps[list[Hit]]:
-    yield from trusted(
-        pipeline.spec,
-        request.where,
-        searching=True,
-        reads_source=request.reads_source or not pipeline.spec.text,
-    )
+    relation = relations.of(pipeline, request)
+    may_keep = False
+    if relation is None:
+        reads_source = request.reads_source or not pipeline.spec.text
+        trust = yield from trusted(
+            pipeline.spec, request.where, searching=True, reads_source=reads_source
+        )
+        may_keep = not trust.may_change
     with on_users_tables(connection, COMPARING):
         yield from _prepare(request)
         origin = yield from origin_of(pipeline, near)
-        relation = yield from relations.related(connection, pipeline, request)
+        relation = relation or (yield from related(connection, pipeline, request))
         if relation is None:
             raise _replaced(pipeline)
+        if may_keep:
+            relations.keep(pipeline, request, relation)
         scan = _Scan(pipeline, relation, request, origin)
         hits = yield from (_best_of_records(scan) if request.per_record else _best(scan))
         yield from _check_present(pipeline)

@@ -113,29 +113,31 @@ def related(
 
 
 class Relations:
-    """What searches read, kept for others that ask for the same of the same pipeline object.
+    """The SQL of searches, kept for others that ask for the same of the same pipeline object.
 
-    Who loads pipelines anew from time to time has their columns and indexes looked at anew, too.
-    Until then a search may leave an index aside that has just been built, and finds the same.
+    Who keeps it loads pipelines anew from time to time, and then columns, indexes and whose code
+    may run are looked at anew. Until then a search may leave an index aside that has just been
+    built, and finds the same.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], tuple[Pipeline, Relation]] = {}
 
-    def related(
-        self, connection: AnyConnection, pipeline: Pipeline, request: SearchRequest
-    ) -> Steps[Relation | None]:
-        """Do what `related` does; a condition is looked at each time."""
-        shape = (pipeline.id, request.columns, request.words is None, request.mmr is None)
-        kept = self._kept.get(shape)
-        if request.where is None and kept is not None and kept[0] is pipeline:
-            return kept[1]
-        found = yield from related(connection, pipeline, request)
-        if found is not None and request.where is None:
+    def of(self, pipeline: Pipeline, request: SearchRequest) -> Relation | None:
+        """Return what was kept; of a condition, which is a person's own SQL, nothing is."""
+        loaded, found = self._kept.get(_shape(pipeline, request), (None, None))
+        return found if loaded is pipeline and request.where is None else None
+
+    def keep(self, pipeline: Pipeline, request: SearchRequest, found: Relation) -> None:
+        """Keep what a search was found to read, by tables that are no trap and become none."""
+        if request.where is None:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
-            self._kept[shape] = (pipeline, found)
-        return found
+            self._kept[_shape(pipeline, request)] = (pipeline, found)
+
+
+def _shape(pipeline: Pipeline, request: SearchRequest) -> tuple[object, ...]:
+    return (pipeline.id, request.columns, request.words is None, request.mmr is None)
 
 
 def _qualified(pipeline: Pipeline, request: SearchRequest) -> Steps[list[str]]:

@@ -37,7 +37,7 @@ def test_sql_that_is_kept_is_of_the_pipeline_as_it_was_loaded_and_of_what_is_ask
         (key, index) for key, index, _ in brute_force(connection, "true")[:7]
     ]
     assert find(reports) == plain
-    assert sent == [sent[0], sent[0] - 1]
+    assert sent == [sent[0], sent[0] - 2]
     for where in ("kind = 7", "kind = 8"):
         wanted = brute_force(connection, where)[:7]
         assert [hit.key for hit in find(reports, where=where)] == [key for key, _, _ in wanted]
@@ -57,3 +57,15 @@ def test_sql_that_is_kept_is_of_the_pipeline_as_it_was_loaded_and_of_what_is_ask
     drop_pipeline(connection, reloaded, delete_vectors=False)
     with pytest.raises(PipelineReplaced):
         find(reloaded, columns=("day",))
+
+
+def test_tables_that_may_become_a_trap_are_looked_at_each_time(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("create role less_trusted; alter table reports_chunks owner to less_trusted")
+    try:
+        relations = Relations()
+        assert search(connection, reports, QUERY, SearchRequest(), relations=relations)
+        assert relations._kept == {}
+    finally:
+        connection.execute("reassign owned by less_trusted to current_user; drop role less_trusted")
