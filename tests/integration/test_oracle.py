@@ -6,13 +6,15 @@ import re
 
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import POISON
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
-from tests.support.working import drain, open_session
+from tests.support.prepared import filled_by
+from tests.support.working import drain
 
 LEDGER = "update pgembed.records set"
 TARGET = "update public.reports_chunks set"
@@ -23,16 +25,16 @@ NOT_UNIQUE = (
 ONE_CHUNK = "where fulltext_id = 2 and chunk_index = 1"
 
 
-@pytest.fixture
-def converged(connection: Connection, conninfo: str) -> Connection:
-    """A database in which everything is done: embedded, empty and dead records."""
+def converge(connection: Connection, session: Session) -> None:
+    """Do everything there is: embedded, empty and dead records."""
     make_source(connection, [None, *texts(5, chunks=3), POISON])
     pipeline = make_pipeline(connection)
     enqueue(connection, pipeline, Selection())
-    with open_session(conninfo) as session:
-        drain(session, pipeline)
+    drain(session, pipeline)
     assert_converged(connection, "reports")
-    return connection
+
+
+PREPARED = {"connection": filled_by(converge)}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,10 @@ def converged(connection: Connection, conninfo: str) -> Connection:
         ("update pgembed.batches set dead = 5 where dead > 0", "says dead ="),
     ],
 )
-def test_oracle_notices(converged: Connection, tampering: str, breach: str) -> None:
-    converged.execute(tampering)
+def test_oracle_notices(connection: Connection, tampering: str, breach: str) -> None:
+    connection.execute(tampering)
     with pytest.raises(AssertionError, match=re.escape(breach)):
-        assert_converged(converged, "reports")
+        assert_converged(connection, "reports")
 
 
 def test_oracle_knows_no_pipeline_that_is_absent(connection: Connection) -> None:

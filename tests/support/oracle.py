@@ -5,7 +5,7 @@ It says in SQL of its own what the design promises, and shares no query with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -209,22 +209,29 @@ def assert_converged(connection: Connection, pipeline_name: str) -> None:
 
 def assert_consistent(connection: Connection, pipeline_name: str) -> None:
     """Fail unless what is stored of the pipeline is whole, though work may be left."""
-    names = _names(connection, pipeline_name)
-    breaches = [each for promise in ALWAYS for each in _breaches_of(connection, names, promise)]
+    breaches = list(_breaches_of(connection, _names(connection, pipeline_name), ALWAYS))
     assert not breaches, f"pipeline {pipeline_name}:\n" + "\n".join(breaches)
 
 
 def _breaches(connection: Connection, names: Names) -> Iterator[str]:
-    for promise in BREACHES:
-        yield from _breaches_of(connection, names, promise)
+    yield from _breaches_of(connection, names, BREACHES)
     yield from _progress_breaches(connection, names)
 
 
-def _breaches_of(connection: Connection, names: Names, promise: str) -> Iterator[str]:
-    query = sql.SQL(COMMON + BREACHES[promise]).format(**names)
-    rows = connection.execute(query).fetchall()
-    if rows:
-        yield f"- {promise}: {len(rows)}, such as {rows[:3]}"
+def _breaches_of(connection: Connection, names: Names, promises: Iterable[str]) -> Iterator[str]:
+    # In one statement, for which the records and their hashes are computed once.
+    queries = [
+        sql.SQL("select {} as promise, to_jsonb(breach) as breach from ({}) as breach").format(
+            sql.Literal(promise), sql.SQL(BREACHES[promise]).format(**names)
+        )
+        for promise in promises
+    ]
+    statement = sql.SQL(COMMON).format(**names) + sql.SQL(" union all ").join(queries)
+    found: dict[str, list[Any]] = {}
+    for promise, breach in connection.execute(statement):
+        found.setdefault(promise, []).append(breach)
+    for promise, breaches in found.items():
+        yield f"- {promise}: {len(breaches)}, such as {breaches[:3]}"
 
 
 def _progress_breaches(connection: Connection, names: Names) -> Iterator[str]:
