@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.queue.enqueue import Selection, enqueue
@@ -19,6 +20,9 @@ from tests.support.processes import RunningWorker, pid_with_claim, workers
 
 RECORDS = 400
 
+# A lease that no claim outlasts, however slow the machine is.
+PATIENT: dict[str, Any] = {"lease_seconds": 60.0}
+
 
 def queue_all(connection: Connection, documents: list[str]) -> None:
     make_source(connection, documents)
@@ -29,8 +33,8 @@ def test_three_workers_drain_a_thousand_records_and_embed_each_once(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
     queue_all(connection, texts(1_000, chunks=3))
-    with workers(conninfo, tmp_path, 3, ["--drain", "--concurrency", "2"]) as running:
-        assert [worker.wait() for worker in running] == [0, 0, 0], running[0].log()
+    with light_workers(conninfo, tmp_path, 3, **PATIENT, concurrency=2) as running:
+        assert [worker.wait() for worker in running] == ["drained"] * 3, running[0].log()
     assert_converged(connection, "reports")
     records, embedded, unchanged = connection.execute(
         "select sum(records), sum(embedded), sum(unchanged) from pgembed.batches"
@@ -42,13 +46,13 @@ def test_killed_worker_processes_lose_no_record_and_double_none(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
     queue_all(connection, texts(RECORDS))
-    draining = ["--drain", "--concurrency", "2"]
-    with workers(conninfo, tmp_path, 2, draining, batch_seconds=0.2) as running:
+    settings = {**PATIENT, "concurrency": 2, "batch_seconds": 0.2}
+    with light_workers(conninfo, tmp_path, 2, **settings) as running:
         first = pid_with_claim(connection)
         os.kill(first, signal.SIGKILL)
         second = pid_with_claim(connection, other_than=[first])
         os.kill(second, signal.SIGKILL)
-        assert [worker.wait() for worker in running] == [0, 0], running[0].log()
+        assert [worker.wait() for worker in running] == ["drained"] * 2, running[0].log()
     assert_converged(connection, "reports")
     assert_crash_was_written_down(connection, first)
     assert_crash_was_written_down(connection, second)
@@ -68,8 +72,8 @@ def test_power_cut_of_a_machine_makes_no_record_suspect(
         assert attempts_left(connection) > 0
         folder = tmp_path / "another machine"
         folder.mkdir()
-        with workers(conninfo, folder, 1, ["--drain"]) as [other]:
-            assert other.wait() == 0, other.log()
+        with light_workers(conninfo, folder, **PATIENT) as [other]:
+            assert other.wait() == "drained", other.log()
     assert_converged(connection, "reports")
     assert "suspect" not in other.log()
     assert connection.execute("select sum(failed) from pgembed.batches").fetchone() == (0,)
