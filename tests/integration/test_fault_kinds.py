@@ -35,8 +35,8 @@ from tests.support.working import drain, open_session
 # All errors of one origin come after each other in one test.
 pytestmark = pytest.mark.timeout(400)
 
-RECORDS = 12
-NEIGHBOURS = 5
+RECORDS = 6
+NEIGHBOURS = 2
 
 # Of a user's function: of every class that such a function raises, by itself or by what it does.
 FAULTS = (
