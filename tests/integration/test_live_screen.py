@@ -55,17 +55,21 @@ def state(connection: Connection) -> str:
     return str(one_value(connection, "select state from pgembed.pipelines"))
 
 
-@pytest.mark.parametrize("columns", [60, 120])
 def test_keys_do_what_the_commands_do_and_ask_first(
-    conninfo: str, connection: Connection, reports: Pipeline, columns: int
+    conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
-    with on_terminal(conninfo, "status", "--watch", columns=columns) as tty:
+    with on_terminal(conninfo, "status", "--watch", columns=120) as tty:
         before = tty.attributes()
         tty.wait_for("p pause")
         assert tty.is_raw()
+        assert BLACK_TO_WHITE.search(tty.shown)
+        assert "5 dead" in tty.text()
+        assert tty.widest() <= 120
+        tty.resize(60, 30)
+        tty.wait_until(lambda: tty.widest() <= 60, "it is narrow enough")
+        tty.wait_for("p pause")
         assert "reports" in tty.text()
         assert "5 dead" in tty.text()
-        assert tty.widest() <= columns
 
         tty.press("p")
         tty.wait_for("pause reports? Workers finish what they hold. [y/n]")
@@ -92,13 +96,15 @@ def test_keys_do_what_the_commands_do_and_ask_first(
         tty.press("y")
         tty.wait_for("put 4 dead letters of reports back into the queue")
         assert count_failures(connection, reports) == 1
+        assert tty.widest() <= 60
         tty.press("f")
         tty.wait_for("r retry dead")
+        tty.wait_for("1 dead")
         tty.press("r")
         tty.wait_for("retry 1 dead letter of reports?")
         tty.press("y")
         tty.wait_for("put 1 dead letter of reports back into the queue")
-        assert tty.widest() <= columns
+        assert tty.widest() <= 60
 
         tty.press("q")
         assert tty.wait() == 0
@@ -180,9 +186,6 @@ def test_resized_terminal_is_filled_and_nothing_of_before_is_left(
 
 
 def test_no_color_is_drawn_without_any(conninfo: str, reports: Pipeline) -> None:
-    with on_terminal(conninfo, "status", "--watch") as tty:
-        tty.wait_for("p pause")
-        assert BLACK_TO_WHITE.search(tty.shown)
     with on_terminal(conninfo, "status", "--watch", environment={"NO_COLOR": "1"}) as tty:
         tty.wait_for("p pause")
         assert not BLACK_TO_WHITE.search(tty.shown)
@@ -196,12 +199,11 @@ def test_dumb_terminal_gets_lines_and_no_sequence(conninfo: str, reports: Pipeli
         assert "\x1b" not in tty.shown
 
 
-@pytest.mark.parametrize("columns", [60, 120])
 def test_work_shows_itself_and_says_what_it_has_done_in_the_end(
-    conninfo: str, connection: Connection, columns: int
+    conninfo: str, connection: Connection
 ) -> None:
     queue_documents(connection, texts(40))
-    with on_terminal(conninfo, "work", "--drain", columns=columns) as tty:
+    with on_terminal(conninfo, "work", "--drain", columns=60) as tty:
         before = tty.attributes()
         assert tty.wait() == 0
         assert tty.attributes() == before
