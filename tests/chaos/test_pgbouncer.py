@@ -144,7 +144,7 @@ def test_what_needs_a_session_of_its_own_is_refused(
 def test_claim_behind_a_frozen_pgbouncer_is_freed_and_its_worker_comes_back(
     connection: Connection, bouncer: Bouncer, tmp_path: Path
 ) -> None:
-    queue_all(connection, 600)
+    queue_all(connection, 200)
     busy = "select count(*) from pgembed.in_flight"
     with light_workers(bouncer.conninfo, tmp_path, 1, batch_seconds=0.05) as [worker]:
         wait_until(lambda: connection.execute(busy).fetchone() != (0,), "a claim is in flight")

@@ -24,7 +24,8 @@ from tests.support.pipelines import make_pipeline
 from tests.support.rows import one_value
 from tests.support.working import drain, open_session, work_once
 
-RECORDS = 40
+# More than are read in time, and soon halved to one.
+RECORDS = 16
 
 # Seconds that the source takes to compute the text of a record, by its id.
 SLOW_SOURCE = """
