@@ -50,7 +50,7 @@ LONGEST_FILES = (
     *("test_unserved.py", "test_poison.py", "test_local_server.py", "test_network_faults.py"),
     *("test_bad_input.py", "test_source_column.py", "test_claim_failures.py", "test_claims.py"),
     *("test_adopt.py", "test_alter_switch.py", "test_every_target.py", "test_streams.py"),
-    *("test_wheel.py", "test_working_folder.py", "test_living_table.py", "test_apply.py"),
+    *("test_wheel.py", "test_working_folder.py", "test_living_table.py"),
 )
 
 # These import torch and the library; a process that has imported both needs no second for a model.
