@@ -48,12 +48,18 @@ class PgembedError(Exception):
         return printable(super().__str__(), MOST_CHARACTERS)
 
 
-_OPTION = re.compile(r"(?<!\w)--([a-z][a-z-]*)")
+# A command is to be typed as it is.
+_COMMAND_OR_OPTION = re.compile(r"(?<!\w)(?:pgembed [^;,]*|--([a-z][a-z-]*))")
 
 
 def as_arguments(message: str) -> str:
-    """Return a message that names arguments and fields of JSON, and not options of a command."""
-    return _OPTION.sub(lambda option: option[1].replace("-", "_"), message)
+    """Return a message that names arguments and fields of JSON where options are meant.
+
+    A command that it names, ``pgembed …`` up to a comma or semicolon, keeps its options.
+    """
+    return _COMMAND_OR_OPTION.sub(
+        lambda found: found[0] if found[1] is None else found[1].replace("-", "_"), message
+    )
 
 
 class UsageError(PgembedError):
@@ -102,7 +108,12 @@ class MachineFault(SetupError):
 
 
 class PipelineFault(PgembedError):
-    """A table, view or function of a pipeline refuses what a worker has to do; it is paused."""
+    """A table, view or function of a pipeline refuses what a worker has to do; it is paused.
+
+    `is_of_the_table` tells that its table says so to whatever is asked of it: it is not there, say.
+    """
+
+    is_of_the_table = False
 
 
 class RoleFault(PipelineFault):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import psycopg
 
-from pgqueue_embed.db.errors import first_line, is_away, refused
-from pgqueue_embed.db.faults import is_of_the_role
+from pgqueue_embed.db.errors import first_line, refused
+from pgqueue_embed.db.faults import kind_of
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import (
@@ -44,9 +44,8 @@ def explained() -> Iterator[None]:
 
 
 def _kind(error: psycopg.Error) -> type[PgembedError]:
-    if is_of_the_role(error):
-        return MissingRight
-    return DatabaseUnavailable if is_away(error) else SetupError
+    kind = kind_of(error)
+    return kind if kind in (MissingRight, DatabaseUnavailable) else SetupError
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pgqueue_embed.api.explained import explained
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import read_on, read_on_async
-from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.errors import DatabaseUnavailable, PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.key_values import RecordKey
 from pgqueue_embed.pipeline.option import check_type, shown
 from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
@@ -150,9 +150,16 @@ def _reader(
     *,
     keeps: bool,
 ) -> Reader:
-    def over_pool(read: Read) -> Any:
-        with _lending(pool, "__enter__") as lent:
-            return read_on(lent, read.steps(lent))
+    def over_pool(read: Read, *, is_first: bool = True) -> Any:
+        lent: Any = None
+        try:
+            with _lending(pool, "__enter__") as lent:
+                return read_on(lent, read.steps(lent))
+        except LOST:
+            if pool is None or not (is_first and _is_lost(lent)):
+                raise
+        pool.check()
+        return over_pool(read, is_first=False)
 
     if pool is not None:
         return over_pool
@@ -169,9 +176,16 @@ def _async_reader(
     *,
     keeps: bool,
 ) -> AsyncReader:
-    async def over_pool(read: Read) -> Any:
-        async with _lending(pool, "__aenter__") as lent:
-            return await read_on_async(lent, read.steps(lent))
+    async def over_pool(read: Read, *, is_first: bool = True) -> Any:
+        lent: Any = None
+        try:
+            async with _lending(pool, "__aenter__") as lent:
+                return await read_on_async(lent, read.steps(lent))
+        except LOST:
+            if pool is None or not (is_first and _is_lost(lent)):
+                raise
+        await pool.check()
+        return await over_pool(read, is_first=False)
 
     if pool is not None:
         return over_pool
@@ -179,6 +193,14 @@ def _async_reader(
         _check_connection(connection, psycopg.AsyncConnection)
         return lambda read: read_on_async(connection, read.steps(connection))
     return lambda read: sessions.awaited(_over_session(read, keeps=keeps))
+
+
+LOST = (psycopg.OperationalError, DatabaseUnavailable)
+
+
+def _is_lost(lent: psycopg.BaseConnection[Any] | None) -> bool:
+    """Return whether a connection of a pool was lost: after a restart of the server, all are."""
+    return lent is not None and lent.closed
 
 
 def _check_connection(given: object, wanted: type) -> None:

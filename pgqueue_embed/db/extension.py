@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import Step, Steps, run
 from pgqueue_embed.errors import SetupError
 
 
@@ -37,22 +38,28 @@ class VectorExtension:
         return found
 
 
+FIND = """
+select nspname, extversion
+from pg_extension
+join pg_namespace on pg_namespace.oid = extnamespace
+where extname = 'vector'
+"""
+
+
 def find_extension(connection: Connection) -> VectorExtension | None:
     """Return the vector extension of the database, or None if it is not created there."""
-    row = connection.execute(
-        """
-        select nspname, extversion
-        from pg_extension
-        join pg_namespace on pg_namespace.oid = extnamespace
-        where extname = 'vector'
-        """
-    ).fetchone()
+    row = connection.execute(FIND).fetchone()
     return VectorExtension(schema=row[0], version=row[1]) if row else None
 
 
 def vector_extension(connection: Connection) -> VectorExtension:
     """Return the vector extension of the database; raises SetupError where it is not created."""
-    found = find_extension(connection)
-    if found is None:
+    return run(connection, extension_read())
+
+
+def extension_read() -> Steps[VectorExtension]:
+    """Do what `vector_extension` does."""
+    rows = yield Step(FIND)
+    if not rows:
         raise SetupError("the vector extension is not created here; run: pgembed migrate")
-    return found
+    return VectorExtension(schema=rows[0][0], version=rows[0][1])

@@ -16,7 +16,16 @@ import psycopg
 
 from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.db.session import OutOfTime
-from pgqueue_embed.errors import DatabaseUnavailable, LeaseLost, PipelineFault, RoleFault
+from pgqueue_embed.errors import (
+    DatabaseUnavailable,
+    LeaseLost,
+    MissingRight,
+    PgembedError,
+    PipelineFault,
+    RoleFault,
+    SetupError,
+    UsageError,
+)
 
 # Another transaction was in the way, or the time was up: the next try may do.
 PASSING = ("40", "55P03", "57014")
@@ -83,7 +92,9 @@ def fault(
     looks_on_the_path = (
         isinstance(error, UNKNOWN) and error.diag.context and not is_raised_by_a_function(error)
     )
-    return PipelineFault(f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}")
+    found = PipelineFault(f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}")
+    found.is_of_the_table = is_of_the_table(error)
+    return found
 
 
 def is_of_the_role(error: psycopg.Error) -> bool:
@@ -108,6 +119,26 @@ def is_passing(error: BaseException) -> bool:
 def is_raised_by_a_function(error: psycopg.Error) -> bool:
     """Return whether a function in a procedural language has raised `error` by itself."""
     return (error.diag.source_file or "").startswith(PROCEDURAL)
+
+
+# What our own statements name is not there: schema pgembed was dropped, or is another one.
+WITHOUT_OUR_SCHEMA = ("3F000", "42P01", "42703", "42883")
+
+
+def kind_of(error: psycopg.Error) -> type[PgembedError]:
+    """Return what an error of a statement of ours is for a program; see the tree of errors.
+
+    What is worth trying again, since another session was in the way, counts as a database that is
+    away. UsageError is for a value that PostgreSQL cannot read, PgembedError for what nobody
+    expects.
+    """
+    if is_of_the_role(error):
+        return MissingRight
+    if is_away(error) or is_passing(error):
+        return DatabaseUnavailable
+    if error.sqlstate in WITHOUT_OUR_SCHEMA:
+        return SetupError
+    return UsageError if isinstance(error, psycopg.DataError) else PgembedError
 
 
 def is_given_back(error: BaseException) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from pgqueue_embed.db.errors import is_away, refused
-from pgqueue_embed.db.faults import is_of_the_role
+from pgqueue_embed.db.errors import refused
+from pgqueue_embed.db.faults import kind_of
 from pgqueue_embed.db.session import OutOfTime
 from pgqueue_embed.errors import PgembedError, as_arguments
 from pgqueue_embed.log import get_logger
@@ -43,12 +43,7 @@ def _status(error: Exception) -> int:
     if isinstance(error, PgembedError):
         return error.status
     if isinstance(error, psycopg.Error):
-        if is_of_the_role(error):
-            return 403
-        if is_away(error):
-            return 503
-        if isinstance(error, psycopg.DataError):
-            return 400
+        return kind_of(error).status
     return 503 if isinstance(error, asyncio.CancelledError) else 500
 
 

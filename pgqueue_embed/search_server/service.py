@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +16,16 @@ from psycopg.types.json import Jsonb
 
 from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import is_of_the_role
+from pgqueue_embed.db.faults import is_given_back, is_of_the_role
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import (
     NotFound,
     PgembedError,
     PipelineFault,
     PipelineReplaced,
+    RoleFault,
+    SetupError,
     UsageError,
 )
 from pgqueue_embed.log import get_logger
@@ -106,12 +109,20 @@ class SearchService:
     async def find(self, search: Search) -> list[Hit]:
         """Return the hits of a search, best first; raises PgembedError or psycopg.Error."""
         search.check()
+        return await self._retried(search.pipeline, partial(self._found, search))
+
+    async def _found(self, search: Search, pipeline: Pipeline) -> list[Hit]:
+        encoded = await self._encoder.encode(pipeline, [search.query])
+        return await self._in_session(
+            partial(_find, self._relations, pipeline, encoded.vectors[0], search)
+        )
+
+    async def _retried(self, name: str, read: Callable[[Pipeline], Awaitable[Answer]]) -> Answer:
+        """Return what is read of a pipeline as it is, whichever generation takes over meanwhile."""
         for tries_left in reversed(range(TRIES)):
-            pipeline = await self.pipeline(search.pipeline)
-            encoded = await self._encoder.encode(pipeline, [search.query])
+            pipeline = await self.pipeline(name)
             try:
-                work = partial(_find, self._relations, pipeline, encoded.vectors[0], search)
-                return await self._in_session(work)
+                return await read(pipeline)
             except PipelineReplaced:
                 await self.pipelines(anew=True)
                 if not tries_left:
@@ -119,13 +130,20 @@ class SearchService:
         raise AssertionError("the last try returns or raises")
 
     async def record(self, name: str, key: str) -> list[StoredChunk]:
-        """Return the stored chunks of a record, in order; none without it."""
-        pipeline = await self.pipeline(name)
+        """Return the stored chunks of a record, in order; none without it.
+
+        Raises SetupError where the target cannot be read, UsageError for what can be no key.
+        """
+        return await self._retried(name, lambda pipeline: self._record(pipeline, key))
+
+    async def _record(self, pipeline: Pipeline, key: str) -> list[StoredChunk]:
         try:
-            return await self._in_session(lambda connection: read_record(connection, pipeline, key))
+            return await self._in_session(partial(read_record, pipeline=pipeline, key=key))
+        except RoleFault:
+            raise
         except PipelineFault as error:
-            await self.pipelines(anew=True)
-            raise UsageError(str(error)) from None
+            kind = SetupError if error.is_of_the_table else UsageError
+            raise kind(str(error)) from None
 
     async def encode(self, pipeline: Pipeline, texts: Sequence[str]) -> Encoded:
         """Return the vectors of queries by a pipeline's model."""
@@ -207,7 +225,8 @@ def _condition(connection: Connection, pipeline: Pipeline, given: Mapping[str, A
         condition: str | None = connection.value(query, (Jsonb(dict(given)), pipeline.id))
         return condition
     except psycopg.Error as error:
-        if connection.closed or is_of_the_role(error):
+        if connection.closed or is_of_the_role(error) or is_given_back(error):
             raise
+        run(connection, semantic_search.check_present(pipeline))
         hint = f"; {error.diag.message_hint}" if error.diag.message_hint else ""
         raise UsageError(f"{first_line(error)}{hint}") from None

@@ -209,7 +209,9 @@ class Build(ABC):
             self.connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
             self._drop(table, name)
         except psycopg.Error:
-            self.on_warning(f"index {name} is left behind, unusable; the next build replaces it")
+            self.on_warning(
+                f"index {name} may be left behind, unusable; the next build replaces it"
+            )
 
     def _create_with_retry(self, table: Table, name: str) -> None:
         concurrently = sql.SQL("create index concurrently")

@@ -205,4 +205,6 @@ def _clean_up(
         connection.execute(f"set statement_timeout = {int(CLEAN_UP_SECONDS * 1000)}")
         _drop_left_behind(connection, pipeline)
     except psycopg.Error:
-        on_warning(f"an unusable index of {pipeline.name} is left behind; the next look drops it")
+        on_warning(
+            f"an unusable index of {pipeline.name} may be left behind; the next look drops it"
+        )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
+from pgqueue_embed.db.extension import extension_read
 from pgqueue_embed.db.steps import Step, Steps
 from pgqueue_embed.errors import NotFound, UsageError
 from pgqueue_embed.pipeline.key_values import key_text
@@ -37,11 +38,6 @@ class Origin:
     chunks: int = 0
 
 
-EXTENSION_SCHEMA = """
-select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace
-where extname = 'vector'
-"""
-
 # All its chunks count alike: their mean has the direction of their sum.
 MEAN = """
 select {key_text}, {schema}.avg({embedding})::text, count(*)
@@ -56,11 +52,11 @@ def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
     if not isinstance(near, LikeRecord):
         return Origin(vector=near)
     given = key_text(pipeline.key, near.key)
-    [(schema,)] = yield Step(EXTENSION_SCHEMA)
+    extension = yield from extension_read()
     names = pipeline.spec.columns.fulltext_id
     query = sql.SQL(MEAN).format(
         key_text=pipeline.key.text("target", names),
-        schema=sql.Identifier(schema),
+        schema=sql.Identifier(extension.schema),
         embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
         rows=target_of(pipeline).vector_rows,
         key=pipeline.key.of("target", names),

@@ -19,9 +19,11 @@ from pgqueue_embed.db.session import Connection, NoAnswer, OutOfTime
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, read_on
 from pgqueue_embed.errors import (
     MissingRight,
+    PgembedError,
     PipelineFault,
     PipelineReplaced,
     SearchTimeout,
+    SetupError,
     UntrustedCode,
     UsageError,
 )
@@ -35,7 +37,7 @@ from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
 from pgqueue_embed.vector_search.hit import Candidate, Hit
 from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
-from pgqueue_embed.vector_search.near import Near, Origin, origin_of
+from pgqueue_embed.vector_search.near import LikeRecord, Near, Origin, origin_of
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
 from pgqueue_embed.vector_search.reading import (
     COMPARING,
@@ -67,6 +69,14 @@ group by 1
 # search by words, of a role whose policies keep it from the index.
 CONDITION_SECONDS = 60
 
+# A program that lends its connection may have less patience.
+AT_MOST = """
+select set_config('statement_timeout', limited.seconds, true)
+from (values (%s::text)) as limited (seconds)
+where current_setting('statement_timeout')::interval
+    not between interval '1 ms' and limited.seconds::interval
+"""
+
 
 def search(
     connection: psycopg.Connection[Any],
@@ -81,9 +91,9 @@ def search(
     They are nearest to a query's vector, of shape (dimensions,), or to a record, which is not found
     itself. With `score` the first of them are ordered by that. Nothing of it stays in the session.
     Raises PipelineReplaced if the next generation, to which the query's vector may mean nothing,
-    has just taken over; UsageError for a request that cannot be, or a target table that is not
-    there, NotFound for a record without vectors, MissingRight for what may not be read, and
-    SearchTimeout for what took too long.
+    has just taken over; UsageError for a request that cannot be, NotFound for a record without
+    vectors, MissingRight for what may not be read, SetupError for a table that is not there, and
+    SearchTimeout for what took too long, or waited too long for a lock.
     """
     request.check()
     wanted = wanted_to_order(request, score)
@@ -104,12 +114,14 @@ def nearest(
         return (yield from with_rights_named(connection, read_by(pipeline, request), steps))
     except (UntrustedCode, MissingRight):
         raise
-    except PipelineFault as error:
-        # The vectors of another generation may be of another length, or have moved.
-        yield from _check_present(pipeline)
+    except (PipelineFault, SetupError, UsageError) as error:
+        # Of another generation it may not be so: its vectors are others, and have moved.
+        yield from check_present(pipeline)
+        if not isinstance(error, PipelineFault):
+            raise
         why = yield from why_unreadable(pipeline, error)
-        raise UsageError(f"cannot search {pipeline.target}: {why}") from None
-    except (psycopg.errors.QueryCanceled, OutOfTime) as error:
+        raise _refused(pipeline, near, request, error, why) from None
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, OutOfTime) as error:
         if isinstance(error, NoAnswer):
             raise
         says = f"the search did not end in time: {first_line(error)}; ask for less, or try again"
@@ -118,6 +130,15 @@ def nearest(
         if request.where is None or connection.closed or is_given_back(error):
             raise
         raise UsageError(f"--where cannot be searched by: {first_line(error)}") from None
+
+
+def _refused(
+    pipeline: Pipeline, near: Near, request: SearchRequest, error: PipelineFault, why: str
+) -> PgembedError:
+    """Return whose fault it is: what was asked for, or the tables, which answer nobody then."""
+    says = f"cannot search {pipeline.target}: {why}"
+    has_values = request.where is not None or isinstance(near, LikeRecord)
+    return UsageError(says) if has_values and not error.is_of_the_table else SetupError(says)
 
 
 def _found(
@@ -145,7 +166,7 @@ def _found(
             relations.keep(pipeline, request, relation)
         scan = _Scan(pipeline, relation, request, origin)
         hits = yield from (_best_of_records(scan) if request.per_record else _best(scan))
-        yield from _check_present(pipeline)
+        yield from check_present(pipeline)
         return hits
 
 
@@ -154,7 +175,7 @@ def _prepare(request: SearchRequest) -> Steps[None]:
     if request.where is not None:
         yield Step("set local transaction_read_only = on")
     if request.where is not None or request.words is not None:
-        yield Step(f"set local statement_timeout = '{CONDITION_SECONDS}s'")
+        yield Step(AT_MOST, (f"{CONDITION_SECONDS}s",))
 
 
 class _Scan:
@@ -307,7 +328,7 @@ def _hybrid(
     return ordered[scan.request.offset : wanted]
 
 
-def _check_present(pipeline: Pipeline) -> Steps[None]:
+def check_present(pipeline: Pipeline) -> Steps[None]:
     """Raise PipelineReplaced unless the table just read, locked by that, is the pipeline's own."""
     if not (yield from currency_read(pipeline)):
         raise _replaced(pipeline)
@@ -320,7 +341,7 @@ def _replaced(pipeline: Pipeline) -> PipelineReplaced:
 
 
 def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether there is anything to find; raises UsageError when the target is gone."""
+    """Return whether there is anything to find; raises SetupError when the target is gone."""
     rows = target_of(pipeline).vector_rows
     query = sql.SQL("select exists (select 1 from {} as target)").format(rows)
     try:
@@ -329,4 +350,4 @@ def has_vectors(connection: Connection, pipeline: Pipeline) -> bool:
     except (UntrustedCode, MissingRight):
         raise
     except PipelineFault as error:
-        raise UsageError(f"cannot search {pipeline.target}: {error}") from None
+        raise SetupError(f"cannot search {pipeline.target}: {error}") from None

@@ -80,4 +80,6 @@ def reading_chunks(connection: Connection, pipeline: Pipeline, doing: str) -> It
     except (UntrustedCode, MissingRight, RoleFault):
         raise
     except PipelineFault as error:
-        raise PipelineFault(run(connection, why_unreadable(pipeline, error))) from None
+        said = PipelineFault(run(connection, why_unreadable(pipeline, error)))
+        said.is_of_the_table = error.is_of_the_table
+        raise said from None

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
+from pgqueue_embed.errors import PipelineFault
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
+from pgqueue_embed.vector_search.query import check_present
 from pgqueue_embed.vector_search.reading import reading_chunks
 
 # Of a long document this is the beginning.
@@ -47,8 +50,8 @@ class StoredChunk:
 def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[StoredChunk]:
     """Return the stored chunks of a record in order, MOST_CHUNKS at most; none without it.
 
-    `key` is as in a hit. Raises PipelineFault where the target may not be read, and psycopg's
-    DataError for what can be no key of the pipeline.
+    `key` is as in a hit. Raises PipelineFault where the target may not be read, PipelineReplaced
+    where another generation has taken over, and psycopg's DataError for what can be no key.
     """
     columns = pipeline.spec.columns
     query = sql.SQL(READ).format(
@@ -60,8 +63,13 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
         key=pipeline.key.of("target", columns.fulltext_id),
         wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
     )
-    with reading_chunks(connection, pipeline, "reading its chunks"):
-        rows = connection.execute(query, {"key": key, "limit": MOST_CHUNKS}).fetchall()
+    try:
+        with reading_chunks(connection, pipeline, "reading its chunks"):
+            rows = connection.execute(query, {"key": key, "limit": MOST_CHUNKS}).fetchall()
+            run(connection, check_present(pipeline))
+    except PipelineFault:
+        run(connection, check_present(pipeline))
+        raise
     names = ("chunk_index", "start_char", "end_char", "chunk")
     return [StoredChunk(**dict(zip(names, row, strict=True))) for row in rows]
 

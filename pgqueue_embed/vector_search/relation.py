@@ -7,9 +7,11 @@ name, it is the source's; that of the target can be named only where the source 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from psycopg import sql
 
+from pgqueue_embed.db.extension import extension_read
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import UsageError
@@ -82,7 +84,8 @@ def relation_of(
 ) -> Relation | None:
     """Return what to search, or None of a pipeline that is not there any more.
 
-    Raises UsageError for columns or a condition that are not to be had.
+    Raises UsageError for columns or a condition that are not to be had, and SetupError without
+    pgvector.
     """
     with connection.transaction():
         return run(connection, related(connection, pipeline, request))
@@ -106,7 +109,10 @@ def related(
     if not rows:
         return None
     names = [each.name for each in fields(Relation)]
-    found = Relation(**dict(zip(names, rows[0], strict=True)))
+    parts: dict[str, Any] = dict(zip(names, rows[0], strict=True))
+    if parts["distance"] is None:
+        yield from extension_read()  # it was dropped, and says so
+    found = Relation(**parts)
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -16,8 +17,14 @@ from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.search_server import encoders
 from pgqueue_embed.search_server.encoders import WarmEncoders
+from pgqueue_embed.search_server.faults import told
+from pgqueue_embed.search_server.query_batches import Encoded
+from pgqueue_embed.search_server.service import Search, SearchService
+from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.web_server import Listening, Server
 from tests.support.fakes import DIMENSIONS, unit_vector
+
+QUERY = "the stent fractured"
 
 # A query with this word is too long, and one with that breaks the batch that it is in.
 TOO_LONG, BREAKING = "TOOLONG", "BREAKING"
@@ -113,3 +120,28 @@ def serving(conninfo: str, names: Sequence[str] = ()) -> Iterator[Served]:
             server.stop()
             thread.join(30)
             assert not thread.is_alive()
+
+
+class FakeEncoder:
+    """Encodes by `unit_vector`."""
+
+    async def encode(self, pipeline: Any, texts: Any) -> Encoded:
+        del pipeline
+        return Encoded(vectors=np.stack([unit_vector(each) for each in texts]), tokens=0)
+
+
+@contextmanager
+def status_of(conninfo: str) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Give a function that searches as a role, and returns what its client would be told."""
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+
+        def search_once(**fields: Any) -> tuple[int, str]:
+            asked = Search(pipeline="reports", query=QUERY, request=SearchRequest(**fields))
+            try:
+                asyncio.run(service.find(asked))
+            except Exception as error:  # noqa: BLE001 - it is what is looked at
+                says = told(error)
+                return says.status, says.message
+            return 200, ""
+
+        yield search_once

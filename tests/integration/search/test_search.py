@@ -13,7 +13,7 @@ from psycopg import sql
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import SetupError, UsageError
 from pgqueue_embed.lifecycle import create as creating
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -153,7 +153,7 @@ def test_impossible_options_are_refused(
 
 def test_a_target_table_that_is_gone_is_said(connection: Connection, reports: Pipeline) -> None:
     connection.execute("drop table reports_chunks")
-    with pytest.raises(UsageError, match="cannot search public"):
+    with pytest.raises(SetupError, match="cannot search public"):
         search(connection, reports, direction(0), SearchRequest(limit=1, threshold=0))
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import itertools
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,9 +20,6 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.search_server import overload
-from pgqueue_embed.search_server.faults import told
-from pgqueue_embed.search_server.query_batches import Encoded
-from pgqueue_embed.search_server.service import Search, SearchService
 from pgqueue_embed.untrusted.plain_json import plain
 from pgqueue_embed.vector_search import query
 from pgqueue_embed.vector_search.hit_json import hit_json
@@ -34,9 +29,7 @@ from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
 from tests.support.searching import make_reports
-from tests.support.serving import BREAKING, TOO_LONG, Served, serving
-
-QUERY = "the stent fractured"
+from tests.support.serving import BREAKING, QUERY, TOO_LONG, Served, serving, status_of
 
 _numbers = itertools.count()
 
@@ -132,7 +125,12 @@ REFUSED: list[tuple[str, object, int, str]] = [
     ("/search", {**SEARCH, "offset": 10_001}, 400, "^offset 10001: give at most 10,000"),
     ("/search", {**SEARCH, "threshold": 2}, 400, "^threshold 2"),
     ("/search", {**SEARCH, "mmr": 2}, 400, "^mmr 2: give"),
-    ("/search", {**SEARCH, "hybrid": True}, 400, "^hybrid: the words of reports are not indexed"),
+    (
+        "/search",
+        {**SEARCH, "hybrid": True},
+        400,
+        "; do it: pgembed index reports --lexical$",
+    ),
     ("/search", {**SEARCH, "hybrid": 1}, 400, "^hybrid 1: give"),
     ("/search", {**SEARCH, "hybrid_weight": 0.5}, 400, "^hybrid_weight is of a hybrid search"),
     ("/search", {**SEARCH, "rerank_top": 0}, 400, "^rerank_top 0: give"),
@@ -180,7 +178,7 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_changed(served: Se
         assert error["type"] == "invalid_request_error"
         assert "\n" not in error["message"]
         assert re.search(says, error["message"]), (body, error["message"])
-        assert "--" not in error["message"], error["message"]
+        assert "--" not in re.sub("pgembed [^;,]*", "", error["message"]), error["message"]
     assert served.post("/search", SEARCH).json()["hits"]
 
 
@@ -318,31 +316,6 @@ def test_sessions_that_were_lost_are_replaced(served: Served, shared_conninfo: s
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'pgembed serve' and datname = current_database()"
             )
-
-
-class FakeEncoder:
-    """Encodes by `unit_vector`."""
-
-    async def encode(self, pipeline: Any, texts: Any) -> Encoded:
-        del pipeline
-        return Encoded(vectors=np.stack([unit_vector(each) for each in texts]), tokens=0)
-
-
-@contextmanager
-def status_of(conninfo: str) -> Iterator[Callable[..., tuple[int, str]]]:
-    """Give a function that searches as a role, and returns what its client would be told."""
-    with closing(SearchService(conninfo, FakeEncoder())) as service:
-
-        def search_once(**fields: Any) -> tuple[int, str]:
-            asked = Search(pipeline="reports", query=QUERY, request=SearchRequest(**fields))
-            try:
-                asyncio.run(service.find(asked))
-            except Exception as error:  # noqa: BLE001 - it is what is looked at
-                says = told(error)
-                return says.status, says.message
-            return 200, ""
-
-        yield search_once
 
 
 def test_missing_right_is_named_as_the_grant_that_gives_it(
