@@ -11,7 +11,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import next_name
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.lifecycle.copy_indexes import drop_unusable
+from pgqueue_embed.lifecycle.copy_indexes import drop_unusable, dropped_if_broken_off
 from pgqueue_embed.lifecycle.replace_table import read_views, renew_views
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
@@ -184,18 +184,21 @@ class ColumnReplacement:
         }
 
     def _build(self, connection: Connection, index: _Index) -> None:
+        table, name = self.pipeline.target, next_name(index.name)
         query = sql.SQL(BUILD).format(
             unique=sql.SQL("unique " if index.is_unique else ""),
-            name=sql.Identifier(next_name(index.name)),
-            table=self.pipeline.target.identifier,
+            name=sql.Identifier(name),
+            table=table.identifier,
             method=sql.Identifier(index.method),
             element=self._element(connection, index),
             parameters=index.parameters,
         )
         try:
-            connection.execute(query)
+            # By its name: others of this table are a user's own.
+            drop_unusable(connection, table, name)
+            with dropped_if_broken_off(connection, table, name):
+                connection.execute(query)
         except psycopg.Error as error:
-            drop_unusable(connection, self.pipeline.target)
             raise UsageError(
                 f"cannot build index {index.name} on {target_of(self.successor)}:"
                 f" {first_line(error)}; drop it, and switch again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 import psycopg
@@ -44,7 +43,7 @@ def _status(error: Exception) -> int:
         return error.status
     if isinstance(error, psycopg.Error):
         return kind_of(error).status
-    return 503 if isinstance(error, asyncio.CancelledError) else 500
+    return 500
 
 
 def _is_plain_database_error(error: Exception) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.web_server.answers import App, Receive, Scope, Send, send_error
@@ -27,7 +29,10 @@ class Overloaded(PgembedError):
 
 
 class RequestLimit:
-    """An ASGI application around `app` that answers 429 once it has MOST_REQUESTS in hand."""
+    """An ASGI application around `app` that answers 429 once it has MOST_REQUESTS in hand.
+
+    And 503 for those that it has to give up when it is stopped.
+    """
 
     def __init__(self, app: App, *, open_paths: Collection[str] = ()) -> None:
         self._app = app
@@ -43,7 +48,24 @@ class RequestLimit:
             await send_error(send, 429, str(Overloaded()), retry)
         else:
             with self._one_more():
-                await self._app(scope, receive, send)
+                await self._unless_stopped(scope, receive, send)
+
+    async def _unless_stopped(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell a client whose answer is broken off, since the server is to end, to come again."""
+        begun = False
+
+        async def noting(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            retry = {"retry-after": str(RETRY_AFTER_SECONDS)}
+            await send_error(send, 503, "the server is being stopped; try again in a while", retry)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:

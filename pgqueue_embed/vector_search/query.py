@@ -196,9 +196,17 @@ class _Scan:
 
     def nearest(self, count: int) -> Steps[list[Hit]]:
         """Read the `count` nearest chunks of those that the condition lets in, or all."""
-        scan = self._relation.scan
         # The record that others are to be like is the nearest of all.
-        wanted = min(count + self._origin.chunks, MOST_COUNT)
+        own = self._origin.chunks
+        while True:
+            found = yield from self._nearest(min(count + own, MOST_COUNT))
+            others = [hit for hit in found if hit.key_text != self._origin.key_text]
+            if len(others) >= count or len(found) - len(others) <= own:
+                return others[:count]
+            own = len(found) - len(others)  # embedded anew just now, in more chunks
+
+    def _nearest(self, wanted: int) -> Steps[list[Hit]]:
+        scan = self._relation.scan
         if scan != "exact":
             yield Step(WIDEN, {"id": self._pipeline.id, "count": wanted, "scan": scan})
         rows = yield self._step(self._relation.statement, wanted)
@@ -206,8 +214,7 @@ class _Scan:
         is_enough = bool(rows) and rows[0][-1]
         if scan != "exact" and not is_enough:
             rows = yield self._step(self._relation.exact_statement, wanted)
-        hits = map(self._hit, rows)
-        return [hit for hit in hits if hit.key_text != self._origin.key_text][:count]
+        return [self._hit(row) for row in rows]
 
     def matched(self, keys: Sequence[str]) -> Steps[dict[str, int]]:
         """Read how many chunks of each record reach the threshold."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from pgqueue_embed.claim.process import Session
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from tests.support.conditions import wait_until
 from tests.support.corpus import texts
 from tests.support.fakes import fake_chunker
 from tests.support.prepared import filled_by
@@ -60,3 +64,30 @@ def signature(connection: Connection) -> str:
         " ',' order by fulltext_id, chunk_index), '')) from public.reports_chunks",
     )
     return str(found)
+
+
+BUILDS = "select pid from pg_stat_progress_create_index where current_locker_pid = %s"
+UNUSABLE = "select indexrelid::regclass::text from pg_index where not indisvalid order by 1"
+
+
+@contextmanager
+def once_an_index_is_built(conninfo: str, act: Callable[[int], object]) -> Iterator[None]:
+    """Keep an index that is built in the block from its end until `act` was called with its pid."""
+    with connect(conninfo) as reader, connect(conninfo) as observer, ThreadPoolExecutor(1) as other:
+        reader.execute("begin isolation level repeatable read")
+        reader.execute("select from pgembed.pipelines")
+        pid = (reader.info.backend_pid,)
+
+        def break_off() -> None:
+            wait_until(lambda: observer.value(BUILDS, pid), "an index is built")
+            act(observer.value(BUILDS, pid))
+            reader.execute("rollback")
+
+        broken_off = other.submit(break_off)
+        yield
+        broken_off.result()
+
+
+def unusable(connection: Connection) -> list[str]:
+    """Return the indexes that no query can use."""
+    return [name for (name,) in connection.execute(UNUSABLE)]

@@ -83,6 +83,7 @@ class Served:
     """A running server and a client of it."""
 
     def __init__(self, server: Server, model: FakeQueryModel, encoders: WarmEncoders) -> None:
+        self.server = server
         self.url = server.url
         self.model = model
         self.encoders = encoders

@@ -27,6 +27,7 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
+from tests.support.altering import once_an_index_is_built, unusable
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until
@@ -115,6 +116,26 @@ def test_new_vectors_take_the_place_of_the_old_column(
     enqueue(connection, switched, Selection())
     embed(session, switched)
     assert_column_converged_in(connection, switched)
+
+
+def test_switch_that_was_killed_while_it_built_an_index_is_done_by_the_next(
+    conninfo: str, connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    with suppress(psycopg.errors.UniqueViolation):
+        connection.execute("create unique index concurrently theirs on reports ((1))")
+    build_index(connection, reports, plan(connection, reports, IndexOptions()))
+    embed(session, begin(connection, reports))
+    ends = lambda pid: terminate(connection, pid)  # noqa: E731
+    with (
+        connect(conninfo) as other,
+        once_an_index_is_built(conninfo, ends),
+        pytest.raises(UsageError, match=r"cannot build index .*: terminating connection"),
+    ):
+        switch(other, reports)
+    assert len(unusable(connection)) == 2
+    switched = switch(connection, reports)
+    assert [index.valid for index in vector_indexes(connection, switched)] == [True]
+    assert unusable(connection) == ["theirs"]
 
 
 @pytest.mark.parametrize("quantize", ["halfvec", "binary"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +41,15 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
-from tests.support.altering import REPORTS_EMBEDDED, begin, embed, signature, state
+from tests.support.altering import (
+    REPORTS_EMBEDDED,
+    begin,
+    embed,
+    once_an_index_is_built,
+    signature,
+    state,
+    unusable,
+)
 from tests.support.claims import allow
 from tests.support.commands import pgembed
 from tests.support.conditions import terminate, wait_until, wait_until_blocked
@@ -379,6 +389,19 @@ def features(connection: Connection) -> list[tuple[object, ...]]:
         " '^.* USING ', '') as d from pg_index where indrelid = c.oid) as i)"
         " from pg_class as c where relname = 'reports_chunks'"
     ).fetchall()
+
+
+def test_switch_that_is_interrupted_while_it_builds_an_index_leaves_nothing_of_it(
+    conninfo: str, connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    connection.execute("create index on reports_chunks using hnsw (embedding vector_cosine_ops)")
+    successor = begin(connection, reports)
+    embed(session, successor)
+    interrupt = lambda _pid: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with once_an_index_is_built(conninfo, interrupt), pytest.raises(KeyboardInterrupt):
+        switch(connection, reports)
+    assert unusable(connection) == []
+    assert vector_indexes(connection, switch(connection, reports))
 
 
 def test_index_of_vectors_is_built_for_the_new_type(

@@ -11,12 +11,14 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgqueue_embed import Database, Hit, PgembedError, search, search_async
 from pgqueue_embed.api.pipeline import Pipeline as Face
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.steps import Steps
 from pgqueue_embed.errors import PipelineReplaced, SearchTimeout, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server import service
+from pgqueue_embed.vector_search import near as nearness
 from pgqueue_embed.vector_search import query
-from pgqueue_embed.vector_search.near import LikeRecord, Near
+from pgqueue_embed.vector_search.near import LikeRecord, Near, Origin
 from pgqueue_embed.vector_search.record import read_record
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.searching import QUERY, SEARCHED
@@ -130,6 +132,14 @@ def test_a_pool_whose_connections_were_lost_is_searched_over(
     assert asyncio.run(awaited()) == expected == search(face, vector=QUERY)
 
 
+MORE_CHUNKS = """
+insert into public.reports_chunks (fulltext_id, chunk_id, chunk_index, text_chunk, start_char,
+    end_char, tokens, embedding)
+select 7, '7-' || number, number, 'more', 10, 20, 2,
+    (select embedding from public.reports_chunks where fulltext_id = 7 and chunk_index = 0)
+from generate_series(2, 9) as number
+"""
+
 NOT_OF_THE_NEXT: tuple[tuple[Near, dict[str, Any]], ...] = (
     (QUERY, {"columns": ("none",)}),
     (QUERY, {"words": "any"}),
@@ -150,3 +160,19 @@ def test_what_another_generation_lacks_is_looked_for_in_the_next(
             query.search(connection, reports, near, SearchRequest(**fields))
     with pytest.raises(PipelineReplaced):
         read_record(connection, reports, "1")
+
+
+def test_nothing_is_missing_beside_a_record_that_gets_more_chunks_meanwhile(
+    conninfo: str, connection: Connection, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
+        origin = yield from nearness.origin_of(pipeline, near)
+        connection.execute(MORE_CHUNKS)
+        return origin
+
+    monkeypatch.setattr(query, "origin_of", origin_of)
+    with connect(conninfo) as own:
+        hits = query.search(own, reports, LikeRecord(7), SearchRequest(limit=5, threshold=-1))
+    assert len(hits) == 5
+    assert 7 not in {hit.key for hit in hits}

@@ -25,6 +25,7 @@ from pgqueue_embed.vector_search import query
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.web_server import server as web_server
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
@@ -271,19 +272,42 @@ def waiting(served: Served) -> int:
     return batches._waiting_texts
 
 
+SLEEPING = (
+    "select count(*) from pg_stat_activity"
+    " where wait_event = 'PgSleep' and datname = current_database()"
+)
+
+
 def test_statement_of_a_client_that_has_left_is_ended(served: Served, shared_conninfo: str) -> None:
     body = json.dumps({**SEARCH, "where": "pg_sleep(60) is not null"})
     place = urlsplit(served.url)
-    sleeping = (
-        "select count(*) from pg_stat_activity"
-        " where wait_event = 'PgSleep' and datname = current_database()"
-    )
     with connect(shared_conninfo) as looking:
         with socket.create_connection((str(place.hostname), place.port or 0)) as client:
             head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
             client.sendall(f"{head}\r\n\r\n{body}".encode())
-            wait_until(lambda: looking.value(sleeping), "PostgreSQL searches")
-        wait_until(lambda: not looking.value(sleeping), "PostgreSQL has ended it")
+            wait_until(lambda: looking.value(SLEEPING), "PostgreSQL searches")
+        wait_until(lambda: not looking.value(SLEEPING), "PostgreSQL has ended it")
+
+
+def test_answer_that_is_broken_off_at_the_end_is_worth_trying_again(
+    shared_conninfo: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del served  # it has made the pipeline
+    monkeypatch.setattr(web_server, "GRACE_SECONDS", 0.1)
+    with (
+        connect(shared_conninfo) as looking,
+        serving(shared_conninfo) as ending,
+        ThreadPoolExecutor(1) as client,
+    ):
+        slow = {**SEARCH, "where": "pg_sleep(60) is not null"}
+        asked = client.submit(ending.post, "/search", slow)
+        wait_until(lambda: looking.value(SLEEPING), "PostgreSQL searches")
+        ending.server.stop()
+        answer = asked.result()
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert "being stopped" in answer.json()["error"]["message"]
+        wait_until(lambda: not looking.value(SLEEPING), "PostgreSQL has ended it")
 
 
 def test_search_that_takes_too_long_is_worth_trying_again(
