@@ -72,7 +72,7 @@ UNUSABLE = "select indexrelid::regclass::text from pg_index where not indisvalid
 
 @contextmanager
 def once_an_index_is_built(conninfo: str, act: Callable[[int], object]) -> Iterator[None]:
-    """Keep an index that is built in the block from its end until `act` was called with its pid."""
+    """Keep an index that is built in the block from its end until `act`, with its pid, ends it."""
     with connect(conninfo) as reader, connect(conninfo) as observer, ThreadPoolExecutor(1) as other:
         reader.execute("begin isolation level repeatable read")
         reader.execute("select from pgembed.pipelines")
@@ -81,6 +81,7 @@ def once_an_index_is_built(conninfo: str, act: Callable[[int], object]) -> Itera
         def break_off() -> None:
             wait_until(lambda: observer.value(BUILDS, pid), "an index is built")
             act(observer.value(BUILDS, pid))
+            wait_until(lambda: not observer.value(BUILDS, pid), "it is built no more")
             reader.execute("rollback")
 
         broken_off = other.submit(break_off)
