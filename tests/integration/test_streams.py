@@ -58,7 +58,7 @@ SEVERAL = """
 import sys
 from pgqueue_embed.__main__ import main
 
-for words in ("--help", "status", "status --json", "doctor --model ./absent"):
+for words in ("--help", "status", "status --json", "doctor --model ./absent --dsn host=/nowhere"):
     sys.argv[1:] = words.split()
     try:
         main()
@@ -68,13 +68,14 @@ for words in ("--help", "status", "status --json", "doctor --model ./absent"):
 
 
 def test_terminal_of_ascii_alone_is_told_in_escapes_what_it_cannot_show(conninfo: str) -> None:
-    """Of a model, doctor says no letter that it does not say of anything else."""
+    """What cannot be done has an arrow to the way out."""
     program = (sys.executable, "-c", SEVERAL)
     done = run(shlex.join(program), PGEMBED_DSN=conninfo, PYTHONIOENCODING="ascii")
     assert b"Traceback" not in done.stderr, done.stderr
     *told, rest = done.stdout.split(b"<end>\n")
     assert len(told) == 4
     assert all(told)
+    assert rb" \u2192 check" in told[-1]
     assert (done.returncode, rest) == (0, b"")
 
 

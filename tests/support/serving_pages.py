@@ -19,9 +19,9 @@ from pgqueue_embed.db.session import connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.web import live as live_module
 from pgqueue_embed.web import make_app, make_site, searching
-from pgqueue_embed.web.site import Site
+from pgqueue_embed.web.site import Site, url
 from pgqueue_embed.web_server import Listening, Server
-from tests.support.watching import WordEncoder, make_world
+from tests.support.watching import HOSTILE, ODD_NAME, WordEncoder, make_world
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -102,6 +102,7 @@ def events(client: httpx.Client, address: str, on_event: Callable[[str], bool]) 
 
 
 DESKTOP = {"width": 1200, "height": 900}
+PHONE = {"width": 390, "height": 844}
 
 
 class Watched:
@@ -131,11 +132,63 @@ class Watched:
             self.met.append(address)
 
 
+# With what others wrote in them, or what nobody has asked for.
+PAGES = (
+    "/",
+    "/machines",
+    "/failures",
+    "/events",
+    url("/failures", pipeline="reports"),
+    url("/failures/letters", pipeline="reports"),
+    url("/pipeline", name="reports"),
+    url("/pipeline", name=ODD_NAME),
+    url("/events", pipeline="reports"),
+    url("/document", pipeline="reports", key="8"),
+    url("/search", pipeline="reports", q="needle haystack", columns="brand_name", per_record="1"),
+    url("/search", pipeline="reports", q=HOSTILE, where="event_type = 'D'"),
+    url("/search", pipeline="reports", q="x", where=HOSTILE),
+    url("/search", pipeline=ODD_NAME, q="quick fox"),
+    url("/search", pipeline="reports", q="x", limit="nan", threshold="nan"),
+    url("/nowhere", said=HOSTILE),
+    url("/pipeline", name=HOSTILE),
+    url("/pipeline", name="a\0b"),
+)
+# Those of docs/web.md have a name.
+DRAWN = {
+    "overview": "/",
+    "pipeline": url("/pipeline", name="reports"),
+    "machines": "/machines",
+    "dead-letters": "/failures",
+    "search": url(
+        "/search",
+        pipeline="reports",
+        q="drug eluting stent in the artery",
+        columns="brand_name",
+        where="event_type <> 'D'",
+        per_record="1",
+        limit="2",
+    ),
+    "events": "/events",
+}
+JUST_NOW = """
+update pgembed.batches
+set committed_at = committed_at + (
+    select clock_timestamp() - max(committed_at) from pgembed.batches
+)
+where not rolled_up
+"""
+AS_FOR_A_USER = """
+update pgembed.pipelines
+set model = 'sentence-transformers/all-MiniLM-L6-v2', dimensions = 384,
+    model_fingerprint = encode(sha256('all-MiniLM-L6-v2'), 'hex')
+"""
+
+
 # Where test_documents_have_pictures_of_clean_pages draws, such as docs/web.
 PICTURES = os.environ.get("PGEMBED_SCREENSHOTS", "")
 
 
-def draw(page: Page, name: str) -> None:
+def _draw(page: Page, name: str) -> None:
     """Draw a page for the documents, in few colours, by Pillow: small files."""
     file = Path(PICTURES) / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -158,3 +211,26 @@ def chromium() -> Iterator[Browser]:
         )
         yield started
         started.close()
+
+
+def draw_pages(conninfo: str, browser: Browser) -> None:
+    """Draw the pages of a clean world, made in this database, for the documents."""
+    with (
+        served_world(conninfo, is_hostile=False, place="web@db.lan:5432/reports") as clean,
+        connect(conninfo) as connection,
+        Watched(browser, str(clean.acting.base_url)) as page,
+    ):
+        connection.execute(AS_FOR_A_USER)
+        for drawn, address in DRAWN.items():
+            # As of this moment, at which all machines but the silent one work.
+            connection.execute(JUST_NOW)
+            page.goto(address)
+            page.wait_for_timeout(500)
+            _draw(page, f"{drawn}-light")
+        page.goto(DRAWN["pipeline"])
+        page.emulate_media(color_scheme="dark")
+        _draw(page, "pipeline-dark")
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        page.goto(DRAWN["dead-letters"])
+        _draw(page, "dead-letters-phone")
