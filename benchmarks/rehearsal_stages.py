@@ -50,7 +50,12 @@ select
 from generate_series(1, %(records)s) as n;
 analyze public.reports
 """
-CHANGE = "update public.reports set body = body || ' It was replaced.' where id %% %(every)s = 0"
+# As many of these have a text as of all; the others get one of no characters.
+CHANGE = """
+update public.reports
+set body = case when body is null then '' else body || ' It was replaced.' end
+where id / %(stride)s %% %(every)s = 0
+"""
 
 SEARCH = "select * from pgembed.search('reports', %s::real[])"
 
@@ -59,7 +64,7 @@ STRAY = """
 select count(*)
 from public.reports
 full join public.reports_vectors as target on target.fulltext_id = reports.id
-where target.text_chunk is distinct from reports.body
+where target.text_chunk is distinct from nullif(reports.body, '')
 """
 
 
@@ -68,7 +73,7 @@ SETTLED = """
 select count(*)
 from pgembed.records
 join public.reports on reports.id = records.key::bigint
-where state = case when body is null then 'empty' else 'embedded' end
+where state = case when coalesce(body, '') = '' then 'empty' else 'embedded' end
 """
 
 
@@ -172,8 +177,8 @@ class Rehearsal:
 
     def change(self) -> str:
         """Change some records, which the triggers queue."""
-        every = self.stride * max(1, self.texts // self.changes)
-        changed = self.connection.execute(CHANGE, {"every": every}).rowcount
+        every = max(1, self.records // self.changes)
+        changed = self.connection.execute(CHANGE, {"every": every, "stride": self.stride}).rowcount
         return f"{changed:,} records"
 
     def vacuum(self) -> str:

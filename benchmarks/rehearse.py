@@ -84,7 +84,7 @@ def main() -> None:
         found = rehearsal(
             new_database(server),
             arguments.records,
-            arguments.changes or max(1, texts // 10),
+            arguments.changes or max(1, arguments.records // 10),
             max(1, arguments.records // texts),
             arguments.partition_by,
         )
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vectors", type=int, help="records with a text, and so with a vector (all); 2000000"
     )
-    parser.add_argument("--changes", type=int, help="records to change (a tenth of these)")
+    parser.add_argument("--changes", type=int, help="records to change (a tenth of all)")
     parser.add_argument("--partition-by", help="parts of the target table (none); hash:16")
     parser.add_argument(
         "--postgresql", type=int, default=18, choices=(16, 18), help="the server's version (18)"
