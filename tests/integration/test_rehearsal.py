@@ -14,6 +14,7 @@ def test_every_stage_is_gone_through_and_no_record_is_lost(conninfo: str) -> Non
         told = {name: stage() for name, stage in found.stages().items()}
     assert told["enqueue"] == "600 queued"
     assert told["change a part"] == "30 records"
+    assert told["change a few"] == "1 records"
     assert told["alter: a next generation"] == "600 queued"
     assert told["check"] == "each record has its chunk"
 
