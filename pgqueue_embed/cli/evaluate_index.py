@@ -59,6 +59,7 @@ def evaluate_index(
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search import evaluation
+    from pgqueue_embed.vector_search.kept import NotKept
 
     with connect(conninfo) as connection:
         check_schema(connection)
@@ -76,9 +77,16 @@ def evaluate_index(
                 on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of}"),
             )
         least = found.least(sampled.recall)
+        refused: NotKept | None = None
         if least is not None and least.ef_search is not None and not dry_run:
-            evaluation.keep_effort(connection, pipeline, found.index, least)
-    _show(pipeline, found, least, asked, recall=sampled.recall, kept=not dry_run, as_json=as_json)
+            try:
+                evaluation.keep_effort(connection, pipeline, found.index, least)
+            except NotKept as error:
+                refused = error  # what took minutes to measure is shown all the same
+    kept = not dry_run and refused is None
+    _show(pipeline, found, least, asked, recall=sampled.recall, kept=kept, as_json=as_json)
+    if refused is not None:
+        raise refused
     if least is None:
         raise typer.Exit(1)
 

@@ -85,6 +85,7 @@ def evaluate_judged(
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.judged_search import compare
+    from pgqueue_embed.vector_search.kept import NotKept
     from pgqueue_embed.vector_search.lexical_index import has_lexical_index
     from pgqueue_embed.vector_search.weighing import LEAST_QUERIES, keep_weight, rank, weigh
 
@@ -102,7 +103,7 @@ def evaluate_judged(
                 seed=seed,
                 on_progress=lambda what, done, of: line.update(f"{what}: {done} of {of} queries"),
             )
-            weighed = None
+            weighed, refused = None, None
             can_weigh = against is None and len(queries) >= LEAST_QUERIES
             if can_weigh and has_lexical_index(connection, pipelines[0]):
                 rankings = rank(
@@ -112,13 +113,18 @@ def evaluate_judged(
                 )
                 weighed = weigh(connection, pipelines[0], rankings, judgements, seed=seed)
                 if not dry_run:
-                    keep_weight(connection, pipelines[0], weighed.weight)
+                    try:
+                        keep_weight(connection, pipelines[0], weighed.weight)
+                    except NotKept as error:
+                        refused = error  # what was measured is shown all the same
     if as_json:
         print_json({**asdict(found), **({"hybrid": asdict(weighed)} if weighed else {})})
-        return
-    _show(found)
-    if weighed is not None:
-        _show_weight(name, weighed, kept=not dry_run)
+    else:
+        _show(found)
+        if weighed is not None:
+            _show_weight(name, weighed, kept=not dry_run and refused is None)
+    if refused is not None:
+        raise refused
 
 
 def _finder(

@@ -14,6 +14,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import count_vectors, vector_indexes
+from pgqueue_embed.vector_search.kept import keep
 from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.relation import Relation, relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -165,11 +166,16 @@ where id = %(id)s and vector_indexes.pipeline = name and index_name = %(index)s
 def keep_effort(connection: Connection, pipeline: Pipeline, index: str, effort: Effort) -> None:
     """Let the searches of the pipeline use its ef_search, as long as an index is built like this.
 
-    What share it found is kept along.
+    What share it found is kept along. Raises NotKept where that is refused or the index is gone.
     """
     shares = [each for each in (effort.recall, effort.query_recall) if each is not None]
-    values = {"ef_search": effort.ef_search, "recall": min(shares, default=None)}
-    connection.execute(KEEP, {"id": pipeline.id, "index": index, **values})
+    values = {
+        "id": pipeline.id,
+        "index": index,
+        "ef_search": effort.ef_search,
+        "recall": min(shares, default=None),
+    }
+    keep(connection, KEEP, values, what=f"ef_search {effort.ef_search} of {index}")
 
 
 KEPT = "select ef_search from pgembed.pipelines where id = %s"

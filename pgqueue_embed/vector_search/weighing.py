@@ -14,6 +14,7 @@ from pgqueue_embed.vector_search.fusion import fused
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judged_search import REQUEST, canonical
 from pgqueue_embed.vector_search.judgements import Judgements
+from pgqueue_embed.vector_search.kept import keep
 from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT
 from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -114,6 +115,7 @@ def weigh(
 
 
 def keep_weight(connection: Connection, pipeline: Pipeline, weight: float) -> None:
-    """Let the hybrid searches of the pipeline use it."""
-    query = "update pgembed.pipelines set lexical_weight = %s where id = %s"
-    connection.execute(query, (weight, pipeline.id))
+    """Let the hybrid searches of the pipeline use it; raises NotKept where that is refused."""
+    query = "update pgembed.pipelines set lexical_weight = %(weight)s where id = %(id)s"
+    values = {"weight": weight, "id": pipeline.id}
+    keep(connection, query, values, what=f"the words' weight of {pipeline.name}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from psycopg import sql
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.catalog import load_pipeline
@@ -102,6 +104,18 @@ def test_dry_run_measures_alone(conninfo: str, connection: Connection, reports: 
     build(connection, reports)
     assert evaluated(conninfo, "--dry-run")["kept"] is False
     assert effort_of_a_search(connection, "none") == ("40", None)
+
+
+def test_what_cannot_be_kept_is_shown_all_the_same(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    build(connection, reports)
+    read_only = sql.SQL("alter database {} set default_transaction_read_only = on")
+    connection.execute(read_only.format(sql.Identifier(connection.info.dbname)))
+    ran = pgembed(conninfo, *ENOUGH)
+    assert "searches are as before" in ran.stdout
+    assert ran.exit_code == 1
+    assert re.search(r"ef_search \d+ of \S+ is not kept: .*read-only", ran.error or "")
 
 
 def test_recall_that_is_not_reached_is_said_and_nothing_is_kept(

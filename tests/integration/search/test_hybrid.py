@@ -294,6 +294,13 @@ def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     kept = "select lexical_weight from pgembed.pipelines"
     assert "is the best weight" in pgembed(conninfo, *command, "--dry-run").stdout
     assert connection.value(kept) is None
+    database = sql.Identifier(connection.info.dbname)
+    read_only = sql.SQL("alter database {} set default_transaction_read_only = on")
+    connection.execute(read_only.format(database))
+    refused = pgembed(conninfo, *command)
+    assert "is the best weight" in refused.stdout
+    assert "the words' weight of reports is not kept: " in (refused.error or "")
+    connection.execute(sql.SQL("alter database {} reset all").format(database))
     found = json.loads(pgembed(conninfo, *command, "--json").stdout)["hybrid"]
     assert found["queries"] == 10
     assert found["vectors"]["nDCG@10"]["mean"] == 0
