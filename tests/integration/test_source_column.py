@@ -605,7 +605,8 @@ class TestUsing:
         assert findings == ["public.reports may be read, public.reports.embedding written"]
         connection.execute("create role reader login password 'x'")
         try:
-            connection.execute("grant select on reports to reader")
+            connection.execute("grant select on reports, pgembed.pipelines to reader")
+            connection.execute("grant usage on schema pgembed to reader")
             with connect(make_conninfo(conninfo, user="reader", password="x")) as reader:
                 (check,) = checks.check_tables(reader, pipeline)
             assert check.finding == 'this role lacks update ("embedding") on public.reports'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import PipelineReplaced, UsageError
+from pgqueue_embed.errors import PipelineReplaced, SetupError, UsageError
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -44,7 +44,7 @@ def test_sql_that_is_kept_is_of_the_pipeline_as_it_was_loaded_and_of_what_is_ask
     assert {*find(reports, columns=("kind",))[0].columns} == {"kind"}
     assert {*find(reports, columns=("kind", "made"))[0].columns} == {"kind", "made"}
     connection.execute("alter table reports rename column made to day")
-    with pytest.raises(UsageError, match="made does not exist"):
+    with pytest.raises(SetupError, match="made does not exist"):
         find(reports, columns=("kind", "made"))
     reloaded = load_pipeline(connection, "reports")
     with pytest.raises(UsageError, match=r"made: neither .* has a column"):
