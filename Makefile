@@ -54,7 +54,7 @@ work: $(READY) ## Run a worker until stopped (ARGS='--concurrency 4')
 status: $(READY) ## Show progress, workers and failures
 	@$(PGEMBED) status
 
-bench: $(VENV)/.ready-bench ## Measure throughput in an hour and a half (ARGS='--quick': some minutes)
+bench: $(VENV)/.ready-bench ## Measure throughput in some hours (ARGS='--quick': some minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 rehearse: $(READY) ## Try 10 M records, from create to a switch (ARGS='--records 1000000')
