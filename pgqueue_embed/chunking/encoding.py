@@ -244,7 +244,11 @@ def _seam(document: str, target: int) -> int:
         if position >= 0:
             return position
     match = _SEAM.search(document, target, target + PIECE_CHARACTERS // 2)
-    return match.start() if match else _untied(document, target)
+    if match:
+        return match.start()
+    # The word at the end is not parted where it is as short as that.
+    is_near_the_end = len(document) - target <= PIECE_CHARACTERS // 2
+    return len(document) if is_near_the_end else _untied(document, target)
 
 
 def _untied(document: str, target: int) -> int:

@@ -120,6 +120,12 @@ def test_pieces_of_a_text_with_places_to_part_it_are_the_whole(
     assert tokens.ids.tolist() == ids_of("wordpiece", document)
 
 
+def test_word_at_the_end_is_not_parted() -> None:
+    document = "。" * (PIECE - 2) + "pump"
+    with small_pieces():
+        assert encoding._seam(document, PIECE) == len(document)
+
+
 @pytest.mark.parametrize("unit", ["e\u0301", "👩‍⚕️", "ก็"])
 def test_no_piece_begins_with_a_mark_of_the_one_before(unit: str) -> None:
     with small_pieces():
