@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.embedding import EmbeddingModel, keep_heap, resolve_model
-from pgqueue_embed.embedding.batch_runner import BatchRunner
+from pgqueue_embed.embedding.batch_runner import BatchRunner, Pass
 from pgqueue_embed.embedding.batch_sizes import best_size
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.embedding.precision import Variant
@@ -65,8 +66,8 @@ def distinct_chunks(model: EmbeddingModel, documents: Sequence[str]) -> list[Chu
 def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[], float]:
     """Return a measurement of the forward pass on ready ids, in chunks a second.
 
-    The batches are those that a worker's device thread plans and runs; nothing is tokenised,
-    cached or written.
+    The batches are those that a worker's device thread plans, and as many of them are launched
+    ahead; nothing is tokenised, cached or written.
     """
     runner = BatchRunner(model)
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
@@ -74,10 +75,14 @@ def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[],
 
     def measure() -> float:
         started = time.perf_counter()
+        ahead: deque[Pass] = deque()
         with model.session():
             for batch in batches:
-                for _ in runner.run(chunks, batch):
-                    pass
+                ahead.extend(runner.launch(chunks, batch))
+                while len(ahead) >= runner.batches_ahead:
+                    deque(runner.finish(chunks, ahead.popleft()), maxlen=0)
+            while ahead:
+                deque(runner.finish(chunks, ahead.popleft()), maxlen=0)
         return len(chunks) / (time.perf_counter() - started)
 
     return measure

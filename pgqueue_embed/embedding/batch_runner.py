@@ -18,7 +18,7 @@ from pgqueue_embed.errors import ModelError
 VERIFY_EVERY_BATCHES = 500
 
 # Some tenths of a second on a fast GPU, well below any lease on a slow one.
-GPU_GROUP_BATCHES = 4
+GPU_BATCHES_AHEAD = 4
 
 Rows = tuple[int, ...]
 
@@ -67,16 +67,18 @@ class BatchRunner:
     """Runs batches on the device; ``limits`` shrink when its memory is too small for them.
 
     Of a model whose batches have no size yet, they have room for the largest one that is tried, and
-    the next call is ``planned`` in that which has its turn. ``group_batches`` should be launched
-    before the first of them is read: a read waits until a GPU has done all that it was given, and
-    then has nothing to do.
+    the next call is ``planned`` in that which has its turn. ``batches_ahead`` should be
+    launched before the first of them is read, so that a GPU has always something to do, and then
+    ``reads_at_once`` be read: all of them where a read waits for whatever was launched.
     """
 
     def __init__(self, model: Model) -> None:
         sizes, start = model.limits.sizes_to_try, model.limits.max_tokens_per_batch
         self.limits = model.limits.settled(max((start, *sizes)))
         self._sizes = BatchSizes(sizes, first=start) if sizes else None
-        self.group_batches = 1 if kind_of(model.device) == "cpu" else GPU_GROUP_BATCHES
+        kind = kind_of(model.device)
+        self.batches_ahead = 1 if kind == "cpu" else GPU_BATCHES_AHEAD
+        self.reads_at_once = self.batches_ahead if kind == "mps" else 1
         self._model = model
         self._batches = 0
         self._verified: set[tuple[int, int]] = set()
@@ -151,10 +153,14 @@ class BatchRunner:
         return self._model.launch([chunks[row] for row in rows], length=length)
 
     def _verify(self, rows: int, length: int) -> None:
-        """Check a shape when it is new, and any shape from time to time; a CPU needs neither."""
-        if kind_of(self._model.device) == "cpu":
-            return
-        if (rows, length) in self._verified and self._batches % VERIFY_EVERY_BATCHES:
+        """Check any shape of a GPU from time to time, and on Metal each one when it is new.
+
+        Metal has given wrong numbers in some shapes only, and is given few; CUDA is given many.
+        """
+        kind = kind_of(self._model.device)
+        is_due = self._batches % VERIFY_EVERY_BATCHES == 0
+        is_new = kind == "mps" and (rows, length) not in self._verified
+        if kind == "cpu" or not (is_due or is_new):
             return
         self._model.verify(rows, length)
         self._verified.add((rows, length))

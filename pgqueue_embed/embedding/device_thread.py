@@ -4,7 +4,8 @@ Metal aborts the process when two threads enter it. Worker loops hand over chunk
 thread computes first what is due first: when an idle device would be done with it. Claims of one
 size are so computed one after the other, and one is written while the next is on the device; in
 turns, all would end at once and leave it idle. Small claims overtake a large one, until it has
-waited for as long as it computes. A GPU has a few batches before the thread waits for the first.
+waited for as long as it computes. A GPU has a few batches before the thread waits for the first,
+and is given the next before it has none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -64,7 +66,13 @@ class _Call:
             self.computed.update(rows)
 
 
-Group = list[tuple[_Call, Batch]]
+@dataclass(frozen=True, kw_only=True)
+class _Launched:
+    """A batch of a call that the device computes, or will once it is done with those before."""
+
+    call: _Call
+    passes: Sequence[Pass]
+    started: float
 
 
 class DeviceThread(Generic[LoadedModel]):
@@ -96,6 +104,7 @@ class DeviceThread(Generic[LoadedModel]):
         self._checks: deque[Future[None]] = deque()
         self._loaded: tuple[LoadedModel, BatchRunner] | None = None
         self._longest = 0
+        self._last_end = 0.0
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="pgembed-device", daemon=True)
         self._thread.start()
@@ -245,49 +254,61 @@ class DeviceThread(Generic[LoadedModel]):
                 self._loaded = (model, runner)
                 self._condition.notify_all()
             with model.session():
-                while (job := self._next(runner.group_batches)) is not None:
-                    if isinstance(job, Future):
-                        _check(job, model)
-                    else:
-                        self._work(model, runner, job)
+                self._work(model, runner)
         except Exception as error:  # noqa: BLE001 - callers get it; this thread has no caller
             self._stop(error)
 
-    def _next(self, group_batches: int) -> Group | Future[None] | None:
+    def _work(self, model: Model, runner: BatchRunner) -> None:
+        """Launch batches ahead of those that are read, until this thread is stopped."""
+        ahead: deque[_Launched] = deque()
+        while self._has_job(ahead):
+            if check := self._take_check():
+                _check(check, model)
+            elif len(ahead) < runner.batches_ahead and (taken := self._take()):
+                ahead.append(self._launch(runner, *taken))
+            else:
+                for _ in range(min(len(ahead), runner.reads_at_once)):
+                    self._read(model, runner, ahead.popleft())
+
+    def _has_job(self, ahead: Sequence[_Launched]) -> bool:
+        """Wait for something to do where nothing is ``ahead``; returns False once it is over."""
         with self._condition:
             self._condition.wait_for(
-                lambda: self._waiting or self._checks or self._error is not None
+                lambda: ahead or self._waiting or self._checks or self._error is not None
             )
-            if self._error is not None:
+            return self._error is None
+
+    def _take_check(self) -> Future[None] | None:
+        with self._condition:
+            return self._checks.popleft() if self._checks else None
+
+    def _take(self) -> tuple[_Call, Batch] | None:
+        """Return the batch that is due first, if one waits."""
+        with self._condition:
+            if not self._waiting:
                 return None
-            if self._checks:
-                return self._checks.popleft()
-            return [self._take() for _ in range(group_batches) if self._waiting]
+            call = min(self._waiting, key=lambda call: call.due_tokens)
+            batch = call.batches.popleft()
+            self._taken_tokens += batch.tokens
+            if not call.batches:
+                self._waiting.remove(call)
+            return call, batch
 
-    def _take(self) -> tuple[_Call, Batch]:
-        call = min(self._waiting, key=lambda call: call.due_tokens)
-        batch = call.batches.popleft()
-        self._taken_tokens += batch.tokens
-        if not call.batches:
-            self._waiting.remove(call)
-        return call, batch
+    def _launch(self, runner: BatchRunner, call: _Call, batch: Batch) -> _Launched:
+        started, passes = time.monotonic(), list[Pass]()
+        with self._charging(call):
+            passes.extend(runner.launch(call.chunks, batch))
+        return _Launched(call=call, passes=passes, started=started)
 
-    def _work(self, model: Model, runner: BatchRunner, group: Group) -> None:
-        """Launch every batch of the group, then read them."""
-        started = time.monotonic()
-        launched: list[list[Pass]] = [[] for _ in group]
-        for passes, (call, batch) in zip(launched, group, strict=True):
-            with self._charging(call):
-                passes.extend(runner.launch(call.chunks, batch))
-        for passes, (call, _) in zip(launched, group, strict=True):
-            before = model.chunks_in_fp32
-            with self._charging(call):
-                for each in passes:
-                    for rows, vectors in runner.finish(call.chunks, each):
-                        self._progress(call, rows, vectors)
-            call.fp32_chunks += model.chunks_in_fp32 - before
-            started = self._end_batch(call, started)
-            self._learn_from(call)
+    def _read(self, model: Model, runner: BatchRunner, launched: _Launched) -> None:
+        call, before = launched.call, model.chunks_in_fp32
+        with self._charging(call):
+            for each in launched.passes:
+                for rows, vectors in runner.finish(call.chunks, each):
+                    self._progress(call, rows, vectors)
+        call.fp32_chunks += model.chunks_in_fp32 - before
+        self._end_batch(launched)
+        self._learn_from(call)
 
     @contextmanager
     def _charging(self, call: _Call) -> Iterator[None]:
@@ -302,15 +323,15 @@ class DeviceThread(Generic[LoadedModel]):
                 if call in self._waiting:
                     self._waiting.remove(call)
 
-    def _end_batch(self, call: _Call, started: float) -> float:
-        """Account for a batch that ended, and return when that was."""
-        ended = time.monotonic()
+    def _end_batch(self, launched: _Launched) -> None:
+        """Account for a batch: the device had it as soon as the one before had ended."""
+        call, began = launched.call, max(launched.started, self._last_end)
+        self._last_end = time.monotonic()
         with self._condition:
-            call.device_seconds += ended - started
-            self.busy_seconds += ended - started
+            call.device_seconds += self._last_end - began
+            self.busy_seconds += self._last_end - began
             call.unfinished -= 1
             self._condition.notify_all()
-        return ended
 
     def _learn_from(self, call: _Call) -> None:
         """Let a call that was computed as a whole tell how large batches should be."""

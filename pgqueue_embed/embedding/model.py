@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import network
+from pgqueue_embed.embedding import network, transfers
 from pgqueue_embed.embedding.choice import Choice
 from pgqueue_embed.embedding.chooser import Chooser, key_of
 from pgqueue_embed.embedding.contest import LONGEST_BATCH_SECONDS, Contest, Run
@@ -41,8 +41,8 @@ from pgqueue_embed.embedding.rows import (
     agreement,
     unit_rows,
 )
-from pgqueue_embed.embedding.self_test import Raw
 from pgqueue_embed.embedding.shapes import TABLE_LOOK_UP, limits_for
+from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.embedding.working_clock import working_clock
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.log import get_logger
@@ -270,7 +270,7 @@ class EmbeddingModel(PlacedModel):
             reader, device = reader.moved_to(self._whole), "cpu"
         with torch.no_grad(), torch.autocast(kind_of(device), enabled=False):
             raw = [self._compute(reader, [chunk], None, device=device) for chunk in chunks]
-        return np.concatenate([network.on_host(each) for each in raw])
+        return np.concatenate([transfers.on_host(each) for each in raw])
 
     def encode_query(self, text: str) -> Vectors:
         """Embed one search query, with the query prompt; returns shape (dimensions,).
@@ -303,8 +303,8 @@ class EmbeddingModel(PlacedModel):
         In the model's own precision. Raises TooLong; the read raises NonFiniteVectors.
         """
         with self.session():
-            raw = self._compute(self._queries, chunks, length)
-        return lambda: unit_rows(network.on_host(raw))
+            read = transfers.reading(self._compute(self._queries, chunks, length))
+        return lambda: unit_rows(read())
 
     @contextmanager
     def _saying_what_a_query_has(self) -> Iterator[None]:
@@ -340,6 +340,6 @@ def _run(reader: Reader, placed: Placement) -> Run:
 
     def run(chunks: Sequence[Chunk], length: int | None) -> None:
         with placed.session():
-            network.on_host(reader.vectors(chunks, length, placed.device))
+            transfers.on_host(reader.vectors(chunks, length, placed.device))
 
     return run

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pgqueue_embed.errors import ModelError
@@ -155,11 +153,3 @@ def failing_clearly(what: str) -> Iterator[None]:
 def names_pooling(path: Path) -> bool:
     """Tell whether a model's files say how the vectors of its tokens become one."""
     return (path / "modules.json").is_file()
-
-
-def on_host(vectors: Any) -> NDArray[np.float32]:
-    """Return vectors as an array in the host's memory; waits for the device if they are there."""
-    if isinstance(vectors, np.ndarray):
-        return vectors
-    array: NDArray[np.float32] = vectors.cpu().numpy()
-    return array

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import canaries, network, self_test
+from pgqueue_embed.embedding import canaries, network, self_test, transfers
 from pgqueue_embed.embedding.canary_check import ON_CPU, CanaryCheck
 from pgqueue_embed.embedding.choice import first_that_agrees
 from pgqueue_embed.embedding.devices import kind_of
@@ -25,7 +25,8 @@ from pgqueue_embed.embedding.precision import FP32, LOWEST_COSINE, Variant, disa
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
-from pgqueue_embed.embedding.self_test import Raw, SelfTest
+from pgqueue_embed.embedding.self_test import SelfTest
+from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
 
 
@@ -142,8 +143,7 @@ class PlacedModel:
 
     def _start(self, chunks: Sequence[Chunk], length: int | None) -> Callable[[], Raw]:
         with self.session():
-            raw = self._compute(self._documents, chunks, length)
-        return lambda: network.on_host(raw)
+            return transfers.reading(self._compute(self._documents, chunks, length))
 
     def _plain_forward(self, chunks: Sequence[Chunk], length: int | None = None) -> Vectors:
         """Embed chunks in the model's own precision, whatever comes of it."""
@@ -212,4 +212,4 @@ class PlacedModel:
     def _raw(self, reader: Reader, chunks: Sequence[Chunk], length: int | None = None) -> Raw:
         """Embed one batch; returns the vectors as the network gives them."""
         with self.session():
-            return network.on_host(self._compute(reader, chunks, length))
+            return transfers.on_host(self._compute(reader, chunks, length))

@@ -30,6 +30,7 @@ from pgqueue_embed.embedding.network import (
 )
 from pgqueue_embed.embedding.rows import TooLong
 from pgqueue_embed.embedding.tokenizer_check import check_copy, check_rows, control_tokens_of
+from pgqueue_embed.embedding.transfers import to_device
 from pgqueue_embed.errors import ModelError
 
 IDS = "ids"  # those of a chunk, framed
@@ -200,23 +201,19 @@ class Reader:
         return self._tensors(*pad(sequences, max(longest, length or 0), self._padding_id), device)
 
     def _tensors(self, ids: Ids, mask: Ids | None, device: str) -> dict[str, Any]:
-        import torch
-
-        features = dict(self._constants, input_ids=torch.from_numpy(ids).to(device))
+        features = dict(self._constants, input_ids=to_device(ids, device))
         if mask is not None:
-            features["attention_mask"] = torch.from_numpy(mask).to(device)
+            features["attention_mask"] = to_device(mask, device)
         return features
 
     def _looked_up(self, contents: Sequence[NDArray[np.integer]], device: str) -> dict[str, Any]:
         """Return what a table takes: all ids in a row, and where each text begins."""
-        import torch
-
         begins = np.cumsum([0, *(len(each) for each in contents[:-1])])
         ids = np.concatenate(contents).astype(np.int64)
         return dict(
             self._constants,
-            input_ids=torch.from_numpy(ids).to(device),
-            offsets=torch.from_numpy(begins).to(device),
+            input_ids=to_device(ids, device),
+            offsets=to_device(begins, device),
         )
 
     def _features_of_texts(self, chunks: Sequence[Chunk], device: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.library_network import LibraryNetwork
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.rows import agreement, lowest_cosine, unit_rows
+from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
 
 # Feeding ids must give the vectors of feeding texts; what differs is rounding.
@@ -22,7 +22,6 @@ _UNIT = 1e-3
 _SHORT_TEXTS = 6
 _PADDING_TOKENS = 32
 
-Raw = NDArray[np.float32]
 # The vectors of a reader's chunks as the network gives them, shape (n, dimensions): of one batch,
 # whose sequences are padded to so many tokens, or to the longest.
 Compute = Callable[[Reader, Sequence[Chunk], int | None], Raw]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FINE_STEPS = 8  # lengths up to this many steps are told apart by one step, then coarser
+_GRAINS = 64  # a batch of the longest sequences may end at so many places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ SIZES = frozenset(size for sizes in SIZES_OF.values() for size in sizes)
 # batches takes as long as its tokens and some 60 more.
 _LIMITS = {
     "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, fill=True),
-    "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=16, fill=True),
+    "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=1, fill=False, batch_tokens=4_000),
     "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, fill=False, batch_tokens=60),
 }
 
@@ -101,8 +102,8 @@ def plan_batches(
     padding.
     """
     order = np.argsort(-np.array(lengths, np.int64), kind="stable").tolist()
-    if limits.batch_tokens is not None:
-        return _cheapest(order, lengths, limits.max_tokens_per_batch, limits.batch_tokens)
+    if limits.batch_tokens is not None and order:
+        return _cheapest(order, lengths, limits, limits.batch_tokens)
     cap = max([longest or 0, *lengths]) if order else 0
     batches: list[Batch] = []
     done = 0
@@ -118,16 +119,21 @@ def plan_batches(
 
 
 def _cheapest(
-    order: Sequence[int], lengths: Sequence[int], max_tokens: int, batch_tokens: int
+    order: Sequence[int], lengths: Sequence[int], limits: BatchLimits, batch_tokens: int
 ) -> list[Batch]:
-    """Part ``order``, longest first, where tokens, padding and batches cost least in all."""
-    longest = np.array([lengths[row] for row in order], np.int64)
-    begins = _begins(longest, max_tokens, batch_tokens)
+    """Part ``order``, longest first, where tokens, padding and batches cost least in all.
+
+    Of large batches not at each row: where one ends a few rows later costs next to nothing.
+    """
+    grain = max(1, limits.rows_at(lengths[order[0]]) // _GRAINS)
+    longest = np.array([lengths[row] for row in order[::grain]], np.int64)
+    begins = _begins(longest, limits.max_tokens_per_batch // grain, batch_tokens // grain)
     batches: list[Batch] = []
-    end = len(order)
+    end = len(longest)
     while end:
         begin = int(begins[end])
-        batches.append(Batch(rows=tuple(order[begin:end]), length=int(longest[begin])))
+        rows = tuple(order[begin * grain : end * grain])
+        batches.append(Batch(rows=rows, length=int(longest[begin])))
         end = begin
     return batches[::-1]
 

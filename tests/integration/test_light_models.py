@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
-from pgqueue_embed.embedding.network import on_host
 from pgqueue_embed.embedding.precision import (
     BF16,
     BF16_WEIGHTS,
@@ -30,6 +29,7 @@ from pgqueue_embed.embedding.precision import (
 )
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
+from pgqueue_embed.embedding.transfers import on_host
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from tests.support.light_models import LIGHT_ANIMALS, LIGHT_MODELS
 from tests.support.nasty import CONTROL, NASTY

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -324,17 +325,27 @@ def test_an_error_reaches_only_the_caller_whose_batch_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "launched_before_a_read"), [("cpu", 1), ("mps", runner_module.GPU_GROUP_BATCHES)]
+    ("device", "most_ahead", "least_ahead"),
+    [
+        ("cpu", 1, 0),
+        # A read waits for all that was launched.
+        ("mps", runner_module.GPU_BATCHES_AHEAD, 0),
+        ("cuda", runner_module.GPU_BATCHES_AHEAD, runner_module.GPU_BATCHES_AHEAD - 1),
+    ],
 )
-def test_gpu_has_a_group_of_batches_before_the_first_is_read(
-    device: str, launched_before_a_read: int
+def test_gpu_has_batches_ahead_of_the_one_that_is_read(
+    device: str, most_ahead: int, least_ahead: int
 ) -> None:
     model = FakeModel(device=device)
     with running(model) as thread:
-        wanted = chunks("g", 2_000, tokens=126)
+        wanted = chunks("g", 2_000 if device != "cuda" else 8_000, tokens=126)
         assert_right(thread.embed(wanted).vectors, wanted)
-    assert model.events.index("read") == launched_before_a_read
-    assert model.events.count("read") == model.events.count("launch") > 8
+    events = model.events
+    assert events.count("read") == events.count("launch") > 8
+    ahead = list(accumulate(1 if each == "launch" else -1 for each in events))
+    begun, last = events.index("read"), len(events) - events[::-1].index("launch")
+    assert max(ahead) == ahead[begun - 1] == most_ahead
+    assert min(ahead[begun:last]) == least_ahead
 
 
 def test_out_of_memory_that_shows_at_the_read_halves_the_batch(
@@ -367,14 +378,15 @@ def test_rows_without_a_vector_are_named_and_the_others_kept() -> None:
     assert_right(again.vectors, [wanted[0], wanted[2]])
 
 
-def test_every_new_shape_is_verified_on_a_gpu_only() -> None:
-    gpu, cpu = FakeModel(device="mps"), FakeModel()
-    for model in (gpu, cpu):
+def test_every_new_shape_is_verified_on_metal_only() -> None:
+    gpu, cuda, cpu = FakeModel(device="mps"), FakeModel(device="cuda"), FakeModel()
+    for model in (gpu, cuda, cpu):
         with running(model) as thread:
             thread.embed(chunks("a", 300))
             thread.embed(chunks("b", 300, 60))
             thread.embed(chunks("c", 300))
     assert not cpu.verified
+    assert len(cuda.verified) == 1
     assert len(gpu.verified) == len(set(gpu.verified))
     assert {(len(texts), length) for texts, length in gpu.batches} == set(gpu.verified)
 

@@ -42,9 +42,8 @@ def test_filled_batches_have_one_of_three_row_counts_per_length(lengths: list[in
         assert len(batch.rows) in {full, full // 4, full // 16}
 
 
-@pytest.mark.parametrize("kind", ["mps", "cuda"])
-def test_a_chunk_size_gives_a_small_set_of_shapes(kind: str) -> None:
-    limits = limits_for(kind)
+def test_a_chunk_size_gives_a_small_set_of_shapes_on_metal() -> None:
+    limits = limits_for("mps")
     lengths = list(range(3, 131)) * 40
     shapes = {
         (len(batch.rows), batch.length)
@@ -105,7 +104,14 @@ def test_no_parting_of_a_cpus_rows_costs_less(lengths: list[int]) -> None:
 def test_padding_of_short_sequences_is_a_tenth_at_most() -> None:
     lengths = [8 + row % 40 for row in range(360)]
     batches = plan_batches(lengths, limits_for("cpu"))
-    assert sum(len(batch.rows) * batch.length for batch in batches) < 1.1 * sum(lengths)
+    assert sum(batch.tokens for batch in batches) < 1.1 * sum(lengths)
+
+
+def test_padding_of_a_claim_is_a_twentieth_at_most_on_cuda() -> None:
+    lengths = [130 - row % 30 for row in range(8_000)]
+    batches = plan_batches(lengths, limits_for("cuda"))
+    assert sum(batch.tokens for batch in batches) < 1.05 * sum(lengths)
+    assert len(batches) < 25
 
 
 def test_buckets_are_coarser_for_long_sequences() -> None:
