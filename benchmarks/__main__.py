@@ -24,6 +24,7 @@ PARTS = {
     "growth": "what ten times the work costs where much waits",
     "device": "what the probe chose from, batch sizes and threads, for the forward pass",
     "gpu": "a GPU: its forward pass alone, and workers end to end",
+    "launches": "launching a pass beside threads that cut texts, in one call and in many",
     "kernels": "a GPU: formats, kernels and a compiler for its forward pass",
     "cost": "the processor time of a record, by `pgembed work` and by a script",
     "waiting": "how long threads of a forward pass spin while they wait",

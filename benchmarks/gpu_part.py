@@ -56,7 +56,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
             name="BERT-large, 335 M parameters",
             model=str(large_model()),
             records=few,
-            workers=((1, 2), (1, 4)),
+            workers=((1, 2), (1, 4), (2, 2)),
         ),
     ):
         yield _measure(bench, device, load)

@@ -30,7 +30,7 @@ class Sizes:
     searched_rows: int = 20_000
     watch_records: int = 10_000_000
     filtered_vectors: int = 1_000_000
-    gpu_records: tuple[int, int] = (120_000, 20_000)
+    gpu_records: tuple[int, int] = (120_000, 128_000)
 
 
 FULL = Sizes()

@@ -1,32 +1,22 @@
-"""A stack of BERT or a relative of it for batches of texts, in torch, on any device.
+"""The weights of a stack of BERT or a relative of it in torch, and where they lie.
 
-Operations follow those of transformers and sentence-transformers one by one, so that the vectors
-are theirs, bit by bit. Not imported before a model is opened: torch takes a second.
+Not imported before a model is opened: torch takes a second.
 """
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from pgqueue_embed.embedding.light_files import Dense, Stack
-from pgqueue_embed.embedding.network_plan import (
-    DISTANCE_BUCKETS,
-    DISTANCES,
-    EMBEDDED_NORM,
-    FARTHEST,
-    POSITIONS,
-    TYPES,
-    WORDS,
-)
+from pgqueue_embed.embedding.network_plan import DISTANCES, POSITIONS, TYPES, WORDS
+from pgqueue_embed.embedding.one_call import OneCall
 from pgqueue_embed.embedding.packed import Product, packed_product
+from pgqueue_embed.embedding.torch_pass import TorchPass
 
-_ACTIVATIONS = {"Tanh": torch.tanh, "Identity": lambda vectors: vectors}
-_HALVES = (torch.float16, torch.bfloat16)
 _LOOKED_UP = {f"{name}.weight" for name in (WORDS, POSITIONS, TYPES, DISTANCES)}
 
 
@@ -37,11 +27,11 @@ class TorchNetwork:
     """
 
     def __init__(self, stack: Stack) -> None:
-        self._plan = stack.plan
-        self._pooling = stack.pooling
-        self._after = stack.after
+        # Of the stack no more: what it has read of the file lies there once more.
+        self._pass = partial(TorchPass, plan=stack.plan, pooling=stack.pooling, after=stack.after)
         self._packed: dict[str, Product] = {}
         self._weights = {name: _weight(stack.weights[name]) for name in stack.plan.shapes()}
+        self._one_call = self._new_call()
         for number, step in enumerate(stack.after):
             if isinstance(step, Dense):
                 self._weights |= _dense(str(number), step)
@@ -52,6 +42,7 @@ class TorchNetwork:
             name: weight.detach().to(**target).requires_grad_()
             for name, weight in self._weights.items()
         }
+        self._one_call = self._new_call()
 
     def pack(self) -> None:
         """Multiply by oneDNN from now on, and give up the weights that are packed for it."""
@@ -67,132 +58,17 @@ class TorchNetwork:
         ``ids`` and ``mask`` have shape (n, length), padded on the right; without padding the mask
         is None: attention is faster so.
         """
-        vectors = self._pooled(self._tokens(ids, mask), mask)
-        for number, step in enumerate(self._after):
-            if isinstance(step, Dense):
-                vectors = _ACTIVATIONS[step.activation](self._linear(str(number), vectors))
-            else:
-                vectors = functional.normalize(vectors, p=2, dim=-1)
-        return vectors
+        inputs = (ids,) if mask is None else (ids, mask)
+        kind = ids.device.type
+        # On a CPU a pass is few long operations, and autocast keeps what it has cast among passes.
+        if kind == "cpu" or torch.is_autocast_enabled(kind):
+            return self._pass(weights=self._weights, packed=self._packed).vectors(*inputs)
+        return self._one_call(self._weights, *inputs)
 
-    def _tokens(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the vector of each token, shape (n, length, width)."""
-        vectors = self._normed(EMBEDDED_NORM, self._embedded(ids))
-        attention = _Attention(self._plan.heads, vectors, mask)
-        if self._plan.distances:
-            attention.bias = self._of_distances(ids.shape[1], ids.device)
-        for number in range(self._plan.layers):
-            vectors = self._through(self._plan.names.layer.format(number), vectors, attention)
-        return vectors
-
-    def _embedded(self, ids: torch.Tensor) -> torch.Tensor:
-        vectors = functional.embedding(ids, self._table(WORDS))
-        if self._plan.types:
-            vectors = vectors + self._table(TYPES)[0]
-        return vectors + functional.embedding(self._positions(ids), self._table(POSITIONS))
-
-    def _positions(self, ids: torch.Tensor) -> torch.Tensor:
-        behind = self._plan.padding_id
-        if behind is None:
-            return torch.arange(ids.shape[1], device=ids.device)
-        is_text = ids.ne(behind).int()
-        return (torch.cumsum(is_text, dim=1).type_as(is_text) * is_text).long() + behind
-
-    def _through(self, layer: str, vectors: torch.Tensor, attention: _Attention) -> torch.Tensor:
-        """Return the vectors behind one layer."""
-        names = self._plan.names
-        projected = (
-            attention.split(self._linear(layer + part, vectors))
-            for part in (names.query, names.key, names.value)
-        )
-        attended = self._linear(layer + names.attended, attention.join(*projected))
-        vectors = self._normed(layer + names.attended_norm, attended + vectors)
-        inner = functional.gelu(self._linear(layer + names.inner, vectors))
-        outer = self._linear(layer + names.outer, inner)
-        return self._normed(layer + names.outer_norm, outer + vectors)
-
-    def _of_distances(self, length: int, device: torch.device) -> torch.Tensor:
-        """Return what is added to the attention of each head, shape (1, heads, length, length)."""
-        place = torch.arange(length, device=device)
-        buckets = _distance_buckets(place[:, None] - place[None, :])
-        return functional.embedding(buckets, self._table(DISTANCES)).permute(2, 0, 1).unsqueeze(0)
-
-    def _pooled(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        if self._pooling == "cls":
-            return tokens[:, 0]
-        if mask is None:
-            mask = torch.ones(tokens.shape[:2], device=tokens.device, dtype=torch.int64)
-        wide = torch.float32 if tokens.dtype in _HALVES else tokens.dtype
-        share = mask.unsqueeze(-1).to(tokens.dtype)
-        total = (tokens * share).sum(dim=1, dtype=wide)
-        count = torch.clamp(share.sum(dim=1, dtype=wide), min=1e-9)
-        return (total / count).to(tokens.dtype)
-
-    def _table(self, name: str) -> torch.Tensor:
-        return self._weights[f"{name}.weight"]
-
-    def _linear(self, name: str, vectors: torch.Tensor) -> torch.Tensor:
-        if name in self._packed:
-            product: torch.Tensor = self._packed[name](vectors)
-            return product
-        weights = self._weights
-        return functional.linear(vectors, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
-
-    def _normed(self, name: str, vectors: torch.Tensor) -> torch.Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return functional.layer_norm(vectors, weight.shape, weight, bias, self._plan.epsilon)
-
-
-class _Attention:
-    """Attention over the tokens of a batch, of which ``mask`` names those that are text."""
-
-    def __init__(self, heads: int, vectors: torch.Tensor, mask: torch.Tensor | None) -> None:
-        rows, length, _ = vectors.shape
-        self.bias: torch.Tensor | None = None
-        self._heads = heads
-        self._dtype = vectors.dtype
-        self._shown = None
-        if mask is not None:
-            self._shown = mask.bool()[:, None, None, :].expand(rows, 1, length, length)
-
-    def split(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Part (n, length, width) by heads, into (n, heads, length, width of a head)."""
-        return vectors.view(*vectors.shape[:2], self._heads, -1).transpose(1, 2)
-
-    def join(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Return what each token attends to, shape (n, length, width)."""
-        if self.bias is None:
-            scale = query.shape[-1] ** -0.5
-            attended = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=self._shown, scale=scale
-            )
-        else:
-            attended = self._by_distance(query, key, value, self.bias)
-        return attended.transpose(1, 2).flatten(2)
-
-    def _by_distance(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
-        """As MPNet's own code: its scores have the precision of the products."""
-        scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
-        scores += bias
-        if self._shown is not None:
-            shown = torch.zeros((), device=scores.device, dtype=self._dtype)
-            hidden = torch.finfo(self._dtype).min
-            scores = scores + torch.where(self._shown, shown, hidden)
-        return torch.matmul(functional.softmax(scores, dim=-1), value)
-
-
-def _distance_buckets(distances: torch.Tensor) -> torch.Tensor:
-    """Return the bucket of each distance: exact near by, by logarithm farther away, and with a half
-    of the buckets for each direction."""
-    half = DISTANCE_BUCKETS // 2
-    exact = half // 2
-    near = torch.abs(distances)
-    by_log = torch.log(near.float() / exact) / math.log(FARTHEST / exact) * (half - exact)
-    far = exact + by_log.to(torch.long)
-    far = torch.min(far, torch.full_like(far, half - 1))
-    return (distances < 0).to(torch.long) * half + torch.where(near < exact, near, far)
+    def _new_call(self) -> OneCall:
+        # It must not hold this network, whose weights are to go with it at once.
+        start = self._pass
+        return OneCall(lambda weights, *inputs: start(weights=weights).vectors(*inputs))
 
 
 def _weight(array: NDArray[Any]) -> torch.Tensor:

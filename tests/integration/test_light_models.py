@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import EmbeddingModel, ModelUse, resolve_model
 from pgqueue_embed.embedding.light_encoder import LightEncoder, open_light_encoder
+from pgqueue_embed.embedding.one_call import USUAL_RUNS
 from pgqueue_embed.embedding.precision import (
     BF16,
     BF16_WEIGHTS,
@@ -106,6 +107,23 @@ def batches(same: Same) -> Iterator[tuple[list[Chunk], int | None]]:
         yield chunks[first : first + 7], None
     yield chunks[:1] * 3, None
     yield chunks[:2], min(96, same.light.max_sequence_tokens)
+
+
+def test_pass_in_one_call_gives_the_vectors_of_its_operations(same: Same) -> None:
+    import torch
+
+    network = same.light._open().network._network  # type: ignore[attr-defined]
+    call, weights = network._new_call(), network._weights
+    reader, kinds = same.light._documents, set()
+    with torch.no_grad():
+        for chunks, length in [*batches(same)] * USUAL_RUNS:
+            features = reader.features(chunks, length, "cpu")
+            inputs = [
+                features[name] for name in ("input_ids", "attention_mask") if name in features
+            ]
+            kinds.add(len(inputs))
+            assert torch.equal(call(weights, *inputs), network.vectors(*(*inputs, None)[:2]))
+    assert set(call._calls) == kinds == {1, 2}
 
 
 def test_facts_are_those_of_the_library(same: Same) -> None:
