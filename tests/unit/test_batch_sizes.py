@@ -22,7 +22,7 @@ from pgqueue_embed.embedding.batch_sizes import (
     best_size,
 )
 from pgqueue_embed.embedding.shapes import SIZES_OF, limits_for
-from tests.unit.test_embedding_device_thread import FakeModel, assert_right, chunks
+from tests.support.fake_device import FakeModel, assert_right, chunks
 
 SIZES = SIZES_OF["cpu"]
 ENOUGH = FEWEST_BATCHES * max(SIZES)

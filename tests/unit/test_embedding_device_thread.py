@@ -2,106 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 
-import numpy as np
 import pytest
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread, NonFiniteVectors
 from pgqueue_embed.embedding import batch_runner as runner_module
-from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
-from pgqueue_embed.embedding.shapes import limits_for
+from pgqueue_embed.embedding.rows import WrongVectors
 from pgqueue_embed.embedding.vector_cache import VectorCache
 from pgqueue_embed.errors import ModelError
-
-WAIT_SECONDS = 20.0
-Hook = Callable[[Sequence[Chunk], int], None]
-
-
-def chunk(text: str, tokens: int = 10) -> Chunk:
-    return Chunk(
-        index=0, start=0, end=len(text), text=text, token_ids=np.arange(tokens, dtype=np.int32)
-    )
-
-
-def chunks(prefix: str, count: int, tokens: int = 10) -> list[Chunk]:
-    return [chunk(f"{prefix}{n}", tokens) for n in range(count)]
+from tests.support.fake_device import (
+    WAIT_SECONDS,
+    FakeModel,
+    assert_right,
+    chunk,
+    chunks,
+    running,
+    vector_of,
+)
 
 
-def vector_of(text: str) -> np.ndarray:
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    return digest.astype(np.float32) + 1
-
-
-class FakeModel:
-    """Vectors from hashes of texts; ``hook`` sees each batch first and may raise or wait."""
-
-    name = "fake"
-    dimensions = 32
-    precision = "fp32"
-    chunks_in_fp32 = 0
-
-    def __init__(self, hook: Hook | None = None, device: str = "cpu") -> None:
-        self.device = device
-        self.limits = limits_for(device)
-        self.hook = hook
-        self.events: list[str] = []
-        self.batches: list[tuple[list[str], int]] = []
-        self.verified: list[tuple[int, int]] = []
-        self.wrong = False
-        self.threads: set[str] = set()
-
-    def session(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def sequence_tokens(self, chunk: Chunk) -> int:
-        return len(chunk.token_ids) + 2
-
-    def launch(
-        self, chunks: Sequence[Chunk], *, length: int | None = None
-    ) -> Callable[[], Vectors]:
-        assert length is not None
-        self.threads.add(threading.current_thread().name)
-        if self.hook:
-            self.hook(chunks, length)
-        self.events.append("launch")
-        self.batches.append(([chunk.text for chunk in chunks], length))
-        raw = np.array([vector_of(chunk.text) for chunk in chunks])
-        raw[[chunk.text.startswith("bad") for chunk in chunks]] = np.nan
-        return lambda: self._read(raw)
-
-    def _read(self, raw: np.ndarray) -> Vectors:
-        self.events.append("read")
-        return unit_rows(raw)
-
-    def verify(self, rows: int, length: int) -> None:
-        self.verified.append((rows, length))
-        if self.wrong:
-            raise WrongVectors("wrong")
-
-
-@contextmanager
-def running(model: FakeModel) -> Iterator[DeviceThread[FakeModel]]:
-    thread = DeviceThread(lambda: model)
-    try:
-        yield thread
-    finally:
-        thread.close()
-
-
-def assert_right(vectors: Vectors, wanted: Sequence[Chunk]) -> None:
-    assert vectors.dtype == np.float32
-    assert np.array_equal(vectors, unit_rows(np.array([vector_of(c.text) for c in wanted])))
-
-
-@pytest.mark.parametrize("device", ["cpu", "mps"])
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
 def test_vectors_come_back_in_the_order_of_the_chunks(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,53 +203,6 @@ def test_a_lost_lease_ends_the_call_and_its_remaining_batches() -> None:
     assert [texts[0][:4] for texts, _ in model.batches] == ["lost", "lost", "next"]
 
 
-def test_out_of_memory_halves_the_batch_and_is_remembered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    released: list[str] = []
-    monkeypatch.setattr(runner_module, "release_memory", released.append)
-
-    def limited(chunks: Sequence[Chunk], _length: int) -> None:
-        if len(chunks) > 20:
-            raise RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)")
-
-    model = FakeModel(limited, device="mps")
-    model.limits = model.limits.resized(128 * 12)  # 128 rows of these chunks
-    with running(model) as thread:
-        assert_right(thread.embed(chunks("a", 200)).vectors, chunks("a", 200))
-        failures = len(released)
-        assert failures == 3  # 128, 64, 32, and 16 fits
-        assert_right(thread.embed(chunks("b", 200)).vectors, chunks("b", 200))
-        assert len(released) == failures
-    assert {len(texts) for texts, _ in model.batches} == {16}
-
-
-def test_out_of_memory_with_a_single_row_is_the_machines_fault(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(runner_module, "release_memory", lambda _: None)
-
-    def never(_chunks: Sequence[Chunk], _length: int) -> None:
-        raise RuntimeError("MPS backend out of memory")
-
-    refused = pytest.raises(ModelError, match="does not hold one sequence")
-    with running(FakeModel(never)) as thread, refused:
-        thread.embed(chunks("a", 30))
-
-
-def test_an_error_reaches_only_the_caller_whose_batch_failed() -> None:
-    def fail(chunks: Sequence[Chunk], _length: int) -> None:
-        if chunks[0].text.startswith("poison"):
-            raise ValueError("boom")
-
-    with running(FakeModel(fail)) as thread, ThreadPoolExecutor(2) as pool:
-        good = pool.submit(thread.embed, chunks("good", 500))
-        poison = pool.submit(thread.embed, chunks("poison", 500))
-        assert_right(good.result(WAIT_SECONDS).vectors, chunks("good", 500))
-        with pytest.raises(ValueError, match="boom"):
-            poison.result(WAIT_SECONDS)
-
-
 @pytest.mark.parametrize(
     ("device", "most_ahead", "least_ahead"),
     [
@@ -346,24 +225,6 @@ def test_gpu_has_batches_ahead_of_the_one_that_is_read(
     begun, last = events.index("read"), len(events) - events[::-1].index("launch")
     assert max(ahead) == ahead[begun - 1] == most_ahead
     assert min(ahead[begun:last]) == least_ahead
-
-
-def test_out_of_memory_that_shows_at_the_read_halves_the_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(runner_module, "release_memory", lambda _: None)
-    model = FakeModel(device="mps")
-    read = model._read
-
-    def limited(raw: np.ndarray) -> Vectors:
-        if len(raw) > 40:
-            raise RuntimeError("MPS backend out of memory")
-        return read(raw)
-
-    monkeypatch.setattr(model, "_read", limited)
-    with running(model) as thread:
-        wanted = chunks("m", 700, tokens=126)
-        assert_right(thread.embed(wanted).vectors, wanted)
 
 
 def test_rows_without_a_vector_are_named_and_the_others_kept() -> None:

@@ -23,7 +23,7 @@ from pgqueue_embed.embedding.precision import (
     candidates,
 )
 from pgqueue_embed.embedding.probe import AS_GOOD, HOPELESS, probe, ranked, time_in_turns
-from tests.unit.test_embedding_device_thread import chunks
+from tests.support.fake_device import chunks
 
 ALL = candidates("cpu", "auto")
 SOME = st.sets(st.sampled_from(ALL)).map(lambda some: [each for each in ALL if each in some])
