@@ -56,7 +56,7 @@ def _measure(bench: Bench, name: str, path: Path) -> Measured:
             what: partial(_rate, rows, forward)
             for what, forward in _variants(path, ids, mask).items()
         }
-        whole = partial(_network(path, torch.float32).vectors, ids, None)
+        whole = partial(_network(path, torch.float32).by_operations, ids, None)
         variants["fp32 with TF32"] = _within(_tf32, partial(_rate, rows, whole))
         variants["bf16 by autocast"] = _within(_autocast, partial(_rate, rows, whole))
         bench.say(f"{name}: a first pass of each variant, to warm up and to compile")
@@ -82,10 +82,11 @@ def _variants(path: Path, ids: Any, mask: Any) -> dict[str, Pass]:
         ("fp16 weights", torch.float16),
     ):
         network = _network(path, dtype)
-        variants[name] = partial(network.vectors, ids, None)
-        variants[f"{name}, masked"] = partial(network.vectors, ids, mask)
+        variants[name] = partial(network.by_operations, ids, None)
+        variants[f"{name}, masked"] = partial(network.by_operations, ids, mask)
+    variants["fp16 weights, masked, in one call"] = partial(network.in_one_call, ids, mask)
     variants["fp16 weights, masked, CUDA graph"] = _graph(variants["fp16 weights, masked"])
-    compiled = torch.compile(network.vectors, dynamic=False)
+    compiled = torch.compile(network.by_operations, dynamic=False)
     variants["fp16 weights, torch.compile"] = partial(compiled, ids, None)
     variants["fp16 weights, masked, torch.compile"] = partial(compiled, ids, mask)
     return variants

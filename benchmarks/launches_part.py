@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from benchmarks.bench import Bench
@@ -60,13 +61,12 @@ def _ways(device: str) -> dict[str, Callable[[], Any]]:
     network = TorchNetwork(understand(resolve_model(DEFAULT_MODEL).path, AS_ITS_FILES_SAY).stack)
     network.to(device=device)
     ids = torch.randint(1_000, 20_000, (ROWS, LENGTH), device=device)
-    weights, call, start = network._weights, network._new_call(), network._pass
     with torch.no_grad():
         for _ in range(USUAL_RUNS):
-            call(weights, ids)
+            network.in_one_call(ids, None)
     return {
-        "by operations": lambda: start(weights=weights).vectors(ids),
-        "as one call": lambda: call(weights, ids),
+        "by operations": partial(network.by_operations, ids, None),
+        "as one call": partial(network.in_one_call, ids, None),
     }
 
 

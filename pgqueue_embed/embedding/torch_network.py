@@ -58,11 +58,19 @@ class TorchNetwork:
         ``ids`` and ``mask`` have shape (n, length), padded on the right; without padding the mask
         is None: attention is faster so.
         """
-        inputs = (ids,) if mask is None else (ids, mask)
         kind = ids.device.type
         # On a CPU a pass is few long operations, and autocast keeps what it has cast among passes.
         if kind == "cpu" or torch.is_autocast_enabled(kind):
-            return self._pass(weights=self._weights, packed=self._packed).vectors(*inputs)
+            return self.by_operations(ids, mask)
+        return self.in_one_call(ids, mask)
+
+    def by_operations(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the vectors, each operation called from Python."""
+        return self._pass(weights=self._weights, packed=self._packed).vectors(ids, mask)
+
+    def in_one_call(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the vectors, by one call once it is usual; not for weights that are packed."""
+        inputs = (ids,) if mask is None else (ids, mask)
         return self._one_call(self._weights, *inputs)
 
     def _new_call(self) -> OneCall:

@@ -113,17 +113,15 @@ def test_pass_in_one_call_gives_the_vectors_of_its_operations(same: Same) -> Non
     import torch
 
     network = same.light._open().network._network  # type: ignore[attr-defined]
-    call, weights = network._new_call(), network._weights
-    reader, kinds = same.light._documents, set()
+    found = [same.light._documents.features(*each, "cpu") for each in batches(same)]
+    inputs = [(each["input_ids"], each.get("attention_mask")) for each in found]
     with torch.no_grad():
-        for chunks, length in [*batches(same)] * USUAL_RUNS:
-            features = reader.features(chunks, length, "cpu")
-            inputs = [
-                features[name] for name in ("input_ids", "attention_mask") if name in features
-            ]
-            kinds.add(len(inputs))
-            assert torch.equal(call(weights, *inputs), network.vectors(*(*inputs, None)[:2]))
-    assert set(call._calls) == kinds == {1, 2}
+        for kind in {mask is None: (ids, mask) for ids, mask in inputs}.values():
+            for _ in range(USUAL_RUNS):
+                network.in_one_call(*kind)
+        assert set(network._one_call._calls) == {1, 2}
+        for ids, mask in inputs:
+            assert torch.equal(network.in_one_call(ids, mask), network.by_operations(ids, mask))
 
 
 def test_facts_are_those_of_the_library(same: Same) -> None:
