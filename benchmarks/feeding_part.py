@@ -13,6 +13,7 @@ from benchmarks.stub_model import DIMENSIONS, PacedModel, default_chunker, drain
 
 # About a thousand of these chunks a second, a quarter of what two cores tokenise and write.
 TOKENS_PER_SECOND = 100_000
+IN_ONE_CALL = "in one call"
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
@@ -23,8 +24,9 @@ def measure(bench: Bench) -> Iterator[Measured]:
     corpus = corpus.sample(bench.sizes.fed_records)
     template = queued_database(bench.server, corpus.documents, fake_identity(DIMENSIONS))
     variants = {
-        f"-c {concurrency}": _busy_share(bench, template, concurrency)
+        f"-c {concurrency}, {way}": _busy_share(bench, template, concurrency, way == IN_ONE_CALL)
         for concurrency in bench.sizes.concurrencies
+        for way in ("launched by operations", IN_ONE_CALL)
     }
     outcomes = interleaved(bench.rounds, variants, on_run=bench.on_run)
     yield Measured(
@@ -41,11 +43,13 @@ def measure(bench: Bench) -> Iterator[Measured]:
     )
 
 
-def _busy_share(bench: Bench, template: str, concurrency: int) -> Callable[[], float]:
+def _busy_share(
+    bench: Bench, template: str, concurrency: int, in_one_call: bool
+) -> Callable[[], float]:
     chunker = default_chunker()
 
     def measure_once() -> float:
-        model = PacedModel(TOKENS_PER_SECOND)
+        model = PacedModel(TOKENS_PER_SECOND, in_one_call=in_one_call)
         with cloned(bench.server, template) as conninfo:
             run = timed_run(
                 conninfo,

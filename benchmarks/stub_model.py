@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,6 +16,7 @@ from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.claim.embed import Device
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.embedding import DeviceThread, resolve_model
+from pgqueue_embed.embedding.one_call import USUAL_RUNS, OneCall
 from pgqueue_embed.embedding.rows import Vectors
 from pgqueue_embed.embedding.shapes import limits_for
 from pgqueue_embed.pipeline.catalog import load_pipeline
@@ -25,6 +27,7 @@ from tests.support.fakes import FixedPipelines
 
 DIMENSIONS = 384
 SPECIAL_TOKENS = 2
+OPERATIONS = 100  # MiniLM's pass has about so many
 # The most that a batch has: a chunk is read as at least a token, and two special ones.
 ROWS = limits_for("mps").max_tokens_per_batch // 3
 
@@ -77,15 +80,20 @@ def default_chunker() -> Chunker:
 
 
 class PacedModel(StubModel):
-    """Computes so many tokens a second, padding included, while the caller is free to go on."""
+    """Computes so many tokens a second, padding included, while the caller is free to go on.
 
-    device = "mps"  # which is given a group of batches at once
+    It has to be launched like a GPU: an operation begins when it has been called and the one before
+    has ended. They are called one by one by Python, or all by one call of torch's.
+    """
 
-    def __init__(self, tokens_per_second: float) -> None:
+    device = "mps"  # which is given some batches at once
+
+    def __init__(self, tokens_per_second: float, *, in_one_call: bool = True) -> None:
         super().__init__()
         self.busy_seconds = 0.0
         self._seconds_per_token = 1 / tokens_per_second
         self._free_at = 0.0
+        self._called = _in_one_call() if in_one_call else _by_operations()
 
     def launch(
         self, chunks: Sequence[Chunk], *, length: int | None = None
@@ -94,13 +102,47 @@ class PacedModel(StubModel):
         assert length is not None, "the device thread pads to a length"
         seconds = len(chunks) * length * self._seconds_per_token
         self.busy_seconds += seconds
-        ready_at = self._free_at = max(self._free_at, time.monotonic()) + seconds
+        for _ in self._called():
+            self._free_at = max(self._free_at, time.monotonic()) + seconds / OPERATIONS
+        ready_at = self._free_at
 
         def read() -> Vectors:
             time.sleep(max(0.0, ready_at - time.monotonic()))
             return self._vectors[: len(chunks)]
 
         return read
+
+
+def _by_operations() -> Callable[[], Iterator[None]]:
+    import torch
+
+    small = torch.zeros(1)
+
+    def called() -> Iterator[None]:
+        for _ in range(OPERATIONS):
+            torch.add(small, 1)
+            yield
+
+    return called
+
+
+def _in_one_call() -> Callable[[], Iterator[None]]:
+    import torch
+
+    def all_operations(weights: Mapping[str, Any], vectors: Any) -> Any:
+        for _ in range(OPERATIONS):
+            vectors = torch.add(vectors, 1)
+        return vectors
+
+    small, call = torch.zeros(1, 1), OneCall(all_operations)
+    for _ in range(USUAL_RUNS):
+        call({}, small)
+
+    def called() -> Iterator[None]:
+        call({}, small)
+        yield from (None for _ in range(OPERATIONS))
+
+    return called
 
 
 def drain_with_stub(
