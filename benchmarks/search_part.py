@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import psutil
 import psycopg
 from numpy.typing import NDArray
 
@@ -72,7 +75,7 @@ def _measure_calls(bench: Bench) -> Measured:
             "the program's connection": lambda: call(kept, vector=vector, connection=own),
             "a new session each": over_new_session,
         }
-        runs = {name: partial(_seconds_of_calls, way) for name, way in ways.items()}
+        runs = {name: partial(_calls, connection, way) for name, way in ways.items()}
         for run in runs.values():
             run()
         outcomes = interleaved(bench.rounds, runs, on_run=bench.on_run)
@@ -83,19 +86,45 @@ def _measure_calls(bench: Bench) -> Measured:
                 name=f"search from a program, over {name}",
                 corpus="10 x 384",
                 unit="ms/search",
-                values=[1e3 * seconds / CALLS for seconds in found],
-                note="by a vector: no model, next to no scan",
+                values=[each.wall_ms for each in found],
+                note=f"by a vector: no model, next to no scan; {_processor_note(found)}",
             )
             for name, found in outcomes.items()
         ]
     )
 
 
-def _seconds_of_calls(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
+@dataclass(frozen=True, kw_only=True)
+class _Calls:
+    """What a search took on average, by the clock and of the processors' time."""
+
+    wall_ms: float
+    program_ms: float
+    server_ms: float
+
+
+def _calls(watching: Connection, way: Callable[[], object]) -> _Calls:
+    served, started, worked = _served(watching), time.perf_counter(), time.process_time()
     for _ in range(CALLS):
         way()
-    return time.perf_counter() - started
+    wall, worked = time.perf_counter() - started, time.process_time() - worked
+    found = (wall, worked, _served(watching) - served)
+    wall_ms, program_ms, server_ms = (1e3 * each / CALLS for each in found)
+    return _Calls(wall_ms=wall_ms, program_ms=program_ms, server_ms=server_ms)
+
+
+def _served(watching: Connection) -> float:
+    """Return the processor time that PostgreSQL's open sessions in the database have taken."""
+    query = "select pid from pg_stat_activity where datname = current_database() and pid <> %s"
+    pids = watching.execute(query, (watching.info.backend_pid,)).fetchall()
+    times = [psutil.Process(pid).cpu_times() for (pid,) in pids]
+    return sum(float(each.user + each.system) for each in times)
+
+
+def _processor_note(found: Sequence[_Calls]) -> str:
+    program = statistics.median(each.program_ms for each in found)
+    server = statistics.median(each.server_ms for each in found)
+    return f"ms of processor time: program {program:.1f}, PostgreSQL's open sessions {server:.1f}"
 
 
 def _measure(bench: Bench, dimensions: int) -> Measured:

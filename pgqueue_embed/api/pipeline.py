@@ -143,7 +143,9 @@ class Pipeline:
             reports.warm_up()
         """
         settings = self.sessions.run(
-            lambda connection: read_on(connection, pipeline_read(connection, self.name))
+            lambda connection: read_on(
+                connection, pipeline_read(connection, self.name, self.sessions.known)
+            )
         )
         encoder_of(settings).encode("warm up")
 

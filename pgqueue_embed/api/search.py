@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from numpy.typing import NDArray
+from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.api.arguments import columns_of, pipeline_name
 from pgqueue_embed.api.explained import explained
@@ -20,6 +22,7 @@ from pgqueue_embed.pipeline.key_values import RecordKey
 from pgqueue_embed.pipeline.option import check_type, shown
 from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
 from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import Sessions, forget_what_was_set
 
@@ -73,9 +76,10 @@ def search(
             print(hit.score, hit.key, hit.chunk)
     """
     with explained():
-        plan = plan_of(pipeline_name(pipeline.name), _asked(locals(), connection, pool))
+        asked = _asked(locals(), connection, pool)
         reader = _reader(pipeline.sessions, connection, pool, keeps=where is None)
-        return _run(plan, reader)
+        known = _known_over(pipeline.sessions, connection, pool)
+        return _run(plan_of(pipeline_name(pipeline.name), asked, known), reader)
 
 
 async def search_async(
@@ -109,9 +113,10 @@ async def search_async(
         hits = await search_async(reports, "battery overheated", pool=pool)
     """
     with explained():
-        plan = plan_of(pipeline_name(pipeline.name), _asked(locals(), connection, pool))
+        asked = _asked(locals(), connection, pool)
         reader = _async_reader(pipeline.sessions, connection, pool, keeps=where is None)
-        return await _run_async(plan, reader)
+        known = _known_over(pipeline.sessions, connection, pool)
+        return await _run_async(plan_of(pipeline_name(pipeline.name), asked, known), reader)
 
 
 REQUEST_FIELDS = tuple(each.name for each in fields(SearchRequest))
@@ -137,6 +142,27 @@ def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
         rerank=given["rerank"],
         device=given["device"],
     )
+
+
+# Of connections and pools of a program's.
+_known: WeakKeyDictionary[object, Known] = WeakKeyDictionary()
+
+
+def _known_over(
+    sessions: Sessions, connection: psycopg.BaseConnection[Any] | None, pool: object
+) -> Known:
+    """Return what is known of pipelines over what a search is made over.
+
+    A transaction of a program's may see what it has changed itself, and nobody else does yet.
+    """
+    if connection is None and pool is None:
+        return sessions.known
+    if connection is not None and connection.info.transaction_status != TransactionStatus.IDLE:
+        return Known()
+    try:
+        return _known.setdefault(pool if connection is None else connection, Known())
+    except TypeError:  # it cannot be noted, and may be no pool at all
+        return Known()
 
 
 Reader = Callable[[Read], Any]

@@ -94,6 +94,7 @@ def evaluate_index(
 def _from_file(pipeline: Pipeline, path: Path | None, model_path: str | None) -> list[Query]:
     if path is None:
         return []
+    from pgqueue_embed.db.vectors import vector_text
     from pgqueue_embed.vector_search.evaluation import Query
     from pgqueue_embed.vector_search.judgements import read_queries
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
@@ -101,10 +102,7 @@ def _from_file(pipeline: Pipeline, path: Path | None, model_path: str | None) ->
     texts = [each.text for each in read_queries(path)]
     encoder = QueryEncoder(pipeline, model_path=model_path)
     vectors = [encoder.encode(text, pipeline.spec.truncate_dim) for text in texts]
-    return [
-        Query(vector="[" + ",".join(map(repr, vector.tolist())) + "]", is_stored=False)
-        for vector in vectors
-    ]
+    return [Query(vector=vector_text(vector), is_stored=False) for vector in vectors]
 
 
 def _show(

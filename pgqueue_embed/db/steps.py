@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 from psycopg.abc import Params
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgqueue_embed.db.session import (
@@ -55,7 +55,7 @@ def run(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
             try:
                 with kind(connection, row_factory=tuple_row) as cursor:
                     cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
-                    rows = cursor.fetchall() if cursor.description else []
+                    rows = cursor.fetchall() if _has_rows(cursor) else []
             except psycopg.Error as error:
                 step = steps.throw(error)
             else:
@@ -74,7 +74,7 @@ async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answe
             try:
                 async with kind(connection, row_factory=tuple_row) as cursor:
                     await cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
-                    rows = await cursor.fetchall() if cursor.description else []
+                    rows = await cursor.fetchall() if _has_rows(cursor) else []
             except psycopg.Error as error:
                 step = steps.throw(error)
             else:
@@ -82,6 +82,11 @@ async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answe
     except StopIteration as end:
         answer: Answer = end.value
         return answer
+
+
+def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
+    """Return whether a statement gives rows; `description` makes an object of each column."""
+    return cursor.pgresult is not None and cursor.pgresult.status == ExecStatus.TUPLES_OK
 
 
 def read_on(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
@@ -111,11 +116,15 @@ def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps
     return _set_first(steps, begins=status == TransactionStatus.IDLE)
 
 
-SET = sql.SQL("select {}").format(
-    sql.SQL(", ").join(
-        sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
-        for name, value in SETTINGS.items()
+SET = (
+    sql.SQL("select {}")
+    .format(
+        sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
+            for name, value in SETTINGS.items()
+        )
     )
+    .as_string(None)
 )
 
 

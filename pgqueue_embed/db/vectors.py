@@ -45,6 +45,11 @@ class PackedArrayDumper(Dumper):
         return obj.payload
 
 
+def vector_text(vector: NDArray[np.float32]) -> str:
+    """Return a vector as pgvector reads it; of a float32, nine digits are all of it."""
+    return "[" + ",".join(["%.9g"] * len(vector)) % tuple(vector.tolist()) + "]"
+
+
 def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) -> bytes:
     """Return `vectors`, shape (rows, dimensions), as one binary array of `vector_type`.
 

@@ -33,7 +33,8 @@ def pipeline_names(connection: Connection) -> list[str]:
 
 def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pipeline]:
     """Return the pipelines called `names`, or all; raises NotFound for an unknown name."""
-    return run(connection, pipelines_read(connection, names))
+    found = run(connection, pipelines_read())
+    return called(names, found, connection) if names else found
 
 
 SELECT = sql.SQL("select {} from pgembed.pipelines order by id").format(
@@ -41,16 +42,22 @@ SELECT = sql.SQL("select {} from pgembed.pipelines order by id").format(
 )
 
 
-def pipelines_read(connection: AnyConnection, names: Sequence[str] = ()) -> Steps[list[Pipeline]]:
-    """Do what `load_pipelines` does."""
-    rows = yield Step(SELECT)
-    pipelines = {pipeline.name: pipeline for pipeline in map(from_row, rows)}
+def pipelines_read() -> Steps[list[Pipeline]]:
+    """Read all pipelines."""
+    return [from_row(row) for row in (yield Step(SELECT))]
+
+
+def called(
+    names: Sequence[str], pipelines: Sequence[Pipeline], connection: AnyConnection
+) -> list[Pipeline]:
+    """Return those of all pipelines that are called `names`; raises NotFound for an unknown one."""
+    known = [each.name for each in pipelines]
     for name in names:
-        if name not in pipelines:
-            known = ", ".join(pipelines) or "none yet; make one: pgembed create"
+        if name not in known:
+            there_is = ", ".join(known) or "none yet; make one: pgembed create"
             place = place_if_private(connection.info.dsn)
-            raise NotFound(f"there is no pipeline '{name}'{place}; there is {known}")
-    return [pipeline for pipeline in pipelines.values() if not names or pipeline.name in names]
+            raise NotFound(f"there is no pipeline '{name}'{place}; there is {there_is}")
+    return [each for each in pipelines if each.name in names]
 
 
 def load_pipeline(connection: Connection, name: str) -> Pipeline:
@@ -63,6 +70,8 @@ select exists (
     select
     from pgembed.pipelines
     where id = %s
+        and name = %s
+        and query_prompt is not distinct from %s
         and target_schema = %s
         and target_table = %s
         and target_columns ->> 'embedding' = %s
@@ -74,7 +83,7 @@ select exists (
 
 
 def is_current(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether `pipeline` is there, and has source and target as when it was loaded.
+    """Return whether `pipeline` is there, and what it reads and writes is as when it was loaded.
 
     The target is another one once generations have been switched, and names and types of the
     source's columns are followed.
@@ -86,7 +95,7 @@ def currency_read(pipeline: Pipeline) -> Steps[bool]:
     """Do what `is_current` does."""
     source, target = pipeline.source, pipeline.target
     values = (
-        pipeline.id,
+        *(pipeline.id, pipeline.name, pipeline.spec.query_prompt),
         *(target.schema, target.name, pipeline.spec.columns.embedding),
         columns_json(pipeline.key.columns),
         *(source.schema, source.name),

@@ -122,7 +122,7 @@ def _loaded(value: Any) -> Any:
 
 def columns_json(columns: Sequence[Column]) -> Jsonb:
     """Return columns with their types as the row of a pipeline has them."""
-    return Jsonb([asdict(column) for column in columns])
+    return Jsonb([{"name": column.name, "type": column.type} for column in columns])
 
 
 def _columns(stored: Sequence[dict[str, str]]) -> tuple[Column, ...]:

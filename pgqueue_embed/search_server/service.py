@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,15 +37,12 @@ from pgqueue_embed.search_server.query_batches import Encoded
 from pgqueue_embed.vector_search import query as semantic_search
 from pgqueue_embed.vector_search.asked import TRIES
 from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.query import CONDITION_SECONDS
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
-from pgqueue_embed.vector_search.relation import Relations
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
-
-# For so long, a pipeline that was changed may be searched as it was, with what `Relations` keep.
-KNOWN_SECONDS = 2.0
 
 # Chunks of one search: what is shown to a person or a program, and no export of the table.
 MOST_HITS = 1_000
@@ -84,17 +81,17 @@ class SearchService:
             conninfo, application_name=applications.SERVE, patience_seconds=CONDITION_SECONDS
         )
         self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
-        self._relations = Relations()
-        self._known: dict[str, Pipeline] = {}
-        self._known_at = -KNOWN_SECONDS
+        self._known = self._sessions.known
+        self._loading = asyncio.Lock()
 
     async def pipelines(self, *, anew: bool = False) -> list[Pipeline]:
         """Return the pipelines that are served, as they are now, or were a moment ago."""
-        if anew or time.monotonic() - self._known_at >= KNOWN_SECONDS:
-            found = await self._in_session(self._load)
-            self._known = {each.name: each for each in found}
-            self._known_at = time.monotonic()
-        return list(self._known.values())
+        if anew:
+            return await self._in_session(self._load)
+        # One loads for all who ask meanwhile.
+        async with self._loading:
+            found = self._known.pipelines()
+            return await self._in_session(self._load) if found is None else found
 
     async def pipeline(self, name: str) -> Pipeline:
         """Return the pipeline called `name`; raises NotFound."""
@@ -114,7 +111,7 @@ class SearchService:
     async def _found(self, search: Search, pipeline: Pipeline) -> list[Hit]:
         encoded = await self._encoder.encode(pipeline, [search.query])
         return await self._in_session(
-            partial(_find, self._relations, pipeline, encoded.vectors[0], search)
+            partial(_find, self._known, pipeline, encoded.vectors[0], search)
         )
 
     async def _retried(self, name: str, read: Callable[[Pipeline], Awaitable[Answer]]) -> Answer:
@@ -124,7 +121,7 @@ class SearchService:
             try:
                 return await read(pipeline)
             except PipelineReplaced:
-                await self.pipelines(anew=True)
+                self._known.forget()
                 if not tries_left:
                     raise
         raise AssertionError("the last try returns or raises")
@@ -195,14 +192,16 @@ class SearchService:
 
     def _load(self, connection: Connection) -> list[Pipeline]:
         with naming_missing_rights(connection):
-            return load_pipelines(connection, self._names)
+            found = load_pipelines(connection, self._names)
+        self._known.note(found)
+        return found
 
     async def _in_session(self, work: Callable[[Connection], Answer]) -> Answer:
         return await self._sessions.awaited(work, self._executor)
 
 
 def _find(
-    relations: Relations,
+    known: Known,
     pipeline: Pipeline,
     vector: NDArray[np.float32],
     search: Search,
@@ -212,7 +211,7 @@ def _find(
     if search.filter is not None:
         request = replace(request, where=_condition(connection, pipeline, search.filter))
     try:
-        return semantic_search.search(connection, pipeline, vector, request, relations=relations)
+        return semantic_search.search(connection, pipeline, vector, request, known=known)
     finally:
         if request.where is not None:
             forget_what_was_set(connection)

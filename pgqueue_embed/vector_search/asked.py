@@ -17,10 +17,11 @@ from pgqueue_embed.db.migrate import schema_checked
 from pgqueue_embed.db.steps import AnyConnection, Steps
 from pgqueue_embed.embedding.cross_encoder import cross_encoder
 from pgqueue_embed.errors import PipelineReplaced, UsageError
-from pgqueue_embed.pipeline.catalog import pipelines_read
+from pgqueue_embed.pipeline.catalog import called, pipelines_read
 from pgqueue_embed.pipeline.option import check_type
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.near import LikeRecord, Near, checked_vector
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
 from pgqueue_embed.vector_search.query import nearest
@@ -94,19 +95,26 @@ class Asked:
         return partial(cross_encoder(self.rerank, self.device).scores, str(self.query))
 
 
-def plan_of(name: str, asked: Asked) -> Plan:
-    """Return how the pipeline called `name` is searched; raises PgembedError."""
+def plan_of(name: str, asked: Asked, known: Known) -> Plan:
+    """Return how the pipeline called `name` is searched, from what is `known` on.
+
+    Raises PgembedError.
+    """
     asked.check()
     score = yield Compute(asked.score)
     wanted = wanted_to_order(asked.request, score)
     for tries_left in reversed(range(TRIES)):
-        pipeline = yield Read(partial(pipeline_read, name=name))
+        pipeline = known.pipeline(name)
+        if pipeline is None:
+            pipeline = yield Read(partial(pipeline_read, name=name, known=known))
         near = yield Compute(partial(asked.near, pipeline))
         try:
-            found = yield Read(partial(nearest, pipeline=pipeline, near=near, request=wanted))
+            search = partial(nearest, pipeline=pipeline, near=near, request=wanted, known=known)
+            found = yield Read(search)
             hits: list[Hit] = yield Compute(partial(in_better_order, found, asked.request, score))
             return hits
         except PipelineReplaced:
+            known.forget()
             if not tries_left:
                 raise
     raise AssertionError("the last try returns or raises")
@@ -116,14 +124,20 @@ def plan_of(name: str, asked: Asked) -> Plan:
 _checked: WeakSet[AnyConnection] = WeakSet()
 
 
-def pipeline_read(connection: AnyConnection, name: str) -> Steps[Pipeline]:
-    """Read how a pipeline is set up; raises NotFound, MissingRight or MigrationError."""
-    return (yield from with_rights_named(connection, OWN_TABLES, _in_schema(connection, name)))
+def pipeline_read(connection: AnyConnection, name: str, known: Known) -> Steps[Pipeline]:
+    """Read how all pipelines are set up, and return the one called `name`.
+
+    Raises NotFound, MissingRight or MigrationError.
+    """
+    steps = _in_schema(connection)
+    found = yield from with_rights_named(connection, OWN_TABLES, steps)
+    known.note(found)
+    [pipeline] = called([name], found, connection)
+    return pipeline
 
 
-def _in_schema(connection: AnyConnection, name: str) -> Steps[Pipeline]:
+def _in_schema(connection: AnyConnection) -> Steps[list[Pipeline]]:
     if connection not in _checked:
         yield from schema_checked(connection)
         _checked.add(connection)
-    [pipeline] = yield from pipelines_read(connection, [name])
-    return pipeline
+    return (yield from pipelines_read())

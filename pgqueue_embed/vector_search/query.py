@@ -7,6 +7,7 @@ session, and a program's own connection of psycopg, of either kind, does as well
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import is_given_back, on_users_tables
 from pgqueue_embed.db.session import Connection, NoAnswer, OutOfTime
 from pgqueue_embed.db.steps import AnyConnection, Step, Steps, read_on
+from pgqueue_embed.db.vectors import vector_text
 from pgqueue_embed.errors import (
     MissingRight,
     PgembedError,
@@ -36,6 +38,7 @@ from pgqueue_embed.source.trust import trusted
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
 from pgqueue_embed.vector_search.hit import Candidate, Hit
+from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
 from pgqueue_embed.vector_search.near import LikeRecord, Near, Origin, origin_of
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
@@ -46,9 +49,9 @@ from pgqueue_embed.vector_search.reading import (
     reading_chunks,
     why_unreadable,
 )
-from pgqueue_embed.vector_search.relation import Relation, Relations, related
+from pgqueue_embed.vector_search.relation import Relation, related
 from pgqueue_embed.vector_search.request import SearchRequest
-from pgqueue_embed.vector_search.rights import with_rights_named
+from pgqueue_embed.vector_search.rights import OWN_TABLES, with_rights_named
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
 WIDEN = """
@@ -69,6 +72,9 @@ group by 1
 # search by words, of a role whose policies keep it from the index.
 CONDITION_SECONDS = 60
 
+# Where tables are not as they were: of another generation, or of those that were known.
+DOUBTED = (PipelineFault, SetupError, UsageError)
+
 # A program that lends its connection may have less patience.
 AT_MOST = """
 select set_config('statement_timeout', limited.seconds, true)
@@ -84,7 +90,7 @@ def search(
     near: Near,
     request: SearchRequest,
     score: Score | None = None,
-    relations: Relations | None = None,
+    known: Known | None = None,
 ) -> list[Hit]:
     """Return the chunks that `request` asks for, best first: never fewer than there are.
 
@@ -97,7 +103,7 @@ def search(
     """
     request.check()
     wanted = wanted_to_order(request, score)
-    found = read_on(connection, nearest(connection, pipeline, near, wanted, relations))
+    found = read_on(connection, nearest(connection, pipeline, near, wanted, known))
     return in_better_order(found, request, score)
 
 
@@ -106,15 +112,24 @@ def nearest(
     pipeline: Pipeline,
     near: Near,
     request: SearchRequest,
-    relations: Relations | None = None,
+    known: Known | None = None,
 ) -> Steps[list[Hit]]:
-    """Read, in a transaction that is rolled back, what `search` finds before it is ordered anew."""
-    steps = _found(connection, pipeline, near, request, relations or Relations())
+    """Read, in a transaction that is rolled back, what `search` finds before it is ordered anew.
+
+    `known` is what may be known of the pipelines of this database already.
+    """
+    search = _Search(connection, pipeline, near, request)
+    known = known or Known()
     try:
-        return (yield from with_rights_named(connection, read_by(pipeline, request), steps))
+        role = yield from _prepare(request)
+        relation = known.relation(pipeline, request, role)
+        if relation is not None:
+            with suppress(*DOUBTED):
+                return (yield from search.answered(search.found(relation)))
+        return (yield from search.answered(search.looked_at_anew(known, role)))
     except (UntrustedCode, MissingRight):
         raise
-    except (PipelineFault, SetupError, UsageError) as error:
+    except DOUBTED as error:
         # Of another generation it may not be so: its vectors are others, and have moved.
         yield from check_present(pipeline)
         if not isinstance(error, PipelineFault):
@@ -141,41 +156,55 @@ def _refused(
     return UsageError(says) if has_values and not error.is_of_the_table else SetupError(says)
 
 
-def _found(
-    connection: AnyConnection,
-    pipeline: Pipeline,
-    near: Near,
-    request: SearchRequest,
-    relations: Relations,
-) -> Steps[list[Hit]]:
-    relation = relations.of(pipeline, request)
-    may_keep = False
-    if relation is None:
+class _Search:
+    """A search of a pipeline, in a transaction."""
+
+    def __init__(
+        self, connection: AnyConnection, pipeline: Pipeline, near: Near, request: SearchRequest
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._near = near
+        self._request = request
+
+    def answered(self, steps: Steps[list[Hit]]) -> Steps[list[Hit]]:
+        """Run steps of it; raises MissingRight, after which more can be read."""
+        tables = [*OWN_TABLES, *read_by(self._pipeline, self._request)]
+        return (yield from with_rights_named(self._connection, tables, steps))
+
+    def looked_at_anew(self, known: Known, role: str) -> Steps[list[Hit]]:
+        """Read what is found, once it is known whose code that runs, and by which statement."""
+        pipeline, request = self._pipeline, self._request
         reads_source = request.reads_source or not pipeline.spec.text
         trust = yield from trusted(
             pipeline.spec, request.where, searching=True, reads_source=reads_source
         )
-        may_keep = not trust.may_change
-    with on_users_tables(connection, COMPARING):
-        yield from _prepare(request)
-        origin = yield from origin_of(pipeline, near)
-        relation = relation or (yield from related(connection, pipeline, request))
+        with on_users_tables(self._connection, COMPARING):
+            relation = yield from related(self._connection, pipeline, request)
         if relation is None:
             raise _replaced(pipeline)
-        if may_keep:
-            relations.keep(pipeline, request, relation)
-        scan = _Scan(pipeline, relation, request, origin)
-        hits = yield from (_best_of_records(scan) if request.per_record else _best(scan))
-        yield from check_present(pipeline)
-        return hits
+        if not trust.may_change:
+            known.keep(pipeline, request, role, relation)
+        return (yield from self.found(relation))
+
+    def found(self, relation: Relation) -> Steps[list[Hit]]:
+        """Read what is found; raises PipelineReplaced unless the pipeline is as it was loaded."""
+        with on_users_tables(self._connection, COMPARING):
+            origin = yield from origin_of(self._pipeline, self._near)
+            scan = _Scan(self._pipeline, relation, self._request, origin)
+            hits = yield from (_best_of_records(scan) if self._request.per_record else _best(scan))
+            yield from check_present(self._pipeline)
+            return hits
 
 
-def _prepare(request: SearchRequest) -> Steps[None]:
-    yield Step(WHAT_ONE_MAY_SEE)
+def _prepare(request: SearchRequest) -> Steps[str]:
+    """Limit what the transaction may do and see; returns the role that it is of."""
+    [(role, _)] = yield Step(WHAT_ONE_MAY_SEE)
     if request.where is not None:
         yield Step("set local transaction_read_only = on")
     if request.where is not None or request.words is not None:
         yield Step(AT_MOST, (f"{CONDITION_SECONDS}s",))
+    return str(role)
 
 
 class _Scan:
@@ -192,7 +221,7 @@ class _Scan:
         self._pipeline = pipeline
         self._relation = relation
         self._origin = origin
-        self._vector = "[" + ",".join(map(repr, origin.vector.tolist())) + "]"
+        self._vector = vector_text(origin.vector)
 
     def nearest(self, count: int) -> Steps[list[Hit]]:
         """Read the `count` nearest chunks of those that the condition lets in, or all."""

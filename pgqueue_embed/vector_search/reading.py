@@ -21,7 +21,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import Readable, naming_missing_rights
 
 # Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
-WHAT_ONE_MAY_SEE = "set local row_security = on"
+WHAT_ONE_MAY_SEE = "select current_user, set_config('row_security', 'on', true)"
 
 # What a search does, as the beginning of an error.
 COMPARING = "comparing its vectors"

@@ -29,9 +29,6 @@ cross join pgembed.search_columns(pipelines) as named
 where id = %s
 """
 
-# Clients may ask for any columns, in any order.
-MOST_KEPT = 256
-
 # Of a pipeline that has been dropped, no row.
 STATEMENTS = """
 with given as (
@@ -116,34 +113,6 @@ def related(
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)
     return found
-
-
-class Relations:
-    """The SQL of searches, kept for others that ask for the same of the same pipeline object.
-
-    Who keeps it loads pipelines anew from time to time, and then columns, indexes and whose code
-    may run are looked at anew. Until then a search may leave an index aside that has just been
-    built, and finds the same.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], tuple[Pipeline, Relation]] = {}
-
-    def of(self, pipeline: Pipeline, request: SearchRequest) -> Relation | None:
-        """Return what was kept; of a condition, which is a person's own SQL, nothing is."""
-        loaded, found = self._kept.get(_shape(pipeline, request), (None, None))
-        return found if loaded is pipeline and request.where is None else None
-
-    def keep(self, pipeline: Pipeline, request: SearchRequest, found: Relation) -> None:
-        """Keep what a search was found to read, by tables that are no trap and become none."""
-        if request.where is None:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            self._kept[_shape(pipeline, request)] = (pipeline, found)
-
-
-def _shape(pipeline: Pipeline, request: SearchRequest) -> tuple[object, ...]:
-    return (pipeline.id, request.columns, request.words is None, request.mmr is None)
 
 
 def _qualified(pipeline: Pipeline, request: SearchRequest) -> Steps[list[str]]:

@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import DatabaseUnavailable
+from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.rights import naming_missing_rights
 
 # Searches keep a core of the server busy each; more of them at once are not faster.
@@ -56,11 +57,13 @@ class Sessions:
     """Sessions that are lent to one caller at a time, MOST_SESSIONS of which are kept in between.
 
     They end with this object, if not before. What a process inherited by a fork is its parent's.
+    `known` is what is known of the pipelines there.
     """
 
     def __init__(
         self, conninfo: str, *, application_name: str, patience_seconds: float | None = None
     ) -> None:
+        self.known = Known()
         self._conninfo = conninfo
         self._application_name = application_name
         self._patience_seconds = patience_seconds

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.db.vectors import ELEMENT, VectorCodec, pack
+from pgqueue_embed.db.vectors import ELEMENT, VectorCodec, pack, vector_text
 from pgqueue_embed.errors import SetupError
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline
@@ -34,6 +34,14 @@ def test_vectors_survive_the_way(
     assert len(arrived) == shape[0]
     for row, vector in zip(expected, arrived, strict=True):
         assert np.array_equal(row, vector.astype(row.dtype))
+
+
+def test_a_vector_as_text_is_the_same_to_the_last_bit(connection: Connection) -> None:
+    length, direction = np.random.default_rng(7).standard_normal((2, 2000)).astype(np.float32)
+    vector = direction * np.float32(10) ** np.round(8 * length)
+    query = "select (%s::public.vector)::real[]"
+    arrived = one_value(connection, query, (vector_text(vector),))
+    assert np.array_equal(np.array(arrived, np.float32), vector)
 
 
 @pytest.mark.parametrize("dimensions", [384, 768])
