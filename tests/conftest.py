@@ -320,6 +320,14 @@ def fake_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{alter}.check_local_model", lambda _pipeline: None)
 
 
+@pytest.fixture
+def fake_models(fake_next_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`create` takes the fake model, too."""
+    create = "pgqueue_embed.lifecycle.create"
+    monkeypatch.setattr(f"{create}.prepare", prepare_with_fake_model)
+    monkeypatch.setattr(f"{create}.describe_unknown_tokens", lambda *_: None)
+
+
 @contextmanager
 def _temporary_files_in_memory() -> Iterator[None]:
     """Cloning a database takes 15 ms in memory and 230 ms on a disk, and every test does it."""

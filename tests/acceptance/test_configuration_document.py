@@ -15,10 +15,9 @@ from pgqueue_embed.pipeline.catalog import load_pipelines
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 from scripts.option_pages import PAGE, SCHEMA, page, schema
-from tests.acceptance.test_docs import blocks, tables
 from tests.acceptance.test_quickstart import load_reports
 from tests.support.commands import Ran, pgembed
-from tests.support.documents import marked_block
+from tests.support.documents import blocks, marked_block, tables
 from tests.support.models import share_loaded_models
 from tests.support.rows import one_value
 

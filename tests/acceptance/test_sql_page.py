@@ -5,9 +5,9 @@ from __future__ import annotations
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from scripts.sql_page import PAGE, sql_page
-from tests.acceptance.test_docs import event_pipeline
 from tests.support.corpus import texts
 from tests.support.documents import marked_block
+from tests.support.example_pipeline import event_pipeline
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session
 

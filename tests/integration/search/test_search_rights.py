@@ -13,9 +13,9 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
-from tests.acceptance.test_docs import event_pipeline
 from tests.support.corpus import texts
 from tests.support.documents import marked_block
+from tests.support.example_pipeline import event_pipeline
 from tests.support.searching import QUERY, ask
 from tests.support.working import drain, open_session
 
