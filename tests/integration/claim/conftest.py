@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pgqueue_embed.claim.process import Session
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
 from tests.support.working import open_session
 
@@ -36,3 +36,10 @@ def other(conninfo: str, session: Session) -> Iterator[Session]:
     del session
     with open_session(conninfo, worker_id=2) as opened:
         yield opened
+
+
+@pytest.fixture
+def rival(conninfo: str) -> Iterator[Connection]:
+    """The connection of a second worker."""
+    with connect(conninfo) as session:
+        yield session

@@ -1,18 +1,14 @@
-"""The claim: a row lock that lives as long as the connection that makes progress."""
+"""Which items are claimed and in which order, and what is logged of attempts."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost
 from pgqueue_embed.queue import claims
@@ -29,222 +25,11 @@ from pgqueue_embed.queue.claims import (
 )
 from pgqueue_embed.queue.housekeeping import clean_up
 from pgqueue_embed.queue.work_items import Handling, add_items
-from tests.support.conditions import terminate, wait_until, wait_until_gone
-from tests.support.corpus import make_source
-from tests.support.pipelines import make_pipeline
-from tests.support.prepared import filled_by
+from tests.support.conditions import terminate
+from tests.support.queued import EMPTY_PIPELINE, PIPELINE, claim, count, fill, in_flight
 from tests.support.rows import one_value
 
-PIPELINE = 1
-
-
-def make_empty_pipeline(connection: Connection, _session: Session) -> None:
-    make_source(connection)
-    assert make_pipeline(connection).id == PIPELINE
-
-
-PREPARED = {"connection": filled_by(make_empty_pipeline)}
-
-
-@pytest.fixture
-def other(conninfo: str) -> Iterator[Connection]:
-    """The connection of a second worker."""
-    with connect(conninfo) as session:
-        yield session
-
-
-def fill(
-    connection: Connection, items: int, *, delay_seconds: float = 0.0, **fields: object
-) -> None:
-    handling = Handling(**fields)  # type: ignore[arg-type]
-    for number in range(items):
-        add_items(connection, PIPELINE, [str(number)], handling, delay_seconds=delay_seconds)
-
-
-def claim(connection: Connection, limit: int = 1, *, alone: bool = False) -> list[int]:
-    claimed = claim_items(connection, PIPELINE, limit=limit, alone=alone)
-    return claimed.work_ids if claimed else []
-
-
-def count(connection: Connection, table: str) -> int:
-    return one_value(connection, f"select count(*) from pgembed.{table}")
-
-
-def in_flight(connection: Connection) -> int:
-    return count(connection, "in_flight")
-
-
-@pytest.mark.on_both_servers
-def test_two_workers_never_share_an_item(connection: Connection, other: Connection) -> None:
-    fill(connection, 10)
-    with (
-        claim_transaction(connection, lease_seconds=30),
-        claim_transaction(other, lease_seconds=30),
-    ):
-        first, second = claim(connection, 4), claim(other, 20)
-    assert (len(first), len(second)) == (4, 6)
-    assert not set(first) & set(second)
-
-
-@pytest.mark.on_both_servers
-def test_racing_workers_claim_every_item_exactly_once(
-    connection: Connection, conninfo: str
-) -> None:
-    fill(connection, 120)
-    start = threading.Barrier(4)
-
-    def worker(_: int) -> list[int]:
-        done: list[int] = []
-        with connect(conninfo) as session:
-            start.wait(10)
-            while True:
-                with claim_transaction(session, lease_seconds=30):
-                    claimed = claim_items(session, PIPELINE, limit=3)
-                    if claimed is None:
-                        return done
-                    finish_items(session, claimed)
-                    done += claimed.work_ids
-
-    with ThreadPoolExecutor(4) as pool:
-        shares = list(pool.map(worker, range(4)))
-    taken = [work_id for share in shares for work_id in share]
-    assert len(taken) == len(set(taken)) == 120
-    assert is_drained(connection, [PIPELINE])
-
-
-def test_empty_claim_does_not_mean_drained(connection: Connection, other: Connection) -> None:
-    fill(connection, 1)
-    with claim_transaction(connection, lease_seconds=30):
-        assert claim(connection) != []
-        with claim_transaction(other, lease_seconds=30):
-            assert claim(other) == []
-        assert not is_drained(other, [PIPELINE])
-    assert is_drained(other, [PIPELINE + 1])
-
-
-@pytest.mark.on_both_servers
-def test_killed_backend_frees_its_items(connection: Connection, other: Connection) -> None:
-    fill(connection, 3)
-
-    def be_killed() -> None:
-        with claim_transaction(other, lease_seconds=30):
-            assert len(claim(other, 3)) == 3
-            terminate(connection, other.info.backend_pid)
-            with claim_transaction(connection, lease_seconds=30):
-                assert len(claim(connection, 3)) == 3
-            renew(other)
-
-    with pytest.raises(LeaseLost, match="took the claim back: terminating connection"):
-        be_killed()
-
-
-def test_client_that_vanishes_frees_its_items(connection: Connection, conninfo: str) -> None:
-    fill(connection, 1)
-    vanishing = connect(conninfo)
-    vanishing.execute("begin")
-    assert claim(vanishing) != []
-    pid = vanishing.info.backend_pid
-    vanishing.close()
-    wait_until_gone(connection, pid)
-    with claim_transaction(connection, lease_seconds=30):
-        assert claim(connection) != []
-
-
-@pytest.mark.on_both_servers
-def test_silent_worker_loses_its_lease(connection: Connection, other: Connection) -> None:
-    fill(connection, 1)
-
-    def be_silent() -> None:
-        with claim_transaction(other, lease_seconds=1):
-            assert claim(other) != []
-            wait_until_gone(connection, other.info.backend_pid)
-            with claim_transaction(connection, lease_seconds=30):
-                assert claim(connection) != []
-            renew(other)
-
-    with pytest.raises(LeaseLost, match=r"took the claim back: .*idle-in-transaction"):
-        be_silent()
-    assert other.closed
-
-
-@pytest.mark.on_both_servers
-def test_lost_lease_is_noticed_at_the_write_too(connection: Connection, other: Connection) -> None:
-    fill(connection, 1)
-
-    def write_late() -> None:
-        with claim_transaction(other, lease_seconds=1):
-            claim(other)
-            wait_until_gone(connection, other.info.backend_pid)
-            other.execute("insert into pgembed.records (pipeline_id, key) values (1, 'late')")
-
-    with pytest.raises(LeaseLost, match="connection was lost"):
-        write_late()
-    assert count(connection, "records") == 0
-
-
-@pytest.mark.on_both_servers
-def test_lost_lease_is_noticed_at_the_commit_too(connection: Connection, other: Connection) -> None:
-    fill(connection, 1)
-
-    def commit_late() -> None:
-        with claim_transaction(other, lease_seconds=1):
-            finish_items(other, claim_items(other, PIPELINE, limit=1))  # type: ignore[arg-type]
-            wait_until_gone(connection, other.info.backend_pid)
-
-    with pytest.raises(LeaseLost, match="connection was lost"):
-        commit_late()
-    assert count(connection, "work") == 1
-
-
-def test_connection_that_is_lost_while_items_are_given_back_is_a_lost_lease(
-    connection: Connection, other: Connection
-) -> None:
-    def give_back_late() -> None:
-        with claim_transaction(other, lease_seconds=30), other.transaction() as attempt:
-            terminate(connection, other.info.backend_pid)
-            raise psycopg.Rollback(attempt)
-
-    with pytest.raises(LeaseLost, match="connection was lost"):
-        give_back_late()
-
-
-@pytest.mark.on_both_servers
-def test_progress_keeps_the_lease(connection: Connection, other: Connection) -> None:
-    fill(connection, 1)
-    server_now = "select clock_timestamp()"
-    started = one_value(connection, server_now)
-    with claim_transaction(other, lease_seconds=1):
-        assert claim(other) != []
-
-        def long_after_the_lease() -> bool:
-            renew(other)
-            now = one_value(connection, server_now)
-            return (now - started).total_seconds() > 1.6
-
-        wait_until(long_after_the_lease, "the lease has been renewed for 1.6 seconds")
-        assert not is_drained(connection, [PIPELINE])
-
-
-@pytest.mark.on_both_servers
-def test_lease_lasts_for_its_transaction_only(connection: Connection) -> None:
-    with claim_transaction(connection, lease_seconds=1):
-        setting = connection.execute("show idle_in_transaction_session_timeout").fetchone()
-        assert setting == ("1s",)
-    setting = connection.execute("show idle_in_transaction_session_timeout").fetchone()
-    assert setting == ("0",)
-    assert connection.execute("show statement_timeout").fetchone() == ("0",)
-
-
-@pytest.mark.on_both_servers
-def test_claim_reads_committed_whatever_the_default_is(
-    connection: Connection, other: Connection
-) -> None:
-    connection.execute("set default_transaction_isolation = 'serializable'")
-    with claim_transaction(connection, lease_seconds=30):
-        assert connection.execute("show transaction_isolation").fetchone() == ("read committed",)
-        before = count(connection, "records")
-        other.execute("insert into pgembed.records (pipeline_id, key) values (1, 'new')")
-        assert count(connection, "records") == before + 1
+PREPARED = {"connection": EMPTY_PIPELINE}
 
 
 def test_delayed_item_is_not_claimed_before_its_time(connection: Connection) -> None:
@@ -370,15 +155,15 @@ def test_what_was_delayed_comes_when_it_is_due_behind_what_was_not(
 
 
 def test_attempts_are_in_flight_while_the_claim_is_open(
-    connection: Connection, conninfo: str, other: Connection
+    connection: Connection, conninfo: str, rival: Connection
 ) -> None:
     fill(connection, 2)
-    with claim_transaction(other, lease_seconds=30):
-        claimed = claim_items(other, PIPELINE, limit=2)
+    with claim_transaction(rival, lease_seconds=30):
+        claimed = claim_items(rival, PIPELINE, limit=2)
         assert claimed is not None
         log_attempts(connection, claimed, worker_id=7)
         assert in_flight(connection) == 2
-        finish_items(other, claimed)
+        finish_items(rival, claimed)
         assert in_flight(connection) == 2
     assert in_flight(connection) == 0
     assert count(connection, "attempts") == 0
@@ -386,16 +171,16 @@ def test_attempts_are_in_flight_while_the_claim_is_open(
 
 @pytest.mark.on_both_servers
 def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
-    connection: Connection, other: Connection
+    connection: Connection, rival: Connection
 ) -> None:
     fill(connection, 1)
 
     def be_killed() -> None:
-        with claim_transaction(other, lease_seconds=30):
-            claimed = claim_items(other, PIPELINE, limit=1)
+        with claim_transaction(rival, lease_seconds=30):
+            claimed = claim_items(rival, PIPELINE, limit=1)
             log_attempts(connection, claimed, worker_id=7)  # type: ignore[arg-type]
-            terminate(connection, other.info.backend_pid)
-            renew(other)
+            terminate(connection, rival.info.backend_pid)
+            renew(rival)
 
     with pytest.raises(LeaseLost):
         be_killed()
@@ -409,13 +194,13 @@ def test_attempt_of_a_killed_worker_stays_and_is_not_in_flight(
     assert count(connection, "attempts") == 0
 
 
-def test_claim_that_has_ended_logs_no_attempt(connection: Connection, other: Connection) -> None:
+def test_claim_that_has_ended_logs_no_attempt(connection: Connection, rival: Connection) -> None:
     fill(connection, 1)
 
     def log_after_the_end() -> None:
-        with claim_transaction(other, lease_seconds=30):
-            claimed = claim_items(other, PIPELINE, limit=1)
-            terminate(connection, other.info.backend_pid)
+        with claim_transaction(rival, lease_seconds=30):
+            claimed = claim_items(rival, PIPELINE, limit=1)
+            terminate(connection, rival.info.backend_pid)
             log_attempts(connection, claimed, worker_id=7)  # type: ignore[arg-type]
 
     with pytest.raises(LeaseLost, match="before it was logged"):
@@ -453,11 +238,11 @@ def test_attempts_of_other_claims_are_left_alone(connection: Connection) -> None
 
 @pytest.mark.on_both_servers
 def test_sweep_deletes_old_orphans_and_nothing_else(
-    connection: Connection, other: Connection
+    connection: Connection, rival: Connection
 ) -> None:
     fill(connection, 4)
-    with claim_transaction(other, lease_seconds=30):
-        flying = claim_items(other, PIPELINE, limit=1)
+    with claim_transaction(rival, lease_seconds=30):
+        flying = claim_items(rival, PIPELINE, limit=1)
         assert flying is not None
         log_attempts(connection, flying, worker_id=1)
         waiting = one_value(connection, "select max(id) from pgembed.work")
@@ -496,12 +281,12 @@ def test_error_of_a_statement_is_not_a_lost_lease(connection: Connection) -> Non
 
 @pytest.mark.on_both_servers
 def test_items_given_back_behind_the_cursor_are_found(
-    connection: Connection, other: Connection
+    connection: Connection, rival: Connection
 ) -> None:
     fill(connection, 6)
     cursor = ClaimCursor(look_back_seconds=3600.0)
-    with claim_transaction(other, lease_seconds=30):
-        held = claim(other, 2)
+    with claim_transaction(rival, lease_seconds=30):
+        held = claim(rival, 2)
         with claim_transaction(connection, lease_seconds=30):
             rest = claim_items(connection, PIPELINE, limit=9, cursor=cursor)
             assert rest is not None
