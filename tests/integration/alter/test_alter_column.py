@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psycopg
@@ -12,11 +9,9 @@ import pytest
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.errors import LeaseLost, PipelineFault, PipelineReplaced, UsageError
-from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
-from pgqueue_embed.lifecycle.completeness import pending_records
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.lifecycle.alter import Changes, abort, alter
 from pgqueue_embed.lifecycle.drop import drop_pipeline
-from pgqueue_embed.lifecycle.replace_column import ColumnReplacement
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import start_capture
 from pgqueue_embed.pipeline.catalog import is_current, load_pipeline, load_pipelines
@@ -25,67 +20,24 @@ from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.index import plan, vector_indexes
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
-from pgqueue_embed.vector_search.query import search
-from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.altering import once_an_index_is_built, unusable
-from tests.support.columns import assert_column_converged, into_column, whole_chunker
-from tests.support.commands import pgembed
-from tests.support.conditions import terminate, wait_until
+from tests.support.altering_columns import (
+    COLUMN_EMBEDDED,
+    OTHER_MODEL,
+    assert_column_converged_in,
+    begin,
+    dimensions,
+    embed,
+    shape,
+)
+from tests.support.columns import assert_column_converged, into_column
+from tests.support.conditions import terminate
 from tests.support.corpus import make_source, set_text, texts
-from tests.support.fakes import FakeDevice, unit_vector
-from tests.support.prepared import filled_by
-from tests.support.working import drain, work_once
-
-OTHER_MODEL = Changes(model="another/model")
-
-# All that a person could see of the table's columns and what hangs on them.
-SHAPE = """
-select attname, format_type(atttypid, atttypmod), attacl::text, col_description(attrelid, attnum)
-from pg_attribute
-where attrelid = 'public.reports'::regclass and attnum > 0 and not attisdropped
-union all
-select relname, pg_get_indexdef(indexrelid), indisvalid::text, null
-from pg_index join pg_class on pg_class.oid = indexrelid
-where indrelid = 'public.reports'::regclass
-order by 1
-"""
-
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
 
-def make_reports(connection: Connection, session: Session) -> None:
-    """Make a pipeline into a column, whose records are embedded, one of them empty."""
-    make_source(connection, [*texts(20), None])
-    pipeline = into_column(connection)
-    enqueue(connection, pipeline, Selection())
-    embed(session, pipeline)
-
-
-PREPARED = {"reports": filled_by(make_reports)}
-
-
-def embed(session: Session, pipeline: Pipeline) -> None:
-    device = FakeDevice(dimensions=pipeline.dimensions)
-    drain(session, pipeline, device, chunker=whole_chunker())
-
-
-def begin(connection: Connection, pipeline: Pipeline, changes: Changes = OTHER_MODEL) -> Pipeline:
-    """Make a next generation and queue its records."""
-    successor = alter(connection, pipeline, changes)
-    assert successor is not None
-    catch_up(connection, pipeline, successor)
-    return successor
-
-
-def shape(connection: Connection) -> list[tuple[object, ...]]:
-    return connection.execute(SHAPE).fetchall()
-
-
-def dimensions(connection: Connection) -> set[int]:
-    """Return the dimensions of the vectors that one statement sees."""
-    rows = connection.execute("select public.vector_dims(embedding) from public.reports")
-    return {found for (found,) in rows if found is not None}
+PREPARED = {"reports": COLUMN_EMBEDDED}
 
 
 @pytest.mark.on_both_servers
@@ -147,11 +99,6 @@ def test_an_index_of_smaller_vectors_is_carried_along(
     successor = begin(connection, reports)
     embed(session, successor)
     assert vector_indexes(connection, switch(connection, reports)) == [before]
-
-
-def assert_column_converged_in(connection: Connection, pipeline: Pipeline) -> None:
-    """Do what `assert_column_converged` does for vectors of the pipeline's dimensions."""
-    assert_column_converged(connection, pipeline, pipeline.dimensions)
 
 
 def test_second_change_follows_the_first(
@@ -307,150 +254,3 @@ def test_view_that_reads_the_next_column_keeps_it_from_being_dropped(
     connection.execute("drop view v")
     abort(connection, reports)
     assert_column_converged(connection, reports)
-
-
-class TestBusy:
-    """A switch while others read, write and claim."""
-
-    @pytest.mark.on_both_servers
-    def test_crash_before_the_commit_changes_nothing(
-        self,
-        conninfo: str,
-        connection: Connection,
-        session: Session,
-        reports: Pipeline,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        embed(session, begin(connection, reports))
-        before, usual = shape(connection), ColumnReplacement.exchange
-
-        def crash(replacement: ColumnReplacement, own: Connection) -> None:
-            usual(replacement, own)
-            terminate(connection, own.info.backend_pid)
-
-        monkeypatch.setattr(ColumnReplacement, "exchange", crash)
-        with connect(conninfo) as own, pytest.raises(psycopg.OperationalError):
-            switch(own, reports)
-        assert shape(connection) == before
-        monkeypatch.setattr(ColumnReplacement, "exchange", usual)
-        assert_column_converged_in(connection, switch(connection, reports))
-
-    def test_reader_sees_old_vectors_or_new_ones_while_workers_are_busy(
-        self, conninfo: str, connection: Connection, session: Session, reports: Pipeline
-    ) -> None:
-        successor = begin(connection, reports)
-        stop = threading.Event()
-        seen: list[set[int]] = []
-        with ThreadPoolExecutor() as threads:
-            try:
-                others = [
-                    threads.submit(
-                        _repeat, stop, conninfo, lambda own: seen.append(dimensions(own))
-                    ),
-                    threads.submit(_repeat, stop, conninfo, _find_all),
-                    threads.submit(_repeat, stop, conninfo, _change_one),
-                    threads.submit(_repeat, stop, conninfo, lambda _own: _work_a_little(session)),
-                ]
-                wait_until(
-                    lambda: pending_records(connection, successor) == 0,
-                    "all is embedded",
-                )
-                switched = switch(connection, reports, patience_seconds=20)
-                count = len(seen)
-                wait_until(
-                    lambda: len(seen) > count + 5 or any(each.done() for each in others),
-                    "the reader reads on",
-                )
-            finally:
-                stop.set()
-            for other in others:
-                other.result()
-        assert [each for number, each in enumerate(seen) if seen[number - 1] != each] in (
-            [{8}, {4}],
-            [{4}],
-        )
-        enqueue(connection, switched, Selection())
-        embed(session, switched)
-        assert_column_converged_in(connection, switched)
-
-    def test_claim_that_was_begun_before_the_switch_writes_nothing(
-        self, connection: Connection, session: Session, reports: Pipeline
-    ) -> None:
-        successor = begin(connection, reports)
-        embed(session, successor)
-        switched = switch(connection, reports)
-        set_text(connection, reports.source, 1, "changed")
-        enqueue(connection, switched, Selection())
-        before = dimensions(connection)
-        with pytest.raises(PipelineFault, match="embedding_next"):
-            work_once(session, successor, FakeDevice(dimensions=4), chunker=whole_chunker())
-        # The loop looks whether that is a switch's doing, before it pauses the pipeline.
-        assert not is_current(connection, successor)
-        assert dimensions(connection) == before
-        embed(session, switched)
-        assert_column_converged_in(connection, switched)
-
-
-def _repeat(stop: threading.Event, conninfo: str, action: Callable[[Connection], object]) -> None:
-    with connect(conninfo) as own:
-        while not stop.is_set():
-            action(own)
-
-
-def _find_all(own: Connection) -> None:
-    """Search as a program does; the record that is being changed may wait for its new vector."""
-    current = load_pipeline(own, "reports")
-    vector = unit_vector("q", current.dimensions)
-    with suppress(PipelineReplaced):
-        hits = search(own, current, vector, SearchRequest(limit=50, threshold=-1))
-        assert {hit.key for hit in hits} >= set(range(2, 21))
-
-
-def _change_one(own: Connection) -> None:
-    own.execute("update public.reports set body = 'at ' || clock_timestamp() where id = 1")
-    with suppress(PipelineReplaced):
-        enqueue(own, load_pipeline(own, "reports"), Selection())
-
-
-def _work_a_little(session: Session) -> None:
-    for pipeline in load_pipelines(session.side):
-        with suppress(LeaseLost, PipelineFault):
-            device = FakeDevice(dimensions=pipeline.dimensions)
-            work_once(session, pipeline, device, chunker=whole_chunker())
-
-
-def test_command_alters_and_switches(
-    conninfo: str, connection: Connection, session: Session, reports: Pipeline
-) -> None:
-    begun = pgembed(conninfo, "alter", "reports", "--template", "$body!")
-    assert "made reports (next): $body! → public.reports.embedding_next" in begun.stdout
-    embed(session, load_pipeline(connection, "reports (next)"))
-    switched = pgembed(conninfo, "alter", "reports", "--switch")
-    assert switched.stdout.startswith("reports uses its new vectors, in public.reports.embedding;")
-    pgembed(conninfo, "alter", "reports", "--template", "$body?")
-    given_up = pgembed(conninfo, "alter", "reports", "--abort").stdout
-    assert given_up == "gave up reports (next) and dropped public.reports.embedding_next\n"
-    dropped = pgembed(conninfo, "drop", "reports", "--delete-vectors", "--yes").stdout
-    assert dropped == (
-        "removed pipeline reports; the vectors in public.reports.embedding were deleted\n"
-    )
-
-
-def test_switch_of_a_column_happens_once(
-    conninfo: str, connection: Connection, session: Session, reports: Pipeline
-) -> None:
-    embed(session, begin(connection, reports))
-    barrier = threading.Barrier(3)
-
-    def run() -> str:
-        with connect(conninfo) as own:
-            barrier.wait(20)
-            try:
-                return switch(own, reports).name
-            except UsageError as error:
-                return str(error)
-
-    with ThreadPoolExecutor() as threads:
-        outcomes = [each.result(30) for each in [threads.submit(run) for _ in range(3)]]
-    assert outcomes.count("reports") == 1, outcomes
-    assert_column_converged_in(connection, load_pipeline(connection, "reports"))
