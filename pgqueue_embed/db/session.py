@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -88,6 +89,17 @@ KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+
+
+@lru_cache(maxsize=32)
+def _set(settings: tuple[tuple[str, str], ...], *, is_local: bool) -> str:
+    """Return the calls that make `settings`, for a transaction if `is_local`.
+
+    There are few that differ, and composing them anew would be a good part of opening a session.
+    """
+    call = sql.SQL("pg_catalog.set_config({}, {}, {})")
+    calls = [call.format(name, value, is_local) for name, value in settings]
+    return sql.SQL(", ").join(calls).as_string(None)
 
 
 class OutOfTime(psycopg.OperationalError):
@@ -231,19 +243,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         }
         return {**SETTINGS, **timeouts}
 
-    def _pin_session(self) -> sql.Composed:
-        settings = [
-            sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-            for name, value in self._pinned().items()
-        ]
-        return sql.SQL(PIN_SESSION).format(settings=sql.SQL(", ").join(settings))
+    def _pin_session(self) -> str:
+        settings = _set(tuple(self._pinned().items()), is_local=False)
+        return PIN_SESSION.format(settings=settings)
 
-    def _pin_transaction(self) -> sql.Composed:
-        settings = [
-            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
-            for name, value in self._pinned().items()
-        ]
-        return sql.SQL("select {}").format(sql.SQL(", ").join(settings))
+    def _pin_transaction(self) -> str:
+        return f"select {_set(tuple(self._pinned().items()), is_local=True)}"
 
     def wait(
         self, gen: Generator[Any, Any, Answer], *arguments: Any, **named_arguments: Any

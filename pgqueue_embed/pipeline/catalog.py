@@ -37,8 +37,11 @@ def load_pipelines(connection: Connection, names: Sequence[str] = ()) -> list[Pi
     return called(names, found, connection) if names else found
 
 
-SELECT = sql.SQL("select {} from pgembed.pipelines order by id").format(
-    sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
+# Spelled out once: psycopg would quote each name again, whenever it is asked.
+SELECT = (
+    sql.SQL("select {} from pgembed.pipelines order by id")
+    .format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS)))
+    .as_string(None)
 )
 
 

@@ -95,7 +95,8 @@ def renew(connection: Connection) -> None:
 # What was delayed lies in work_delayed, by the time when it is due: an index can be searched for
 # the statement's time, and not for clock_timestamp(), which would be compared with each item.
 # Nothing is claimed from while another session waits for the claims of a pipeline: see no_claims.
-CLAIM = sql.SQL("""
+CLAIM = (
+    sql.SQL("""
 with at_once as materialized (
     select id, keys, delayed, compare_after, sweep_after, {handling}
     from pgembed.work
@@ -130,7 +131,10 @@ cross join lateral (
     where attempts.work_id = claimed.id and attempts.died_at is not null
 ) as unmarked
 order by claimed.id
-""").format(handling=sql.SQL(", ").join(map(sql.Identifier, HANDLING)))
+""")
+    .format(handling=sql.SQL(", ").join(map(sql.Identifier, HANDLING)))
+    .as_string(None)
+)
 
 
 def claim_items(

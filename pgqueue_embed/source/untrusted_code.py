@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from psycopg import sql
 
 from pgqueue_embed.pipeline.columns import BASE_TYPE
@@ -232,8 +234,10 @@ def untrusted_code() -> sql.Composed:
     )
 
 
-def anything_untrusted() -> sql.Composed:
+@cache
+def anything_untrusted() -> str:
     """Return the short query that says whether the long one can find anything."""
-    return sql.SQL(ANYTHING_UNTRUSTED).format(
-        untrusted_roles=sql.SQL(UNTRUSTED_ROLES), first_normal_oid=sql.Literal(FIRST_NORMAL_OID)
+    composed = sql.SQL(ANYTHING_UNTRUSTED).format(
+        untrusted_roles=sql.SQL(UNTRUSTED_ROLES), first_normal_oid=FIRST_NORMAL_OID
     )
+    return composed.as_string(None)

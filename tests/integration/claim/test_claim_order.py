@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost
@@ -108,7 +107,7 @@ def test_claim_walks_the_index_and_locks_no_more_than_it_takes(
     place = {"priority": 1, "after_id": 0, "held_ids": []}
     values = {"pipeline_id": PIPELINE, "claim_lock": 1, "alone": False, "limit": 5, **place}
     with connect(conninfo) as planner, planner.transaction():
-        explain = sql.SQL("explain (analyze, format json) ") + claims.CLAIM
+        explain = f"explain (analyze, format json) {claims.CLAIM}"
         plan = one_value(planner, explain, values)
         # A lock of a row is in its xmax, and in no view; another worker skips those locked.
         with connection.transaction():
