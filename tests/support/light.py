@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import psutil
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.log import LogSettings
-from pgqueue_embed.worker import supervisor
+from pgqueue_embed.worker import process, supervisor
 from pgqueue_embed.worker.crashes import record_crash
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.supervisor import Supervisor
@@ -133,6 +135,57 @@ def light_process(
 # Supervised processes -------------------------------------------------------------------------
 
 
+class ForkedWorker:
+    """Fulfils what a supervisor asks of Popen: a worker process forked from a prepared one.
+
+    A start of Python would take most of a second of a core each time.
+    """
+
+    def __init__(self, _module: str, *, pass_fds: tuple[int], **_: Any) -> None:
+        (reports,) = pass_fds
+        orders, stdin = os.pipe()
+        self.stdin = os.fdopen(stdin, "wb")
+        pipes = (Pipe(orders, writable=False), Pipe(os.dup(reports), readable=False))
+        arguments = (*pipes, dict(os.environ))
+        self._process = _context().Process(target=_obey, args=arguments, daemon=True)
+        self._process.start()
+        for pipe in pipes:
+            pipe.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or the negative number of the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return `returncode`."""
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Ask it to leave."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+
+
+def _obey(orders: Pipe, reports: Pipe, variables: dict[str, str]) -> None:
+    """Do what a worker process does; the descriptor of reports that it is told is its parent's."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.stdin = os.fdopen(orders.fileno(), closefd=False)
+    reporter = process.Reporter(reports.fileno())
+    vars(process)["Reporter"] = lambda _descriptor: reporter
+    light_worker.main()
+
+
 class ThreadSupervisor(Supervisor):
     """The real supervisor, in a thread of the test."""
 
@@ -239,9 +292,10 @@ def _supervise(conninfo: str, settings: WorkerSettings, log_file: Path) -> Super
 
 @contextmanager
 def light_program() -> Iterator[None]:
-    usual = supervisor.WORKER_PROGRAM
-    supervisor.WORKER_PROGRAM = LIGHT_PROGRAM
+    """Supervisors in this process start workers whose model is the light one."""
+    usual = vars(supervisor)["start_python"]
+    vars(supervisor)["start_python"] = ForkedWorker
     try:
         yield
     finally:
-        supervisor.WORKER_PROGRAM = usual
+        vars(supervisor)["start_python"] = usual
