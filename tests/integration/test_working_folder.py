@@ -57,11 +57,13 @@ def _loaded_by_python() -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.fixture(params=[None, "", ":/nowhere"], ids=["none", "empty", "empty element"])
-def variables(request: pytest.FixtureRequest, conninfo: str) -> dict[str, str]:
-    """The environment with a PYTHONPATH that names no working folder, by the look of it."""
-    variables = {**os.environ, "PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": "1"}
-    return variables if request.param is None else {**variables, "PYTHONPATH": request.param}
+# By the look of it, none of them names the working folder. To Python, an empty one is none at all.
+PYTHONPATHS = {"empty": "", "empty element": ":/nowhere"}
+
+
+def variables(conninfo: str, pythonpath: str) -> dict[str, str]:
+    mine = {"PGEMBED_DSN": conninfo, "OMP_NUM_THREADS": "1", "PYTHONPATH": pythonpath}
+    return {**os.environ, **mine}
 
 
 def ran(folder: Path) -> str:
@@ -69,17 +71,19 @@ def ran(folder: Path) -> str:
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
+@pytest.mark.parametrize("pythonpath", PYTHONPATHS.values(), ids=PYTHONPATHS)
 @pytest.mark.parametrize("start", STATUS.values(), ids=STATUS)
 def test_command_imports_nothing_from_the_working_folder(
-    start: list[str], trap: Path, variables: dict[str, str]
+    conninfo: str, start: list[str], trap: Path, pythonpath: str
 ) -> None:
-    done = subprocess.run(start, cwd=trap, env=variables, capture_output=True, text=True)
+    environment = variables(conninfo, pythonpath)
+    done = subprocess.run(start, cwd=trap, env=environment, capture_output=True, text=True)
     assert ran(trap) == "", done.stderr
     assert done.returncode == 0, done.stderr
 
 
 def test_worker_imports_nothing_from_the_working_folder(
-    connection: Connection, trap: Path, variables: dict[str, str], tmp_path: Path
+    conninfo: str, connection: Connection, trap: Path, tmp_path: Path
 ) -> None:
     make_source(connection, texts(20))
     enqueue(connection, make_pipeline(connection), Selection())
@@ -88,7 +92,7 @@ def test_worker_imports_nothing_from_the_working_folder(
         process = start_python(
             "tests.support.light_command",
             *arguments,
-            environment=variables,
+            environment=variables(conninfo, PYTHONPATHS["empty element"]),
             cwd=trap,
             stdout=log,
             stderr=log,
