@@ -173,7 +173,10 @@ def test_terminal_is_given_back_while_it_is_stopped(conninfo: str, reports: Pipe
 def test_resized_terminal_is_filled_and_nothing_of_before_is_left(
     conninfo: str, reports: Pipeline
 ) -> None:
-    with on_terminal(conninfo, "status", "--watch", columns=120, lines=40) as tty:
+    """Without any colour, too, where none is wanted."""
+    size = {"columns": 120, "lines": 40}
+    wanted = {"NO_COLOR": "1"}
+    with on_terminal(conninfo, "status", "--watch", **size, environment=wanted) as tty:
         tty.wait_for("p pause")
         tty.resize(50, 12)
         tty.wait_until(lambda: len(tty.picture()) == 12, "it has twelve lines")
@@ -183,11 +186,6 @@ def test_resized_terminal_is_filled_and_nothing_of_before_is_left(
         assert tty.shown.index("\x1b[?2026h", cleared) > cleared
         tty.resize(100, 30)
         tty.wait_until(lambda: len(tty.picture()) == 30, "it has thirty lines")
-
-
-def test_no_color_is_drawn_without_any(conninfo: str, reports: Pipeline) -> None:
-    with on_terminal(conninfo, "status", "--watch", environment={"NO_COLOR": "1"}) as tty:
-        tty.wait_for("p pause")
         assert not BLACK_TO_WHITE.search(tty.shown)
 
 
@@ -212,20 +210,6 @@ def test_work_shows_itself_and_says_what_it_has_done_in_the_end(
         assert "pgembed index reports" in after
 
 
-def test_q_in_work_stops_it_as_ctrl_c_does(conninfo: str, connection: Connection) -> None:
-    queue_documents(connection, texts(5))
-    with on_terminal(conninfo, "work") as tty:
-        before = tty.attributes()
-        tty.wait_for("● ")
-        tty.wait_for("queue empty" if "queue empty" in tty.text() else "100.0 %")
-        tty.press("q")
-        assert tty.wait() == 130
-        assert tty.attributes() == before
-        assert "nothing is in hand" in tty.shown
-        assert "reports: 5/5 records" in tty.shown[tty.shown.rindex(LEAVE) :]
-        assert "Traceback" not in tty.shown
-
-
 def test_what_is_logged_behind_the_screen_is_said_when_it_is_left(
     conninfo: str, connection: Connection, tmp_path: Path
 ) -> None:
@@ -242,18 +226,25 @@ def crash(tty: Tty) -> None:
     worker.kill()
 
 
-def test_crash_of_a_worker_is_told_on_the_screen_and_in_the_end(
+def test_crash_of_a_worker_is_told_and_q_stops_work_as_ctrl_c_does(
     conninfo: str, connection: Connection
 ) -> None:
-    queue_documents(connection, texts(3))
+    queue_documents(connection, texts(5))
     with on_terminal(conninfo, "work", columns=120) as tty:
-        tty.wait_for("100.0 %")
+        before = tty.attributes()
+        tty.wait_for("● ")
+        tty.wait_for("queue empty" if "queue empty" in tty.text() else "100.0 %")
         crash(tty)
         tty.wait_for("worker process died")
         tty.wait_for("restarted")
         tty.press("q")
-        tty.wait()
-        assert "worker process died" in tty.shown[tty.shown.rindex(LEAVE) :]
+        assert tty.wait() == 130
+        assert tty.attributes() == before
+        assert "nothing is in hand" in tty.shown
+        told_in_the_end = tty.shown[tty.shown.rindex(LEAVE) :]
+        assert "worker process died" in told_in_the_end
+        assert "reports: 5/5 records" in told_in_the_end
+        assert "Traceback" not in tty.shown
 
 
 WORKERS = """

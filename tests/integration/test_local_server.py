@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -104,12 +105,13 @@ def test_data_and_vectors_survive_a_stop_another_version_and_a_start(
 
 def test_processes_that_start_at_once_get_one_server_that_outlives_them(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.servers import FAST_SETTINGS; "
+        "import json, sys; from pathlib import Path; "
         "from pgqueue_embed.local_server import LocalServer; "
-        "s = LocalServer(Path(sys.argv[1]), extra_settings=FAST_SETTINGS); "
+        "s = LocalServer(Path(sys.argv[1]), extra_settings=json.loads(sys.argv[2])); "
         "s.start(); sys.stdout.write(str(s.status().pid))"
     )
-    command = [sys.executable, "-c", code, str(folder / "postgresql")]
+    settings = json.dumps(FAST_SETTINGS)
+    command = [sys.executable, "-c", code, str(folder / "postgresql"), settings]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     starters = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(4)

@@ -44,18 +44,17 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 WITHOUT_A_MODEL = """
-import sys
-from typer.testing import CliRunner
+import os, sys
 from pgqueue_embed import Pipeline, Worker, search
-from pgqueue_embed.cli.app import app
+from tests.support.commands import pgembed
 
 commands = (
     "--help", "status", "failures reports", "enqueue reports", "pause reports", "resume reports",
     "index reports", "sync reports", "show", "retry reports",
 )
 for command in commands:
-    result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
-    assert result.exit_code == 0, (command, result.output)
+    ran = pgembed(os.environ["PGEMBED_DSN"], *command.split())
+    assert ran.exit_code == 0, (command, ran)
 print([each for each in ("torch", "transformers", "sentence_transformers") if each in sys.modules])
 """
 
