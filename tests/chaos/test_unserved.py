@@ -57,8 +57,8 @@ def test_role_without_a_right_leaves_the_pipeline_to_others_and_says_so(
     left = f"reports has {RECORDS} records that this worker cannot serve: {reason}"
     assert f"error: {left}" in worker.log()
     assert connection.execute(STATES).fetchall() == [("reports", "active", RECORDS)]
-    with workers(conninfo, tmp_path, 1, ["--drain"]) as [worker]:
-        assert worker.wait() == 0, worker.log()
+    with light_process(conninfo, tmp_path) as another:
+        assert another.wait() == 0, another.log()
     assert_converged(connection, "reports")
 
 
