@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # To trace a pass takes as long as some, and a start of a worker or of a search has few.
 USUAL_RUNS = 8
+FEW_TEXTS = 2
 # Of the vectors of two runs; those of a GPU may differ by rounding.
 SAME_COSINE = 0.9999
 
@@ -45,18 +46,27 @@ class OneCall:
     def __call__(self, weights: Weights, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the vectors of texts, as the pass does that it was made of."""
         kind = len(inputs)
+        call = self._calls.get(kind)
+        if call is not None:
+            return call(*inputs)
+        vectors = self._run(weights, *inputs)
         self._runs[kind] += 1
         if self._runs[kind] == USUAL_RUNS:
-            self._trace(weights, *inputs)
-        call = self._calls.get(kind)
-        return self._run(weights, *inputs) if call is None else call(*inputs)
+            self._trace(weights, inputs, vectors)
+        return vectors
 
-    def _trace(self, weights: Weights, *inputs: torch.Tensor) -> None:
-        """Use a traced pass from now on, if its vectors are those of the operations."""
-        smaller = [each[: -(-len(each) // 2), : -(-each.shape[1] // 2)] for each in inputs]
+    def _trace(
+        self, weights: Weights, inputs: tuple[torch.Tensor, ...], vectors: torch.Tensor
+    ) -> None:
+        """Use a traced pass from now on, if its vectors are those of the operations.
+
+        Traced for a few texts, those with most padding: a large batch takes long enough once more.
+        """
+        few = tuple(each[-FEW_TEXTS:] for each in inputs)
+        other = tuple(each.repeat(2, 1)[:, : -(-each.shape[1] // 2)] for each in few)
         try:
-            call = _traced(self._run, weights, inputs)
-            if all(_agree(self._run(weights, *some), call(*some)) for some in (inputs, smaller)):
+            call = _traced(self._run, weights, few)
+            if _agree(call(*inputs), vectors) and _agree(call(*other), self._run(weights, *other)):
                 self._calls[len(inputs)] = call
         except Exception as error:  # noqa: BLE001 - the operations by themselves do as well
             get_logger().debug("pass not traced", reason=in_a_line(error))
@@ -71,9 +81,8 @@ def _traced(run: Call, weights: Weights, inputs: tuple[torch.Tensor, ...]) -> Ca
     def run_by(*given: torch.Tensor) -> torch.Tensor:
         return run(dict(zip(names, given, strict=False)), *given[len(names) :])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(run_by, (*values, *inputs), check_trace=False)
+    _ignore_advice()
+    traced = torch.jit.trace(run_by, (*values, *inputs), check_trace=False)
 
     def call(*given: torch.Tensor) -> torch.Tensor:
         # Operations are neither fused nor compiled anew for each shape.
@@ -84,8 +93,26 @@ def _traced(run: Call, weights: Weights, inputs: tuple[torch.Tensor, ...]) -> Ca
     return call
 
 
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _ignore_advice() -> None:
+    """Keep from a user's screen what torch says of a trace made here.
+
+    For good: `warnings.catch_warnings` would undo what other threads say of warnings meanwhile.
+    """
     import torch
 
-    cosines = torch.nn.functional.cosine_similarity(one.float(), other.float())
-    return bool(cosines.min() >= SAME_COSINE)
+    warnings.filterwarnings("ignore", r"`torch\.jit\.trace` is", DeprecationWarning)
+    warnings.filterwarnings(
+        "ignore", category=torch.jit.TracerWarning, module=r"pgqueue_embed\.embedding\."
+    )
+
+
+def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether vectors are the same, but for texts of which neither has any.
+
+    A number of such a text has grown too large for the precision.
+    """
+    import torch
+
+    there = one.isfinite().all(dim=1) | other.isfinite().all(dim=1)
+    cosines = torch.nn.functional.cosine_similarity(one[there].float(), other[there].float())
+    return len(cosines) > 0 and bool(cosines.min() >= SAME_COSINE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgqueue_embed.embedding.one_call import USUAL_RUNS, OneCall
 
@@ -82,6 +83,81 @@ def test_pass_that_cannot_be_traced_is_run_by_its_operations() -> None:
     warmed(call, given)
     ids, mask = inputs(3, 5)
     assert torch.equal(call(given, ids, mask), linear(given, ids, mask))
+
+
+def test_usual_batch_takes_twice_its_time_once_and_no_more() -> None:
+    computed: list[Any] = []  # numbers, or tensors while it is traced
+
+    def counted(
+        weights: Mapping[str, torch.Tensor], ids: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        computed.append(ids.numel())
+        return linear(weights, ids, mask)
+
+    import torch
+
+    (ids, mask), call, given = inputs(400, 10), OneCall(counted), weights()
+    with torch.no_grad():
+        for _ in range(USUAL_RUNS):
+            computed.clear()
+            call(given, ids, mask)
+    assert call._calls
+    assert sum(map(int, computed)) < 1.1 * ids.numel()
+
+
+def test_number_too_large_of_one_text_does_not_keep_the_pass_from_being_traced() -> None:
+    import torch
+
+    call, given = OneCall(linear), weights()
+    with torch.no_grad():
+        given["matrix"][12] = torch.inf
+        given["matrix"][34] = torch.nan
+        ids, mask = inputs(6, 10)
+        for _ in range(USUAL_RUNS):
+            call(given, ids, mask)
+        assert not linear(given, ids, mask).isfinite().all(1).all()
+        assert call._calls
+        torch.testing.assert_close(
+            call(given, ids, mask), linear(given, ids, mask), equal_nan=True, rtol=0, atol=0
+        )
+
+
+def test_pass_whose_vectors_come_out_otherwise_or_not_at_all_is_not_traced() -> None:
+    import torch
+
+    def run(
+        weights: Mapping[str, torch.Tensor], ids: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        vectors = linear(weights, ids, mask)
+        return vectors * torch.nan if torch.jit.is_tracing() else vectors
+
+    def without_any(
+        weights: Mapping[str, torch.Tensor], ids: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return linear(weights, ids, mask) * torch.nan
+
+    for each in (run, without_any):
+        call, given = OneCall(each), weights()
+        warmed(call, given)
+        assert not call._calls
+
+
+def test_what_other_threads_say_of_warnings_meanwhile_holds() -> None:
+    import torch
+
+    def run(
+        weights: Mapping[str, torch.Tensor], ids: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if torch.jit.is_tracing():
+            warnings.filterwarnings("ignore", message="said by another thread")
+        return linear(weights, ids, mask)
+
+    call = OneCall(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warmed(call, weights())
+        assert len(call._calls) == 2
+        warnings.warn("said by another thread", stacklevel=1)
 
 
 def test_weights_are_given_back_with_the_pass() -> None:
