@@ -37,8 +37,11 @@ class BatchLimits:
     sizes_to_try: tuple[int, ...] = ()
 
     def halved(self, rows: int, length: int) -> BatchLimits:
-        """Return limits that allow half the rows at a length, after these were too many."""
-        return replace(self, max_tokens_per_batch=max(1, rows // 2) * length)
+        """Return limits that allow half the rows at a length, after these were too many.
+
+        Never more than these do: a batch that was planned before they shrank may fail after that.
+        """
+        return self.resized(min(self.max_tokens_per_batch, max(1, rows // 2) * length))
 
     def resized(self, max_tokens_per_batch: int) -> BatchLimits:
         """Return limits of another size."""

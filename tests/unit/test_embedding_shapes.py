@@ -125,4 +125,16 @@ def test_halving_allows_half_the_rows() -> None:
     assert limits.rows_at(128) == 128
     assert limits.halved(128, 128).rows_at(128) == 64
     assert limits.halved(1, 128).rows_at(128) == 1
+
+
+@given(failed=st.lists(st.tuples(st.integers(2, 500), st.integers(1, 600)), min_size=1))
+def test_limits_never_grow_when_a_batch_planned_by_older_ones_fails_later(
+    failed: list[tuple[int, int]],
+) -> None:
+    limits = limits_for("cuda")
+    for rows, length in failed:
+        halved = limits.halved(rows, length)
+        assert halved.max_tokens_per_batch <= limits.max_tokens_per_batch
+        assert halved.rows_at(length) < rows
+        limits = halved
     assert dataclasses.replace(limits, max_tokens_per_batch=1).rows_at(500) == 1
