@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.embedding import EmbeddingModel, keep_heap, resolve_model
-from pgqueue_embed.embedding.batch_runner import BatchRunner, Pass
+from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.batch_sizes import best_size
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.embedding.precision import Variant
@@ -75,14 +74,9 @@ def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[],
 
     def measure() -> float:
         started = time.perf_counter()
-        ahead: deque[Pass] = deque()
         with model.session():
-            for batch in batches:
-                ahead.extend(runner.launch(chunks, batch))
-                while len(ahead) >= runner.batches_ahead:
-                    deque(runner.finish(chunks, ahead.popleft()), maxlen=0)
-            while ahead:
-                deque(runner.finish(chunks, ahead.popleft()), maxlen=0)
+            for _ in runner.run(chunks, batches):
+                pass
         return len(chunks) / (time.perf_counter() - started)
 
     return measure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -139,13 +139,25 @@ class BatchRunner:
         except Exception as error:  # noqa: BLE001 - raised again unless it is out of memory
             self._shrink(len(launched.rows), launched.length, error)
             again = [launched.rows]
-        for rows in again:
-            yield from self.run(chunks, Batch(rows=rows, length=launched.length))
+        yield from self.run(chunks, [Batch(rows=rows, length=launched.length) for rows in again])
 
-    def run(self, chunks: Sequence[Chunk], batch: Batch) -> Iterator[tuple[Rows, Vectors | None]]:
-        """Launch and finish one batch."""
-        for launched in self.launch(chunks, batch):
-            yield from self.finish(chunks, launched)
+    def run(
+        self, chunks: Sequence[Chunk], batches: Iterable[Batch]
+    ) -> Iterator[tuple[Rows, Vectors | None]]:
+        """Launch batches and finish them, as many ahead as a worker's are."""
+        ahead: deque[Sequence[Pass]] = deque()
+        for batch in batches:
+            ahead.append(list(self.launch(chunks, batch)))
+            if len(ahead) == self.batches_ahead:
+                yield from self._finish_first(chunks, ahead, self.reads_at_once)
+        yield from self._finish_first(chunks, ahead, len(ahead))
+
+    def _finish_first(
+        self, chunks: Sequence[Chunk], ahead: deque[Sequence[Pass]], batches: int
+    ) -> Iterator[tuple[Rows, Vectors | None]]:
+        for _ in range(batches):
+            for launched in ahead.popleft():
+                yield from self.finish(chunks, launched)
 
     def _start(self, chunks: Sequence[Chunk], rows: Rows, length: int) -> Callable[[], Vectors]:
         self._verify(len(rows), length)

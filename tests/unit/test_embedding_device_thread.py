@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread, NonFiniteVectors
 from pgqueue_embed.embedding import batch_runner as runner_module
 from pgqueue_embed.embedding.rows import WrongVectors
+from pgqueue_embed.embedding.shapes import plan_batches
 from pgqueue_embed.embedding.vector_cache import VectorCache
 from pgqueue_embed.errors import ModelError
 from tests.support.fake_device import (
@@ -215,11 +218,24 @@ def test_a_lost_lease_ends_the_call_and_its_remaining_batches() -> None:
 def test_gpu_has_batches_ahead_of_the_one_that_is_read(
     device: str, most_ahead: int, least_ahead: int
 ) -> None:
+    wanted = chunks("g", 2_000 if device != "cuda" else 8_000, tokens=126)
     model = FakeModel(device=device)
     with running(model) as thread:
-        wanted = chunks("g", 2_000 if device != "cuda" else 8_000, tokens=126)
         assert_right(thread.embed(wanted).vectors, wanted)
-    events = model.events
+    _assert_ahead(model.events, most_ahead, least_ahead)
+    # As `pgembed bench` measures it.
+    model = FakeModel(device=device)
+    runner = runner_module.BatchRunner(model)
+    lengths = [model.sequence_tokens(each) for each in wanted]
+    found: dict[int, Any] = {}
+    for rows, vectors in runner.run(wanted, plan_batches(lengths, runner.limits)):
+        assert vectors is not None
+        found |= zip(rows, vectors, strict=True)
+    assert_right(np.array([found[row] for row in range(len(wanted))]), wanted)
+    _assert_ahead(model.events, most_ahead, least_ahead)
+
+
+def _assert_ahead(events: Sequence[str], most_ahead: int, least_ahead: int) -> None:
     assert events.count("read") == events.count("launch") > 8
     ahead = list(accumulate(1 if each == "launch" else -1 for each in events))
     begun, last = events.index("read"), len(events) - events[::-1].index("launch")
