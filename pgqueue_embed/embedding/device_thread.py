@@ -102,6 +102,7 @@ class DeviceThread(Generic[LoadedModel]):
         self._taken_tokens = 0
         self._active: set[_Call] = set()
         self._checks: deque[Future[None]] = deque()
+        self._asked: dict[Future[None], float] = {}  # when, of each check that is not over
         self._loaded: tuple[LoadedModel, BatchRunner] | None = None
         self._longest = 0
         self._last_end = 0.0
@@ -164,9 +165,10 @@ class DeviceThread(Generic[LoadedModel]):
     def stalled_seconds(self) -> float:
         """Return for how long callers have waited without any progress of the device."""
         with self._condition:
-            if not self._active:
+            waiting = [*(call.started for call in self._active), *self._asked.values()]
+            if not waiting:
                 return 0.0
-            since = max(self.last_progress_monotonic, min(call.started for call in self._active))
+            since = max(self.last_progress_monotonic, min(waiting))
         return time.monotonic() - since
 
     def verify(self) -> None:
@@ -181,6 +183,7 @@ class DeviceThread(Generic[LoadedModel]):
             if self._error is not None:
                 raise self._error
             self._checks.append(check)
+            self._asked[check] = time.monotonic()
             self._condition.notify_all()
         try:
             check.result()
@@ -188,6 +191,9 @@ class DeviceThread(Generic[LoadedModel]):
             raise
         except Exception as error:
             raise ModelError(f"the device fails its self-test: {error}") from error
+        finally:
+            with self._condition:
+                del self._asked[check]
 
     def close(self) -> None:
         """Stop the thread; calls that still wait raise ModelError."""

@@ -186,6 +186,23 @@ def test_a_hung_device_gives_no_progress() -> None:
         assert thread.last_progress_monotonic > before
 
 
+def test_a_device_that_hangs_in_its_self_test_is_seen() -> None:
+    gate = threading.Event()
+
+    class Hanging(FakeModel):
+        def verify(self, rows: int, length: int) -> None:
+            gate.wait(WAIT_SECONDS)
+
+    with running(Hanging()) as thread, ThreadPoolExecutor(1) as pool:
+        check = pool.submit(thread.verify)
+        try:
+            wait_until(lambda: thread.stalled_seconds() > 0)
+        finally:
+            gate.set()
+        check.result(WAIT_SECONDS)
+        assert thread.stalled_seconds() == 0
+
+
 def test_a_lost_lease_ends_the_call_and_its_remaining_batches() -> None:
     def lose() -> None:
         raise LookupError("lease lost")
