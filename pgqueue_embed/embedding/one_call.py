@@ -63,7 +63,7 @@ class OneCall:
         Traced for a few texts, those with most padding: a large batch takes long enough once more.
         """
         few = tuple(each[-FEW_TEXTS:] for each in inputs)
-        other = tuple(each.repeat(2, 1)[:, : -(-each.shape[1] // 2)] for each in few)
+        other = tuple(each[:, : -(-each.shape[1] // 2)].repeat(2, 1) for each in few)
         try:
             call = _traced(self._run, weights, few)
             if _agree(call(*inputs), vectors) and _agree(call(*other), self._run(weights, *other)):

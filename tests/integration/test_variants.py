@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,6 +200,32 @@ def test_real_batches_are_compared_with_the_real_rival(
     compute(model, TURNS)
     assert model.choice.is_confirmed
     assert model.choice.variant in (BF16_WEIGHTS, FP32_PACKED)
+
+
+def test_batch_is_compared_by_its_own_time_and_not_by_that_of_those_launched_before(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS, FP32_PACKED)
+    rivals, now = Rivals(monkeypatch, is_faster=False), [0.0]
+    model = load(folder, memory=Memory(tmp_path))
+    start = model._start
+
+    def start_slowly(chunks: Sequence[Chunk], length: int | None) -> Callable[[], Vectors]:
+        read = start(chunks, length)
+
+        def read_later() -> Vectors:
+            now[0] += 0.75
+            return read()
+
+        return read_later
+
+    monkeypatch.setattr(models, "LONGEST_BATCH_SECONDS", 1.0)
+    monkeypatch.setattr(models, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(model, "_start", start_slowly)
+    chunks, _ = batch(folder, model.limits.rows_at(100))
+    for read in [model.launch(chunks) for _ in range(TURNS)]:
+        read()
+    assert rivals.turns == TURNS
 
 
 def test_small_batches_are_not_compared(
