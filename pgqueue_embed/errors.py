@@ -113,7 +113,9 @@ class PipelineFault(PgembedError):
     `is_of_the_table` tells that its table says so to whatever is asked of it: it is not there, say.
     """
 
-    is_of_the_table = False
+    def __init__(self, message: str, *, is_of_the_table: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_the_table = is_of_the_table
 
 
 class RoleFault(PipelineFault):

@@ -92,9 +92,10 @@ def fault(
     looks_on_the_path = (
         isinstance(error, UNKNOWN) and error.diag.context and not is_raised_by_a_function(error)
     )
-    found = PipelineFault(f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}")
-    found.is_of_the_table = is_of_the_table(error)
-    return found
+    return PipelineFault(
+        f"{doing}: {says}{BARE_NAME if looks_on_the_path else ''}",
+        is_of_the_table=is_of_the_table(error),
+    )
 
 
 def is_of_the_role(error: psycopg.Error) -> bool:

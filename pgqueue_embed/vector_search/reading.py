@@ -80,6 +80,5 @@ def reading_chunks(connection: Connection, pipeline: Pipeline, doing: str) -> It
     except (UntrustedCode, MissingRight, RoleFault):
         raise
     except PipelineFault as error:
-        said = PipelineFault(run(connection, why_unreadable(pipeline, error)))
-        said.is_of_the_table = error.is_of_the_table
-        raise said from None
+        why = run(connection, why_unreadable(pipeline, error))
+        raise PipelineFault(why, is_of_the_table=error.is_of_the_table) from None
