@@ -64,11 +64,30 @@ def assistant_server(service: SearchService) -> MCPServer[Any]:
     # Otherwise the library would log to the terminal by itself.
     logging.getLogger().handlers = logging.getLogger().handlers or [Forwarding()]
     tools = _Tools(service)
-    server: MCPServer[Any] = MCPServer("pgembed", version=VERSION, instructions=INSTRUCTIONS)
+    server = _Assistants("pgembed", version=VERSION, instructions=INSTRUCTIONS)
     for tool in (tools.search, tools.fetch_record, tools.list_pipelines):
         says = inspect.cleandoc(tool.__doc__ or "")
         server.add_tool(tool, description=says, annotations=READS_ONLY, structured_output=False)
     return server
+
+
+class _Assistants(MCPServer[Any]):
+    """Takes no argument that a tool has not got: a filter that is misspelt would find too much."""
+
+    async def list_tools(self) -> Any:
+        """Return the tools, with schemas that say so."""
+        tools = await super().list_tools()
+        for each in tools:
+            each.input_schema["additionalProperties"] = False
+        return tools
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        known = {each.name: each.input_schema["properties"] for each in await super().list_tools()}
+        unknown = [each for each in arguments if each not in known.get(name, arguments)]
+        if unknown:
+            there_are = ", ".join(known[name]) or "none"
+            raise ToolError(f"{unknown[0]!r} is no argument of {name}; there are {there_are}")
+        return await super().call_tool(name, arguments, context)
 
 
 class McpDoor:

@@ -414,7 +414,20 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
     record = tool(served, "fetch_record", pipeline="reports", key=key)
     assert record["text"].startswith(f"chunk 0 of {key}")
     assert [each["chunk_index"] for each in record["chunks"]] == [0, 1]
+    assert tools["search"]["inputSchema"]["additionalProperties"] is False
     for name, arguments, says in (
+        (
+            "search",
+            {**SEARCH, "filters": {}},
+            "'filters' is no argument of search; there are pipeline, query, limit, offset, filter,"
+            " columns, per_record, hybrid",
+        ),
+        (
+            "list_pipelines",
+            {"where": "true"},
+            "'where' is no argument of list_pipelines; there are",
+        ),
+        ("no_such_tool", {}, "no_such_tool"),
         ("fetch_record", {"pipeline": "reports", "key": "999999"}, "no vectors of a record"),
         ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
         ("search", {**SEARCH, "filter": {"none": 1}}, "the filter names 'none'"),
