@@ -80,6 +80,7 @@ def _examine_pipeline(
     tables = list(guarded(name, lambda: pipeline.check_tables(connection, examined)))
     yield from tables
     yield from guarded(name, lambda: pipeline.check_capture(connection, examined))
+    yield from guarded(name, lambda: pipeline.check_indexes(connection, examined))
     yield from guarded(name, lambda: models.check_pipeline(examined))
     model = models.of_pipeline(examined)
     # What is wrong with the tables has been told.

@@ -76,6 +76,22 @@ def check_capture(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
         yield ok(pipeline.name, f"changes of {pipeline.source} are captured")
 
 
+CUT_SHORT = """
+select index_name
+from pgembed.vector_indexes
+where pipeline = %s and not is_valid and not is_building
+order by 1
+"""
+
+
+def check_indexes(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Check that no build of a vector index was cut short, which writers may keep up to date."""
+    for (index,) in connection.execute(CUT_SHORT, (pipeline.name,)):
+        finding = f"index {index} is invalid: its build was cut short, and no search uses it"
+        fix = f"{command('index', pipeline.name)}, with the options it had, or drop it"
+        yield warning(pipeline.name, finding, fix)
+
+
 def _check_views(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that the pipeline's views are there, and read its source: both may be others by now."""
     for view in views_of(pipeline.spec, pipeline.key, pipeline.document):

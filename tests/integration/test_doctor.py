@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -73,6 +74,22 @@ def only_fault(checks: Iterator[Check]) -> Check:
     found = faults(checks)
     assert len(found) == 1, found
     return found[0]
+
+
+def test_index_whose_build_was_cut_short_is_told_of(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    with connect(conninfo) as writer, writer.transaction():
+        writer.execute("lock table public.reports_chunks in row exclusive mode")
+        connection.execute("set statement_timeout = '300 ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(
+                "create index concurrently spoiled on public.reports_chunks"
+                " using hnsw (embedding public.vector_cosine_ops)"
+            )
+    found = only_fault(examine(conninfo))
+    assert found.finding.startswith("index spoiled is invalid: its build was cut short")
+    assert "pgembed index reports" in str(found.fix)
 
 
 def test_a_healthy_pipeline_has_no_faults(conninfo: str, reports: Pipeline) -> None:
