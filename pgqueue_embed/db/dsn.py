@@ -54,6 +54,16 @@ def place_if_private(conninfo: str) -> str:
     return f" in {place}" if place != THE_DATABASE else ""
 
 
+def how_to_reach(conninfo: str) -> str:
+    """Return what a person can do about a server that is not there."""
+    if place_of(conninfo) != THE_DATABASE:
+        return "start it: pgembed db start"
+    return (
+        "check that PostgreSQL runs there, and host and port; where no database is named (--dsn,"
+        " PGEMBED_DSN), pgembed starts a server of its own"
+    )
+
+
 def describe_dsn(conninfo: str) -> str:
     """Return where `conninfo` leads, without any secret: ``app@db.lan:5432/reports``."""
     values = {**_libpq_defaults(), **conninfo_to_dict(conninfo)}

@@ -35,6 +35,31 @@ def first_line(error: BaseException) -> str:
     return f"{text}; {SEE_ALL_ROWS}" if is_row_security(error) else text
 
 
+# What libpq says where nothing answers, or nothing of that name is there.
+NOTHING_THERE = (
+    "Connection refused",
+    "No such file or directory",
+    "failed to resolve host",
+    "timeout expired",
+    "timed out",
+    "No route to host",
+    "unreachable",
+    "Host is down",
+)
+NO_ROOM = ("too many clients", "too many connections", "connection slots", "no more connections")
+
+
+def is_nothing_there(error: psycopg.OperationalError) -> bool:
+    """Return whether no server has answered at all; what one says has a severity."""
+    says = str(error)
+    return "FATAL:" not in says and any(each in says for each in NOTHING_THERE)
+
+
+def is_no_room(error: psycopg.OperationalError) -> bool:
+    """Return whether a server, or a pooler, has as many sessions as it may have."""
+    return error.sqlstate == "53300" or any(each in str(error) for each in NO_ROOM)
+
+
 # What a person can do about a statement of ours that is refused, by SQLSTATE.
 WAYS_OUT = {
     "25006": "it may not be written: it is a standby, or default_transaction_read_only is on for"

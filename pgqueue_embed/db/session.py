@@ -17,8 +17,8 @@ from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.db import applications
-from pgqueue_embed.db.dsn import describe_dsn, place_if_private, place_of
-from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.dsn import describe_dsn, how_to_reach, place_if_private, place_of
+from pgqueue_embed.db.errors import first_line, is_no_room, is_nothing_there
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
 Answer = TypeVar("Answer")
@@ -108,6 +108,10 @@ class OutOfTime(psycopg.OperationalError):
 
 class NoAnswer(OutOfTime):
     """Nothing was heard of the server, maybe for the network's sake: no statement is to blame."""
+
+
+class NoRoom(DatabaseUnavailable):
+    """The server has as many sessions as it may have; one may end at any moment."""
 
 
 class Cursor(psycopg.Cursor[Any]):
@@ -305,7 +309,7 @@ def connect(
     """Open an autocommit session that works through pgbouncer in transaction mode.
 
     Each of its statements may take `patience_seconds`; then it raises OutOfTime.
-    Raises DatabaseUnavailable with one line that holds no password.
+    Raises DatabaseUnavailable, or NoRoom, with one line that holds no password.
     """
     try:
         connection = Connection.connect(
@@ -323,6 +327,8 @@ def connect(
         connection.pin_settings()
         return connection
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(
-            f"cannot connect to {describe_dsn(conninfo)}: {first_line(error)}"
-        ) from None
+        says = f"cannot connect to {describe_dsn(conninfo)}: {first_line(error)}"
+        if is_no_room(error):
+            raise NoRoom(says) from None
+        way_out = f"; {how_to_reach(conninfo)}" if is_nothing_there(error) else ""
+        raise DatabaseUnavailable(says + way_out) from None

@@ -34,6 +34,9 @@ from pgqueue_embed.web_server.guard import DISCONNECT
 
 HEALTH = "/health"
 
+# Whoever asks for it has less patience than a client whose search waits for a session.
+HEALTH_SECONDS = 5.0
+
 # For the log: the client has left.
 CLIENT_LEFT = 499
 
@@ -99,7 +102,9 @@ class _Doors:
     async def health(self, _request: Request) -> Response:
         """Say whether the database answers; nothing else, since anybody may ask."""
         try:
-            await self._service.pipelines()
+            await asyncio.wait_for(self._service.pipelines(), HEALTH_SECONDS)
+        except asyncio.TimeoutError:
+            return JsonResponse({"status": "the database does not answer in time"}, 503)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be searched
             answer = told(error)
             return JsonResponse({"status": "the database cannot be read"}, 503, answer.headers)

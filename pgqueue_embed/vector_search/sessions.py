@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor
@@ -14,13 +15,16 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgqueue_embed.db.migrate import check_schema
-from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.session import Connection, NoRoom, connect
 from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.rights import naming_missing_rights
 
 # Searches keep a core of the server busy each; more of them at once are not faster.
 MOST_SESSIONS = 8
+
+# A server that has no room for another session may have some as soon as any client of it leaves.
+LOOK_AGAIN_SECONDS = 0.25
 
 Answer = TypeVar("Answer")
 
@@ -68,6 +72,7 @@ class Sessions:
         self._application_name = application_name
         self._patience_seconds = patience_seconds
         self._lock = threading.Lock()
+        self._given_back = threading.Condition(self._lock)
         self._idle: list[Connection] = []
         self._is_closed = False
         self._pid = os.getpid()
@@ -76,6 +81,7 @@ class Sessions:
     def run(self, work: Callable[[Connection], Answer]) -> Answer:
         """Return what `work` reads; it is done again where a session was lost while it lay idle.
 
+        Where the server has no room for another session, it waits for one, for `patience_seconds`.
         Raises DatabaseUnavailable where there is no connection, and whatever `work` does.
         """
         return self._run(work, _Lending())
@@ -97,9 +103,7 @@ class Sessions:
 
     def _run(self, work: Callable[[Connection], Answer], lending: _Lending) -> Answer:
         while True:
-            connection = self._take()
-            is_used = connection is not None
-            connection = connection or self._open()
+            connection, is_used = self._lent(lending)
             try:
                 lending.begin(connection)
                 answer = work(connection)
@@ -117,6 +121,21 @@ class Sessions:
         with self._lock:
             self._is_closed = True
             _end(self._idle, self._pid)
+
+    def _lent(self, lending: _Lending) -> tuple[Connection, bool]:
+        """Return a session, and whether it was used before."""
+        deadline = time.monotonic() + (self._patience_seconds or 0.0)
+        while True:
+            kept = self._take()
+            try:
+                return (self._open(), False) if kept is None else (kept, True)
+            except NoRoom:
+                if lending.is_left:
+                    raise CancelledError from None
+                if time.monotonic() + LOOK_AGAIN_SECONDS >= deadline:
+                    raise
+            with self._given_back:
+                self._given_back.wait_for(lambda: self._idle, LOOK_AGAIN_SECONDS)
 
     def _take(self) -> Connection | None:
         with self._lock:
@@ -146,6 +165,7 @@ class Sessions:
             is_fit = is_idle and not is_left and self._pid == os.getpid()
             if is_fit and has_room:
                 self._idle.append(connection)
+                self._given_back.notify()
                 return
         connection.close()
 

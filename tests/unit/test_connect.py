@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue_embed import local_server
 from pgqueue_embed.configuration import ConfigurationError
 from pgqueue_embed.configuration.conninfo import DatabaseOptions, resolve_conninfo
-from pgqueue_embed.db.dsn import describe_dsn, normalise
+from pgqueue_embed.db.dsn import PRIVATE, describe_dsn, normalise
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
@@ -220,6 +220,17 @@ def test_refused_connection_is_one_line_without_a_password(conninfo: str) -> Non
     assert "\n" not in text
     assert SECRET not in text
     assert failure.value.__suppress_context__
+
+
+def test_server_that_is_not_there_is_told_of_with_what_to_check(tmp_path: Path) -> None:
+    for nowhere in ("host=127.0.0.1 port=1", f"host={tmp_path}"):
+        with pytest.raises(DatabaseUnavailable, match=r"check that PostgreSQL runs there.*--dsn"):
+            connect(nowhere)
+    with pytest.raises(DatabaseUnavailable, match="start it: pgembed db start"):
+        connect(f"host=127.0.0.1 port=1 fallback_application_name={PRIVATE}")
+    with pytest.raises(DatabaseUnavailable) as answered:
+        connect("host=127.0.0.1 port=1 sslmode=nonsense")
+    assert "check" not in str(answered.value)
 
 
 def test_error_is_cut_down_to_what_a_person_needs() -> None:
