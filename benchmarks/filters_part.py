@@ -1,7 +1,8 @@
 """Searches with a condition over many vectors, by each kind of index: what they find, how soon.
 
 The vectors lie among those of real chunks; the queries are vectors of real chunks that none was
-made from. What is right is computed by NumPy.
+made from. What is right is computed by NumPy. Searches have the effort that `pgembed evaluate`
+keeps for the recall that is wanted, or the greatest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from benchmarks.figures import Figure, Measured, Reach, percentile
 from benchmarks.near_vectors import near
 from benchmarks.quantized import LARGEST_SHARE, LEAST_RECALL, K, embed, fill
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.vectors import vector_text
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.evaluation import Query, draw_queries, evaluate, keep_effort
 from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
@@ -29,7 +32,8 @@ from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 
 PART = "filters"
-MOST_QUERIES = 200
+MOST_QUERIES = 100
+EVALUATED_CHUNKS = 50
 LEAST_FILTERED_RECALL = 0.99
 INDEX_MEGABYTES = 6_000
 
@@ -59,6 +63,7 @@ class _Found:
 class _Index:
     size_bytes: int
     build_seconds: float
+    ef_search: int
     found: dict[str, _Found]
 
 
@@ -136,10 +141,25 @@ def _index(
     name = build_index(connection, pipeline, plan(connection, pipeline, options))
     took = time.perf_counter() - started
     size = connection.value("select pg_relation_size(%s::regclass)", (f'public."{name}"',))
-    bench.say("searches")
+    bench.say("the effort that it takes")
+    ef_search = _evaluated(connection, pipeline, queries)
+    bench.say(f"searches with ef_search {ef_search}")
     found = {each: _searched(connection, pipeline, each, queries, truth) for each in LET_IN}
     connection.execute(sql.SQL("drop index public.{}").format(sql.Identifier(name)))
-    return _Index(size_bytes=int(size), build_seconds=took, found=found)
+    return _Index(size_bytes=int(size), build_seconds=took, ef_search=ef_search, found=found)
+
+
+def _evaluated(connection: Connection, pipeline: Pipeline, queries: NDArray[np.float32]) -> int:
+    """Keep the ef_search that stored chunks and half of the queries take, as `evaluate` does."""
+    asked = [
+        *draw_queries(connection, pipeline, EVALUATED_CHUNKS, seed=1),
+        *(Query(vector=vector_text(each), is_stored=False) for each in queries[::2]),
+    ]
+    evaluation = evaluate(connection, pipeline, asked, k=K)
+    effort = evaluation.least(LEAST_FILTERED_RECALL) or evaluation.efforts[-1]
+    keep_effort(connection, pipeline, evaluation.index, effort)
+    assert effort.ef_search is not None
+    return effort.ef_search
 
 
 def _searched(
@@ -171,6 +191,7 @@ def _measured(quantize: str, indexes: dict[str, _Index], corpus: str) -> Measure
     found.figures += [
         figure("size", "MB", index.size_bytes / 1024**2),
         figure("build", "s", index.build_seconds),
+        figure("ef_search", "", index.ef_search),
     ]
     for name, each in index.found.items():
         found.figures += [

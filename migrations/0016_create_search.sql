@@ -71,7 +71,7 @@ as $function$
                 from %s
                 where %s
                 order by %s
-                limit pgembed.candidates($2, %L)
+                limit %s
             )
             select *, count(*) over () >= pgembed.candidates($2, %L) as is_enough
             from candidate
@@ -98,7 +98,14 @@ as $function$
         coalesce('(' || condition || E'\n)', 'true'),
         -- So that pages of chunks that are equally near do not overlap; an index has no such order.
         pgembed.search_distance(pipeline, scan) || case scan when 'exact' then ', key, chunk_index' else '' end,
-        scan,
+        -- A bit a dimension tells few neighbours apart, so that all that the index has looked at are compared.
+        format(
+            case scan
+                when 'binary' then 'greatest(pgembed.candidates($2, %1$L), current_setting(''hnsw.ef_search'')::bigint)'
+                else 'pgembed.candidates($2, %1$L)'
+            end,
+            scan
+        ),
         scan
     )
 $function$;

@@ -40,9 +40,12 @@ QUERIES = directions(3, 2)
 
 
 def fill(
-    connection: Connection, vector_type: str = "vector", partition_by: str | None = None
+    connection: Connection,
+    vector_type: str = "vector",
+    partition_by: str | None = None,
+    vectors: NDArray[np.float32] = VECTORS,
 ) -> Pipeline:
-    """Make pipeline reports with VECTORS, of ids from 1."""
+    """Make pipeline reports with ROWS vectors, of ids from 1."""
     connection.execute(SOURCE, (ROWS,))
     connection.execute("alter table public.reports add primary key (id)")
     pipeline = make_pipeline(
@@ -51,6 +54,6 @@ def fill(
     statement = sql.SQL(FILL).format(
         target=pipeline.target.identifier, type=sql.Identifier("public", vector_type)
     )
-    connection.execute(statement, (json.dumps(VECTORS.tolist()),))
+    connection.execute(statement, (json.dumps(vectors.tolist()),))
     connection.execute("analyze")
     return pipeline

@@ -19,7 +19,7 @@ from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.commands import Ran, pgembed
-from tests.support.directions import QUERIES, fill
+from tests.support.directions import QUERIES, VECTORS, fill
 from tests.support.prepared import filled_by
 
 ENOUGH = ("evaluate", "reports", "--sample", "15")
@@ -72,6 +72,19 @@ def test_the_least_effort_that_is_enough_is_kept_and_used(
     (recall,) = [each["recall"] for each in efforts if each["ef_search"] == found["ef_search"]]
     measured = connection.value("select measured_recall from pgembed.vector_indexes")
     assert measured == pytest.approx(recall)
+
+
+def test_more_effort_finds_more_where_a_bit_a_dimension_tells_little(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = VECTORS[0] + 0.2 * VECTORS
+    reports = fill(connection, vectors=close / np.linalg.norm(close, axis=1, keepdims=True))
+    build(connection, reports, quantize="binary")
+    monkeypatch.setattr(evaluation, "EF_SEARCH", (240, 1_000))
+    found = evaluation.evaluate(connection, reports, draw_queries(connection, reports, 15, 0), k=10)
+    little, much = (each.recall or 0.0 for each in found.efforts)
+    assert little < 0.8
+    assert much > 0.95
 
 
 def test_effort_is_that_of_the_index_it_was_found_for(
