@@ -45,7 +45,9 @@ def reading(vectors: Any) -> Callable[[], Raw]:
 
     host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
     host.copy_(vectors, non_blocking=True)
-    copied = torch.cuda.current_stream(vectors.device).record_event()
+    # Whoever waits for it sleeps: threads that cut texts want the core.
+    copied = torch.cuda.Event(blocking=True)
+    copied.record(torch.cuda.current_stream(vectors.device))
 
     def read() -> Raw:
         copied.synchronize()
