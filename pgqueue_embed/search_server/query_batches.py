@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ from pgqueue_embed.vector_search.query_vector import check_query
 TEXTS_OF_A_REQUEST = 16
 TEXTS_OF_A_ROUND = 64
 
-# A batch of one takes a quarter of the time of a batch of 32.
+# A batch of one takes a quarter of the time of a batch of 32. Where it did not pay to wait, it is
+# tried with less, and never given up: other clients may come.
 GATHER_SHARE = 0.25
-MOST_GATHER_SECONDS = 0.02
+LEAST_GATHER_SHARE = GATHER_SHARE / 4
+MOST_GATHER_SECONDS = 0.1
 
 CACHE_BYTES = 32 << 20
 
@@ -68,16 +70,29 @@ class _Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Round:
-    """How many requests are to be expected after a round, and how long it took."""
+class Gathering:
+    """How many requests are expected for the next round, and which share of the last they may take.
 
-    expected: int
-    seconds: float
+    Clients that are answered together come back together, but for those that search in between.
+    """
+
+    expected: int = 1
+    round_seconds: float = 0.0
+    share: float = GATHER_SHARE
 
     @property
     def patience_seconds(self) -> float:
-        """How long to wait for them: clients that are answered together come back together."""
-        return min(MOST_GATHER_SECONDS, GATHER_SHARE * self.seconds)
+        """How long to wait for them."""
+        return min(MOST_GATHER_SECONDS, self.share * self.round_seconds)
+
+    def waited(self, before: int, after: int) -> Gathering:
+        """Return what follows from a wait that found `before` requests, and ended with `after`."""
+        missing = self.expected - before
+        if missing <= 0:
+            return self
+        has_paid = 2 * (after - before) >= missing
+        share = 2 * self.share if has_paid else self.share / 2
+        return replace(self, share=min(GATHER_SHARE, max(LEAST_GATHER_SHARE, share)))
 
 
 Taken = list[tuple[_Request, Chunk]]
@@ -96,7 +111,7 @@ class QueryBatches:
         self._requests: deque[_Request] = deque()
         self._waiting_texts = 0
         self._is_closed = False
-        self._last = _Round(expected=1, seconds=0.0)
+        self._gathering = Gathering()
         threading.Thread(target=self._run, name="pgembed-queries", daemon=True).start()
 
     def submit(self, texts: Sequence[str]) -> Future[Encoded]:
@@ -112,7 +127,9 @@ class QueryBatches:
                 raise Overloaded
             self._waiting_texts += len(texts)
             self._requests.append(request)
-            self._condition.notify()
+            # What waits for the first one, or for as many as are expected, need not look at others.
+            if len(self._requests) == 1 or len(self._requests) >= self._gathering.expected:
+                self._condition.notify()
         return request.future
 
     def unknown_share(self, text: str) -> float:
@@ -139,15 +156,18 @@ class QueryBatches:
                 self._compute_alone(taken)
             # Those that were answered come back, to those that have gathered meanwhile.
             expected = len({id(request) for request, _ in round_}) + len(self._requests)
-            self._last = _Round(expected=expected, seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._gathering = replace(self._gathering, expected=expected, round_seconds=seconds)
 
     def _next_round(self) -> list[tuple[_Request, str]] | None:
         with self._condition:
             self._condition.wait_for(lambda: self._requests or self._is_closed)
+            before = len(self._requests)
             self._condition.wait_for(
-                lambda: len(self._requests) >= self._last.expected or self._is_closed,
-                timeout=self._last.patience_seconds,
+                lambda: len(self._requests) >= self._gathering.expected or self._is_closed,
+                timeout=self._gathering.patience_seconds,
             )
+            self._gathering = self._gathering.waited(before, len(self._requests))
             if self._is_closed:
                 return None
             taken: list[tuple[_Request, str]] = []
