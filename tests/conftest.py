@@ -67,6 +67,9 @@ FILES_WITH_MODELS = frozenset(
 # The names that the variants of `on_both_servers` have.
 ON_OLDER_SERVER = re.compile(rf"[\[-]pg{OLDER_VERSION}[]-]")
 
+# Python looks for garbage whenever there are 700 more objects, which are those of a few statements.
+OBJECTS_BEFORE_GARBAGE = 20_000
+
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
 
@@ -127,6 +130,7 @@ def pytest_collection_finish() -> None:
     """Keep what is there for good, libraries and tests, from being looked through for garbage."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(OBJECTS_BEFORE_GARBAGE)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
