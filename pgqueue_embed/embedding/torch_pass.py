@@ -1,4 +1,4 @@
-"""What BERT and its relatives compute for a batch of texts, in torch, on any device.
+"""The pass of BERT and its relatives over a batch of texts, in torch, on any device.
 
 Operations follow those of transformers and sentence-transformers one by one, so that the vectors
 are theirs, bit by bit. Not imported before a model is opened: torch takes a second.

@@ -1,4 +1,4 @@
-"""What searches have found of a database's pipelines, kept for a moment for the next ones."""
+"""Findings of searches about a database's pipelines, kept for a moment for the next ones."""
 
 from __future__ import annotations
 
