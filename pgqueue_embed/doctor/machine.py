@@ -21,6 +21,7 @@ from pgqueue_embed.embedding import (
     refuse_unsuited,
     resolve_model,
 )
+from pgqueue_embed.embedding.devices import require_torch
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.pipeline.model import check_local_model, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -31,6 +32,7 @@ ROWS, TOKENS = 16, 128
 
 def check_machine() -> Iterator[Check]:
     """Say what this machine is, for a report; warn of a Python that hides the GPU of a Mac."""
+    require_torch()
     import torch
 
     system = f"macOS {platform.mac_ver()[0]}" if _is_mac() else platform.system()

@@ -8,7 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import ModelError, UsageError
 
 # Metal's own limit lies above the RAM: a Mac would swap instead of failing.
 _MPS_MEMORY_FRACTION = 0.6
@@ -23,13 +23,26 @@ _OF_A_KIND = {"vendor_id", "cpu family", "model", "stepping", "model name", "fla
 }
 
 
+def require_torch() -> None:
+    """Raise ModelError, with the way out, where torch cannot be loaded: what follows needs it."""
+    try:
+        import torch  # noqa: F401 - whether it loads is the question
+    except Exception as error:  # its files and the system's are of any state
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"torch cannot be loaded: {reason}; install it again:"
+            " pip install --force-reinstall torch"
+        ) from error
+
+
 def choose_device(requested: str) -> str:
     """Return the device for ``auto``, ``mps``, ``cuda``, ``cuda:N`` or ``cpu``.
 
     ``auto`` takes the first of mps, cuda and cpu that is there. Raises UsageError for a device
-    that this machine does not have.
+    that this machine does not have, ModelError without torch.
     """
     _let_waiting_threads_sleep()
+    require_torch()
     import torch
 
     available = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pgqueue_embed.embedding.devices import require_torch
 from pgqueue_embed.embedding.library_network import open_by_library
 from pgqueue_embed.embedding.light_network import open_light
 from pgqueue_embed.embedding.model_use import ModelUse
@@ -18,5 +19,6 @@ def open_network(resolved: ResolvedModel, use: ModelUse, *, by_library: bool = F
     """
     # Said aloud, tokenizers neither warns nor gives up its threads; we never fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    require_torch()
     light = None if by_library else open_light(resolved.path, use)
     return light or open_by_library(resolved.path, resolved.name, pooling=use.pooling)
