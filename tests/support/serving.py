@@ -25,6 +25,7 @@ from pgqueue_embed.web_server import Listening, Server
 from tests.support.fakes import DIMENSIONS, unit_vector
 
 QUERY = "the stent fractured"
+SEARCH = {"pipeline": "reports", "query": QUERY}
 
 # A query with this word is too long, and one with that breaks the batch that it is in.
 TOO_LONG, BREAKING = "TOOLONG", "BREAKING"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from psycopg import sql
 
 from pgqueue_embed.db.names import Table
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from tests.support.pipelines import make_pipeline
-from tests.support.searching import GIVES_UP, INDEXES
+from tests.support.searching import GIVES_UP, INDEXES, make_reports
+from tests.support.serving import Served, serving
 
 
 @pytest.fixture
@@ -50,3 +53,11 @@ def indexed(request: pytest.FixtureRequest, connection: Connection, reports: Pip
         connection.execute("load 'vector'")
         connection.execute(limit)
     return reports
+
+
+@pytest.fixture(scope="module")
+def served(shared_conninfo: str) -> Iterator[Served]:
+    with connect(shared_conninfo) as connection:
+        make_reports(connection)
+    with serving(shared_conninfo) as running:
+        yield running

@@ -26,21 +26,11 @@ from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.web_server import server as web_server
-from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
-from tests.support.searching import make_reports
-from tests.support.serving import BREAKING, QUERY, TOO_LONG, Served, serving, status_of
+from tests.support.serving import BREAKING, QUERY, SEARCH, TOO_LONG, Served, serving, status_of
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def served(shared_conninfo: str) -> Iterator[Served]:
-    with connect(shared_conninfo) as connection:
-        make_reports(connection)
-    with serving(shared_conninfo) as running:
-        yield running
 
 
 @pytest.fixture
@@ -98,8 +88,9 @@ def test_filter_is_data_and_finds_what_the_same_condition_does(served: Served) -
     assert served.post("/search", hostile).json() == {"hits": []}
 
 
-SEARCH = {"pipeline": "reports", "query": QUERY}
 INPUT = {"model": "reports", "input": "a"}
+
+
 REFUSED: list[tuple[str, object, int, str]] = [
     ("/search", b"", 400, "no JSON"),
     ("/search", b"{", 400, "no JSON"),
@@ -383,67 +374,3 @@ def test_database_that_is_away_is_worth_trying_again(shared_conninfo: str) -> No
     assert status == 503
     assert "cannot connect" in message
     assert "password" not in message
-
-
-def call(served: Served, method: str, **params: Any) -> Any:
-    answer = served.client.post(
-        "/mcp",
-        json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params},
-        headers={"accept": "application/json, text/event-stream"},
-    )
-    return answer.json()["result"]
-
-
-def tool(served: Served, name: str, **arguments: Any) -> Any:
-    result = call(served, "tools/call", name=name, arguments=arguments)
-    text = result["content"][0]["text"]
-    return text if result.get("isError") else json.loads(text)
-
-
-def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None:
-    tools = {each["name"]: each for each in call(served, "tools/list")["tools"]}
-    assert set(tools) == {"search", "fetch_record", "list_pipelines"}
-    assert all(each["annotations"]["readOnlyHint"] for each in tools.values())
-    assert "where" not in tools["search"]["inputSchema"]["properties"]
-    listed = tool(served, "list_pipelines")["pipelines"]
-    assert [(each["name"], each["source"]) for each in listed] == [("reports", "public.reports")]
-    asked = {"limit": 3, "filter": {"kind": 7}, "columns": ["made"]}
-    found = tool(served, "search", **SEARCH, **asked)
-    assert found == served.post("/search", {**SEARCH, **asked}).json()
-    key = found["hits"][0]["key"]
-    record = tool(served, "fetch_record", pipeline="reports", key=key)
-    assert record["text"].startswith(f"chunk 0 of {key}")
-    assert [each["chunk_index"] for each in record["chunks"]] == [0, 1]
-    assert tools["search"]["inputSchema"]["additionalProperties"] is False
-    for name, arguments, says in (
-        (
-            "search",
-            {**SEARCH, "filters": {}},
-            "'filters' is no argument of search; there are pipeline, query, limit, offset, filter,"
-            " columns, per_record, hybrid",
-        ),
-        (
-            "list_pipelines",
-            {"where": "true"},
-            "'where' is no argument of list_pipelines; there are",
-        ),
-        ("no_such_tool", {}, "no_such_tool"),
-        ("fetch_record", {"pipeline": "reports", "key": "999999"}, "no vectors of a record"),
-        ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
-        ("search", {**SEARCH, "filter": {"none": 1}}, "the filter names 'none'"),
-        ("search", {**SEARCH, "limit": 0}, "limit 0: give at least 1"),
-        ("search", {**SEARCH, "hybrid": True}, "the words of reports are not indexed"),
-    ):
-        assert says in tool(served, name, **arguments), name
-
-
-def test_assistant_may_start_it_by_itself(served: Served, shared_conninfo: str) -> None:
-    del served
-    client = {"name": "test", "version": "1"}
-    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
-    typed = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
-    ran = pgembed(shared_conninfo, "mcp", "reports", answer=f"{typed}\n")
-    assert ran.error is None, ran.error
-    answer = json.loads(ran.stdout.splitlines()[0])
-    assert answer["result"]["serverInfo"]["name"] == "pgembed"
-    assert "no pipeline 'none'" in (pgembed(shared_conninfo, "mcp", "none").error or "")
