@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,21 +90,6 @@ def test_index_whose_build_was_cut_short_is_told_of(
     found = only_fault(examine(conninfo))
     assert found.finding.startswith("index spoiled is invalid: its build was cut short")
     assert "pgembed index reports" in str(found.fix)
-
-
-def test_torch_that_cannot_be_loaded_is_told_with_the_way_out(
-    conninfo: str, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    told = [check for check in examine(conninfo) if check.mark is Mark.FAILED]
-    assert {check.subject for check in told} == {"machine", "reports"}
-    for check in told:
-        assert check.finding.startswith("torch cannot be loaded: ")
-        assert "\n" not in check.finding
-        assert check.finding.endswith("pip install --force-reinstall torch")
-    ran = pgembed(conninfo, "create", "other", "--source-table", "reports", "--text-field", "body")
-    assert ran.exit_code == 1
-    assert "torch cannot be loaded: " in (ran.error or "")
 
 
 def test_a_healthy_pipeline_has_no_faults(conninfo: str, reports: Pipeline) -> None:

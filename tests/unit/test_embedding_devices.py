@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import pytest
 
+from pgqueue_embed.doctor.check import Mark, guarded
+from pgqueue_embed.doctor.machine import check_machine
 from pgqueue_embed.embedding import precision
 from pgqueue_embed.embedding.devices import (
     choose_device,
@@ -17,7 +20,10 @@ from pgqueue_embed.embedding.devices import (
     is_out_of_memory,
     release_memory,
 )
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY
+from pgqueue_embed.embedding.opening import open_network
+from pgqueue_embed.embedding.resolve import ResolvedModel
+from pgqueue_embed.errors import ModelError, UsageError
 from tests.support.libraries import torch
 
 
@@ -134,3 +140,16 @@ def test_a_processor_of_the_same_name_with_other_instructions_is_another_one(
 
     assert told("", 1_000) == told("", 3_000) != told(" avx512_bf16", 1_000)
     assert describe_processor(tmp_path / "none") == platform.processor()
+
+
+def test_torch_that_cannot_be_loaded_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model = ResolvedModel(name="any", revision=None, path=tmp_path)
+    for needs_it in (lambda: choose_device("auto"), lambda: open_network(model, AS_ITS_FILES_SAY)):
+        with pytest.raises(ModelError, match=r"torch cannot be loaded: .*; install it"):
+            needs_it()
+    (told,) = guarded("machine", check_machine)
+    assert told.mark is Mark.FAILED
+    assert "\n" not in told.finding
