@@ -22,6 +22,7 @@ from pgqueue_embed.embedding.rows import Vectors, lowest_cosine, unit_rows
 from tests.support.libraries import SentenceTransformer, torch
 from tests.support.light_models import LIGHT_ANIMALS
 from tests.support.nasty import CONTROL, NASTY
+from tests.support.opened_models import load
 from tests.support.zoo import LIMIT, ZOO, Animal, router_model, static_model
 from tests.support.zoo_tokenizers import ROBERTA
 
@@ -72,7 +73,7 @@ def load_pair(name: str, folder: Path) -> Pair:
     reference = SentenceTransformer(
         str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
     )
-    model = EmbeddingModel.load(resolve_model(str(folder)), device="cpu")
+    model = load(folder)
     return Pair(name, model, reference)
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,11 +33,14 @@ from pgqueue_embed.embedding.precision import (
 from pgqueue_embed.embedding.rows import Vectors, agreement, lowest_cosine, unit_rows
 from pgqueue_embed.embedding.shapes import SIZES_OF, TABLE_LOOK_UP, limits_for
 from pgqueue_embed.log import get_logger
+from tests.support import opened_models
 from tests.support.models import make_table_model, make_tiny_model
-from tests.support.opened_models import by_library, chunks_of, load
+from tests.support.opened_models import by_library, chunks_of
 from tests.support.variants import found_fastest
 
 SAME = 0.99999
+
+load = partial(opened_models.load, precision="auto")
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,13 @@ from pgqueue_embed.embedding import EmbeddingModel, opening, resolve_model
 from pgqueue_embed.embedding.light_network import LightNetwork
 
 
-def load(folder: Path, **options: Any) -> EmbeddingModel:
-    """Open the model of a folder; `options` are those of `EmbeddingModel.load`."""
-    return EmbeddingModel.load(resolve_model(str(folder)), device="cpu", **options)
+def load(folder: Path, *, precision: str = "fp32", **options: Any) -> EmbeddingModel:
+    """Open the model of a folder; `options` are those of `EmbeddingModel.load`.
+
+    In fp32, since `auto` takes bf16 on some processors and vectors are compared with exact ones.
+    """
+    resolved = resolve_model(str(folder))
+    return EmbeddingModel.load(resolved, device="cpu", precision=precision, **options)
 
 
 def by_library() -> AbstractContextManager[Any]:
