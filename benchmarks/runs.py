@@ -22,8 +22,9 @@ class Run:
 
     `steady_seconds` last from the start of the first claim to the last commit; `wall_seconds`
     include the start of the process and the loading of the model. `stages` are sums over all
-    claims, which overlap where several are in work. `late_rate` is chunks a second in the second
-    half of the steady time: by then every worker has started, and claims have grown.
+    claims, which overlap where several are in work. `late_rate` is chunks a second, spread over the
+    time in which each claim was embedded, from four tenths of the time to the start of the last
+    claim: every worker has started, claims have grown, and all have something to do.
     """
 
     records: int
@@ -54,12 +55,20 @@ class Run:
 # The stages of a claim follow each other, so that their sum before its commit is its start.
 HISTORY = """
 with claim as (
-    select *, committed_at - make_interval(
-        secs => read_seconds + chunk_seconds + embed_seconds + write_seconds) as started_at
+    select *,
+        committed_at - make_interval(
+            secs => read_seconds + chunk_seconds + embed_seconds + write_seconds) as started_at,
+        committed_at - make_interval(secs => embed_seconds + write_seconds) as chunked_at,
+        committed_at - make_interval(secs => write_seconds) as embedded_at
     from pgembed.batches
     where records > 0
 ), span as (
-    select min(started_at) as began, max(committed_at) as ended from claim
+    select
+        min(started_at) as began,
+        max(committed_at) as ended,
+        min(started_at) + 0.4 * (max(started_at) - min(started_at)) as late,
+        max(started_at) as last_began
+    from claim
 )
 select
     sum(records),
@@ -67,8 +76,11 @@ select
     sum(cache_hits),
     count(*),
     extract(epoch from max(ended) - min(began)),
-    sum(chunks) filter (where committed_at > began + (ended - began) / 2)
-        / extract(epoch from (max(ended) - min(began)) / 2),
+    coalesce(
+        sum(chunks / nullif(embed_seconds, 0) * greatest(0, extract(epoch from
+            least(embedded_at, last_began) - greatest(chunked_at, late))::double precision))
+            / nullif(extract(epoch from max(last_began) - min(late))::double precision, 0),
+        0),
     sum(read_seconds),
     sum(chunk_seconds),
     sum(embed_seconds),

@@ -55,7 +55,15 @@ Lists = Annotated[
         show_default=False,
     ),
 ]
-M = Annotated[int, typer.Option("--m", help="hnsw: neighbours of a vector on a layer.")]
+M = Annotated[
+    int | None,
+    typer.Option(
+        "--m",
+        help="hnsw: neighbours of a vector on a layer. Defaults to 16, or a few less where so many"
+        " more vectors fit on a page.",
+        show_default=False,
+    ),
+]
 EfConstruction = Annotated[
     int, typer.Option("--ef-construction", help="hnsw: candidates looked at while building.")
 ]
@@ -88,7 +96,7 @@ def index(
     method: Method = None,
     quantize: Quantize = None,
     lists: Lists = None,
-    m: M = 16,
+    m: M = None,
     ef_construction: EfConstruction = 64,
     memory: Memory = None,
     yes: Yes = False,

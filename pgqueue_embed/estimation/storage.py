@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from pgqueue_embed.estimation.pages import (
+from pgqueue_embed.db.pages import (
     ROW_HEADER_BYTES,
     TOAST_POINTER_BYTES,
     TOASTED_FROM_BYTES,
@@ -25,10 +25,10 @@ from pgqueue_embed.target.chunk_table import ROW_BYTES
 from pgqueue_embed.target.chunk_text import HASH_BYTES
 from pgqueue_embed.vector_search.index_plan import (
     MAX_DIMENSIONS,
-    IndexOptions,
     element_bytes,
     element_type,
     hnsw_bytes,
+    usual_m,
 )
 
 # Length and alignment of the types that a key can have; all others vary in length.
@@ -181,11 +181,11 @@ def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes 
 
     `quantisation` is none, halfvec or binary.
     """
-    m = IndexOptions().m
     element = element_type(layout.vector_type, quantisation)
     if layout.dimensions > MAX_DIMENSIONS[element]:
         return None
     vector_bytes = element_bytes(element, layout.dimensions)
+    m = usual_m(vector_bytes)
     return IndexBytes(
         index=hnsw_index_bytes(count, vector_bytes=vector_bytes, m=m),
         memory=hnsw_bytes(ceil(count / max(1, layout.hashed)), vector_bytes, m),

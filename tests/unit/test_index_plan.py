@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 
 from pgqueue_embed.db.extension import VectorExtension
+from pgqueue_embed.db.pages import hnsw_vectors_a_page
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.vector_search.index_plan import (
     MEGABYTE,
     IndexOptions,
     IndexPlan,
     ServerLimits,
+    element_bytes,
     ivfflat_bytes,
     plan_index,
     recommended_lists,
+    usual_m,
 )
 
 SMALL_SERVER = ServerLimits(
@@ -53,6 +56,28 @@ def test_lists_that_would_not_fit_the_memory_are_fewer() -> None:
 def test_lists_that_a_person_wants_get_the_memory_they_need() -> None:
     planned = plan(20_000_000, method="ivfflat", lists=4472)
     assert planned.memory_megabytes * MEGABYTE >= ivfflat_bytes(4472, 8 + 384 * 4)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "element", "m", "a_page"),
+    [
+        (384, "halfvec", 12, 8),
+        (384, "vector", 16, 4),
+        (384, "bit", 16, 24),
+        (768, "halfvec", 16, 4),
+        (1_024, "vector", 16, 1),
+        (2_000, "vector", 16, 0),
+    ],
+)
+def test_fewer_neighbours_are_taken_where_more_vectors_fit_on_a_page_then(
+    dimensions: int, element: str, m: int, a_page: int
+) -> None:
+    size = element_bytes(element, dimensions)
+    assert (usual_m(size), hnsw_vectors_a_page(size, m)) == (m, a_page)
+    given = plan_index(IndexOptions(m=20), rows=9, vector_bytes=size, limits=SMALL_SERVER)
+    assert given.parameters["m"] == 20
+    usual = plan_index(IndexOptions(), rows=9, vector_bytes=size, limits=SMALL_SERVER)
+    assert usual.parameters["m"] == m
 
 
 def test_hnsw_gets_what_the_graph_needs() -> None:

@@ -118,7 +118,15 @@ HNSW_USABLE_BYTES = USABLE_BYTES - 8
 
 
 def hnsw_index_bytes(vectors: int, *, vector_bytes: int, m: int) -> int:
-    """Return the bytes of an HNSW index of so many vectors, all of them different.
+    """Return the bytes of an HNSW index of so many vectors, all of them different."""
+    a_page = hnsw_vectors_a_page(vector_bytes, m)
+    if not a_page:
+        return vectors * 2 * PAGE_BYTES
+    return (1 + -(-vectors // a_page)) * PAGE_BYTES
+
+
+def hnsw_vectors_a_page(vector_bytes: int, m: int) -> int:
+    """Return how many vectors a page of an HNSW index has; 0 where two pages have one.
 
     pgvector src/hnswbuild.c: a vector and its neighbours share a page, unless they do not fit one.
     A vector is on 1 / (m - 1) layers above the lowest, on the average.
@@ -126,7 +134,4 @@ def hnsw_index_bytes(vectors: int, *, vector_bytes: int, m: int) -> int:
     element = aligned(ELEMENT_BYTES + vector_bytes) + LINE_POINTER_BYTES
     places = (2 + 1 / (m - 1)) * m
     neighbours = aligned(int(4 + places * NEIGHBOUR_BYTES)) + LINE_POINTER_BYTES
-    a_page = HNSW_USABLE_BYTES // (element + neighbours)
-    if not a_page:
-        return vectors * 2 * PAGE_BYTES
-    return (1 + -(-vectors // a_page)) * PAGE_BYTES
+    return HNSW_USABLE_BYTES // (element + neighbours)
