@@ -126,8 +126,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
             for quantize in ("none", "halfvec", "binary"):
                 bench.say(f"an index of {quantize} over {len(vectors):,} vectors")
                 indexes[quantize] = _index(bench, connection, pipeline, quantize, queries, truth)
-                corpus = f"{len(vectors):,} x {vectors.shape[1]}"
-                yield _measured(quantize, indexes, corpus)
+                yield _measured(quantize, indexes, f"{len(vectors):,} x {vectors.shape[1]}")
     finally:
         drop_database(bench.server, conninfo)
 

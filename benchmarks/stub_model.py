@@ -40,6 +40,7 @@ class StubModel:
     dimensions = DIMENSIONS
     precision = "fp32"
     chunks_in_fp32 = 0
+    passes_at_once = 1
     canary_cosine = 1.0
     limits = limits_for("mps")
 

@@ -39,6 +39,10 @@ class Model(Protocol):
     def precision(self) -> str:
         """fp32, fp16 or bf16."""
 
+    @property
+    def passes_at_once(self) -> int:
+        """How many batches the device computes at the same time."""
+
     def session(self) -> AbstractContextManager[None]:
         """Surround all calls of one thread."""
 
@@ -67,7 +71,7 @@ class BatchRunner:
     """Runs batches on the device; ``limits`` shrink when its memory is too small for them.
 
     Of a model whose batches have no size yet, they have room for the largest one that is tried, and
-    the next call is ``planned`` in that which has its turn. ``batches_ahead`` should be
+    the next call is planned in that which has its turn. ``batches_ahead`` should be
     launched before the first of them is read, so that a GPU has always something to do, and then
     ``reads_at_once`` be read: all of them where a read waits for whatever was launched.
     """
@@ -77,25 +81,32 @@ class BatchRunner:
         self.limits = model.limits.settled(max((start, *sizes)))
         self._sizes = BatchSizes(sizes, first=start) if sizes else None
         kind = kind_of(model.device)
-        self.batches_ahead = 1 if kind == "cpu" else GPU_BATCHES_AHEAD
+        self._at_once = model.passes_at_once
+        # One more than are computed at once: it takes the place of the next that is done.
+        on_cpu = self._at_once + 1 if self._at_once > 1 else 1
+        self.batches_ahead = on_cpu if kind == "cpu" else GPU_BATCHES_AHEAD
         self.reads_at_once = self.batches_ahead if kind == "mps" else 1
         self._model = model
         self._batches = 0
         self._verified: set[tuple[int, int]] = set()
 
-    @property
-    def planned(self) -> BatchLimits:
-        """The limits to plan the next call by, in any thread."""
+    def planned_for(self, tokens: int) -> BatchLimits:
+        """Return the limits to plan the next call by, of so many tokens, in any thread."""
         limits, sizes = self.limits, self._sizes
-        if sizes is None:
-            return limits
-        return limits.resized(min(sizes.next, limits.max_tokens_per_batch))
+        most = limits.max_tokens_per_batch
+        if sizes is not None:
+            most = min(sizes.next, most)
+        if self._at_once > 1:
+            # A small call is parted, so that all cores have some of it.
+            most = min(most, max(limits.batch_tokens or 1, -(-tokens // self._at_once)))
+        return limits.resized(most)
 
     def learn(self, batch_tokens: int, tokens: int, seconds: float) -> int | None:
         """Count what a call took, planned by a size; returns the best size once it is known."""
         if self._sizes is None:
             return None
-        self._sizes.took(batch_tokens, tokens, seconds)
+        # A batch takes longer by as many as are computed beside it.
+        self._sizes.took(batch_tokens, tokens, seconds * self._at_once)
         best = self._sizes.best
         if best is not None:
             self._sizes = None

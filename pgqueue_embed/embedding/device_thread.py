@@ -214,7 +214,7 @@ class DeviceThread(Generic[LoadedModel]):
         with self._condition:
             longest = self._longest = max([self._longest, *lengths])
         # Planned without the lock, which the device needs to get on with the calls of others.
-        limits = runner.planned
+        limits = runner.planned_for(sum(lengths))
         batches = plan_batches(lengths, limits, longest=longest)
         call = _Call(chunks, batches, model.dimensions)
         call.batch_tokens, call.tokens = limits.max_tokens_per_batch, sum(lengths)

@@ -86,6 +86,9 @@ class _Enough(Exception):
 class LibraryNetwork:
     """Fulfils network.Network; ``model`` is the SentenceTransformer."""
 
+    # Some networks keep what they make of the length of a batch, such as tables of positions.
+    is_stateless = False
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.prompts = Prompts(named=model.prompts or {}, default=model.default_prompt_name)

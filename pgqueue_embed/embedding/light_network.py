@@ -24,6 +24,7 @@ class LightNetwork:
     """Fulfils network.Network."""
 
     truncate_dim: int | None = None
+    is_stateless = True
 
     def __init__(self, understood: Understood) -> None:
         """Open the weights; raises NotUnderstood without a token to pad with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -140,16 +141,21 @@ class EmbeddingModel(PlacedModel):
         ``length`` pads every sequence to that many tokens. Raises RecordFault for a chunk
         longer than the model reads and NonFiniteVectors for rows without a usable vector.
         """
-        return self.launch(chunks, length=length)()
+        return self._reading(chunks, length, partial(self._raw, self._documents, chunks, length))()
 
     def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
-        """Start a `forward` without waiting for a GPU; call what it returns for the vectors.
+        """Start a `forward` beside others; call what it returns for the vectors.
 
-        Raises RecordFault as `forward` does; the read raises NonFiniteVectors. Rows that a lower
-        precision has no vector for, because a number grew too large for it, are computed in fp32.
+        It, or the read, raises what `forward` does. Rows that a lower precision has no vector for,
+        because a number grew too large for it, are computed in fp32.
         """
-        started = time.monotonic()
-        read, launched_in = self._start(chunks, length), self._placed
+        return self._reading(chunks, length, self._start(self._documents, chunks, length))
+
+    def _reading(
+        self, chunks: Sequence[Chunk], length: int | None, read: Callable[[], Raw]
+    ) -> Read:
+        """Return what reads the vectors of chunks, and looks how they were computed."""
+        started, launched_in = time.monotonic(), self._placed
 
         def read_all() -> Vectors:
             raw = read()
@@ -282,7 +288,7 @@ class EmbeddingModel(PlacedModel):
         """
         chunk = self.query_chunk(text)
         with self._saying_what_a_query_has():
-            vector: Vectors = self.launch_queries([chunk])()[0]
+            vector: Vectors = unit_rows(self._raw(self._queries, [chunk]))[0]
         return vector
 
     def query_chunk(self, text: str) -> Chunk:
@@ -303,10 +309,9 @@ class EmbeddingModel(PlacedModel):
     def launch_queries(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
         """Start a batch of queries, padded to ``length``; call what it returns for the vectors.
 
-        In the model's own precision. Raises TooLong; the read raises NonFiniteVectors.
+        In the model's own precision. It, or the read, raises TooLong or NonFiniteVectors.
         """
-        with self.session():
-            read = transfers.reading(self._compute(self._queries, chunks, length))
+        read = self._start(self._queries, chunks, length)
         return lambda: unit_rows(read())
 
     @contextmanager

@@ -93,12 +93,14 @@ class Network(Protocol):
     """An opened model, on the CPU in fp32 until it is moved.
 
     ``similarity`` is how its vectors are meant to be compared; of a vector the first
-    ``truncate_dim`` dimensions count, all where it is None.
+    ``truncate_dim`` dimensions count, all where it is None. ``is_stateless`` tells whether several
+    threads may compute by it at once.
     """
 
     prompts: Prompts
     similarity: str
     truncate_dim: int | None
+    is_stateless: bool
 
     def part(self, task: str) -> Part:
         """Return what reads texts of a task: the same object where it is the same part."""

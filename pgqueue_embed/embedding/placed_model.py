@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
 from pgqueue_embed.embedding.self_test import SelfTest
+from pgqueue_embed.embedding.streams import Streams
 from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
 
@@ -45,6 +46,7 @@ class PlacedModel:
         self.notes = opened.notes
         self.canary_cosine = 1.0
         self._placed = Placement(network=opened.network)
+        self._streams: Streams | None = None
         # The network as long as it has the weights that it was opened with.
         self._unchanged: network.Network | None = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
@@ -84,6 +86,17 @@ class PlacedModel:
     def device(self) -> str:
         """The device in use."""
         return self._placed.device
+
+    @property
+    def passes_at_once(self) -> int:
+        """How many batches the device computes at the same time: on a CPU one on each core."""
+        if kind_of(self.device) != "cpu" or not self._network.is_stateless:
+            return 1
+        if self._streams is None:
+            import torch
+
+            self._streams = Streams(torch.get_num_threads(), self._placed.session)
+        return self._streams.count
 
     @property
     def precision(self) -> str:
@@ -141,13 +154,18 @@ class PlacedModel:
                 "restart the machine or use --device cpu"
             )
 
-    def _start(self, chunks: Sequence[Chunk], length: int | None) -> Callable[[], Raw]:
+    def _start(
+        self, reader: Reader, chunks: Sequence[Chunk], length: int | None
+    ) -> Callable[[], Raw]:
+        """Start one batch beside others; returns what waits for the vectors and reads them."""
+        if self.passes_at_once > 1 and self._streams is not None:
+            return self._streams.start(partial(self._raw, reader, chunks, length))
         with self.session():
-            return transfers.reading(self._compute(self._documents, chunks, length))
+            return transfers.reading(self._compute(reader, chunks, length))
 
     def _plain_forward(self, chunks: Sequence[Chunk], length: int | None = None) -> Vectors:
         """Embed chunks in the model's own precision, whatever comes of it."""
-        return unit_rows(self._start(chunks, length)())
+        return unit_rows(self._raw(self._documents, chunks, length))
 
     def _settle(self, device: str, order: Sequence[Variant]) -> tuple[Variant, Sequence[Variant]]:
         """Take the first variant whose canaries agree; returns it, and those that did not.
@@ -176,6 +194,9 @@ class PlacedModel:
         return self.canary_cosine
 
     def _place(self, device: str, variant: Variant) -> None:
+        if self._streams is not None:
+            self._streams.close()  # weights change where they lie
+            self._streams = None
         opened, self._unchanged = self._unchanged or self._open().network, None
         self._placed = place(opened, device, variant)
         self._unchanged = None if variant.changes_weights else opened

@@ -30,6 +30,11 @@ class QueryModel:
         """The precision in use."""
         return self._model.precision
 
+    @property
+    def passes_at_once(self) -> int:
+        """How many batches the device computes at the same time."""
+        return self._model.passes_at_once
+
     def session(self) -> AbstractContextManager[None]:
         """Surround all calls of one thread."""
         return self._model.session()

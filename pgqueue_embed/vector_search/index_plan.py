@@ -22,8 +22,10 @@ MAX_LISTS = 32_768
 # pgvector's own, and the fewest that are taken without being asked for.
 USUAL_M = 16
 LEAST_USUAL_M = 12
-# So much smaller an index is worth fewer neighbours.
+# So much smaller an index is worth fewer neighbours, if it is small by how pages are filled: of
+# small vectors, neighbours are most of an index, and what a search finds them by.
 WORTH = 1.1
+MOST_A_PAGE = 12
 
 # Even a small server can spare this much for the minutes of a build; a larger one says so by its
 # shared_buffers, usually a quarter of its memory.
@@ -163,9 +165,10 @@ def usual_m(vector_bytes: int) -> int:
 
     With 12 instead of 16 a page takes 8 of halfvec(384) instead of 7.
     """
-    wanted = WORTH * hnsw_vectors_a_page(vector_bytes, USUAL_M)
-    fewer = range(USUAL_M, LEAST_USUAL_M - 1, -1)
-    return next((m for m in fewer if hnsw_vectors_a_page(vector_bytes, m) >= wanted), USUAL_M)
+    usual = hnsw_vectors_a_page(vector_bytes, USUAL_M)
+    fewer = range(USUAL_M, LEAST_USUAL_M - 1, -1) if usual <= MOST_A_PAGE else ()
+    enough = (m for m in fewer if hnsw_vectors_a_page(vector_bytes, m) >= WORTH * usual)
+    return next(enough, USUAL_M)
 
 
 def _parallel_workers(method: str, limits: ServerLimits) -> int:

@@ -162,6 +162,7 @@ class ShapeModel:
     precision = "fp32"
     dimensions = 8
     chunks_in_fp32 = 0
+    passes_at_once = 1
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -213,8 +213,8 @@ def test_batch_is_compared_by_its_own_time_and_not_by_that_of_those_launched_bef
     model = load(folder, memory=Memory(tmp_path))
     start = model._start
 
-    def start_slowly(chunks: Sequence[Chunk], length: int | None) -> Callable[[], Vectors]:
-        read = start(chunks, length)
+    def start_slowly(*batch: Any) -> Callable[[], Vectors]:
+        read = start(*batch)
 
         def read_later() -> Vectors:
             now[0] += 0.75

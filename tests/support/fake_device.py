@@ -40,6 +40,7 @@ class FakeModel:
     dimensions = 32
     precision = "fp32"
     chunks_in_fp32 = 0
+    passes_at_once = 1
 
     def __init__(self, hook: Hook | None = None, device: str = "cpu") -> None:
         self.device = device

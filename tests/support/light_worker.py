@@ -42,6 +42,7 @@ class LightModel:
     device = "cpu"
     precision = "fp32"
     chunks_in_fp32 = 0
+    passes_at_once = 1
     canary_cosine = 1.0
     dimensions = DIMENSIONS
     limits = BatchLimits(max_tokens_per_batch=4_096, length_step=8, fill=False)

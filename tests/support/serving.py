@@ -41,6 +41,7 @@ class FakeQueryModel:
     dimensions = DIMENSIONS
     limits = TABLE_LOOK_UP
     chunks_in_fp32 = 0
+    passes_at_once = 1
     device = "cpu"
     precision = "fp32"
 

@@ -149,7 +149,7 @@ def test_memory_that_is_too_small_for_a_size_leaves_it_out(
 
 def test_a_model_with_a_size_has_nothing_to_learn() -> None:
     runner = runner_module.BatchRunner(FakeModel())
-    assert runner.limits == runner.planned == limits_for("cpu")
+    assert runner.limits == runner.planned_for(1) == limits_for("cpu")
     assert runner.learn(1_024, ENOUGH, 1.0) is None
 
 

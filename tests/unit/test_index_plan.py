@@ -63,7 +63,7 @@ def test_lists_that_a_person_wants_get_the_memory_they_need() -> None:
     [
         (384, "halfvec", 12, 8),
         (384, "vector", 16, 4),
-        (384, "bit", 16, 24),
+        (384, "bit", 16, 23),
         (768, "halfvec", 16, 4),
         (1_024, "vector", 16, 1),
         (2_000, "vector", 16, 0),
