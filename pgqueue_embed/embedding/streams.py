@@ -1,49 +1,80 @@
 """Passes of a CPU: as many at once as it has cores, each in a thread of its own.
 
 Threads within an operation wait for one another some hundred times a pass. Passes beside one
-another wait for nothing: on two cores they were 1.15 to 1.3 times as fast, and took no time of
-other programs by looking for work (python -m benchmarks --only streams).
+another wait for nothing: on two cores they were 1.15 to 1.3 times as fast, and took nothing from
+other programs by looking for work (python -m benchmarks --only waiting).
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 Session = Callable[[], AbstractContextManager[None]]
+Job = tuple["Future[Any]", Callable[[], Any]]
 
-_of_thread = threading.local()
+# Each has its own activations in memory, which are the larger the larger the model is.
+MOST_PASSES = 16
 
 
 class Streams:
-    """So many threads, each within a `session` and with operations of one thread."""
+    """Threads that share the ``cores``, each within a ``session``; they go with this object."""
 
-    def __init__(self, count: int, session: Session) -> None:
-        self.count = count
-        self._pool = ThreadPoolExecutor(
-            count, thread_name_prefix="pgembed-pass", initializer=_begin, initargs=(session,)
-        )
+    def __init__(self, cores: int, session: Session) -> None:
+        threads = -(-cores // MOST_PASSES)
+        self.count = cores // threads
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        # As daemons: who stops a worker at once does not wait for a pass.
+        self._threads = [
+            threading.Thread(
+                target=_compute,
+                args=(self._jobs, session, threads),
+                name=f"pgembed-pass-{number}",
+                daemon=True,
+            )
+            for number in range(self.count)
+        ]
+        for thread in self._threads:
+            thread.start()
+        weakref.finalize(self, _end, self._jobs, self.count)
 
     def start(self, compute: Callable[[], Answer]) -> Callable[[], Answer]:
         """Compute in the next thread that is free; returns what waits for the answer."""
-        return self._pool.submit(compute).result
+        future: Future[Answer] = Future()
+        self._jobs.put((future, compute))
+        return future.result
 
     def close(self) -> None:
         """Wait for what was started, and let the threads go."""
-        import torch
+        _end(self._jobs, self.count)
+        for thread in self._threads:
+            thread.join()
 
-        self._pool.shutdown()
-        torch.clear_autocast_cache()
 
-
-def _begin(session: Session) -> None:
+def _compute(jobs: SimpleQueue[Job | None], session: Session, threads: int) -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     # Held as long as the thread is there, so that autocast casts weights once.
-    _of_thread.held = stack = ExitStack()
-    stack.enter_context(session())
+    with session():
+        while (job := jobs.get()) is not None:
+            _run(*job)
+            del job  # an idle thread holds no chunks
+
+
+def _run(future: Future[Any], compute: Callable[[], Any]) -> None:
+    try:
+        future.set_result(compute())
+    except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+        future.set_exception(error)
+
+
+def _end(jobs: SimpleQueue[Job | None], threads: int) -> None:
+    for _ in range(threads):
+        jobs.put(None)

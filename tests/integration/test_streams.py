@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pgqueue_embed.embedding.light_network import LightNetwork
 from pgqueue_embed.embedding.precision import BF16, BF16_WEIGHTS, FP32, FP32_PACKED, Variant
 from pgqueue_embed.embedding.rows import lowest_cosine
 from pgqueue_embed.embedding.streams import Streams
+from tests.support.conditions import wait_until
 from tests.support.corpus import texts
 from tests.support.models import make_tiny_model
 from tests.support.opened_models import by_library, chunks_of, load
@@ -166,3 +168,25 @@ def test_networks_of_the_library_compute_one_batch_after_the_other(
     opened_by_library: EmbeddingModel,
 ) -> None:
     assert opened_by_library.passes_at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "passes", "threads"), [(1, 1, 1), (8, 8, 1), (20, 10, 2), (64, 16, 4)]
+)
+def test_cores_are_shared_by_so_many_passes_at_most(cores: int, passes: int, threads: int) -> None:
+    import torch
+
+    found = Streams(cores, nullcontext)
+    assert found.count == passes
+    assert found.start(torch.get_num_threads)() == threads
+    found.close()
+
+
+def test_threads_go_with_the_model(folder: Path) -> None:
+    before = threading.active_count()
+    model = load(folder)
+    assert model.passes_at_once == COUNT
+    assert threading.active_count() == before + COUNT
+    del model
+    gc.collect()
+    wait_until(lambda: threading.active_count() == before, "threads have ended")
