@@ -27,7 +27,7 @@ PARTS = {
     "launches": "launching a pass beside threads that cut texts, in one call and in many",
     "kernels": "a GPU: formats, kernels and a compiler for its forward pass",
     "cost": "the processor time of a record, by `pgembed work` and by a script",
-    "waiting": "how long threads of a forward pass spin while they wait",
+    "waiting": "passes of a CPU beside one another, or by threads that wait for each other",
     "engines": "ONNX Runtime and OpenVINO for the forward pass, where they are installed",
     "memory": "the worker's memory on a record of 50 MB and on many of 1 MB",
     "capture": "what triggers on the source cost its writers",

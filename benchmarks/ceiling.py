@@ -62,7 +62,9 @@ def distinct_chunks(model: EmbeddingModel, documents: Sequence[str]) -> list[Chu
     return list({chunk.text: chunk for chunk in chunks}.values())
 
 
-def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[], float]:
+def forward_rate(
+    model: EmbeddingModel, chunks: Sequence[Chunk], batch_tokens: int | None = None
+) -> Callable[[], float]:
     """Return a measurement of the forward pass on ready ids, in chunks a second.
 
     The batches are those that a worker's device thread plans, and as many of them are launched
@@ -70,13 +72,29 @@ def forward_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[],
     """
     runner = BatchRunner(model)
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
-    batches = plan_batches(lengths, runner.limits)
+    limits = runner.limits if batch_tokens is None else runner.limits.resized(batch_tokens)
+    batches = plan_batches(lengths, limits)
 
     def measure() -> float:
         started = time.perf_counter()
         with model.session():
             for _ in runner.run(chunks, batches):
                 pass
+        return len(chunks) / (time.perf_counter() - started)
+
+    return measure
+
+
+def one_by_one_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[], float]:
+    """Return a measurement of the same with one batch after the other, each on all cores."""
+    lengths = [model.sequence_tokens(chunk) for chunk in chunks]
+    batches = plan_batches(lengths, BatchRunner(model).limits)
+
+    def measure() -> float:
+        started = time.perf_counter()
+        with model.session():
+            for batch in batches:
+                model.forward([chunks[row] for row in batch.rows], length=batch.length)
         return len(chunks) / (time.perf_counter() - started)
 
     return measure

@@ -75,13 +75,14 @@ def _variants(bench: Bench, chosen: EmbeddingModel, chunks: Sequence[Chunk]) -> 
 
 
 def _sizes(bench: Bench, model: EmbeddingModel, chunks: Sequence[Chunk]) -> Measured:
-    """Measure the variant in use in batches of all sizes, and on one thread."""
+    """Measure the variant in use in batches of all sizes, and otherwise than a CPU's."""
     chosen = model.limits.max_tokens_per_batch
     rates = {
-        f"{size:,} tokens a batch": _rate(model, chunks, size)
+        f"{size:,} tokens a batch": ceiling.forward_rate(model, chunks, size)
         for size in SIZES_OF[kind_of(model.device)]
     }
     if kind_of(model.device) == "cpu":
+        rates["one batch after the other, on all cores"] = _rate(model, chunks, chosen)
         rates["one thread"] = _with_threads(1, _rate(model, chunks, chosen))
     figures = [
         Figure(

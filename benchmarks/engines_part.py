@@ -1,4 +1,6 @@
-"""Other engines for the same forward pass in fp32 on a CPU: ONNX Runtime and OpenVINO.
+"""Other engines for the same forward pass on a CPU: ONNX Runtime and OpenVINO.
+
+In fp32, and in what torch and OpenVINO compute fastest in here, if that is another precision.
 
 Not a target: it shows why the worker computes with torch, or that it should not. The two come with
 ``pip install onnx onnxruntime openvino``.
@@ -10,6 +12,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +44,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
     """Measure each engine on one thread and on all of them, on the batches of a worker."""
     import torch
 
-    model = ceiling.load_model("fp32")
+    model, chosen = ceiling.load_model("fp32"), ceiling.load_model("auto")
     chunks = ceiling.distinct_chunks(model, maude().sample(RECORDS).documents)
     batches = plan_batches([model.sequence_tokens(chunk) for chunk in chunks], model.limits)
     corpus = f"{len(chunks)} chunks of MAUDE"
@@ -49,6 +52,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
     for threads in sorted({1, usual}):
         torch.set_num_threads(threads)
         variants = {TORCH: _own(model, chunks, batches)}
+        if chosen.precision != model.precision:
+            variants[f"{TORCH}, {chosen.choice.variant}"] = _own(chosen, chunks, batches)
         try:
             with _others(model, threads) as engines:
                 inputs = [_input(model, chunks, batch) for batch in batches]
@@ -92,7 +97,7 @@ def _compare(
     figures = [
         Figure(
             part=PART,
-            name=f"forward fp32 by {name}, threads: {threads}",
+            name=f"forward by {name}, threads: {threads}",
             corpus=corpus,
             unit="chunks/s",
             values=rates[name],
@@ -135,12 +140,22 @@ def _others(model: EmbeddingModel, threads: int) -> Iterator[dict[str, Engine]]:
         # A thread that spins while it waits would count as work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(file, "CPU", hints)
-        yield {
-            "ONNX Runtime": lambda values: session.run(None, values)[0],
-            "OpenVINO": lambda values: np.array(compiled(values)[0]),
-        }
+        core, engines = openvino.Core(), dict[str, Engine]()
+        engines["ONNX Runtime"] = lambda values: session.run(None, values)[0]
+        precisions = ["f32", "bf16"] if _multiplies_bf16(core) else ["f32"]
+        for precision in precisions:
+            hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+            compiled = core.compile_model(file, "CPU", hints)
+            engines[f"OpenVINO, {precision}"] = partial(_by_openvino, compiled)
+        yield engines
+
+
+def _multiplies_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _by_openvino(compiled: Any, values: Input) -> NDArray[np.float32]:
+    return np.array(compiled(values)[0])
 
 
 def _installed(name: str) -> Any:

@@ -1,6 +1,7 @@
-"""The time for which threads of a forward pass spin while they wait for each other.
+"""Passes of a CPU beside one another, and one after the other by threads within operations.
 
-Not a target: it shows why a worker lets them sleep sooner than torch by itself.
+Not a target: it shows why a worker computes as many at once as there are cores, and lets threads
+that wait for each other sleep sooner than torch by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Measured, interleaved
-from benchmarks.forward_process import RECORDS
+from benchmarks.forward_process import RECORDS, WITHIN
 
 PART = "waiting"
 # How often a thread of GNU OpenMP looks before it sleeps. 300,000 is what it does by itself
@@ -24,12 +25,12 @@ NEIGHBOUR = [sys.executable, "-c", "while True: pass"]
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
-    """Measure the forward pass with either, alone and beside a process that never rests."""
+    """Measure the forward pass each way, alone and beside a process that never rests."""
     with ExitStack() as stack:
         variants: dict[str, Callable[[], float]] = {}
-        for looks in LOOKS:
-            name = f"{looks:,} looks"
-            bench.say(f"a process whose threads sleep after {name}")
+        for looks in (None, *LOOKS):
+            name = "passes beside one another" if looks is None else f"one by one, {looks:,} looks"
+            bench.say(name)
             process = stack.enter_context(_forward_process(looks))
             variants[f"{name}, alone"] = partial(_rate, process)
             variants[f"{name}, beside one busy process"] = partial(_rate_beside, process)
@@ -45,10 +46,11 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 @contextmanager
-def _forward_process(looks: int) -> Iterator[subprocess.Popen[str]]:
+def _forward_process(looks: int | None) -> Iterator[subprocess.Popen[str]]:
+    spinning = {} if looks is None else {"GOMP_SPINCOUNT": str(looks)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.forward_process"],
-        env={**os.environ, "GOMP_SPINCOUNT": str(looks)},
+        [sys.executable, "-m", "benchmarks.forward_process", *([WITHIN] if spinning else ())],
+        env={**os.environ, **spinning},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,11 +1,11 @@
-"""One thread owns the model: loading, checks and every forward pass happen in it.
+"""One thread owns the model: it loads it, checks it, and launches every forward pass.
 
 Metal aborts the process when two threads enter it. Worker loops hand over chunks and wait; the
 thread computes first what is due first: when an idle device would be done with it. Claims of one
 size are so computed one after the other, and one is written while the next is on the device; in
 turns, all would end at once and leave it idle. Small claims overtake a large one, until it has
-waited for as long as it computes. A GPU has a few batches before the thread waits for the first,
-and is given the next before it has none.
+waited for as long as it computes. A device has a few batches before the thread waits for the first,
+and is given the next before it has none: a GPU one after the other, a CPU one on each core.
 """
 
 from __future__ import annotations

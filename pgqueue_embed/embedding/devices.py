@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+from functools import cache
 from pathlib import Path
 
 from pgqueue_embed.errors import ModelError, UsageError
@@ -35,6 +36,18 @@ def require_torch() -> None:
         ) from error
 
 
+@cache
+def cores() -> int:
+    """Return on how many cores torch computes, as when it was asked first.
+
+    Later on some threads have fewer, and new ones have what the last of them was given.
+    """
+    import torch
+
+    count: int = torch.get_num_threads()
+    return count
+
+
 def choose_device(requested: str) -> str:
     """Return the device for ``auto``, ``mps``, ``cuda``, ``cuda:N`` or ``cpu``.
 
@@ -43,6 +56,7 @@ def choose_device(requested: str) -> str:
     """
     _let_waiting_threads_sleep()
     require_torch()
+    cores()
     import torch
 
     available = {

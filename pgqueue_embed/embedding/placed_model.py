@@ -14,7 +14,7 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import canaries, network, self_test, transfers
 from pgqueue_embed.embedding.canary_check import ON_CPU, CanaryCheck
 from pgqueue_embed.embedding.choice import first_that_agrees
-from pgqueue_embed.embedding.devices import kind_of
+from pgqueue_embed.embedding.devices import cores, kind_of
 from pgqueue_embed.embedding.facts import learn_facts
 from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.library_network import LibraryNetwork
@@ -29,6 +29,9 @@ from pgqueue_embed.embedding.self_test import SelfTest
 from pgqueue_embed.embedding.streams import Streams
 from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
+
+# In tokens: by a core alone, a longer sequence of a large model may take as long as a lease.
+_LONGEST_BESIDE_OTHERS = 1_024
 
 
 class PlacedModel:
@@ -93,9 +96,7 @@ class PlacedModel:
         if kind_of(self.device) != "cpu" or not self._network.is_stateless:
             return 1
         if self._streams is None:
-            import torch
-
-            self._streams = Streams(torch.get_num_threads(), self._placed.session)
+            self._streams = Streams(cores(), self._placed.session)
         return self._streams.count
 
     @property
@@ -158,7 +159,8 @@ class PlacedModel:
         self, reader: Reader, chunks: Sequence[Chunk], length: int | None
     ) -> Callable[[], Raw]:
         """Start one batch beside others; returns what waits for the vectors and reads them."""
-        if self.passes_at_once > 1 and self._streams is not None:
+        is_long = length is not None and length > _LONGEST_BESIDE_OTHERS
+        if self.passes_at_once > 1 and self._streams is not None and not is_long:
             return self._streams.start(partial(self._raw, reader, chunks, length))
         with self.session():
             return transfers.reading(self._compute(reader, chunks, length))

@@ -79,12 +79,12 @@ SIZES_OF = {
 SIZES = frozenset(size for sizes in SIZES_OF.values() for size in sizes)
 
 # What real claims begin with. Rates are flat on Apple GPUs from about 64 rows of 130 tokens; on
-# a CPU the activations of more than some 2,000 tokens fall out of its caches, and one of MiniLM's
-# batches takes as long as its tokens and some 60 more.
+# a CPU the activations of more than some 2,000 tokens fall out of its caches, one of MiniLM's
+# batches takes as long as its tokens and some 60 more, and one of a large model's many seconds.
 _LIMITS = {
     "mps": BatchLimits(max_tokens_per_batch=16_384, length_step=16, fill=True),
     "cuda": BatchLimits(max_tokens_per_batch=65_536, length_step=1, fill=False, batch_tokens=4_000),
-    "cpu": BatchLimits(max_tokens_per_batch=1_024, length_step=1, fill=False, batch_tokens=60),
+    "cpu": BatchLimits(max_tokens_per_batch=512, length_step=1, fill=False, batch_tokens=60),
 }
 
 # A table look-up costs next to nothing for a token, and its call as much as some hundred chunks.

@@ -182,6 +182,23 @@ def test_cores_are_shared_by_so_many_passes_at_most(cores: int, passes: int, thr
     found.close()
 
 
+def test_another_model_has_all_cores_as_well(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
+) -> None:
+    asked: list[int] = []
+
+    def start(cores: int, session: Any) -> Streams:
+        asked.append(cores)
+        return Streams(cores, session)
+
+    monkeypatch.setattr(placed_model, "Streams", start)
+    for _ in range(2):
+        with closing(DeviceThread(lambda: load(folder))) as device:
+            device.embed(documents)
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+
+
 def test_threads_go_with_the_model(folder: Path) -> None:
     before = threading.active_count()
     model = load(folder)
@@ -190,3 +207,15 @@ def test_threads_go_with_the_model(folder: Path) -> None:
     del model
     gc.collect()
     wait_until(lambda: threading.active_count() == before, "threads have ended")
+
+
+def test_a_long_sequence_has_all_cores(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
+) -> None:
+    model = load(folder)
+    monkeypatch.setattr(Streams, "start", lambda *_: pytest.fail("on one core"))
+    assert model.passes_at_once == COUNT
+    monkeypatch.setattr(placed_model, "_LONGEST_BESIDE_OTHERS", 16)
+    assert model.launch(documents[:1], length=17)().shape == (1, 64)
+    with pytest.raises(pytest.fail.Exception):
+        model.launch(documents[:1], length=16)
