@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -117,8 +117,12 @@ def _served(watching: Connection) -> float:
     """Return the processor time that PostgreSQL's open sessions in the database have taken."""
     query = "select pid from pg_stat_activity where datname = current_database() and pid <> %s"
     pids = watching.execute(query, (watching.info.backend_pid,)).fetchall()
-    times = [psutil.Process(pid).cpu_times() for (pid,) in pids]
-    return sum(float(each.user + each.system) for each in times)
+    served = 0.0
+    for (pid,) in pids:
+        with suppress(psutil.NoSuchProcess):  # its session has just ended
+            times = psutil.Process(pid).cpu_times()
+            served += float(times.user + times.system)
+    return served
 
 
 def _processor_note(found: Sequence[_Calls]) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from queue import SimpleQueue
+from contextlib import AbstractContextManager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -30,7 +30,7 @@ class Streams:
         threads = -(-cores // MOST_PASSES)
         self.count = cores // threads
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        # As daemons: who stops a worker at once does not wait for a pass.
+        # Daemons: at the end of the program what has not begun is not waited for.
         self._threads = [
             threading.Thread(
                 target=_compute,
@@ -42,7 +42,8 @@ class Streams:
         ]
         for thread in self._threads:
             thread.start()
-        weakref.finalize(self, _end, self._jobs, self.count)
+        # At the end of the program, too: torch bears no thread that ends with the interpreter.
+        self._end = weakref.finalize(self, _end, self._jobs, self._threads)
 
     def start(self, compute: Callable[[], Answer]) -> Callable[[], Answer]:
         """Compute in the next thread that is free; returns what waits for the answer."""
@@ -52,9 +53,11 @@ class Streams:
 
     def close(self) -> None:
         """Wait for what was started, and let the threads go."""
-        _end(self._jobs, self.count)
+        for _ in self._threads:
+            self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+        self._end.detach()
 
 
 def _compute(jobs: SimpleQueue[Job | None], session: Session, threads: int) -> None:
@@ -75,6 +78,13 @@ def _run(future: Future[Any], compute: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
-def _end(jobs: SimpleQueue[Job | None], threads: int) -> None:
-    for _ in range(threads):
+def _end(jobs: SimpleQueue[Job | None], threads: Sequence[threading.Thread]) -> None:
+    """Let the threads go, behind what they have begun; what has not begun, nobody waits for."""
+    with suppress(Empty):
+        while True:
+            jobs.get_nowait()
+    for _ in threads:
         jobs.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # the last of its model may end in it
+            thread.join()

@@ -21,7 +21,7 @@ from pgqueue_embed.embedding.batch_sizes import (
     BatchSizes,
     best_size,
 )
-from pgqueue_embed.embedding.shapes import SIZES_OF, limits_for
+from pgqueue_embed.embedding.shapes import SIZES_OF
 from tests.support.fake_device import FakeModel, assert_right, chunks
 
 SIZES = SIZES_OF["cpu"]
@@ -148,8 +148,9 @@ def test_memory_that_is_too_small_for_a_size_leaves_it_out(
 
 
 def test_a_model_with_a_size_has_nothing_to_learn() -> None:
-    runner = runner_module.BatchRunner(FakeModel())
-    assert runner.limits == runner.planned_for(1) == limits_for("cpu")
+    model = FakeModel()
+    runner = runner_module.BatchRunner(model)
+    assert runner.limits == runner.planned_for(1) == model.limits
     assert runner.learn(1_024, ENOUGH, 1.0) is None
 
 
