@@ -57,7 +57,9 @@ def test_the_forward_pass_and_a_worker_are_measured_and_nothing_is_left(
 ) -> None:
     (worked,) = measured.workers
     (taken,) = [each for each in measured.forward.tried if each.is_taken]
-    assert measured.forward.tried[0].cosine == 1.0
+    exact = measured.forward.tried[0]
+    # On a processor that multiplies bf16, fp32 may be too slow to be timed.
+    assert exact.cosine == 1.0 or "of the fastest by the probe" in exact.reason
     assert taken.cosine is not None
     assert taken.cosine >= 0.999
     assert all(each.chunks_per_second or each.reason for each in measured.forward.tried)
