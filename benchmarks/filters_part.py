@@ -1,8 +1,8 @@
 """Searches with a condition over many vectors, by each kind of index: what they find, how soon.
 
-The vectors lie among those of 117,791 glosses of WordNet; the queries are vectors of glosses that
-none was made from. What is right is computed by NumPy. Searches have the effort that `pgembed
-evaluate` keeps for the recall that is wanted, or the greatest.
+The vectors lie among those of real chunks; the queries are vectors of real chunks that none was
+made from. What is right is computed by NumPy. Searches have the effort that `pgembed evaluate`
+keeps for the recall that is wanted, or the greatest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from benchmarks.bench import Bench
-from benchmarks.corpora import glosses
+from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, percentile
 from benchmarks.near_vectors import near
@@ -101,15 +101,11 @@ class _Truth:
 
 def measure(bench: Bench) -> Iterator[Measured]:
     """Build each kind of index and search by it, with conditions that let few in, and many."""
-    corpus = bench.corpus(lambda: glosses().sample(bench.sizes.neighbours))
-    if corpus is None:
-        return
-    bench.say(f"embedding {len(corpus.documents):,} glosses")
-    real = embed(corpus.documents, precision="auto")
-    real = real[np.random.default_rng(2).permutation(len(real))]
+    documents = maude().sample(bench.sizes.maude_records).documents
+    bench.say(f"embedding the chunks of {len(documents):,} reports")
+    real = embed(documents)
     count = min(MOST_QUERIES, len(real) // 2)
     bases, queries = real[count:], real[:count]
-    bench.say(f"{bench.sizes.filtered_vectors:,} vectors among theirs")
     vectors = near(bases, bench.sizes.filtered_vectors)
     lots = np.random.default_rng(1).integers(0, 1_000, len(vectors))
     bench.say("the right answers")
@@ -126,7 +122,8 @@ def measure(bench: Bench) -> Iterator[Measured]:
             for quantize in ("none", "halfvec", "binary"):
                 bench.say(f"an index of {quantize} over {len(vectors):,} vectors")
                 indexes[quantize] = _index(bench, connection, pipeline, quantize, queries, truth)
-                yield _measured(quantize, indexes, f"{len(vectors):,} x {vectors.shape[1]}")
+                corpus = f"{len(vectors):,} x {vectors.shape[1]}"
+                yield _measured(quantize, indexes, corpus)
     finally:
         drop_database(bench.server, conninfo)
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 NEIGHBOURS = 8
 CONCENTRATION = 0.3
 SLICE = 10_000
-COMPARED_AT_ONCE = 2_000
 
 
 def near(real: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -19,7 +18,7 @@ def near(real: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     real vectors taken in turn.
     """
     random = np.random.default_rng(0)
-    nearest = _nearest(real)
+    nearest = np.argsort(-(real @ real.T), axis=1)[:, :NEIGHBOURS]
     made = np.empty((count, real.shape[1]), np.float32)
     for first in range(0, count, SLICE):
         numbers = np.arange(first, min(first + SLICE, count))
@@ -28,13 +27,3 @@ def near(real: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         means = np.einsum("ik,ikd->id", weights, parts)
         made[numbers] = means / np.linalg.norm(means, axis=1, keepdims=True)
     return made
-
-
-def _nearest(real: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the places of the nearest of each, itself among them, shape (n, NEIGHBOURS)."""
-    found = np.empty((len(real), NEIGHBOURS), np.int64)
-    for first in range(0, len(real), COMPARED_AT_ONCE):
-        rows = slice(first, first + COMPARED_AT_ONCE)
-        distances = -(real[rows] @ real.T)
-        found[rows] = np.argpartition(distances, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-    return found

@@ -30,7 +30,6 @@ class Sizes:
     searched_rows: int = 20_000
     watch_records: int = 10_000_000
     filtered_vectors: int = 1_000_000
-    neighbours: int = 117_791
     gpu_records: tuple[int, int] = (120_000, 128_000)
 
 
@@ -57,7 +56,6 @@ QUICK = Sizes(
     searched_rows=4_000,
     watch_records=1_000_000,
     filtered_vectors=10_000,
-    neighbours=1_000,
     gpu_records=(40_000, 8_000),
 )
 QUICK_ROUNDS = 1

@@ -72,9 +72,9 @@ def measure(bench: Bench) -> Iterator[Measured]:
     yield _measured(outcomes, f"MAUDE: {len(vectors):,} x {vectors.shape[1]}")
 
 
-def embed(documents: Sequence[str], precision: str = "fp32") -> NDArray[np.float32]:
+def embed(documents: Sequence[str]) -> NDArray[np.float32]:
     """Return the vectors of the chunks of documents, of shape (chunks, 384)."""
-    model = EmbeddingModel.load(resolve_model(DEFAULT_MODEL), device="auto", precision=precision)
+    model = EmbeddingModel.load(resolve_model(DEFAULT_MODEL), device="cpu", precision="fp32")
     chunks = distinct_chunks(model, documents)
     chunks.sort(key=model.sequence_tokens)
     batches = [chunks[first : first + BATCH] for first in range(0, len(chunks), BATCH)]
