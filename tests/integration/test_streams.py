@@ -1,221 +1,101 @@
-"""Passes of a CPU beside one another: their vectors are those of passes by themselves."""
+"""Standard streams that are closed, full or narrow, arguments that are none, and Ctrl-C."""
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, placed_model
-from pgqueue_embed.embedding.batch_runner import BatchRunner
-from pgqueue_embed.embedding.light_network import LightNetwork
-from pgqueue_embed.embedding.precision import BF16, BF16_WEIGHTS, FP32, FP32_PACKED, Variant
-from pgqueue_embed.embedding.rows import lowest_cosine
-from pgqueue_embed.embedding.streams import Streams
-from tests.support.conditions import wait_until
-from tests.support.corpus import texts
-from tests.support.models import make_tiny_model
-from tests.support.opened_models import by_library, chunks_of, load
-from tests.support.variants import found_fastest
+from tests.support.commands import pgembed
 
-COUNT = 3
-SAME = 0.99999
+PGEMBED = str(Path(sys.executable).with_name("pgembed"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", dimensions=64)
-
-
-@pytest.fixture(autouse=True)
-def streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a CPU have COUNT cores."""
-
-    def start(_count: int, session: Any) -> Streams:
-        return Streams(COUNT, session)
-
-    monkeypatch.setattr(placed_model, "Streams", start)
-
-
-@pytest.fixture
-def documents(folder: Path) -> list[Chunk]:
-    return chunks_of(
-        load(folder), *(f"{text} {'again ' * (n % 50)}" for n, text in enumerate(texts(300)))
-    )
-
-
-class Passes:
-    """Counts the passes of a model that are under way; ``hold`` lets them go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, model: EmbeddingModel) -> None:
-        self.hold = threading.Event()
-        self.under_way = self.most = 0
-        self._condition = threading.Condition()
-        self._compute = model._compute
-        monkeypatch.setattr(model, "_compute", self)
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self._count(1)
-        assert self.hold.wait(30)
-        try:
-            return self._compute(*arguments, **options)
-        finally:
-            self._count(-1)
-
-    def wait_for(self, count: int) -> None:
-        with self._condition:
-            assert self._condition.wait_for(lambda: self.under_way == count, 30)
-
-    def _count(self, step: int) -> None:
-        with self._condition:
-            self.under_way += step
-            self.most = max(self.most, self.under_way)
-            self._condition.notify_all()
-
-
-def test_as_many_passes_as_cores_are_computed_at_once(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
-) -> None:
-    model = load(folder)
-    passes = Passes(monkeypatch, model)
-    with closing(DeviceThread(lambda: model)) as device, ThreadPoolExecutor() as callers:
-        found = callers.submit(device.embed, documents)
-        passes.wait_for(COUNT)
-        passes.hold.set()
-        assert found.result(60).vectors.shape == (len(documents), 64)
-    assert passes.most == COUNT
-
-
-@pytest.mark.parametrize("variant", [FP32, FP32_PACKED, BF16, BF16_WEIGHTS], ids=str)
-def test_vectors_are_those_of_one_pass_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk], variant: Variant
-) -> None:
-    found_fastest(monkeypatch, variant)
-    model = load(folder, precision="auto")
-    assert model.choice.variant == variant
-    alone = np.concatenate([model.forward([chunk]) for chunk in documents])
-    with closing(DeviceThread(lambda: model)) as device:
-        found = device.embed(documents).vectors
-    assert model.passes_at_once == COUNT
-    assert lowest_cosine(found, alone) >= (SAME if variant.precision == "fp32" else 0.999)
-
-
-def test_weights_are_changed_when_no_pass_is_under_way(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
-) -> None:
-    """They are changed where they lie: a pass would go on with some of each."""
-    model = load(folder)
-    exact = np.concatenate([model.forward([chunk]) for chunk in documents])
-    passes, found, pack = Passes(monkeypatch, model), [], LightNetwork.pack
-
-    def packing(network: LightNetwork) -> None:
-        found.append(passes.under_way)
-        pack(network)
-
-    monkeypatch.setattr(LightNetwork, "pack", packing)
-    reads = [model.launch(documents[number::7]) for number in range(7)]
-    passes.wait_for(COUNT)
-    threading.Timer(0.2, passes.hold.set).start()
-    model.place_in("cpu", FP32_PACKED)
-    assert found == [0]
-    for number, read in enumerate(reads):
-        assert lowest_cosine(read(), exact[number::7]) >= SAME
-
-
-def test_a_small_call_is_parted_among_the_cores(folder: Path) -> None:
-    runner = BatchRunner(load(folder))
-    limits = runner.limits
-    assert runner.planned_for(COUNT * 100).max_tokens_per_batch == 100
-    assert runner.planned_for(1).max_tokens_per_batch == limits.batch_tokens
-    assert runner.planned_for(10**6).max_tokens_per_batch == limits.max_tokens_per_batch
-    assert runner.batches_ahead == COUNT + 1
-
-
-def test_what_one_pass_raises_is_its_callers_alone(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
-) -> None:
-    model = load(folder)
-    compute = model._compute
-
-    def failing(reader: Any, chunks: Sequence[Chunk], *rest: Any, **options: Any) -> Any:
-        if any("BREAKING" in chunk.text for chunk in chunks):
-            raise RuntimeError("no such operator")
-        return compute(reader, chunks, *rest, **options)
-
-    monkeypatch.setattr(model, "_compute", failing)
-    breaking = chunks_of(model, "BREAKING the pump")
-    with closing(DeviceThread(lambda: model)) as device:
-        with pytest.raises(RuntimeError, match="no such operator"):
-            device.embed([*documents[:40], *breaking])
-        assert device.embed(documents).vectors.shape == (len(documents), 64)
-
-
-@pytest.fixture
-def opened_by_library(folder: Path) -> Iterator[EmbeddingModel]:
-    with by_library():
-        yield load(folder)
-
-
-def test_networks_of_the_library_compute_one_batch_after_the_other(
-    opened_by_library: EmbeddingModel,
-) -> None:
-    assert opened_by_library.passes_at_once == 1
+def run(shell: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command line of sh, in which $P is pgembed."""
+    environment = {**os.environ, "P": PGEMBED, **variables}
+    return subprocess.run(["sh", "-c", shell], env=environment, capture_output=True, timeout=120)
 
 
 @pytest.mark.parametrize(
-    ("cores", "passes", "threads"), [(1, 1, 1), (8, 8, 1), (20, 10, 2), (64, 16, 4)]
+    ("shell", "code", "said"),
+    [
+        ('"$P" --help >/dev/full', 1, b"cannot write to standard output"),
+        ('"$P" status --json >/dev/full', 1, b"cannot write to standard output"),
+        ('"$P" status >&-', 0, b""),
+        ('"$P" status --json >&- <&- 2>&-', 0, b""),
+        ('"$P" status --json | true', 0, b""),
+        ('"$P" status "$(printf "\\377")"', 2, b"is not UTF-8"),
+    ],
 )
-def test_cores_are_shared_by_so_many_passes_at_most(cores: int, passes: int, threads: int) -> None:
-    import torch
-
-    found = Streams(cores, nullcontext)
-    assert found.count == passes
-    assert found.start(torch.get_num_threads)() == threads
-    found.close()
-
-
-def test_another_model_has_all_cores_as_well(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
+def test_stream_or_argument_that_is_unfit_is_no_traceback(
+    conninfo: str, shell: str, code: int, said: bytes
 ) -> None:
-    asked: list[int] = []
-
-    def start(cores: int, session: Any) -> Streams:
-        asked.append(cores)
-        return Streams(cores, session)
-
-    monkeypatch.setattr(placed_model, "Streams", start)
-    for _ in range(2):
-        with closing(DeviceThread(lambda: load(folder))) as device:
-            device.embed(documents)
-    assert len(asked) == 2
-    assert asked[0] == asked[1]
+    done = run(shell, PGEMBED_DSN=conninfo)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert said in done.stderr
+    assert done.returncode == code, done.stderr
 
 
-def test_threads_go_with_the_model(folder: Path) -> None:
-    before = threading.active_count()
-    model = load(folder)
-    assert model.passes_at_once == COUNT
-    assert threading.active_count() == before + COUNT
-    del model
-    gc.collect()
-    wait_until(lambda: threading.active_count() == before, "threads have ended")
+def test_password_on_the_command_line_is_warned_of(conninfo: str) -> None:
+    for options in (["--dsn", conninfo], ["--db-host", "127.0.0.1", "--db-password", "secret"]):
+        said = pgembed(conninfo, "status", *options).stderr
+        name = "--dsn" if "--dsn" in options else "--db-password"
+        assert f"warning: the password in {name} shows in `ps`" in said
 
 
-def test_a_long_sequence_has_all_cores(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
-) -> None:
-    model = load(folder)
-    monkeypatch.setattr(Streams, "start", lambda *_: pytest.fail("on one core"))
-    assert model.passes_at_once == COUNT
-    monkeypatch.setattr(placed_model, "_LONGEST_BESIDE_OTHERS", 16)
-    assert model.launch(documents[:1], length=17)().shape == (1, 64)
-    with pytest.raises(pytest.fail.Exception):
-        model.launch(documents[:1], length=16)
+# The doctor asks torch, which takes seconds to import, for its version alone.
+SEVERAL = """
+import sys
+from types import SimpleNamespace
+from pgqueue_embed.__main__ import main
+
+sys.modules["torch"] = SimpleNamespace(__version__="2")
+
+for words in ("--help", "status", "status --json", "doctor --model ./absent --dsn host=/nowhere"):
+    sys.argv[1:] = words.split()
+    try:
+        main()
+    except SystemExit as end:
+        print(f"<end {end.code or 0}>")
+"""
+
+
+def test_terminal_of_ascii_alone_is_told_in_escapes_what_it_cannot_show(conninfo: str) -> None:
+    """What cannot be done has an arrow to the way out."""
+    program = (sys.executable, "-c", SEVERAL)
+    done = run(shlex.join(program), PGEMBED_DSN=conninfo, PYTHONIOENCODING="ascii")
+    assert done.stderr == b"", "nor is a password in a variable warned of"
+    told = re.split(rb"<end (\d)>\n", done.stdout)
+    assert told[1::2] == [b"0", b"0", b"0", b"1"]
+    assert all(told[:-1])
+    assert rb" \u2192 check" in told[-3]
+    assert (done.returncode, told[-1]) == (0, b"")
+
+
+def test_ctrl_c_is_one_line_whenever_it_comes(conninfo: str) -> None:
+    ended = []
+    for hundredths in range(5, 100, 16):
+        process = subprocess.Popen(
+            [PGEMBED, "status"],
+            env={**os.environ, "PGEMBED_DSN": conninfo},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            process.wait(hundredths / 100)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        ended.append((process.returncode, said))
+    interrupted = [said for code, said in ended if code == 130]
+    assert interrupted
+    assert all(said.count(b"\n") == 1 and b"interrupted" in said for said in interrupted)
