@@ -90,15 +90,19 @@ class BatchRunner:
         self._batches = 0
         self._verified: set[tuple[int, int]] = set()
 
-    def planned_for(self, tokens: int) -> BatchLimits:
-        """Return the limits to plan the next call by, of so many tokens, in any thread."""
+    def planned_for(self, tokens: int, *, beside: int = 0) -> BatchLimits:
+        """Return the limits to plan the next call by, of so many tokens, in any thread.
+
+        There are so many calls ``beside`` it, which have cores to themselves.
+        """
         limits, sizes = self.limits, self._sizes
         most = limits.max_tokens_per_batch
         if sizes is not None:
             most = min(sizes.next, most)
-        if self._at_once > 1:
+        cores = self._at_once - beside
+        if cores > 1:
             # A small call is parted, so that all cores have some of it.
-            most = min(most, max(limits.batch_tokens or 1, -(-tokens // self._at_once)))
+            most = min(most, max(limits.batch_tokens or 1, -(-tokens // cores)))
         return limits.resized(most)
 
     def learn(self, batch_tokens: int, tokens: int, seconds: float) -> int | None:

@@ -213,8 +213,9 @@ class DeviceThread(Generic[LoadedModel]):
         lengths = [model.sequence_tokens(chunk) for chunk in chunks]
         with self._condition:
             longest = self._longest = max([self._longest, *lengths])
+            beside = len(self._active)
         # Planned without the lock, which the device needs to get on with the calls of others.
-        limits = runner.planned_for(sum(lengths))
+        limits = runner.planned_for(sum(lengths), beside=beside)
         batches = plan_batches(lengths, limits, longest=longest)
         call = _Call(chunks, batches, model.dimensions)
         call.batch_tokens, call.tokens = limits.max_tokens_per_batch, sum(lengths)

@@ -134,6 +134,9 @@ def test_a_small_call_is_parted_among_the_cores(folder: Path) -> None:
     runner = BatchRunner(load(folder))
     limits = runner.limits
     assert runner.planned_for(COUNT * 100).max_tokens_per_batch == 100
+    assert runner.planned_for(200, beside=COUNT - 2).max_tokens_per_batch == 100
+    assert runner.planned_for(200, beside=COUNT - 1).max_tokens_per_batch == 512
+    assert runner.planned_for(200, beside=9).max_tokens_per_batch == 512
     assert runner.planned_for(1).max_tokens_per_batch == limits.batch_tokens
     assert runner.planned_for(10**6).max_tokens_per_batch == limits.max_tokens_per_batch
     assert runner.batches_ahead == COUNT + 1
