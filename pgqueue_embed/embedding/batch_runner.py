@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.batch_sizes import BatchSizes
 from pgqueue_embed.embedding.devices import is_out_of_memory, kind_of, release_memory
+from pgqueue_embed.embedding.reads import done_of
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors
 from pgqueue_embed.embedding.shapes import Batch, BatchLimits
 from pgqueue_embed.errors import ModelError
@@ -65,6 +67,11 @@ class Pass:
     rows: Rows
     length: int
     read: Callable[[], Vectors]
+
+    @property
+    def done(self) -> Future[Any] | None:
+        """What is done once a read waits for nothing; None where nothing but the read tells."""
+        return done_of(self.read)
 
 
 class BatchRunner:

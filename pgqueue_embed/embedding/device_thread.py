@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -73,6 +73,11 @@ class _Launched:
     call: _Call
     passes: Sequence[Pass]
     started: float
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to read it: it waits for nothing, or nothing else tells when it does."""
+        return all(each.done is None or each.done.done() for each in self.passes)
 
 
 class DeviceThread(Generic[LoadedModel]):
@@ -268,7 +273,7 @@ class DeviceThread(Generic[LoadedModel]):
     def _work(self, model: Model, runner: BatchRunner) -> None:
         """Launch batches ahead of those that are read, until this thread is stopped."""
         ahead: deque[_Launched] = deque()
-        while self._has_job(ahead):
+        while self._has_job(runner, ahead):
             if check := self._take_check():
                 _check(check, model)
             elif len(ahead) < runner.batches_ahead and (taken := self._take()):
@@ -277,11 +282,19 @@ class DeviceThread(Generic[LoadedModel]):
                 for _ in range(min(len(ahead), runner.reads_at_once)):
                     self._read(model, runner, ahead.popleft())
 
-    def _has_job(self, ahead: Sequence[_Launched]) -> bool:
-        """Wait for something to do where nothing is ``ahead``; returns False once it is over."""
+    def _has_job(self, runner: BatchRunner, ahead: Sequence[_Launched]) -> bool:
+        """Wait for something to launch, to read or to check; returns False once it is over.
+
+        What comes while passes are under way does not wait for them where others have room.
+        """
         with self._condition:
             self._condition.wait_for(
-                lambda: ahead or self._waiting or self._checks or self._error is not None
+                lambda: (
+                    (ahead and ahead[0].is_due)
+                    or (self._waiting and len(ahead) < runner.batches_ahead)
+                    or self._checks
+                    or self._error is not None
+                )
             )
             return self._error is None
 
@@ -305,7 +318,14 @@ class DeviceThread(Generic[LoadedModel]):
         started, passes = time.monotonic(), list[Pass]()
         with self._charging(call):
             passes.extend(runner.launch(call.chunks, batch))
+        for each in passes:
+            if each.done is not None:
+                each.done.add_done_callback(self._wake)
         return _Launched(call=call, passes=passes, started=started)
+
+    def _wake(self, _done: Future[Any]) -> None:
+        with self._condition:
+            self._condition.notify_all()
 
     def _read(self, model: Model, runner: BatchRunner, launched: _Launched) -> None:
         call, before = launched.call, model.chunks_in_fp32

@@ -33,6 +33,7 @@ from pgqueue_embed.embedding.precision import (
 )
 from pgqueue_embed.embedding.probe import in_a_line
 from pgqueue_embed.embedding.reader import TEXTS, Reader
+from pgqueue_embed.embedding.reads import as_done_as
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
     NonFiniteVectors,
@@ -149,7 +150,8 @@ class EmbeddingModel(PlacedModel):
         It, or the read, raises what `forward` does. Rows that a lower precision has no vector for,
         because a number grew too large for it, are computed in fp32.
         """
-        return self._reading(chunks, length, self._start(self._documents, chunks, length))
+        started = self._start(self._documents, chunks, length)
+        return as_done_as(started, self._reading(chunks, length, started))
 
     def _reading(
         self, chunks: Sequence[Chunk], length: int | None, read: Callable[[], Raw]
@@ -312,7 +314,7 @@ class EmbeddingModel(PlacedModel):
         In the model's own precision. It, or the read, raises TooLong or NonFiniteVectors.
         """
         read = self._start(self._queries, chunks, length)
-        return lambda: unit_rows(read())
+        return as_done_as(read, lambda: unit_rows(read()))
 
     @contextmanager
     def _saying_what_a_query_has(self) -> Iterator[None]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
-Answer = TypeVar("Answer")
+from pgqueue_embed.embedding.reads import Answer, Read
+
 Session = Callable[[], AbstractContextManager[None]]
 Job = tuple["Future[Any]", Callable[[], Any]]
 
@@ -45,11 +46,11 @@ class Streams:
         # At the end of the program, too: torch bears no thread that ends with the interpreter.
         self._end = weakref.finalize(self, _end, self._jobs, self._threads)
 
-    def start(self, compute: Callable[[], Answer]) -> Callable[[], Answer]:
+    def start(self, compute: Callable[[], Answer]) -> Read[Answer]:
         """Compute in the next thread that is free; returns what waits for the answer."""
         future: Future[Answer] = Future()
         self._jobs.put((future, compute))
-        return future.result
+        return Read(wait=future.result, done=future)
 
     def close(self) -> None:
         """Wait for what was started, and let the threads go."""

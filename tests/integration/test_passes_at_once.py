@@ -94,6 +94,22 @@ def test_as_many_passes_as_cores_are_computed_at_once(
     assert passes.most == COUNT
 
 
+def test_a_call_that_comes_while_a_pass_is_under_way_begins_beside_it(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
+) -> None:
+    model = load(folder)
+    passes = Passes(monkeypatch, model)
+    with closing(DeviceThread(lambda: model)) as device, ThreadPoolExecutor() as callers:
+        found = []
+        try:
+            for number in range(COUNT):
+                found.append(callers.submit(device.embed, [documents[number]]))
+                passes.wait_for(number + 1)
+        finally:
+            passes.hold.set()
+        assert all(each.result(60).vectors.shape == (1, 64) for each in found)
+
+
 @pytest.mark.parametrize("variant", [FP32, FP32_PACKED, BF16, BF16_WEIGHTS], ids=str)
 def test_vectors_are_those_of_one_pass_after_the_other(
     monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk], variant: Variant
