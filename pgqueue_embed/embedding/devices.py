@@ -48,15 +48,28 @@ def cores() -> int:
     return count
 
 
+def use_cores(count: int) -> None:
+    """Let this thread compute on so many cores.
+
+    A new one has what was given last to any. It takes that when it is asked, or when it computes
+    first: so it is asked before it is told.
+    """
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def choose_device(requested: str) -> str:
     """Return the device for ``auto``, ``mps``, ``cuda``, ``cuda:N`` or ``cpu``.
 
-    ``auto`` takes the first of mps, cuda and cpu that is there. Raises UsageError for a device
+    ``auto`` takes the first of mps, cuda and cpu that is there. This thread has all cores from then
+    on, whatever those of other models have. Raises UsageError for a device
     that this machine does not have, ModelError without torch.
     """
     _let_waiting_threads_sleep()
     require_torch()
-    cores()
+    use_cores(cores())
     import torch
 
     available = {

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from pgqueue_embed.embedding.devices import use_cores
 from pgqueue_embed.embedding.reads import Answer, Read
 
 Session = Callable[[], AbstractContextManager[None]]
@@ -62,9 +63,7 @@ class Streams:
 
 
 def _compute(jobs: SimpleQueue[Job | None], session: Session, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    use_cores(threads)
     # Held as long as the thread is there, so that autocast casts weights once.
     with session():
         while (job := jobs.get()) is not None:

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, placed_model
+from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, devices, placed_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.light_network import LightNetwork
 from pgqueue_embed.embedding.precision import BF16, BF16_WEIGHTS, FP32, FP32_PACKED, Variant
@@ -198,6 +198,51 @@ def test_cores_are_shared_by_so_many_passes_at_most(cores: int, passes: int, thr
     found = Streams(cores, nullcontext)
     assert found.count == passes
     assert found.start(torch.get_num_threads)() == threads
+    found.close()
+
+
+@pytest.fixture
+def usual_threads() -> Iterator[int]:
+    """Give new threads as many cores as before, whatever a test has given others."""
+    import torch
+
+    usual = torch.get_num_threads()
+    yield usual
+    torch.set_num_threads(usual)
+
+
+def test_what_other_threads_are_given_is_not_what_passes_compute_by(usual_threads: int) -> None:
+    import torch
+
+    begun = threading.Event()
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        begun.set()
+        yield
+
+    found = Streams(1, session)
+    assert begun.wait(30)
+    torch.set_num_threads(usual_threads + 3)
+    assert found.start(torch.get_num_threads)() == 1
+    found.close()
+
+
+def test_the_next_model_has_all_cores_for_what_no_other_pass_is_beside(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, usual_threads: int
+) -> None:
+    import torch
+
+    found = Streams(1, nullcontext)
+    assert found.start(torch.get_num_threads)() == 1
+    monkeypatch.setattr(devices, "cores", lambda: usual_threads + 3)
+
+    def load_model() -> int:
+        load(folder)
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(load_model).result(60) == usual_threads + 3
     found.close()
 
 
