@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
+from traceback import clear_frames
 from typing import Any
 
 from pgqueue_embed.embedding.devices import use_cores
@@ -75,6 +76,9 @@ def _run(future: Future[Any], compute: Callable[[], Any]) -> None:
     try:
         future.set_result(compute())
     except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+        # Else what a pass had made would be in memory as long as its error: too long, if that is
+        # that there is no more of it.
+        clear_frames(error.__traceback__)
         future.set_exception(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
@@ -244,6 +245,23 @@ def test_the_next_model_has_all_cores_for_what_no_other_pass_is_beside(
     with ThreadPoolExecutor() as threads:
         assert threads.submit(load_model).result(60) == usual_threads + 3
     found.close()
+
+
+def test_what_a_pass_had_made_goes_when_it_fails() -> None:
+    """Else a smaller batch, after one that was too large, would have no more memory than it."""
+    made: list[weakref.ref[Any]] = []
+
+    def compute() -> None:
+        activations = np.zeros(8)
+        made.append(weakref.ref(activations))
+        raise MemoryError
+
+    streams = Streams(1, nullcontext)
+    read = streams.start(compute)
+    with pytest.raises(MemoryError):
+        read()
+    assert made[0]() is None
+    streams.close()
 
 
 def test_another_model_has_all_cores_as_well(
