@@ -1,4 +1,8 @@
-"""Queries that come together become one batch: while the device computes, the next ones gather."""
+"""Queries that come together become one batch: while the device computes, the next ones gather.
+
+A CPU computes a batch on each core, in rounds that begin and end by themselves: while the clients
+of one are answered, and ask again, the others go on.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +100,8 @@ class Gathering:
         return replace(self, share=min(GATHER_SHARE, max(LEAST_GATHER_SHARE, share)))
 
 
+# The texts of each request that are computed together.
+Round = dict[_Request, Sequence[str]]
 Taken = list[tuple[_Request, Chunk]]
 
 
@@ -110,9 +117,17 @@ class QueryBatches:
         self._condition = threading.Condition()
         self._requests: deque[_Request] = deque()
         self._waiting_texts = 0
+        self._computing = 0  # requests that are in a round
         self._is_closed = False
-        self._gathering = Gathering()
-        threading.Thread(target=self._run, name="pgembed-queries", daemon=True).start()
+        self._gatherings = [Gathering() for _ in range(self._model.passes_at_once)]
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(number,), name=f"pgembed-queries-{number}", daemon=True
+            )
+            for number in range(len(self._gatherings))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, texts: Sequence[str]) -> Future[Encoded]:
         """Return the vectors of `texts` once they are there; raises Overloaded.
@@ -128,8 +143,9 @@ class QueryBatches:
             self._waiting_texts += len(texts)
             self._requests.append(request)
             # What waits for the first one, or for as many as are expected, need not look at others.
-            if len(self._requests) == 1 or len(self._requests) >= self._gathering.expected:
-                self._condition.notify()
+            least = min(gathering.expected for gathering in self._gatherings)
+            if len(self._requests) == 1 or len(self._requests) >= least:
+                self._condition.notify_all()
         return request.future
 
     def unknown_share(self, text: str) -> float:
@@ -140,60 +156,87 @@ class QueryBatches:
         """Stop the threads; what waits raises ModelError."""
         with self._condition:
             self._is_closed = True
-            waiting, self._requests = self._requests, deque()
-            self._condition.notify()
+            self._condition.notify_all()
         self._device.close()
-        for request in waiting:
+        for thread in self._threads:
+            thread.join()
+        for request in self._requests:
             request.fail(ModelError("the server is being stopped"))
 
-    def _run(self) -> None:
-        while (round_ := self._next_round()) is not None:
+    def _run(self, number: int) -> None:
+        while (round_ := self._next_round(number)) is not None:
             started = time.monotonic()
             taken = self._as_chunks(round_)
             try:
                 self._compute(taken)
             except Exception:  # noqa: BLE001 - whose fault it is comes out alone
                 self._compute_alone(taken)
-            # Those that were answered come back, to those that have gathered meanwhile.
-            expected = len({id(request) for request, _ in round_}) + len(self._requests)
-            seconds = time.monotonic() - started
-            self._gathering = replace(self._gathering, expected=expected, round_seconds=seconds)
+            self._end_round(number, round_, time.monotonic() - started)
 
-    def _next_round(self) -> list[tuple[_Request, str]] | None:
+    def _next_round(self, number: int) -> Round | None:
+        """Return what is to be computed next; None once all is over."""
         with self._condition:
-            self._condition.wait_for(lambda: self._requests or self._is_closed)
-            before = len(self._requests)
-            self._condition.wait_for(
-                lambda: len(self._requests) >= self._gathering.expected or self._is_closed,
-                timeout=self._gathering.patience_seconds,
-            )
-            self._gathering = self._gathering.waited(before, len(self._requests))
-            if self._is_closed:
-                return None
-            taken: list[tuple[_Request, str]] = []
-            for _ in range(len(self._requests)):
-                if len(taken) >= TEXTS_OF_A_ROUND:
-                    break
-                taken += self._take(self._requests.popleft())
-            return taken
+            while not self._is_closed:
+                self._condition.wait_for(partial(self._has_gathered, 1))
+                before, gathering = len(self._requests), self._gatherings[number]
+                self._condition.wait_for(
+                    partial(self._has_gathered, gathering.expected), gathering.patience_seconds
+                )
+                after = len(self._requests)
+                if taken := self._taken():  # another one may have taken them all
+                    self._gatherings[number] = gathering.waited(before, after)
+                    return taken
+        return None
 
-    def _take(self, request: _Request) -> list[tuple[_Request, str]]:
-        """Take the next texts of a request, and put it behind the others if there are more."""
+    def _has_gathered(self, requests: int) -> bool:
+        return len(self._requests) >= requests or self._is_closed
+
+    def _taken(self) -> Round:
+        """Take what waits, or the share of a round in all that waits and is computed."""
+        known = len(self._requests) + self._computing
+        taken: Round = {}
+        texts = 0
+        for _ in range(min(len(self._requests), -(-known // len(self._gatherings)))):
+            if texts >= TEXTS_OF_A_ROUND:
+                break
+            request = self._requests.popleft()
+            if found := self._take(request):
+                taken[request] = found
+            texts += len(found)
+        self._computing += len(taken)
+        return taken
+
+    def _end_round(self, number: int, round_: Round, seconds: float) -> None:
+        """Expect those that were answered again, with those that have gathered meanwhile.
+
+        Of a long request, the next texts are behind the others then.
+        """
+        with self._condition:
+            self._computing -= len(round_)
+            more = [request for request in round_ if request.taken < len(request.texts)]
+            self._requests += more
+            if more:
+                self._condition.notify_all()
+            waiting = -(-len(self._requests) // len(self._gatherings))
+            self._gatherings[number] = replace(
+                self._gatherings[number], expected=len(round_) + waiting, round_seconds=seconds
+            )
+
+    def _take(self, request: _Request) -> Sequence[str]:
+        """Take the next texts of a request; none of one that has been answered."""
         if not request.is_open:
             self._waiting_texts -= len(request.texts) - request.taken
             return []
         texts = request.texts[request.taken : request.taken + TEXTS_OF_A_REQUEST]
         request.taken += len(texts)
         self._waiting_texts -= len(texts)
-        if request.taken < len(request.texts):
-            self._requests.append(request)
-        return [(request, text) for text in texts]
+        return texts
 
-    def _as_chunks(self, taken: Sequence[tuple[_Request, str]]) -> Taken:
+    def _as_chunks(self, round_: Round) -> Taken:
         chunks: Taken = []
-        for request, text in taken:
+        for request, texts in round_.items():
             try:
-                chunks.append((request, self._chunk(text)))
+                chunks += [(request, self._chunk(text)) for text in texts]
             except Exception as error:  # noqa: BLE001 - it is the request's
                 request.fail(error)
         return [(request, chunk) for request, chunk in chunks if not request.future.done()]

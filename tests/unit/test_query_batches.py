@@ -1,7 +1,8 @@
-"""How long the server waits for more queries, and what each of those that come together gets."""
+"""How the server gathers queries into rounds, and computes some of these beside one another."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -73,6 +74,21 @@ def test_waiting_is_for_those_who_come_back_and_little_for_those_who_do_not() ->
     assert Gathering().patience_seconds == 0, "a first query waits for nobody"
 
 
+def test_a_query_that_comes_while_others_are_computed_begins_beside_them(
+    model: PassesOfAPool, batches: QueryBatches
+) -> None:
+    model.hold = threading.Event()
+    try:
+        found = []
+        for number in range(PASSES):
+            found.append(batches.submit([f"query {number}"]))
+            wait_until(lambda: len(model.batches) == len(found), "it has begun")
+    finally:
+        model.hold.set()
+    for number, each in enumerate(found):
+        assert np.array_equal(each.result(30).vectors, [unit_vector(f"query {number}")])
+
+
 def _asked(batches: QueryBatches, client: int) -> list[tuple[list[str], Future[Encoded]]]:
     """Ask for texts of all numbers, of some of which one breaks, and leave some of them."""
     random, asked = Random(client), []
@@ -102,4 +118,5 @@ def test_each_request_has_its_own_vectors_in_order_whatever_becomes_of_others(
             assert isinstance(future.exception(30), ModelError | UsageError)
         else:
             assert np.array_equal(future.result(30).vectors, [unit_vector(text) for text in texts])
-    wait_until(lambda: not (batches._requests or batches._waiting_texts), "nothing waits")
+    wait_until(lambda: not (batches._computing or batches._requests), "all rounds have ended")
+    wait_until(lambda: batches._waiting_texts == 0, "nothing waits")
