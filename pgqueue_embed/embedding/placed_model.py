@@ -20,13 +20,13 @@ from pgqueue_embed.embedding.fingerprint import Fingerprint, fingerprint
 from pgqueue_embed.embedding.library_network import LibraryNetwork
 from pgqueue_embed.embedding.model_use import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.embedding.opening import open_network
+from pgqueue_embed.embedding.pass_threads import PassThreads
 from pgqueue_embed.embedding.placement import Placement, place
 from pgqueue_embed.embedding.precision import FP32, LOWEST_COSINE, Variant, disagreement
 from pgqueue_embed.embedding.reader import Reader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
 from pgqueue_embed.embedding.self_test import SelfTest
-from pgqueue_embed.embedding.streams import Streams
 from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
 
@@ -49,7 +49,7 @@ class PlacedModel:
         self.notes = opened.notes
         self.canary_cosine = 1.0
         self._placed = Placement(network=opened.network)
-        self._streams: Streams | None = None
+        self._pass_threads: PassThreads | None = None
         # The network as long as it has the weights that it was opened with.
         self._unchanged: network.Network | None = opened.network
         self._documents = self._reader(network.DOCUMENT, use.document_prompt)
@@ -95,9 +95,9 @@ class PlacedModel:
         """How many batches the device computes at the same time: on a CPU one on each core."""
         if kind_of(self.device) != "cpu" or not self._network.is_stateless:
             return 1
-        if self._streams is None:
-            self._streams = Streams(cores(), self._placed.session)
-        return self._streams.count
+        if self._pass_threads is None:
+            self._pass_threads = PassThreads(cores(), self._placed.session)
+        return self._pass_threads.count
 
     @property
     def precision(self) -> str:
@@ -160,8 +160,8 @@ class PlacedModel:
     ) -> Callable[[], Raw]:
         """Start one batch beside others; returns what waits for the vectors and reads them."""
         is_long = length is not None and length > _LONGEST_BESIDE_OTHERS
-        if self.passes_at_once > 1 and self._streams is not None and not is_long:
-            return self._streams.start(partial(self._raw, reader, chunks, length))
+        if self.passes_at_once > 1 and self._pass_threads is not None and not is_long:
+            return self._pass_threads.start(partial(self._raw, reader, chunks, length))
         with self.session():
             return transfers.reading(self._compute(reader, chunks, length))
 
@@ -196,9 +196,9 @@ class PlacedModel:
         return self.canary_cosine
 
     def _place(self, device: str, variant: Variant) -> None:
-        if self._streams is not None:
-            self._streams.close()  # weights change where they lie
-            self._streams = None
+        if self._pass_threads is not None:
+            self._pass_threads.close()  # weights change where they lie
+            self._pass_threads = None
         opened, self._unchanged = self._unchanged or self._open().network, None
         self._placed = place(opened, device, variant)
         self._unchanged = None if variant.changes_weights else opened

@@ -18,9 +18,9 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, devices, placed_model
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.light_network import LightNetwork
+from pgqueue_embed.embedding.pass_threads import PassThreads
 from pgqueue_embed.embedding.precision import BF16, BF16_WEIGHTS, FP32, FP32_PACKED, Variant
 from pgqueue_embed.embedding.rows import lowest_cosine
-from pgqueue_embed.embedding.streams import Streams
 from tests.support.conditions import wait_until
 from tests.support.corpus import texts
 from tests.support.models import make_tiny_model
@@ -37,13 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a CPU have COUNT cores."""
 
-    def start(_count: int, session: Any) -> Streams:
-        return Streams(COUNT, session)
+    def start(_count: int, session: Any) -> PassThreads:
+        return PassThreads(COUNT, session)
 
-    monkeypatch.setattr(placed_model, "Streams", start)
+    monkeypatch.setattr(placed_model, "PassThreads", start)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_networks_of_the_library_compute_one_batch_after_the_other(
 def test_cores_are_shared_by_so_many_passes_at_most(cores: int, passes: int, threads: int) -> None:
     import torch
 
-    found = Streams(cores, nullcontext)
+    found = PassThreads(cores, nullcontext)
     assert found.count == passes
     assert found.start(torch.get_num_threads)() == threads
     found.close()
@@ -222,7 +222,7 @@ def test_what_other_threads_are_given_is_not_what_passes_compute_by(usual_thread
         begun.set()
         yield
 
-    found = Streams(1, session)
+    found = PassThreads(1, session)
     assert begun.wait(30)
     torch.set_num_threads(usual_threads + 3)
     assert found.start(torch.get_num_threads)() == 1
@@ -234,7 +234,7 @@ def test_the_next_model_has_all_cores_for_what_no_other_pass_is_beside(
 ) -> None:
     import torch
 
-    found = Streams(1, nullcontext)
+    found = PassThreads(1, nullcontext)
     assert found.start(torch.get_num_threads)() == 1
     monkeypatch.setattr(devices, "cores", lambda: usual_threads + 3)
 
@@ -256,12 +256,12 @@ def test_what_a_pass_had_made_goes_when_it_fails() -> None:
         made.append(weakref.ref(activations))
         raise MemoryError
 
-    streams = Streams(1, nullcontext)
-    read = streams.start(compute)
+    threads = PassThreads(1, nullcontext)
+    read = threads.start(compute)
     with pytest.raises(MemoryError):
         read()
     assert made[0]() is None
-    streams.close()
+    threads.close()
 
 
 def test_another_model_has_all_cores_as_well(
@@ -269,11 +269,11 @@ def test_another_model_has_all_cores_as_well(
 ) -> None:
     asked: list[int] = []
 
-    def start(cores: int, session: Any) -> Streams:
+    def start(cores: int, session: Any) -> PassThreads:
         asked.append(cores)
-        return Streams(cores, session)
+        return PassThreads(cores, session)
 
-    monkeypatch.setattr(placed_model, "Streams", start)
+    monkeypatch.setattr(placed_model, "PassThreads", start)
     for _ in range(2):
         with closing(DeviceThread(lambda: load(folder))) as device:
             device.embed(documents)
@@ -295,7 +295,7 @@ def test_a_long_sequence_has_all_cores(
     monkeypatch: pytest.MonkeyPatch, folder: Path, documents: list[Chunk]
 ) -> None:
     model = load(folder)
-    monkeypatch.setattr(Streams, "start", lambda *_: pytest.fail("on one core"))
+    monkeypatch.setattr(PassThreads, "start", lambda *_: pytest.fail("on one core"))
     assert model.passes_at_once == COUNT
     monkeypatch.setattr(placed_model, "_LONGEST_BESIDE_OTHERS", 16)
     assert model.launch(documents[:1], length=17)().shape == (1, 64)

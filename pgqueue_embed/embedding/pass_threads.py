@@ -26,7 +26,7 @@ Job = tuple["Future[Any]", Callable[[], Any]]
 MOST_PASSES = 16
 
 
-class Streams:
+class PassThreads:
     """Threads that share the ``cores``, each within a ``session``; they go with this object."""
 
     def __init__(self, cores: int, session: Session) -> None:
