@@ -62,6 +62,7 @@ FILES_WITH_MODELS = frozenset(
         *("test_adopt_decoded.py", "test_embedding_devices.py", "test_verify.py", "test_demo.py"),
         *("test_round_trips.py", "test_reuse.py", "test_doctor.py", "test_truncation.py"),
         *("test_search.py", "test_search_order.py", "test_pipelines.py", "test_warm_query.py"),
+        "test_passes_at_once.py",
     }
 )
 # The names that the variants of `on_both_servers` have.
