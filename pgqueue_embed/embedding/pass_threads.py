@@ -7,9 +7,10 @@ other programs by looking for work (python -m benchmarks --only waiting).
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from queue import Empty, SimpleQueue
@@ -45,8 +46,10 @@ class PassThreads:
         ]
         for thread in self._threads:
             thread.start()
-        # At the end of the program, too: torch bears no thread that ends with the interpreter.
-        self._end = weakref.finalize(self, _end, self._jobs, self._threads)
+        _threads.update(self._threads)
+        _alive.add(self)
+        self._finalizer = weakref.finalize(self, _end, self._jobs, self.count)
+        self._finalizer.atexit = False  # `_end_all` does that, and waits
 
     def start(self, compute: Callable[[], Answer]) -> Read[Answer]:
         """Compute in the next thread that is free; returns what waits for the answer."""
@@ -60,7 +63,11 @@ class PassThreads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
-        self._end.detach()
+        self._finalizer.detach()
+
+    def end(self) -> None:
+        """Let the threads go; what has not begun is not computed."""
+        _end(self._jobs, self.count)
 
 
 def _compute(jobs: SimpleQueue[Job | None], session: Session, threads: int) -> None:
@@ -82,13 +89,27 @@ def _run(future: Future[Any], compute: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
-def _end(jobs: SimpleQueue[Job | None], threads: Sequence[threading.Thread]) -> None:
-    """Let the threads go, behind what they have begun; what has not begun, nobody waits for."""
+def _end(jobs: SimpleQueue[Job | None], threads: int) -> None:
+    """Let the threads go, behind what they have begun; what has not begun, nobody waits for.
+
+    Nor for the threads: an object is given up anywhere, and in one of them, too.
+    """
     with suppress(Empty):
         while True:
             jobs.get_nowait()
-    for _ in threads:
+    for _ in range(threads):
         jobs.put(None)
-    for thread in threads:
-        if thread is not threading.current_thread():  # the last of its model may end in it
-            thread.join()
+
+
+_alive: weakref.WeakSet[PassThreads] = weakref.WeakSet()
+# Those of all objects, also of the ones that are gone.
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End all threads and wait for them: torch bears none that ends with the interpreter."""
+    for each in list(_alive):
+        each.end()
+    for thread in list(_threads):
+        thread.join()

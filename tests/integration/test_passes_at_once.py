@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -282,13 +285,14 @@ def test_another_model_has_all_cores_as_well(
 
 
 def test_threads_go_with_the_model(folder: Path) -> None:
-    before = threading.active_count()
     model = load(folder)
     assert model.passes_at_once == COUNT
-    assert threading.active_count() == before + COUNT
+    assert model._pass_threads is not None
+    threads = model._pass_threads._threads
+    assert [thread.is_alive() for thread in threads] == [True] * COUNT
     del model
     gc.collect()
-    wait_until(lambda: threading.active_count() == before, "threads have ended")
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), "threads have ended")
 
 
 def test_a_long_sequence_has_all_cores(
@@ -301,3 +305,27 @@ def test_a_long_sequence_has_all_cores(
     assert model.launch(documents[:1], length=17)().shape == (1, 64)
     with pytest.raises(pytest.fail.Exception):
         model.launch(documents[:1], length=16)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.support.opened_models import load
+model = load(Path(sys.argv[1]))
+assert model.passes_at_once > 1
+chunk = model.whole_chunk("pump " * 200)
+reads = [model.launch([chunk] * 64, length=210) for _ in range(9)]
+if sys.argv[2] == "dropped":
+    del model
+"""
+
+
+@pytest.mark.parametrize("model", ["kept", "dropped"])
+def test_program_may_end_while_passes_are_under_way(folder: Path, model: str) -> None:
+    """torch ends a process at once whose threads end together with the interpreter."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), model]
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
