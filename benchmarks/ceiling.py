@@ -14,6 +14,7 @@ from pgqueue_embed.embedding.batch_sizes import best_size
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.embedding.precision import Variant
 from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
+from pgqueue_embed.embedding.working_clock import Clock
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -85,17 +86,23 @@ def forward_rate(
     return measure
 
 
-def one_by_one_rate(model: EmbeddingModel, chunks: Sequence[Chunk]) -> Callable[[], float]:
+def one_by_one_rate(
+    model: EmbeddingModel,
+    chunks: Sequence[Chunk],
+    batch_tokens: int | None = None,
+    clock: Clock = time.perf_counter,
+) -> Callable[[], float]:
     """Return a measurement of the same with one batch after the other, each on all cores."""
     lengths = [model.sequence_tokens(chunk) for chunk in chunks]
-    batches = plan_batches(lengths, BatchRunner(model).limits)
+    limits = model.limits if batch_tokens is None else model.limits.resized(batch_tokens)
+    batches = plan_batches(lengths, limits)
 
     def measure() -> float:
-        started = time.perf_counter()
+        started = clock()
         with model.session():
             for batch in batches:
                 model.forward([chunks[row] for row in batch.rows], length=batch.length)
-        return len(chunks) / (time.perf_counter() - started)
+        return len(chunks) / (clock() - started)
 
     return measure
 

@@ -20,8 +20,8 @@ from pgqueue_embed.embedding import EmbeddingModel
 from pgqueue_embed.embedding.devices import kind_of
 from pgqueue_embed.embedding.precision import AUTO, FP32, candidates
 from pgqueue_embed.embedding.probe import HOPELESS, probe
-from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
-from pgqueue_embed.embedding.working_clock import Clock, working_clock
+from pgqueue_embed.embedding.shapes import SIZES_OF
+from pgqueue_embed.embedding.working_clock import working_clock
 
 PART = "device"
 RECORDS = 30
@@ -82,8 +82,10 @@ def _sizes(bench: Bench, model: EmbeddingModel, chunks: Sequence[Chunk]) -> Meas
         for size in SIZES_OF[kind_of(model.device)]
     }
     if kind_of(model.device) == "cpu":
-        rates["one batch after the other, on all cores"] = _rate(model, chunks, chosen)
-        rates["one thread"] = _with_threads(1, _rate(model, chunks, chosen))
+        rates["one batch after the other, on all cores"] = ceiling.one_by_one_rate(
+            model, chunks, chosen
+        )
+        rates["one thread"] = _with_threads(1, ceiling.one_by_one_rate(model, chunks, chosen))
     figures = [
         Figure(
             part=PART,
@@ -137,29 +139,10 @@ def _products(model: EmbeddingModel, rounds: int, chunk_tokens: float) -> Figure
     )
 
 
-def _rate(
-    model: EmbeddingModel,
-    chunks: Sequence[Chunk],
-    size: int,
-    clock: Clock = time.perf_counter,
-) -> Rate:
-    lengths = [model.sequence_tokens(chunk) for chunk in chunks]
-    batches = plan_batches(lengths, model.limits.resized(size))
-
-    def measure_once() -> float:
-        started = clock()
-        with model.session():
-            for batch in batches:
-                model.forward([chunks[row] for row in batch.rows], length=batch.length)
-        return len(chunks) / (clock() - started)
-
-    return measure_once
-
-
 def _alone(model: EmbeddingModel, chunks: Sequence[Chunk], size: int) -> Rate:
     def measure_once() -> float:
         with working_clock(model.device) as clock:
-            return _rate(model, chunks, size, clock)()
+            return ceiling.one_by_one_rate(model, chunks, size, clock)()
 
     return measure_once
 

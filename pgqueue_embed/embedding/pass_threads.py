@@ -1,7 +1,7 @@
 """Passes of a CPU: as many at once as it has cores, each in a thread of its own.
 
 Threads within an operation wait for one another some hundred times a pass. Passes beside one
-another wait for nothing: on two cores they were 1.15 to 1.3 times as fast, and took nothing from
+another wait for nothing: on two cores they were 1.1 to 1.3 times as fast, and took nothing from
 other programs by looking for work (python -m benchmarks --only waiting).
 """
 
