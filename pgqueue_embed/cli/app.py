@@ -2,75 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pgqueue_embed.cli import (
-    adopt,
-    alter,
-    apply,
-    bench,
-    db,
-    demo,
-    doctor,
-    estimate,
-    evaluate,
-    failures,
-    health,
-    index,
-    metrics,
-    model,
-    pipelines,
-    search,
-    serve,
-    service,
-    show,
-    status,
-    sync,
-    verify,
-    web,
-    work,
-)
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.group import PrintableGroup, show_no_type_of_flags
+from pgqueue_embed.cli.lazy_commands import LazyCommands
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 from pgqueue_embed.version import VERSION
 
+# The commands of each file, in the order of the help text.
+COMMANDS = {
+    "pipelines": ("migrate", "create", "enqueue", "pause", "resume", "drop"),
+    "estimate": ("estimate",),
+    "adopt": ("adopt",),
+    "sync": ("sync",),
+    "alter": ("alter",),
+    "apply": ("apply",),
+    "show": ("show",),
+    "status": ("status",),
+    "health": ("health",),
+    "metrics": ("metrics",),
+    "web": ("web",),
+    "failures": ("failures", "retry"),
+    "index": ("index",),
+    "evaluate": ("evaluate",),
+    "search": ("search",),
+    "serve": ("serve", "mcp"),
+    "doctor": ("doctor",),
+    "verify": ("verify",),
+    "work": ("work", "run"),
+    "bench": ("bench",),
+    "demo": ("demo",),
+    "db": ("db",),
+    "model": ("model",),
+    "service": ("service",),
+}
+
 show_no_type_of_flags()
+
+
+class _Commands(PrintableGroup):
+    """All commands, each imported when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take what typer has read of the callback, which stands for all commands."""
+        super().__init__(**settings)
+        modules = {f"pgqueue_embed.cli.{file}": names for file, names in COMMANDS.items()}
+        self.commands: Any = LazyCommands(modules)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands, in the order of the help text."""
+        del ctx
+        return list(self.commands)
+
 
 app = typer.Typer(
     name="pgembed",
-    cls=PrintableGroup,
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(db.app, name="db")
-app.add_typer(model.app, name="model")
-app.add_typer(service.app, name="service")
-pipelines.add_commands(app)
-estimate.add_commands(app)
-adopt.add_commands(app)
-sync.add_commands(app)
-alter.add_commands(app)
-apply.add_commands(app)
-show.add_commands(app)
-status.add_commands(app)
-health.add_commands(app)
-metrics.add_commands(app)
-web.add_commands(app)
-failures.add_commands(app)
-index.add_commands(app)
-evaluate.add_commands(app)
-search.add_commands(app)
-serve.add_commands(app)
-doctor.add_commands(app)
-verify.add_commands(app)
-work.add_commands(app)
-bench.add_commands(app)
-demo.add_commands(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,6 +15,11 @@ app = typer.Typer(
 )
 
 
+def add_commands(parent: typer.Typer) -> None:
+    """Add this file's group of commands to `parent`."""
+    parent.add_typer(app, name="db")
+
+
 @app.command()
 def start() -> None:
     """Start the private PostgreSQL, and make it at the first time.

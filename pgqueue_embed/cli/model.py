@@ -19,6 +19,11 @@ app = typer.Typer(
 )
 
 
+def add_commands(parent: typer.Typer) -> None:
+    """Add this file's group of commands to `parent`."""
+    parent.add_typer(app, name="model")
+
+
 def export_model(
     conninfo: str,
     name: Annotated[str, typer.Argument(help="The pipeline.")],

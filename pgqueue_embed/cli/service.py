@@ -37,6 +37,11 @@ app = typer.Typer(
 )
 
 
+def add_commands(parent: typer.Typer) -> None:
+    """Add this file's group of commands to `parent`."""
+    parent.add_typer(app, name="service")
+
+
 def install(
     conninfo: str,
     worker: WorkerOptions,

@@ -6,12 +6,14 @@ import inspect
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from pgqueue_embed.cli.app import app
 from pgqueue_embed.db.session import Connection
@@ -231,12 +233,17 @@ def test_what_is_no_archive_or_compressed_is_refused(
 
 
 def test_no_argument_of_a_command_is_taken_for_the_configuration_file() -> None:
-    groups = [each.typer_instance for each in app.registered_groups]
-    commands = [each for typer in (app, *groups) if typer for each in typer.registered_commands]
     having = {
-        each.callback.__name__
-        for each in commands
-        if each.callback and "file" in inspect.signature(each.callback).parameters
+        callback.__name__
+        for callback in _callbacks(get_command(app))
+        if "file" in inspect.signature(callback).parameters
     }
 
     assert having == {"apply"}
+
+
+def _callbacks(command: Any) -> Iterator[Any]:
+    for each in getattr(command, "commands", {}).values():
+        yield from _callbacks(each)
+    if not hasattr(command, "commands"):
+        yield inspect.unwrap(command.callback)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from pgqueue_embed.cli.app import COMMANDS
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import fingerprint, resolve_model
@@ -66,6 +67,11 @@ def test_looking_loads_nothing_that_computes(conninfo: str, connection: Connecti
     assert "psycopg" in loaded
     assert not loaded & HEAVY
     assert len(loaded) < MOST_MODULES, len(loaded)
+    files = {name for name in loaded if name.startswith("pgqueue_embed.cli.")}
+    assert {f"pgqueue_embed.cli.{file}" for file in COMMANDS} & files == {
+        "pgqueue_embed.cli.status",
+        "pgqueue_embed.cli.failures",
+    }
 
 
 def test_search_loads_none_of_the_libraries(conninfo: str, connection: Connection) -> None:
