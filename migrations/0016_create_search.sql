@@ -146,7 +146,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 as $function$
 begin
-    if pgembed.index_methods(pipeline) <@ array['btree', 'hash', 'gin', 'gist', 'spgist', 'brin'] then
+    if pgembed.index_methods(pipeline) <@ array['btree', 'hash', 'gin', 'gist', 'spgist', 'brin', 'bm25'] then
         return 'exact';
     end if;
     return coalesce(

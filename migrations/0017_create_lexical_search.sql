@@ -2,8 +2,9 @@
 --
 -- Search by words: BM25 over the chunks of a pipeline, beside its vectors. All that is stored is an
 -- index over pgembed.terms of a chunk's text, so that PostgreSQL itself keeps it right, whoever
--- writes. How common a term is comes from the planner, whose statistics autovacuum keeps; a rare
--- one is counted. It tells no more than the rights and policies of the caller let through.
+-- writes: one of pg_textsearch where that is there, which ranks by itself, else PostgreSQL's own GIN.
+-- With the latter, how common a term is comes from the planner, whose statistics autovacuum keeps; a
+-- rare one is counted. It tells no more than the rights and policies of the caller let through.
 set local lock_timeout = '5s';
 
 -- An index has what it gave: whoever changes it has to build these indexes anew. Ranges, and not
@@ -60,6 +61,42 @@ $function$;
 
 comment on function pgembed.terms is
     'The terms that a text is found by, of documents and queries alike: words in lower case, each two characters of Chinese, Japanese or Korean, and identifiers with digits as a whole beside their parts. Of 50,000 characters at most. pgembed index --lexical builds an index of it.';
+
+-- Without a path of its own, so that it becomes a part of what calls it, once for each term.
+create function pgembed.word(term text)
+returns text
+language sql
+immutable
+strict
+parallel safe
+as $function$
+    select case
+        when pg_catalog.octet_length(term) operator(pg_catalog.<=) 32
+        then pg_catalog.translate(
+            pg_catalog.encode(pg_catalog.convert_to(term, 'UTF8'), 'hex'), '0123456789', 'ghijklmnop'
+        )
+        else pg_catalog.concat('z', pg_catalog.translate(pg_catalog.md5(term), '0123456789', 'ghijklmnop'))
+    end
+$function$;
+
+comment on function pgembed.word is
+    'A term as a word of plain letters, which the text parser of any database and locale leaves as it is: its bytes by a to p, or, of a long one, z and its hash. For the other functions.';
+
+create function pgembed.words(document text)
+returns text
+language sql
+immutable
+strict
+parallel safe
+cost 1000
+set search_path = pg_catalog, pg_temp
+as $function$
+    select coalesce(string_agg(repeat(pgembed.word(lexeme) || ' ', cardinality(positions)), ''), '')
+    from unnest(pgembed.terms(document))
+$function$;
+
+comment on function pgembed.words is
+    'The terms of a text as words of plain letters, each as often as the text has it, for an index of pg_textsearch. pgembed index --lexical builds an index of it.';
 
 create function pgembed.estimated_rows(query text)
 returns double precision
@@ -152,28 +189,151 @@ $function$;
 comment on function pgembed.lexical_terms is
     'The terms of a query that a pipeline''s chunks have, with how many have it (counted where these are fewer than 1,000, else as the planner estimates it), the weight that BM25 gives it, and the average length of a chunk. For the other functions.';
 
-create function pgembed.lexical_statement(
-    pipeline pgembed.pipelines, chunk_rows text, condition text, columns text[]
-)
+create function pgembed.lexical_indexes(pipeline pgembed.pipelines)
+returns table (scan text, name text, is_hidden boolean)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+-- Its plan takes longer than what it does.
+set plan_cache_mode = force_generic_plan
+as $function$
+begin
+    return query
+    select
+        case amname when 'gin' then 'gin' else 'pg_textsearch' end,
+        format('%I.%I', index_namespace.nspname, index.relname),
+        row_security_active(indrelid)
+    from pg_index
+    join pg_depend as of_function
+        on of_function.classid = 'pg_class'::regclass
+        and of_function.objid = indexrelid
+        and of_function.refclassid = 'pg_proc'::regclass
+    join pg_class as index on index.oid = indexrelid
+    join pg_namespace as index_namespace on index_namespace.oid = index.relnamespace
+    join pg_am on pg_am.oid = index.relam
+    join pg_class as indexed on indexed.oid = indrelid
+    join pg_namespace on pg_namespace.oid = indexed.relnamespace
+    where pg_namespace.nspname = pipeline.target_schema
+        and indexed.relname = pipeline.target_table
+        and pipeline.into_column is null
+        and indisvalid
+        and indpred is null
+        and (amname, refobjid) in (
+            ('gin', 'pgembed.terms(text)'::regprocedure), ('bm25', 'pgembed.words(text)'::regprocedure)
+        )
+    order by amname, 2;
+end
+$function$;
+
+comment on function pgembed.lexical_indexes is
+    'The indexes of words that are there, those of pg_textsearch first, with whether policies hide some of the table from the caller. For the other functions.';
+
+create function pgembed.lexical_scan(pipeline pgembed.pipelines)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $function$
-    -- Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): k1 is 1.2 and b 0.75.
+    -- What pg_textsearch ranks by tells how common a term is in what policies hide.
+    select scan
+    from pgembed.lexical_indexes(pipeline)
+    where scan = 'gin' or not is_hidden
+    limit 1
+$function$;
+
+comment on function pgembed.lexical_scan is
+    'The index by which a search by words goes: pg_textsearch or gin, null where there is none. Not the former for whom policies hide a part of the table. For the other functions.';
+
+create function pgembed.lexical_score(pipeline pgembed.pipelines)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    -- By its index: the less, the better.
     select format(
+        'pgembed.words(chunk.pgembed_text_chunk) operator(%1$I.<@>) %1$I.to_bm25query($3::text, %2$L)',
+        nspname, lexical_indexes.name
+    )
+    from pgembed.lexical_indexes(pipeline)
+    cross join pg_extension
+    join pg_namespace on pg_namespace.oid = extnamespace
+    where extname = 'pg_textsearch' and scan = 'pg_textsearch'
+    limit 1
+$function$;
+
+comment on function pgembed.lexical_score is
+    'What pg_textsearch orders the chunks of search_relation by, for the words $3. For the other functions.';
+
+create function pgembed.lexical_statement(
+    pipeline pgembed.pipelines, chunk_rows text, condition text, columns text[]
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    is_ranked constant boolean := coalesce(pgembed.lexical_scan(pipeline) = 'pg_textsearch', false);
+    score constant text := case when is_ranked then pgembed.lexical_score(pipeline) end;
+    own constant text := 'key, chunk_index, start_char, end_char, chunk, distance';
+    asked text;
+    asked_names text;
+    candidate text;
+begin
+    select
+        string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position),
+        string_agg(format(', pgembed_column_%s', position), '' order by position)
+    into asked, asked_names
+    from unnest(columns) with ordinality as listed (name, position);
+    candidate := format(
+        $candidate$
+            select
+                %s as key,
+                chunk.pgembed_chunk_index as chunk_index,
+                chunk.pgembed_start_char as start_char,
+                chunk.pgembed_end_char as end_char,
+                chunk.pgembed_text_chunk as chunk,
+                %s as distance%s
+            from %s
+            where %s
+        $candidate$,
+        pgembed.search_key(pipeline),
+        pgembed.search_distance(pipeline, 'none'),
+        asked,
+        pgembed.search_relation(
+            pipeline,
+            chunk_rows,
+            -- Keys and vectors of chunks are no columns of a record.
+            condition is not null
+                or exists (
+                    select
+                    from unnest(columns) as listed (name)
+                    where not starts_with(name, 'chunk.pgembed_')
+                )
+        ),
+        coalesce('(' || condition || E'\n)', 'true')
+    );
+    if is_ranked then
+        -- It is in the order of the index, whose scores would take longer than the search to tell.
+        -- Without the index, by a plan for a rare condition, there are chunks without any word.
+        return format(
+            $statement$
+                with candidate as materialized (%s order by %s limit $2),
+                ranked as (select *, row_number() over () as rank from candidate)
+                select %s%s, -rank as bm25
+                from ranked
+                where pgembed.terms(chunk) operator(pg_catalog.@@) $4::tsquery
+                order by rank
+            $statement$,
+            candidate, score, own, asked_names
+        );
+    end if;
+    -- Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): k1 is 1.2 and b 0.75.
+    return format(
         $statement$
             with candidate as materialized (
-                select
-                    %s as key,
-                    chunk.pgembed_chunk_index as chunk_index,
-                    chunk.pgembed_start_char as start_char,
-                    chunk.pgembed_end_char as end_char,
-                    chunk.pgembed_text_chunk as chunk,
-                    %s as distance%s
-                from %s
-                where %s
-                    and pgembed.terms(chunk.pgembed_text_chunk) operator(pg_catalog.@@) $3::tsquery
+                %s and pgembed.terms(chunk.pgembed_text_chunk) operator(pg_catalog.@@) $3::tsquery
                 limit $7
             )
             select candidate.*, bm25
@@ -192,29 +352,13 @@ as $function$
             order by bm25 desc, key, chunk_index
             limit $2
         $statement$,
-        pgembed.search_key(pipeline),
-        pgembed.search_distance(pipeline, 'none'),
-        (
-            select string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position)
-            from unnest(columns) with ordinality as listed (name, position)
-        ),
-        pgembed.search_relation(
-            pipeline,
-            chunk_rows,
-            -- Keys and vectors of chunks are no columns of a record.
-            condition is not null
-                or exists (
-                    select
-                    from unnest(columns) as listed (name)
-                    where not starts_with(name, 'chunk.pgembed_')
-                )
-        ),
-        coalesce('(' || condition || E'\n)', 'true')
-    )
+        candidate
+    );
+end
 $function$;
 
 comment on function pgembed.lexical_statement is
-    'The statement of a search by words. Its parameters are the vector and the number of hits, which chunks to look at (a tsquery), the terms with their weights, the average length of a chunk in bytes, and at how many chunks to look. For the other functions.';
+    'The statement of a search by words. Its parameters are the vector, the number of hits and, as lexical_scan says: of gin, which chunks to look at (a tsquery), the terms with their weights, the average length of a chunk in bytes, and at how many chunks to look; of pg_textsearch, the query as words, and the chunks that have any (a tsquery). For the other functions.';
 
 create function pgembed.has_lexical_index(pipeline pgembed.pipelines)
 returns boolean
@@ -222,23 +366,8 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $function$
-    select exists (
-        select
-        from pg_index
-        join pg_depend as of_function
-            on of_function.classid = 'pg_class'::regclass
-            and of_function.objid = indexrelid
-            and of_function.refclassid = 'pg_proc'::regclass
-            and of_function.refobjid = 'pgembed.terms(text)'::regprocedure
-        join pg_class on pg_class.oid = indrelid
-        join pg_namespace on pg_namespace.oid = relnamespace
-        where nspname = pipeline.target_schema
-            and relname = pipeline.target_table
-            and pipeline.into_column is null
-            and indisvalid
-            and indpred is null
-    )
+    select pgembed.lexical_scan(pipeline) is not null
 $function$;
 
 comment on function pgembed.has_lexical_index is
-    'Whether the index of pgembed.terms is there that a search by words takes. For the other functions.';
+    'Whether an index of words is there that a search of the caller can go by. For the other functions.';

@@ -168,18 +168,44 @@ def _index_vectors(
 def _index_words(
     conninfo: str, connection: Connection, pipeline: Pipeline, given: dict[str, str | None]
 ) -> None:
-    from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
+    from pgqueue_embed.vector_search.lexical_index import (
+        build_lexical_index,
+        lexical_indexes,
+        wanted_index,
+    )
 
     for option, value in given.items():
         if value is not None:
             raise UsageError(f"--{option} is of an index of vectors; leave it out, or --lexical")
-    if has_lexical_index(connection, pipeline):
-        say(f"{pipeline.name} has an index of words already")
+    found = lexical_indexes(connection, pipeline).get(wanted_index(connection, pipeline))
+    if found is not None:
+        say(f"{pipeline.name} has an index of words already: {found}")
+    else:
+        started = time.monotonic()
+        with _watched(conninfo, pipeline):
+            built = build_lexical_index(connection, pipeline, on_warning=_warn)
+        say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+    _say_what_ranks(connection, pipeline)
+
+
+def _say_what_ranks(connection: Connection, pipeline: Pipeline) -> None:
+    """Say it where pg_textsearch ranks the words, or why it does not though it is there."""
+    from pgqueue_embed.vector_search.lexical import GIN, PG_TEXTSEARCH
+    from pgqueue_embed.vector_search.lexical_index import lexical_indexes
+    from pgqueue_embed.vector_search.textsearch import find_textsearch
+
+    extension = find_textsearch(connection, pipeline)
+    found = lexical_indexes(connection, pipeline)
+    if extension is None:
         return
-    started = time.monotonic()
-    with _watched(conninfo, pipeline):
-        built = build_lexical_index(connection, pipeline, on_warning=_warn)
-    say(f"built {built} in {duration(max(1.0, time.monotonic() - started))}")
+    if PG_TEXTSEARCH not in found:
+        say(f"PostgreSQL's own index is used: {extension.why_not}")
+    elif GIN in found and extension.why_not is None:
+        say(f"pg_textsearch {extension.version} ranks the words; no search needs {found[GIN]} now")
+    elif GIN in found:
+        say(f"roles that policies are for search by {found[GIN]}, others by {found[PG_TEXTSEARCH]}")
+    else:
+        say(f"pg_textsearch {extension.version} ranks the words")
 
 
 def _completed(

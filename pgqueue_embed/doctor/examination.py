@@ -81,6 +81,7 @@ def _examine_pipeline(
     yield from tables
     yield from guarded(name, lambda: pipeline.check_capture(connection, examined))
     yield from guarded(name, lambda: pipeline.check_indexes(connection, examined))
+    yield from guarded(name, lambda: pipeline.check_words(connection, examined))
     yield from guarded(name, lambda: models.check_pipeline(examined))
     model = models.of_pipeline(examined)
     # What is wrong with the tables has been told.

@@ -24,6 +24,9 @@ from pgqueue_embed.source.trust import look
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, views_of
 from pgqueue_embed.untrusted.shell import command
+from pgqueue_embed.vector_search.lexical import PG_TEXTSEARCH
+from pgqueue_embed.vector_search.lexical_index import lexical_indexes
+from pgqueue_embed.vector_search.textsearch import find_textsearch
 
 PUT_BACK = "put it back as it was, or drop the pipeline"
 
@@ -90,6 +93,24 @@ def check_indexes(connection: Connection, pipeline: Pipeline) -> Iterator[Check]
         finding = f"index {index} is invalid: its build was cut short, and no search uses it"
         fix = f"{command('index', pipeline.name)}, with the options it had, or drop it"
         yield warning(pipeline.name, finding, fix)
+
+
+def check_words(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
+    """Tell by what searches for words go, where they can be made, and what would be better."""
+    indexes = lexical_indexes(connection, pipeline)
+    if not indexes:
+        return
+    scan, index = next(iter(indexes.items()))
+    how = "by pg_textsearch" if scan == PG_TEXTSEARCH else "in SQL"
+    yield ok(pipeline.name, f"words are ranked {how}, by index {index}")
+    extension = find_textsearch(connection, pipeline)
+    if extension is None or scan == PG_TEXTSEARCH:
+        return
+    if extension.why_not is None:
+        finding = f"pg_textsearch {extension.version} is there, and has no index of the words"
+        yield warning(pipeline.name, finding, command("index", pipeline.name, "--lexical"))
+    else:
+        yield ok(pipeline.name, f"PostgreSQL's own index is used: {extension.why_not}")
 
 
 def _check_views(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:

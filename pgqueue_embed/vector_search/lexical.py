@@ -1,7 +1,6 @@
-"""Search by words: the one place that ranks chunks by a query's words, here by BM25 in SQL.
+"""Search by words: the one place that ranks chunks by a query's words, by BM25.
 
-An extension that ranks so by an index of its own (pg_textsearch, pg_search, VectorChord-bm25)
-would take the place of `ranked_by_words`, and of nothing else.
+An index of pg_textsearch ranks by itself. Else it is done in SQL, over PostgreSQL's own GIN index.
 """
 
 from __future__ import annotations
@@ -17,25 +16,43 @@ from pgqueue_embed.untrusted.shell import command
 # So many chunks are scored: those of the rarest terms, and of all terms together.
 CANDIDATES = 500
 
+# The indexes of words, as pgembed.lexical_scan calls them.
+GIN = "gin"
+PG_TEXTSEARCH = "pg_textsearch"
+
 # Until `evaluate` has found another one.
 USUAL_WEIGHT = 0.5
 
 READY = """
-select pgembed.has_lexical_index(pipelines), lexical, coalesce(lexical_weight, %s)
+select pgembed.lexical_scan(pipelines), lexical, coalesce(lexical_weight, %s)
 from pgembed.pipelines
 where id = %s
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """By which index the words of a pipeline are searched for, and their weight, 0 to 1."""
+
+    scan: str
+    weight: float
+
+
 def lexical_weight(pipeline: Pipeline) -> Steps[float]:
-    """Read the weight of words in the pipeline's hybrid searches, 0 to 1.
+    """Read the weight of words in the pipeline's hybrid searches; raises what `ready` does."""
+    found = yield from ready(pipeline)
+    return found.weight
+
+
+def ready(pipeline: Pipeline) -> Steps[Ready]:
+    """Read what hybrid searches of the pipeline go by.
 
     Raises UsageError where its words are not indexed, or not yet.
     """
     rows = yield Step(READY, (USUAL_WEIGHT, pipeline.id))
-    is_there, is_declared, weight = rows[0] if rows else (False, False, USUAL_WEIGHT)
-    if is_there:
-        return float(weight)
+    scan, is_declared, weight = rows[0] if rows else (None, False, USUAL_WEIGHT)
+    if scan is not None:
+        return Ready(scan=scan, weight=float(weight))
     if not pipeline.spec.text:
         raise UsageError(
             f"--hybrid: {pipeline.name} stores no texts whose words could be indexed; a next"
@@ -80,6 +97,11 @@ def _quoted(term: str) -> str:
     return f"'{doubled}'"
 
 
+def _told(words: str) -> str:
+    """Return what PostgreSQL can read of words."""
+    return words.replace("\x00", " ")
+
+
 TERMS = """
 select term, chunks, weight, average_bytes
 from pgembed.pipelines
@@ -90,7 +112,7 @@ order by chunks, term
 
 
 def _terms(pipeline: Pipeline, words: str) -> Steps[_Terms | None]:
-    rows = yield Step(TERMS, (words.replace("\x00", " "), pipeline.id))
+    rows = yield Step(TERMS, (_told(words), pipeline.id))
     if not rows:
         return None
     terms, chunks, weights, lengths = zip(*rows, strict=True)
@@ -100,14 +122,41 @@ def _terms(pipeline: Pipeline, words: str) -> Steps[_Terms | None]:
 
 
 def ranked_by_words(
-    pipeline: Pipeline, statement: str, vector: str, words: str, count: int
+    pipeline: Pipeline, statement: str, vector: str, words: str, count: int, scan: str = GIN
 ) -> Steps[Rows]:
     """Read the `count` chunks that answer `words` best, by BM25, of those that have any.
 
-    `statement` is pgembed.lexical_statement's: rows are as those of pgembed.search_statement, but
-    for the last column, the score. `vector` is the query's, which gives the distance. At most
-    CANDIDATES chunks are scored of those with all words, and as many of those with the rarest.
+    `statement` is pgembed.lexical_statement's for `scan`: rows are as those of
+    pgembed.search_statement, but for the last column, which is the higher the better. `vector` is
+    the query's, which gives the distance.
     """
+    if scan == PG_TEXTSEARCH:
+        return (yield from _ranked_by_index(statement, vector, words, count))
+    return (yield from _ranked_in_sql(pipeline, statement, vector, words, count))
+
+
+# Of a text that is longer than questions are, its beginning.
+ASKED = """
+select pgembed.word(lexeme), lexeme
+from unnest(pgembed.terms(%s))
+order by positions[1]
+limit 64
+"""
+
+
+def _ranked_by_index(statement: str, vector: str, words: str, count: int) -> Steps[Rows]:
+    asked = yield Step(ASKED, (_told(words),))
+    if not asked:
+        return []
+    query = " ".join(word for word, _ in asked)
+    has_any = " | ".join(_quoted(term) for _, term in asked)
+    return (yield Step(statement, (vector, count, query, has_any), raw=True))
+
+
+def _ranked_in_sql(
+    pipeline: Pipeline, statement: str, vector: str, words: str, count: int
+) -> Steps[Rows]:
+    """Score at most CANDIDATES chunks of those with all words, and as many with the rarest."""
     terms = yield from _terms(pipeline, words)
     if terms is None:
         return []

@@ -1,4 +1,7 @@
-"""The index of a pipeline's words: whether it is there, and how it is built."""
+"""The index of a pipeline's words: whether it is there, and how it is built.
+
+One of pg_textsearch where that can be used, else PostgreSQL's own GIN.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from pgqueue_embed.target.parts import LEAVES
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import shortened
 from pgqueue_embed.vector_search.index_build import Build, build_once, ignore, long_statements
+from pgqueue_embed.vector_search.lexical import GIN, PG_TEXTSEARCH
+from pgqueue_embed.vector_search.textsearch import find_textsearch
 
 HAS = "select pgembed.has_lexical_index(pipelines) from pgembed.pipelines where id = %s"
 
@@ -22,6 +27,29 @@ HAS = "select pgembed.has_lexical_index(pipelines) from pgembed.pipelines where 
 def has_lexical_index(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether hybrid searches can be made."""
     return bool(connection.value(HAS, (pipeline.id,)))
+
+
+INDEXES = """
+select listed.scan, listed.name
+from pgembed.pipelines
+cross join pgembed.lexical_indexes(pipelines) as listed
+where id = %s
+"""
+
+
+def lexical_indexes(connection: Connection, pipeline: Pipeline) -> dict[str, str]:
+    """Return the name of an index of words by what it is of, the one that is preferred first."""
+    rows = connection.execute(INDEXES, (pipeline.id,)).fetchall()
+    found: dict[str, str] = {}
+    for scan, name in rows:
+        found.setdefault(scan, name)
+    return found
+
+
+def wanted_index(connection: Connection, pipeline: Pipeline) -> str:
+    """Return which index of words is to be built: PG_TEXTSEARCH or GIN."""
+    extension = find_textsearch(connection, pipeline)
+    return GIN if extension is None or extension.why_not is not None else PG_TEXTSEARCH
 
 
 def build_lexical_index(
@@ -33,7 +61,8 @@ def build_lexical_index(
     Raises as `build_index` and `check_has_texts` do.
     """
     check_has_texts(pipeline)
-    build = LexicalBuild(connection, pipeline, on_warning)
+    kind = KINDS[wanted_index(connection, pipeline)]
+    build = LexicalBuild(connection, pipeline, on_warning, kind)
     with long_statements(connection):
         name = build_once(build)
         # How common a term is, is known from then on.
@@ -56,7 +85,28 @@ def check_has_texts(pipeline: Pipeline) -> None:
         )
 
 
-CREATE = "{create} {name} on {table} using gin (pgembed.terms({text_chunk}))"
+@dataclass(frozen=True)
+class Kind:
+    """How an index of words is named and made, of what `function` says."""
+
+    suffix: str
+    function: str
+    create: str
+
+
+KINDS = {
+    GIN: Kind(
+        "lexical",
+        "pgembed.terms(text)",
+        "{create} {name} on {table} using gin (pgembed.terms({text_chunk}))",
+    ),
+    PG_TEXTSEARCH: Kind(
+        "bm25",
+        "pgembed.words(text)",
+        "{create} {name} on {table} using bm25 (pgembed.words({text_chunk}))"
+        " with (text_config = 'pg_catalog.simple')",
+    ),
+}
 
 PARTS_WITHOUT = """
 select nspname, relname
@@ -70,7 +120,7 @@ where not exists (
         on classid = 'pg_class'::regclass
         and objid = indexrelid
         and refclassid = 'pg_proc'::regclass
-        and refobjid = 'pgembed.terms(text)'::regprocedure
+        and refobjid = %(function)s::regprocedure
     where indrelid = relid and indisvalid
 )
 order by relid
@@ -81,19 +131,21 @@ order by relid
 class LexicalBuild(Build):
     """Builds the index of a pipeline's words."""
 
+    kind: Kind
+
     def name_of(self, table: Table) -> str:
         """Return the name of the index of `table`, the same everywhere."""
-        return shortened(f"{table.name}_{self.pipeline.spec.columns.text_chunk}", "lexical")
+        return shortened(f"{table.name}_{self.pipeline.spec.columns.text_chunk}", self.kind.suffix)
 
     def parts_without(self) -> list[Table]:
         """Return the parts that lack it."""
-        values = {"table": self.pipeline.target.quoted}
+        values = {"table": self.pipeline.target.quoted, "function": self.kind.function}
         rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
         return [Table(schema=schema, name=name) for schema, name in rows]
 
     def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
         """Return the statement that builds that of one table."""
-        return sql.SQL(CREATE).format(
+        return sql.SQL(self.kind.create).format(
             create=create,
             name=sql.Identifier(name),
             table=table.identifier,

@@ -39,7 +39,7 @@ from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
 from pgqueue_embed.vector_search.hit import Candidate, Hit
 from pgqueue_embed.vector_search.known import Known
-from pgqueue_embed.vector_search.lexical import lexical_weight, ranked_by_words
+from pgqueue_embed.vector_search.lexical import GIN, ranked_by_words, ready
 from pgqueue_embed.vector_search.near import LikeRecord, Near, Origin, origin_of
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
 from pgqueue_embed.vector_search.reading import (
@@ -266,14 +266,24 @@ class _Scan:
             self._vector,
             self.request.words or "",
             count,
+            self._relation.lexical_scan or GIN,
         )
         hits = map(self._hit, rows)
         return [hit for hit in hits if hit.key_text != self._origin.key_text]
 
     def lexical_weight(self) -> Steps[float]:
-        """Read the weight of the words; raises UsageError where there is no index of them."""
-        usual = yield from lexical_weight(self._pipeline)
-        return usual if self.request.lexical_weight is None else self.request.lexical_weight
+        """Read the weight of the words; raises UsageError where there is no index of them.
+
+        And where it is another one than a moment ago, when the statement was made.
+        """
+        usual = yield from ready(self._pipeline)
+        if usual.scan != self._relation.lexical_scan:
+            raise UsageError(
+                f"the index of the words of {self._pipeline.name} was replaced just now; search"
+                " again"
+            )
+        given = self.request.lexical_weight
+        return usual.weight if given is None else given
 
     def _step(self, statement: str, *values: object) -> Step:
         # It is made of names that PostgreSQL has quoted, and of what a person may say.

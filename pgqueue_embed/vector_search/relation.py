@@ -46,6 +46,7 @@ select
     relation,
     pgembed.search_key(pipelines),
     pgembed.search_distance(pipelines, 'none'),
+    case when %(lexical)s then pgembed.lexical_scan(pipelines) end,
     case
         when %(lexical)s
         then pgembed.lexical_statement(pipelines, %(rows)s, %(where)s, %(columns)s)
@@ -64,7 +65,7 @@ class Relation:
 
     `scan` is how the index quantizes that orders `statement`; `exact_statement` uses none. `key`
     and `distance` are those of a row of `relation`. The `lexical_statement` is there where words
-    are searched for; see pgembed.lexical_statement.
+    are searched for, and goes by the index that `lexical_scan` names: pgembed.lexical_statement.
     """
 
     scan: str
@@ -73,6 +74,7 @@ class Relation:
     relation: str
     key: str
     distance: str
+    lexical_scan: str | None
     lexical_statement: str | None
 
 

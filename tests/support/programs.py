@@ -13,7 +13,12 @@ _ABSENT = "for want of "
 
 def needs_program(name: str) -> pytest.MarkDecorator:
     """Return the mark of tests that are left out on a machine without the program `name`."""
-    return pytest.mark.skipif(shutil.which(name) is None, reason=_ABSENT + name)
+    return needs(name, shutil.which(name) is not None)
+
+
+def needs(name: str, is_there: bool) -> pytest.MarkDecorator:
+    """Return the mark of tests that are left out unless what has that name `is_there`."""
+    return pytest.mark.skipif(not is_there, reason=_ABSENT + name)
 
 
 def left_out(reasons: Iterable[str]) -> str | None:

@@ -1,0 +1,46 @@
+"""A server with pg_textsearch, of packages that npm installs beside the environment's own.
+
+It is PostgreSQL as WebAssembly, with one process for all sessions: what a session sets, each has.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import needs
+
+SCRIPT = Path(__file__).with_suffix(".mjs")
+FOLDER = Path(sys.prefix) / "pg_textsearch"
+PACKAGE = FOLDER / "node_modules" / "@electric-sql" / "pglite-pg_textsearch"
+
+
+def needs_textsearch() -> pytest.MarkDecorator:
+    """Return the mark of tests that are left out where the server cannot be started."""
+    return needs("pg_textsearch", PACKAGE.is_dir() and shutil.which("node") is not None)
+
+
+@contextmanager
+def textsearch_server() -> Iterator[str]:
+    """Run a server and return the connection string of its only database, for a superuser."""
+    with tempfile.TemporaryDirectory(prefix="pgembed-") as folder:
+        command = ["node", "--input-type=module", "--eval", SCRIPT.read_text(), "--"]
+        with subprocess.Popen(
+            [*command, f"{folder}/.s.PGSQL.5432"],
+            cwd=FOLDER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            yield f"host={folder} user=postgres dbname=postgres sslmode=disable"
+            server.stdin.close()
