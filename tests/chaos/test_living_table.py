@@ -26,7 +26,7 @@ from tests.support.rows import one_value
 from tests.support.vectors import assert_vectors_are_of_their_texts
 
 # So few records that writers and workers meet at each of them again and again.
-SECONDS = 20
+SECONDS = 10
 RECORDS = 500
 WRITERS = 4
 WORKERS = 3
