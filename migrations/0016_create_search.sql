@@ -5,7 +5,7 @@
 -- literals, and columns and operators are looked up, so that it may come from anywhere.
 set local lock_timeout = '5s';
 
-create function pgembed.search_distance(pipeline pgembed.pipelines, scan text)
+create function pgembed.search_distance(pipeline pgembed.pipelines, scan text, query text default '$1')
 returns text
 language sql
 stable
@@ -13,19 +13,19 @@ set search_path = pg_catalog, pg_temp
 as $function$
     select case scan
         when 'none' then
-            format('(chunk.pgembed_embedding operator(%1$I.<=>) $1::%1$I.%2$I)', nspname, pipeline.vector_type)
+            format('(chunk.pgembed_embedding operator(%1$I.<=>) %3$s::%1$I.%2$I)', nspname, pipeline.vector_type, query)
         -- No index has this.
         when 'exact' then
-            format('(chunk.pgembed_embedding operator(%1$I.<=>) $1::%1$I.%2$I) + 0', nspname, pipeline.vector_type)
+            format('(chunk.pgembed_embedding operator(%1$I.<=>) %3$s::%1$I.%2$I) + 0', nspname, pipeline.vector_type, query)
         when 'halfvec' then
             format(
-                '(chunk.pgembed_embedding::%1$I.halfvec(%2$s) operator(%1$I.<=>) $1::%1$I.%3$I::%1$I.halfvec(%2$s))',
-                nspname, pipeline.dimensions, pipeline.vector_type
+                '(chunk.pgembed_embedding::%1$I.halfvec(%2$s) operator(%1$I.<=>) %4$s::%1$I.%3$I::%1$I.halfvec(%2$s))',
+                nspname, pipeline.dimensions, pipeline.vector_type, query
             )
         when 'binary' then
             format(
-                '(%1$I.binary_quantize(chunk.pgembed_embedding)::bit(%2$s) operator(%1$I.<~>) %1$I.binary_quantize($1::%1$I.%3$I))',
-                nspname, pipeline.dimensions, pipeline.vector_type
+                '(%1$I.binary_quantize(chunk.pgembed_embedding)::bit(%2$s) operator(%1$I.<~>) %1$I.binary_quantize(%4$s::%1$I.%3$I))',
+                nspname, pipeline.dimensions, pipeline.vector_type, query
             )
     end
     from pg_extension
@@ -34,7 +34,7 @@ as $function$
 $function$;
 
 comment on function pgembed.search_distance is
-    'The distance of a chunk in search_relation from the vector $1, by an index that quantizes so, or as no index has it: exact. For the other functions.';
+    'The distance of a chunk in search_relation from the vector that the SQL query gives, by an index that quantizes so, or as no index has it: exact. For the other functions.';
 
 create function pgembed.candidates(k bigint, scan text)
 returns bigint
@@ -51,7 +51,12 @@ comment on function pgembed.candidates is
     'How many chunks an index that quantizes so has to name for k hits; these are ordered by their vectors. For the other functions.';
 
 create function pgembed.search_statement(
-    pipeline pgembed.pipelines, chunk_rows text, condition text, columns text[], scan text
+    pipeline pgembed.pipelines,
+    chunk_rows text,
+    condition text,
+    columns text[],
+    scan text,
+    query text default '$1'
 )
 returns text
 language sql
@@ -79,7 +84,7 @@ as $function$
             limit $2
         $statement$,
         pgembed.search_key(pipeline),
-        pgembed.search_distance(pipeline, 'none'),
+        pgembed.search_distance(pipeline, 'none', query),
         (
             select string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position)
             from unnest(columns) with ordinality as listed (name, position)
@@ -97,7 +102,7 @@ as $function$
         ),
         coalesce('(' || condition || E'\n)', 'true'),
         -- So that pages of chunks that are equally near do not overlap; an index has no such order.
-        pgembed.search_distance(pipeline, scan) || case scan when 'exact' then ', key, chunk_index' else '' end,
+        pgembed.search_distance(pipeline, scan, query) || case scan when 'exact' then ', key, chunk_index' else '' end,
         -- A bit a dimension tells few neighbours apart, so that all that the index has looked at are compared.
         format(
             case scan
@@ -111,7 +116,7 @@ as $function$
 $function$;
 
 comment on function pgembed.search_statement is
-    'The statement of a search, with the vector and the number of hits as its parameters: the candidates that an index names, ordered by their vectors. It is one for SQL and for the program. For the other functions.';
+    'The statement of a search, with the vector and the number of hits as its parameters: the candidates that an index names, ordered by their vectors. With another query than $1, the vector is what that gives where the statement stands. It is one for SQL and for the program. For the other functions.';
 
 create function pgembed.index_methods(pipeline pgembed.pipelines)
 returns text[]

@@ -5,20 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-import psycopg
-from numpy.typing import NDArray
-from psycopg.types.json import Jsonb
-
 from pgqueue_embed.db import applications
-from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import is_given_back, is_of_the_role
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import (
     NotFound,
     PgembedError,
@@ -34,15 +26,14 @@ from pgqueue_embed.pipeline.model import use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server.encoders import Encoder, WarmEncoders
 from pgqueue_embed.search_server.query_batches import Encoded
-from pgqueue_embed.vector_search import query as semantic_search
+from pgqueue_embed.search_server.search_rounds import SearchRounds
 from pgqueue_embed.vector_search.asked import TRIES
 from pgqueue_embed.vector_search.hit import Hit
-from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.query import CONDITION_SECONDS
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import naming_missing_rights
-from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
+from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions
 
 # Chunks of one search: what is shown to a person or a program, and no export of the table.
 MOST_HITS = 1_000
@@ -81,6 +72,7 @@ class SearchService:
             conninfo, application_name=applications.SERVE, patience_seconds=CONDITION_SECONDS
         )
         self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
+        self._rounds = SearchRounds(self._sessions, self._executor)
         self._known = self._sessions.known
         self._loading = asyncio.Lock()
 
@@ -110,9 +102,7 @@ class SearchService:
 
     async def _found(self, search: Search, pipeline: Pipeline) -> list[Hit]:
         encoded = await self._encoder.encode(pipeline, [search.query])
-        return await self._in_session(
-            partial(_find, self._known, pipeline, encoded.vectors[0], search)
-        )
+        return await self._rounds.find(pipeline, encoded.vectors[0], search.request, search.filter)
 
     async def _retried(self, name: str, read: Callable[[Pipeline], Awaitable[Answer]]) -> Answer:
         """Return what is read of a pipeline as it is, whichever generation takes over meanwhile."""
@@ -198,34 +188,3 @@ class SearchService:
 
     async def _in_session(self, work: Callable[[Connection], Answer]) -> Answer:
         return await self._sessions.awaited(work, self._executor)
-
-
-def _find(
-    known: Known,
-    pipeline: Pipeline,
-    vector: NDArray[np.float32],
-    search: Search,
-    connection: Connection,
-) -> list[Hit]:
-    request = search.request
-    if search.filter is not None:
-        request = replace(request, where=_condition(connection, pipeline, search.filter))
-    try:
-        return semantic_search.search(connection, pipeline, vector, request, known=known)
-    finally:
-        if request.where is not None:
-            forget_what_was_set(connection)
-
-
-def _condition(connection: Connection, pipeline: Pipeline, given: Mapping[str, Any]) -> str | None:
-    """Return a filter as SQL, in which its values are data; raises UsageError for what is none."""
-    query = "select pgembed.search_condition(pipelines, %s) from pgembed.pipelines where id = %s"
-    try:
-        condition: str | None = connection.value(query, (Jsonb(dict(given)), pipeline.id))
-        return condition
-    except psycopg.Error as error:
-        if connection.closed or is_of_the_role(error) or is_given_back(error):
-            raise
-        run(connection, semantic_search.check_present(pipeline))
-        hint = f"; {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise UsageError(f"{first_line(error)}{hint}") from None

@@ -42,6 +42,10 @@ select
         when scan = 'exact' then exact
         else pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, scan)
     end,
+    case
+        when scan <> 'exact' and %(where)s is null then
+            pgembed.search_statement(pipelines, %(rows)s, null, %(columns)s, scan, 'asked.vector')
+    end,
     exact,
     relation,
     pgembed.search_key(pipelines),
@@ -57,19 +61,36 @@ cross join pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s,
 """
 
 
+# Of vectors whose numbers stand one after the other. Only by an index: what looks at all chunks is
+# parted among the server's cores for one vector, and not where it stands behind others.
+OF_MANY = """
+select asked.place, nearest.*
+from (
+    select place, ($1::real[])[(place - 1) * dimensions + 1 : place * dimensions] as vector
+    from generate_series(1, $3::integer) as place
+    cross join (values (cardinality($1::real[]) / $3::integer)) as given (dimensions)
+) as asked
+cross join lateral ({nearest}) as nearest
+order by asked.place, nearest.distance, nearest.key, nearest.chunk_index
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Relation:
     """The SQL of a search. In all of it the query's vector is $1, in the statements the limit $2.
 
     Rows of the statements have the key's columns behind the distance, then what was asked for.
 
-    `scan` is how the index quantizes that orders `statement`; `exact_statement` uses none. `key`
-    and `distance` are those of a row of `relation`. The `lexical_statement` is there where words
-    are searched for, and goes by the index that `lexical_scan` names: pgembed.lexical_statement.
+    `scan` is how the index quantizes that orders `statement`; `exact_statement` uses none.
+    `of_many` is the former about several vectors, as `together` sends it, where that is to be had.
+    `key` and `distance` are those of a row of `relation`. The `lexical_statement` is there where
+    words are searched for, and goes by the index that `lexical_scan` names:
+    pgembed.lexical_statement.
     """
 
     scan: str
     statement: str
+    of_many: str | None
     exact_statement: str
     relation: str
     key: str
@@ -111,6 +132,8 @@ def related(
     parts: dict[str, Any] = dict(zip(names, rows[0], strict=True))
     if parts["distance"] is None:
         yield from extension_read()  # it was dropped, and says so
+    if parts["of_many"] is not None:
+        parts["of_many"] = OF_MANY.replace("{nearest}", parts["of_many"])
     found = Relation(**parts)
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)

@@ -1,0 +1,33 @@
+"""The condition that a filter is, which is data: pgembed.search_condition makes it, as in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from pgqueue_embed.db.errors import first_line
+from pgqueue_embed.db.faults import is_given_back, is_of_the_role
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
+from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.query import check_present
+
+
+def condition_of(
+    connection: Connection, pipeline: Pipeline, given: Mapping[str, Any]
+) -> str | None:
+    """Return a filter as SQL, in which its values are data; raises UsageError for what is none."""
+    query = "select pgembed.search_condition(pipelines, %s) from pgembed.pipelines where id = %s"
+    try:
+        condition: str | None = connection.value(query, (Jsonb(dict(given)), pipeline.id))
+        return condition
+    except psycopg.Error as error:
+        if connection.closed or is_of_the_role(error) or is_given_back(error):
+            raise
+        run(connection, check_present(pipeline))
+        hint = f"; {error.diag.message_hint}" if error.diag.message_hint else ""
+        raise UsageError(f"{first_line(error)}{hint}") from None

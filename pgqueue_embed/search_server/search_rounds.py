@@ -1,0 +1,175 @@
+"""Searches that come together become one round: a transaction that looks near all of their vectors.
+
+What a search sends besides its own look into an index takes as long as some such looks, and is sent
+once a round: while PostgreSQL searches, the next ones gather.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgqueue_embed.db.session import Connection
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.search_server.filter_condition import condition_of
+from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.known import Known
+from pgqueue_embed.vector_search.query import search_together
+from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
+
+# Where searches take long, others are searched for beside them, not behind them.
+ROUND_SECONDS = 0.05
+
+# A round may have waited for a processor; the quickest of the last ones tells what searches take.
+LAST_ROUNDS = 8
+
+
+@dataclass(eq=False, kw_only=True)
+class _Asked:
+    """A search that somebody waits for."""
+
+    vector: NDArray[np.float32]
+    answer: asyncio.Future[list[Hit]]
+
+
+@dataclass(eq=False, kw_only=True)
+class _Kind:
+    """Searches of one pipeline that are alike but for their vectors."""
+
+    pipeline: Pipeline
+    request: SearchRequest
+    filter: Mapping[str, Any] | None
+    waiting: deque[_Asked] = field(default_factory=deque)
+    rounds: int = 0  # that are under way
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is one search: conditions may make settings or wait, words are a query's."""
+        has_condition = self.filter is not None or self.request.where is not None
+        return has_condition or self.request.words is not None
+
+    def take(self, most: int) -> list[_Asked]:
+        """Take those who came first, but for who has left; none while more are to gather."""
+        if self.rounds and len(self.waiting) < most:
+            return []
+        taken: list[_Asked] = []
+        while self.waiting and len(taken) < most:
+            asked = self.waiting.popleft()
+            if not asked.answer.done():
+                taken.append(asked)
+        return taken
+
+
+class SearchRounds:
+    """Searches, in rounds over a few sessions; to be asked from one event loop.
+
+    A search that fails, fails alone: a round of several that failed is run again, one by one. What
+    PostgreSQL does for clients that have left, it is told to end once no other waits for it.
+    """
+
+    def __init__(self, sessions: Sessions, executor: Executor) -> None:
+        self._sessions = sessions
+        self._executor = executor
+        self._kinds: dict[Hashable, _Kind] = {}  # those that have had a round last are last
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._paces: dict[int, deque[float]] = {}  # seconds a search in the last rounds
+
+    async def find(
+        self,
+        pipeline: Pipeline,
+        vector: NDArray[np.float32],
+        request: SearchRequest,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word that pgembed.search has
+    ) -> list[Hit]:
+        """Return the hits, best first; raises PgembedError or psycopg.Error."""
+        loop = asyncio.get_running_loop()
+        asked = _Asked(vector=vector, answer=loop.create_future())
+        kind = _Kind(pipeline=pipeline, request=request, filter=filter)
+        key = asked if kind.is_alone else (id(pipeline), request)
+        self._kinds.setdefault(key, kind).waiting.append(asked)
+        loop.call_soon(self._begin)  # behind those that were answered together with this one
+        return await asked.answer
+
+    def _begin(self) -> None:
+        """Start the rounds that are due, as long as there are sessions for them."""
+        for key, kind in list(self._kinds.items()):
+            if len(self._rounds) >= MOST_SESSIONS:
+                return
+            if taken := kind.take(round_size(self._paces.get(kind.pipeline.id, ()))):
+                self._start(kind, taken)
+                self._kinds[key] = self._kinds.pop(key)
+            elif not kind.waiting and not kind.rounds:
+                del self._kinds[key]
+
+    def _start(self, kind: _Kind, taken: Sequence[_Asked]) -> None:
+        round_ = asyncio.ensure_future(self._run(kind, taken))
+        kind.rounds += 1
+        self._rounds.add(round_)
+        round_.add_done_callback(partial(self._end, kind))
+
+        def leave(_answer: asyncio.Future[list[Hit]]) -> None:
+            if all(each.answer.cancelled() for each in taken):
+                round_.cancel()
+
+        for each in taken:
+            each.answer.add_done_callback(leave)
+
+    def _end(self, kind: _Kind, round_: asyncio.Task[None]) -> None:
+        kind.rounds -= 1
+        self._rounds.discard(round_)
+        self._begin()
+
+    async def _run(self, kind: _Kind, taken: Sequence[_Asked]) -> None:
+        vectors = [each.vector for each in taken]
+        try:
+            work = partial(_found, self._sessions.known, kind, vectors)
+            found, seconds = await self._sessions.awaited(work, self._executor)
+        except Exception as error:  # noqa: BLE001 - it is for who waits
+            self._failed(kind, taken, error)
+            return
+        if not kind.is_alone:
+            pace = self._paces.setdefault(kind.pipeline.id, deque(maxlen=LAST_ROUNDS))
+            pace.append(seconds / len(taken))
+        for each, hits in zip(taken, found, strict=True):
+            if not each.answer.done():
+                each.answer.set_result(hits)
+
+    def _failed(self, kind: _Kind, taken: Sequence[_Asked], error: Exception) -> None:
+        waiting = [each for each in taken if not each.answer.done()]
+        if len(taken) == 1:
+            for each in waiting:
+                each.answer.set_exception(error)
+        else:
+            for each in waiting:
+                self._start(kind, [each])
+
+
+def round_size(pace: Collection[float]) -> int:
+    """Return how many searches make a round, by the seconds that one took in the last rounds."""
+    return max(1, int(ROUND_SECONDS / min(pace, default=ROUND_SECONDS)))
+
+
+def _found(
+    known: Known, kind: _Kind, vectors: Sequence[NDArray[np.float32]], connection: Connection
+) -> tuple[list[list[Hit]], float]:
+    """Return the hits of each vector, and the seconds that all took."""
+    started = time.monotonic()
+    request = kind.request
+    if kind.filter is not None:
+        request = replace(request, where=condition_of(connection, kind.pipeline, kind.filter))
+    try:
+        found = search_together(connection, kind.pipeline, vectors, request, known)
+    finally:
+        if request.where is not None:
+            forget_what_was_set(connection)
+    return found, time.monotonic() - started

@@ -1,0 +1,163 @@
+"""Searches that come together find what each of them finds alone, and fail alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.search_server import search_rounds
+from pgqueue_embed.search_server.bodies import search_of
+from pgqueue_embed.search_server.search_rounds import ROUND_SECONDS, round_size
+from pgqueue_embed.search_server.service import SearchService
+from pgqueue_embed.vector_search.lexical_index import build_lexical_index
+from pgqueue_embed.vector_search.query import search_together
+from tests.support.conditions import wait_until
+from tests.support.searching import SEARCHED
+from tests.support.serving import FakeEncoder
+
+PREPARED = SEARCHED
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"limit": 7, "offset": 3, "threshold": -1.0},
+    {"limit": 200, "threshold": 0.1},
+    {"columns": ["made", "kind"], "threshold": -1.0},
+    {"per_record": True, "threshold": 0.2, "limit": 60},
+    {"mmr": 0.3, "rerank_top": 20},
+    {"hybrid": True},
+    {"where": "kind = 7", "columns": ["kind"]},
+    {"where": "set_config('hnsw.ef_search', '1', false) is not null"},
+    {"filter": {"kind": [7, 8]}},
+    {"filter": {"none": 1}},
+    {"where": "kind / 0 = 1"},
+    {"columns": ["none"]},
+    {"limit": 2_000},
+)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many searches each round has had; all that wait are one round."""
+    sizes: list[int] = []
+
+    def counted(connection: Any, pipeline: Any, near: Sequence[Any], *others: Any) -> Any:
+        sizes.append(len(near))
+        return search_together(connection, pipeline, near, *others)
+
+    monkeypatch.setattr(search_rounds, "search_together", counted)
+    monkeypatch.setattr(search_rounds, "round_size", lambda _pace: 1_000)
+    return sizes
+
+
+def asked(shape: dict[str, Any], number: int) -> dict[str, Any]:
+    return {"pipeline": "reports", "query": f"chunk 0 of {number}", **shape}
+
+
+async def outcome(service: SearchService, given: dict[str, Any]) -> object:
+    """Return what a search finds, or how it fails."""
+    try:
+        return await service.find(search_of(given))
+    except Exception as error:  # noqa: BLE001 - it is what is compared
+        return type(error), str(error)
+
+
+async def at_once(service: SearchService, given: Sequence[dict[str, Any]]) -> list[object]:
+    return await asyncio.gather(*(outcome(service, each) for each in given))
+
+
+@pytest.mark.on_both_servers
+def test_searches_that_come_together_find_what_each_finds_alone(
+    conninfo: str, connection: Connection, indexed: Pipeline, rounds: list[int]
+) -> None:
+    build_lexical_index(connection, indexed)
+    given = [asked(shape, number) for number in range(1, 9) for shape in SHAPES]
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+
+        async def both() -> tuple[list[object], list[object]]:
+            alone = [await outcome(service, each) for each in given]
+            assert set(rounds) == {1}
+            rounds.clear()
+            return alone, await at_once(service, given)
+
+        alone, found = asyncio.run(both())
+    for each, expected, answer in zip(given, alone, found, strict=True):
+        assert answer == expected, each
+    assert max(rounds) == 8, "those of one shape are one round"
+    assert len(rounds) < len(given)
+
+
+def test_a_search_that_fails_fails_alone(
+    conninfo: str, connection: Connection, reports: Pipeline, rounds: list[int]
+) -> None:
+    given = [asked({"columns": ["made"], "limit": 400}, number) for number in range(16)]
+
+    async def failing(service: SearchService) -> None:
+        before = await at_once(service, given)
+        # No date of Python's: what finds this record cannot be read.
+        connection.execute("update public.reports set made = 'infinity' where id = 700")
+        rounds.clear()
+        after = await at_once(service, given)
+        assert rounds[0] == len(given)
+        failed = [each for each in after if not isinstance(each, list)]
+        assert 0 < len(failed) < len(given)
+        assert all(
+            is_now == was or is_now in failed for was, is_now in zip(before, after, strict=True)
+        )
+        assert after == [await outcome(service, each) for each in given]
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(failing(service))
+
+
+WAITING = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+
+
+@contextmanager
+def table_locked(conninfo: str) -> Iterator[None]:
+    with connect(conninfo) as other, other.transaction(force_rollback=True):
+        other.execute("lock table public.reports_chunks in access exclusive mode")
+        yield
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    await asyncio.to_thread(wait_until, condition, what)
+
+
+def test_who_leaves_takes_nobody_along(
+    conninfo: str, connection: Connection, reports: Pipeline, rounds: list[int]
+) -> None:
+    given = [asked({}, number) for number in range(4)]
+
+    async def begun(service: SearchService) -> list[asyncio.Task[object]]:
+        tasks = [asyncio.ensure_future(outcome(service, each)) for each in given]
+        await until(lambda: connection.value(WAITING), "their round waits for the table")
+        return tasks
+
+    async def leaving(service: SearchService) -> None:
+        expected = await at_once(service, given)
+        with table_locked(conninfo):
+            first, *others = await begun(service)
+            first.cancel()
+            await asyncio.wait([first])
+            assert connection.value(WAITING), "the others are searched for"
+        assert await asyncio.gather(*others) == expected[1:]
+        with table_locked(conninfo):
+            for each in await begun(service):
+                each.cancel()
+            await until(lambda: not connection.value(WAITING), "PostgreSQL has ended it")
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(leaving(service))
+    assert max(rounds) == 4
+
+
+def test_a_round_is_as_large_as_its_searches_are_quick() -> None:
+    assert round_size([]) == 1, "nothing is known yet"
+    assert round_size([ROUND_SECONDS / 16, 1.0]) == 16
+    assert round_size([ROUND_SECONDS]) == round_size([60 * ROUND_SECONDS]) == 1
