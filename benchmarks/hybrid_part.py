@@ -1,7 +1,8 @@
 """Words beside vectors: what hybrid searches find of four judged sets, and how long words take.
 
 The sets are made of the reports themselves, so that nobody's opinion is in them: identifiers that
-one report has, halves of a sentence of one, brand names and generic names of up to thirty.
+one report has, halves of a sentence of one, brand names and generic names of up to thirty. Where a
+server with pg_textsearch is at hand, it searches them, too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.weighing import rank
 from tests.support.corpus import make_source
+from tests.support.textsearch import has_textsearch, textsearch_server
 
 PART = "hybrid"
 RECORDS = 1_000
@@ -59,14 +61,12 @@ def measure(bench: Bench) -> Iterator[Measured]:
     bench.say(f"embedding {len(chunks):,} chunks")
     vectors = embed(model, chunks)
     encode = cache(partial(_encoded, open_light_encoder(resolved, ModelUse()), model))
+    sets = judged_sets(rows)
     conninfo = new_database(bench.server)
     try:
         with connect(conninfo) as connection:
-            make_source(connection, [])
-            pipeline = make_pipeline(connection, fake_identity(vectors.shape[1]))
-            fill(connection, pipeline, owners, chunks, vectors)
-            build_lexical_index(connection, pipeline)
-            for name, queries in judged_sets(rows).items():
+            pipeline = _indexed(connection, owners, chunks, vectors)
+            for name, queries in sets.items():
                 bench.say(name)
                 yield _quality(connection, pipeline, encode, name, queries)
             bench.say(f"copying the chunks {COPIES} times")
@@ -74,6 +74,27 @@ def measure(bench: Bench) -> Iterator[Measured]:
             yield _time(connection, pipeline, bench.rounds)
     finally:
         drop_database(bench.server, conninfo)
+    if has_textsearch():
+        with textsearch_server() as place, connect(place) as connection:
+            connection.execute("create extension pg_textsearch schema public")
+            pipeline = _indexed(connection, owners, chunks, vectors)
+            for name, queries in sets.items():
+                bench.say(f"{name}, by pg_textsearch")
+                yield _quality(connection, pipeline, encode, f"{name}, pg_textsearch", queries)
+
+
+def _indexed(
+    connection: Connection,
+    owners: Sequence[int],
+    chunks: Sequence[Chunk],
+    vectors: NDArray[np.float32],
+) -> Pipeline:
+    """Make a pipeline with `chunks`, whose words are indexed."""
+    make_source(connection, [])
+    pipeline = make_pipeline(connection, fake_identity(vectors.shape[1]))
+    fill(connection, pipeline, owners, chunks, vectors)
+    build_lexical_index(connection, pipeline)
+    return pipeline
 
 
 def _encoded(light: LightEncoder | None, model: EmbeddingModel, words: str) -> NDArray[np.float32]:

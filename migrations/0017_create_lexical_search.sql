@@ -62,27 +62,9 @@ $function$;
 comment on function pgembed.terms is
     'The terms that a text is found by, of documents and queries alike: words in lower case, each two characters of Chinese, Japanese or Korean, and identifiers with digits as a whole beside their parts. Of 50,000 characters at most. pgembed index --lexical builds an index of it.';
 
--- Without a path of its own, so that it becomes a part of what calls it, once for each term.
-create function pgembed.word(term text)
-returns text
-language sql
-immutable
-strict
-parallel safe
-as $function$
-    select case
-        when pg_catalog.octet_length(term) operator(pg_catalog.<=) 32
-        then pg_catalog.translate(
-            pg_catalog.encode(pg_catalog.convert_to(term, 'UTF8'), 'hex'), '0123456789', 'ghijklmnop'
-        )
-        else pg_catalog.concat('z', pg_catalog.translate(pg_catalog.md5(term), '0123456789', 'ghijklmnop'))
-    end
-$function$;
-
-comment on function pgembed.word is
-    'A term as a word of plain letters, which the text parser of any database and locale leaves as it is: its bytes by a to p, or, of a long one, z and its hash. For the other functions.';
-
-create function pgembed.words(document text)
+-- An index has what this gave, too. It calls nothing of this schema by name, which whoever writes
+-- chunks need not be let into.
+create function pgembed.words(terms tsvector)
 returns text
 language sql
 immutable
@@ -91,12 +73,22 @@ parallel safe
 cost 1000
 set search_path = pg_catalog, pg_temp
 as $function$
-    select coalesce(string_agg(repeat(pgembed.word(lexeme) || ' ', cardinality(positions)), ''), '')
-    from unnest(pgembed.terms(document))
+    select coalesce(string_agg(repeat(word, coalesce(cardinality(positions), 1)), ''), '')
+    from unnest(terms)
+    cross join lateral (
+        select translate(
+            case
+                when octet_length(lexeme) <= 32 then encode(convert_to(lexeme, 'UTF8'), 'hex') || ' '
+                else 'z' || md5(lexeme) || ' '
+            end,
+            '0123456789',
+            'ghijklmnop'
+        )
+    ) as written (word)
 $function$;
 
 comment on function pgembed.words is
-    'The terms of a text as words of plain letters, each as often as the text has it, for an index of pg_textsearch. pgembed index --lexical builds an index of it.';
+    'Terms as words of plain letters, which the text parser of any database and locale leaves as they are, each as often as the text has it: its bytes, or, of a long one, its hash. pgembed index --lexical builds an index of it for pg_textsearch.';
 
 create function pgembed.estimated_rows(query text)
 returns double precision
@@ -219,7 +211,7 @@ begin
         and indisvalid
         and indpred is null
         and (amname, refobjid) in (
-            ('gin', 'pgembed.terms(text)'::regprocedure), ('bm25', 'pgembed.words(text)'::regprocedure)
+            ('gin', 'pgembed.terms(text)'::regprocedure), ('bm25', 'pgembed.words(tsvector)'::regprocedure)
         )
     order by amname, 2;
 end
@@ -252,7 +244,7 @@ set search_path = pg_catalog, pg_temp
 as $function$
     -- By its index: the less, the better.
     select format(
-        'pgembed.words(chunk.pgembed_text_chunk) operator(%1$I.<@>) %1$I.to_bm25query($3::text, %2$L)',
+        'pgembed.words(pgembed.terms(chunk.pgembed_text_chunk)) operator(%1$I.<@>) %1$I.to_bm25query($3::text, %2$L)',
         nspname, lexical_indexes.name
     )
     from pgembed.lexical_indexes(pipeline)

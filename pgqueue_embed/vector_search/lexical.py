@@ -137,10 +137,14 @@ def ranked_by_words(
 
 # Of a text that is longer than questions are, its beginning.
 ASKED = """
-select pgembed.word(lexeme), lexeme
-from unnest(pgembed.terms(%s))
-order by positions[1]
-limit 64
+select pgembed.words(array_to_tsvector(array_agg(lexeme))), array_agg(lexeme)
+from (
+    select lexeme
+    from unnest(pgembed.terms(%s))
+    order by positions[1]
+    limit 64
+) as asked
+having count(*) > 0
 """
 
 
@@ -148,8 +152,8 @@ def _ranked_by_index(statement: str, vector: str, words: str, count: int) -> Ste
     asked = yield Step(ASKED, (_told(words),))
     if not asked:
         return []
-    query = " ".join(word for word, _ in asked)
-    has_any = " | ".join(_quoted(term) for _, term in asked)
+    [(query, terms)] = asked
+    has_any = " | ".join(map(_quoted, terms))
     return (yield Step(statement, (vector, count, query, has_any), raw=True))
 
 

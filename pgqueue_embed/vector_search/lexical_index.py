@@ -102,8 +102,8 @@ KINDS = {
     ),
     PG_TEXTSEARCH: Kind(
         "bm25",
-        "pgembed.words(text)",
-        "{create} {name} on {table} using bm25 (pgembed.words({text_chunk}))"
+        "pgembed.words(tsvector)",
+        "{create} {name} on {table} using bm25 (pgembed.words(pgembed.terms({text_chunk})))"
         " with (text_config = 'pg_catalog.simple')",
     ),
 }

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from pgqueue_embed.db.migrate import migrations_folder
 from tests.support.programs import needs
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
@@ -22,14 +24,30 @@ FOLDER = Path(sys.prefix) / "pg_textsearch"
 PACKAGE = FOLDER / "node_modules" / "@electric-sql" / "pglite-pg_textsearch"
 
 
+def has_textsearch() -> bool:
+    """Return whether the server can be started."""
+    return PACKAGE.is_dir() and shutil.which("node") is not None
+
+
 def needs_textsearch() -> pytest.MarkDecorator:
     """Return the mark of tests that are left out where the server cannot be started."""
-    return needs("pg_textsearch", PACKAGE.is_dir() and shutil.which("node") is not None)
+    return needs("pg_textsearch", has_textsearch())
 
 
 @contextmanager
 def textsearch_server() -> Iterator[str]:
-    """Run a server and return the connection string of its only database, for a superuser."""
+    """Run a server and return the connection string of its only database, which is migrated."""
+    with _running() as conninfo:
+        # Where all sessions are one, `migrate` would wait for the lock that it holds itself.
+        with psycopg.connect(conninfo, autocommit=True) as administrator:
+            administrator.execute("create extension vector; create schema pgembed")
+            for file in sorted(migrations_folder().glob("*.sql")):
+                administrator.execute(file.read_bytes())
+        yield conninfo
+
+
+@contextmanager
+def _running() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pgembed-") as folder:
         command = ["node", "--input-type=module", "--eval", SCRIPT.read_text(), "--"]
         with subprocess.Popen(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from psycopg import sql
 
 from pgqueue_embed.cli.index import _say_what_ranks
-from pgqueue_embed.db.migrate import migrations_folder
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_words
@@ -38,11 +36,6 @@ NAMES = {"gin": "reports_chunks_text_chunk_lexical", "bm25": "reports_chunks_tex
 def migrated() -> Iterator[str]:
     """The connection string of a migrated database, one for the file's tests."""
     with textsearch_server() as conninfo:
-        # Where all sessions are one, `migrate` would wait for the lock that it holds itself.
-        with psycopg.connect(conninfo, autocommit=True) as administrator:
-            administrator.execute("create extension vector; create schema pgembed")
-            for file in sorted(migrations_folder().glob("*.sql")):
-                administrator.execute(file.read_bytes())
         yield conninfo
 
 
@@ -130,6 +123,17 @@ def test_index_follows_whoever_writes(connection: Connection, reports: Pipeline)
     assert by_words(connection, reports, "zx") == []
 
 
+def test_whoever_may_write_chunks_needs_no_other_right(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("create role writer; grant all on reports_chunks to writer; set role writer")
+    try:
+        connection.execute("update reports_chunks set text_chunk = 'ZX' where fulltext_id = 1")
+    finally:
+        connection.execute("reset role; drop owned by writer; drop role writer")
+    assert [row[0] for row in by_words(connection, reports, "zx")] == ["1"]
+
+
 @pytest.mark.parametrize("words", ["", "…", "unheardof", "it's \\ ' \x00 & | ! :*", "的" * 70_000])
 def test_words_that_nothing_has_leave_what_is_near(
     connection: Connection, reports: Pipeline, words: str
@@ -211,7 +215,8 @@ def test_whom_policies_hide_chunks_from_learns_nothing_of_them(
 HOSTILE = """
 create schema hostile;
 create function hostile.to_bm25query(text, text) returns text language sql as 'select 1 / 0';
-create function hostile.word(text) returns text language sql as 'select 1 / 0';
+create function hostile.terms(text) returns tsvector language sql as $$ select ''::tsvector $$;
+create function hostile.words(tsvector) returns text language sql as 'select 1 / 0';
 create function hostile.md5(text) returns text language sql as 'select 1 / 0';
 create function hostile.octet_length(text) returns int language sql as 'select 1 / 0';
 create function hostile.translate(text, text, text) returns text language sql as 'select 1 / 0';
