@@ -65,7 +65,13 @@ M = Annotated[
     ),
 ]
 EfConstruction = Annotated[
-    int, typer.Option("--ef-construction", help="hnsw: candidates looked at while building.")
+    int | None,
+    typer.Option(
+        "--ef-construction",
+        help="hnsw: candidates looked at while building. Defaults to 64, and to 128 from 100,000"
+        " vectors on.",
+        show_default=False,
+    ),
 ]
 Memory = Annotated[
     int | None,
@@ -97,7 +103,7 @@ def index(
     quantize: Quantize = None,
     lists: Lists = None,
     m: M = None,
-    ef_construction: EfConstruction = 64,
+    ef_construction: EfConstruction = None,
     memory: Memory = None,
     yes: Yes = False,
     lexical: Lexical = False,

@@ -27,6 +27,12 @@ LEAST_USUAL_M = 12
 WORTH = 1.1
 MOST_A_PAGE = 12
 
+# pgvector's own. A large graph has the more places in which a search ends too early, the fewer
+# candidates a vector's neighbours were chosen from; a small one has few, and is searched through.
+USUAL_EF_CONSTRUCTION = 64
+LARGE_EF_CONSTRUCTION = 128
+LARGE_GRAPH_ROWS = 100_000
+
 # Even a small server can spare this much for the minutes of a build; a larger one says so by its
 # shared_buffers, usually a quarter of its memory.
 SPARE_BYTES = 1024 * MEGABYTE
@@ -37,7 +43,7 @@ MAX_PARALLEL_WORKERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """What a person asks for; `lists`, `m` and `memory_megabytes` None stand for a good choice.
+    """What a person asks for; None stands for a good choice.
 
     Limits are pgvector's: `m` 2 to 100, `ef_construction` 4 to 1,000 and at least twice `m`.
     """
@@ -46,7 +52,7 @@ class IndexOptions:
     quantize: str = "none"
     lists: int | None = None
     m: int | None = None
-    ef_construction: int = 64
+    ef_construction: int | None = None
     memory_megabytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +64,7 @@ class IndexOptions:
         if not 2 <= most <= 100:
             raise UsageError(f"--m {most}: give a number from 2 to 100")
         least = max(4, 2 * most)
-        if not least <= self.ef_construction <= 1000:
+        if self.ef_construction is not None and not least <= self.ef_construction <= 1000:
             raise UsageError(
                 f"--ef-construction {self.ef_construction}: give a number from {least}"
                 f" (twice --m {most}) to 1000"
@@ -139,7 +145,8 @@ def plan_index(
     part_rows = min(rows, math.ceil(rows * largest_share))
     if options.method == "hnsw":
         m = options.m or usual_m(vector_bytes)
-        parameters = {"m": m, "ef_construction": options.ef_construction}
+        candidates = options.ef_construction or usual_ef_construction(part_rows, m)
+        parameters = {"m": m, "ef_construction": candidates}
         needed = hnsw_bytes(part_rows, vector_bytes, m)
         given = min(needed, cap)
     else:
@@ -169,6 +176,12 @@ def usual_m(vector_bytes: int) -> int:
     fewer = range(USUAL_M, LEAST_USUAL_M - 1, -1) if usual <= MOST_A_PAGE else ()
     enough = (m for m in fewer if hnsw_vectors_a_page(vector_bytes, m) >= WORTH * usual)
     return next(enough, USUAL_M)
+
+
+def usual_ef_construction(rows: int, m: int) -> int:
+    """Return pgvector's own ef_construction, 64, or 128 for a large graph; at least twice m."""
+    usual = LARGE_EF_CONSTRUCTION if rows >= LARGE_GRAPH_ROWS else USUAL_EF_CONSTRUCTION
+    return max(usual, 2 * m)
 
 
 def _parallel_workers(method: str, limits: ServerLimits) -> int:

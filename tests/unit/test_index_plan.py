@@ -80,6 +80,31 @@ def test_fewer_neighbours_are_taken_where_more_vectors_fit_on_a_page_then(
     assert usual.parameters["m"] == m
 
 
+@pytest.mark.parametrize(
+    ("rows", "parts", "options", "candidates"),
+    [
+        (99_999, 1, {}, 64),
+        (100_000, 1, {}, 128),
+        (100_000, 2, {}, 64),
+        (100_000, 1, {"ef_construction": 64}, 64),
+        (10, 1, {"m": 40}, 80),
+        (100_000, 1, {"m": 100}, 200),
+    ],
+)
+def test_a_large_graph_is_built_with_more_candidates(
+    rows: int, parts: int, options: dict[str, int], candidates: int
+) -> None:
+    planned = plan_index(
+        IndexOptions(**options),  # type: ignore[arg-type]
+        rows=rows,
+        vector_bytes=8 + 384 * 4,
+        limits=SMALL_SERVER,
+        parts=parts,
+        largest_share=1 / parts,
+    )
+    assert planned.parameters["ef_construction"] == candidates
+
+
 def test_hnsw_gets_what_the_graph_needs() -> None:
     assert 150 < plan(100_000).memory_megabytes < 400
 
