@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -46,6 +47,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
     sizes = QUICK if arguments.quick else FULL
+    sizes = replace(sizes, filtered_vectors=arguments.vectors or sizes.filtered_vectors)
     options = Options(rounds=rounds, postgresql=arguments.postgresql, sizes=sizes)
     console = Console(width=arguments.width)
     LogSettings(level="warning").apply()
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=listed)
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each variant (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round of small samples")
+    parser.add_argument("--vectors", type=int, help="vectors of `filters` (a million)")
     parser.add_argument(
         "--postgresql", type=int, default=18, choices=(16, 18), help="the server's version (18)"
     )

