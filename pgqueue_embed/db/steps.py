@@ -17,6 +17,7 @@ from psycopg.abc import Params
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
+from pgqueue_embed.db.packed import PackedArray, PackedArrayDumper
 from pgqueue_embed.db.session import (
     READ_COMMITTED,
     SETTINGS,
@@ -54,6 +55,7 @@ def run(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
             kind = RawCursor if step.raw else Cursor
             try:
                 with kind(connection, row_factory=tuple_row) as cursor:
+                    _teach(cursor, step)
                     cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
                     rows = cursor.fetchall() if _has_rows(cursor) else []
             except psycopg.Error as error:
@@ -73,6 +75,7 @@ async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answe
             kind = psycopg.AsyncRawCursor if step.raw else psycopg.AsyncCursor
             try:
                 async with kind(connection, row_factory=tuple_row) as cursor:
+                    _teach(cursor, step)
                     await cursor.execute(step.query, step.values, binary=step.binary, prepare=False)
                     rows = await cursor.fetchall() if _has_rows(cursor) else []
             except psycopg.Error as error:
@@ -82,6 +85,12 @@ async def run_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answe
     except StopIteration as end:
         answer: Answer = end.value
         return answer
+
+
+def _teach(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], step: Step) -> None:
+    """Let a cursor send packed arrays; its connection may be a program's, and stays as it is."""
+    if step.raw:
+        cursor.adapters.register_dumper(PackedArray, PackedArrayDumper)
 
 
 def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg.abc import DumperKey
-from psycopg.adapt import Dumper, PyFormat
-from psycopg.pq import Format
 
 from pgqueue_embed.db.extension import vector_extension
+from pgqueue_embed.db.packed import PackedArray, PackedArrayDumper, header
 from pgqueue_embed.db.session import Connection
 
 # Element types of pgvector's binary formats, big-endian (pgvector src/vector.c vector_send and
 # src/halfvec.c halfvec_send: int16 dimensions, int16 unused, then the elements).
 ELEMENT: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
-
-
-@dataclass(frozen=True)
-class PackedArray:
-    """Values in PostgreSQL's binary array format, a parameter of type `array_oid`."""
-
-    payload: bytes
-    array_oid: int
-
-
-class PackedArrayDumper(Dumper):
-    """Sends PackedArray as they are, declared with their own array type."""
-
-    format = Format.BINARY
-
-    def get_key(self, obj: PackedArray, format: PyFormat) -> DumperKey:  # noqa: A002 (psycopg's name)
-        return (self.cls, obj.array_oid)  # type: ignore[return-value]
-
-    def upgrade(self, obj: PackedArray, format: PyFormat) -> PackedArrayDumper:  # noqa: A002
-        dumper = PackedArrayDumper(self.cls)
-        dumper.oid = obj.array_oid
-        return dumper
-
-    def dump(self, obj: PackedArray) -> bytes:
-        return obj.payload
 
 
 def vector_text(vector: NDArray[np.float32]) -> str:
@@ -53,9 +25,7 @@ def vector_text(vector: NDArray[np.float32]) -> str:
 def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) -> bytes:
     """Return `vectors`, shape (rows, dimensions), as one binary array of `vector_type`.
 
-    The format is that of array_send (PostgreSQL src/backend/utils/adt/arrayfuncs.c): number of
-    array dimensions, null flag, element type, length, lower bound, then each element with its
-    byte length before it. An empty array has zero dimensions.
+    See `packed` for the format.
     """
     rows, dimensions = vectors.shape
     element = ELEMENT[vector_type]
@@ -66,17 +36,7 @@ def pack(vectors: NDArray[np.float32], *, vector_type: str, element_oid: int) ->
     packed["bytes"] = 4 + dimensions * element.itemsize
     packed["dim"] = dimensions
     packed["values"] = vectors
-    return _header(rows, element_oid) + packed.tobytes()
-
-
-# PostgreSQL's own types have the same numbers in every database (src/include/catalog/pg_type.dat).
-INTEGER_OID, INTEGER_ARRAY_OID = 23, 1007
-_INTEGER = np.dtype([("bytes", ">i4"), ("value", ">i4")])
-
-
-def _header(length: int, element_oid: int) -> bytes:
-    shape = [length, 1] if length else []
-    return np.array([len(shape) // 2, 0, element_oid, *shape], dtype=">i4").tobytes()
+    return header(rows, element_oid) + packed.tobytes()
 
 
 def unpack(payloads: Sequence[bytes], *, vector_type: str, dimensions: int) -> NDArray[np.float32]:
@@ -129,10 +89,3 @@ class VectorCodec:
         """Return `vectors`, shape (rows, dimensions), ready to be a statement's parameter."""
         oid, array_oid = self._oids[vector_type]
         return PackedArray(pack(vectors, vector_type=vector_type, element_oid=oid), array_oid)
-
-    def pack_integers(self, values: Sequence[int]) -> PackedArray:
-        """Return `values`, ready to be a parameter of type ``integer[]``."""
-        packed = np.zeros(len(values), _INTEGER)
-        packed["bytes"] = 4
-        packed["value"] = values
-        return PackedArray(_header(len(values), INTEGER_OID) + packed.tobytes(), INTEGER_ARRAY_OID)

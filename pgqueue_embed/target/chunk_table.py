@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from pgqueue_embed.db.names import Table, next_name, quoted
+from pgqueue_embed.db.packed import pack_integers
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import raw
@@ -296,11 +297,11 @@ class ChunkTable:
         """
         values = {
             "keys": list(rows.keys),
-            "chunk_indexes": codec.pack_integers(rows.chunk_indexes),
+            "chunk_indexes": pack_integers(rows.chunk_indexes),
             "contents": self._contents(rows.texts),
-            "start_chars": codec.pack_integers(rows.start_chars),
-            "end_chars": codec.pack_integers(rows.end_chars),
-            "tokens": codec.pack_integers(rows.tokens),
+            "start_chars": pack_integers(rows.start_chars),
+            "end_chars": pack_integers(rows.end_chars),
+            "tokens": pack_integers(rows.tokens),
             "vectors": codec.pack(rows.vectors, self.vector_type),
         }
         names = self._names()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pgqueue_embed.db.packed import PackedArray
 from pgqueue_embed.db.steps import Rows, Step, Steps
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -122,7 +123,7 @@ def _terms(pipeline: Pipeline, words: str) -> Steps[_Terms | None]:
 
 
 def ranked_by_words(
-    pipeline: Pipeline, statement: str, vector: str, words: str, count: int, scan: str = GIN
+    pipeline: Pipeline, statement: str, vector: PackedArray, words: str, count: int, scan: str = GIN
 ) -> Steps[Rows]:
     """Read the `count` chunks that answer `words` best, by BM25, of those that have any.
 
@@ -148,7 +149,7 @@ having count(*) > 0
 """
 
 
-def _ranked_by_index(statement: str, vector: str, words: str, count: int) -> Steps[Rows]:
+def _ranked_by_index(statement: str, vector: PackedArray, words: str, count: int) -> Steps[Rows]:
     asked = yield Step(ASKED, (_told(words),))
     if not asked:
         return []
@@ -158,7 +159,7 @@ def _ranked_by_index(statement: str, vector: str, words: str, count: int) -> Ste
 
 
 def _ranked_in_sql(
-    pipeline: Pipeline, statement: str, vector: str, words: str, count: int
+    pipeline: Pipeline, statement: str, vector: PackedArray, words: str, count: int
 ) -> Steps[Rows]:
     """Score at most CANDIDATES chunks of those with all words, and as many with the rarest."""
     terms = yield from _terms(pipeline, words)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pgqueue_embed.db.packed import pack_reals
 from pgqueue_embed.db.steps import Step, Steps
-from pgqueue_embed.db.vectors import vector_text
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.key_values import key_of
@@ -51,7 +51,7 @@ class Scan:
         self._pipeline = pipeline
         self._relation = relation
         self._origin = origin
-        self._vector = vector_text(origin.vector)
+        self._vector = pack_reals(origin.vector)
 
     def nearest(self, count: int) -> Steps[list[Hit]]:
         """Read the `count` nearest chunks of those that the condition lets in, or all."""

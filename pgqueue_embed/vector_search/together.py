@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pgqueue_embed.db.packed import join_reals
 from pgqueue_embed.db.steps import Answer, Rows, Step, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearestStep(Step):
-    """A statement about the vector that is the first of its values, as pgvector writes it.
+    """A statement about the vector that is the first of its values, as `pack_reals` packs it.
 
     `of_many` is the same about several: $1 are the numbers of all of them, and behind the other
     values comes how many they are. Its rows begin with the place of the vector, from 1 on.
@@ -77,8 +78,8 @@ def _sent(steps: Sequence[Step]) -> Steps[Sequence[Rows]]:
     if len(steps) == 1 or not isinstance(first, NearestStep) or first.of_many is None:
         rows = yield first
         return [rows] * len(steps)
-    numbers = ",".join(step.values[0][1:-1] for step in steps if isinstance(step, NearestStep))
-    values = (f"{{{numbers}}}", *first.values[1:], len(steps))
+    vectors = join_reals([step.values[0] for step in steps if isinstance(step, NearestStep)])
+    values = (vectors, *first.values[1:], len(steps))
     found: list[Rows] = [[] for _ in steps]
     for place, *row in (yield Step(first.of_many, values, raw=True)):
         found[place - 1].append(tuple(row))

@@ -6,6 +6,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from pgqueue_embed.db.packed import PackedArray, PackedArrayDumper, pack_integers
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.db.vectors import ELEMENT, VectorCodec, pack, vector_text
 from pgqueue_embed.errors import SetupError
@@ -69,7 +70,8 @@ def test_no_vectors_are_an_empty_array(connection: Connection) -> None:
 
 @pytest.mark.parametrize("values", [[], [0], [-(2**31), -1, 0, 1, 2**31 - 1] * 100])
 def test_integers_survive_the_way(connection: Connection, values: list[int]) -> None:
-    packed = VectorCodec(connection).pack_integers(values)
+    connection.adapters.register_dumper(PackedArray, PackedArrayDumper)
+    packed = pack_integers(values)
     row = connection.execute("select %(v)b, pg_typeof(%(v)b)::text", {"v": packed}).fetchone()
     assert row == (values, "integer[]")
 

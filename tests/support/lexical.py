@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
+from pgqueue_embed.db.packed import pack_reals
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import run
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -116,7 +117,7 @@ def by_words(connection: Connection, pipeline: Pipeline, words: str) -> list[tup
         "select pgembed.lexical_statement(pipelines, pgembed.chunk_rows(pipelines), null, '{}'),"
         " pgembed.lexical_scan(pipelines) from pgembed.pipelines"
     )
-    vector = str(QUERY.tolist())
+    vector = pack_reals(QUERY)
     steps = lexical.ranked_by_words(pipeline, statement, vector, words, 10_000, scan)
     return run(connection, steps)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from pgqueue_embed.db.packed import HEADER_BYTES, PackedArray, pack_reals
 from pgqueue_embed.db.steps import Rows, Step, Steps
 from pgqueue_embed.vector_search.together import NearestStep, together
 
@@ -24,25 +26,33 @@ def step_of(asked: Asks, search: int) -> Step:
     if kind == PLAIN:
         return Step("plain", (number,))
     of_many = "nearest of many" if kind == NEAREST else None
-    return NearestStep(kind, values=(f"[{search}]", number), raw=True, of_many=of_many)
+    return NearestStep(kind, values=(vector(search), number), raw=True, of_many=of_many)
+
+
+def vector(search: int) -> PackedArray:
+    return pack_reals(np.array([search, 0.5], np.float32))
+
+
+def numbers(packed: PackedArray) -> list[list[float]]:
+    """Return the vectors that were packed, of two numbers each."""
+    words = np.frombuffer(packed.payload, ">f4", offset=HEADER_BYTES)
+    return words[1::2].reshape(-1, 2).tolist()
 
 
 def answered(step: Step) -> Rows:
-    """Answer as a database would: of a vector, as many rows as its number says."""
+    """Answer as a database would: of a vector, as many rows as its first number says."""
     values: Any = step.values
-    if step.query == "nearest of many":
-        numbers, number, count = values
-        vectors = [f"[{each}]" for each in numbers[1:-1].split(",")]
-        assert len(vectors) == count
-        return [
-            (place, *row)
-            for place, vector in enumerate(vectors, start=1)
-            for row in answered(Step(NEAREST, (vector, number)))
-        ]
     if step.query == "plain":
         return [("plain", *values)]
-    vector, number = values
-    return [(vector, number)] * int(vector[1:-1])
+    packed, number, *count = values
+    vectors = numbers(packed)
+    assert count == ([len(vectors)] if step.query == "nearest of many" else [])
+    rows = [
+        (place, each, number)
+        for place, each in enumerate(vectors, start=1)
+        for _ in range(int(each[0]))
+    ]
+    return rows if count else [(each, asked) for _, each, asked in rows]
 
 
 def searching(wanted: list[Asks], search: int) -> Steps[list[Rows]]:
