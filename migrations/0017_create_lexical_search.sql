@@ -308,14 +308,21 @@ begin
     );
     if is_ranked then
         -- It is in the order of the index, whose scores would take longer than the search to tell.
-        -- Without the index, by a plan for a rare condition, there are chunks without any word.
+        -- Without the index, by a plan for a rare condition, chunks without any word come last: where
+        -- the last one has a word, each has.
         return format(
             $statement$
                 with candidate as materialized (%s order by %s limit $2),
                 ranked as (select *, row_number() over () as rank from candidate)
                 select %s%s, -rank as bm25
                 from ranked
-                where pgembed.terms(chunk) operator(pg_catalog.@@) $4::tsquery
+                where (
+                        select pgembed.terms(chunk) operator(pg_catalog.@@) $4::tsquery
+                        from ranked
+                        order by rank desc
+                        limit 1
+                    )
+                    or pgembed.terms(chunk) operator(pg_catalog.@@) $4::tsquery
                 order by rank
             $statement$,
             candidate, score, own, asked_names

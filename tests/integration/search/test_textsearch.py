@@ -109,6 +109,8 @@ def test_rare_condition_lets_in_all_there_is(connection: Connection, reports: Pi
         assert keys(found) == ["77"]
         assert found[0].hybrid_score == 1.0
     connection.execute("reset enable_sort; reset enable_hashjoin")
+    found = ask(connection, reports, "stent", where="id in (77, 152)", lexical_weight=1.0)
+    assert [(hit.key_text, hit.hybrid_score) for hit in found] == [("152", 1.0), ("77", 0.0)]
     whole = ask(connection, reports, "stent of catheter 7", where="kind = 0", limit=1_000)
     assert sorted(map(int, keys(whole))) == list(range(2, 153, 2))
 
