@@ -7,7 +7,7 @@ once a round: while PostgreSQL searches, the next ones gather.
 from __future__ import annotations
 
 import asyncio
-import time
+import statistics
 from collections import deque
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -26,11 +26,13 @@ from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.query import search_together
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
+from pgqueue_embed.vector_search.together import Spent
 
-# Where searches take long, others are searched for beside them, not behind them.
-ROUND_SECONDS = 0.05
+# All looks of a round take as long as so many times what is sent besides, and no longer: where one
+# takes long, others are searched for beside it, not behind it. Both take longer where processors
+# are busy.
+ROUND_LOOKS = 16
 
-# A round may have waited for a processor; the quickest of the last ones tells what searches take.
 LAST_ROUNDS = 8
 
 
@@ -82,7 +84,7 @@ class SearchRounds:
         self._executor = executor
         self._kinds: dict[Hashable, _Kind] = {}  # those that have had a round last are last
         self._rounds: set[asyncio.Task[None]] = set()
-        self._paces: dict[int, deque[float]] = {}  # seconds a search in the last rounds
+        self._paces: dict[int, deque[float]] = {}  # a look by what was sent besides
 
     async def find(
         self,
@@ -133,13 +135,13 @@ class SearchRounds:
         vectors = [each.vector for each in taken]
         try:
             work = partial(_found, self._sessions.known, kind, vectors)
-            found, seconds = await self._sessions.awaited(work, self._executor)
+            found, spent = await self._sessions.awaited(work, self._executor)
         except Exception as error:  # noqa: BLE001 - it is for who waits
             self._failed(kind, taken, error)
             return
         if not kind.is_alone:
             pace = self._paces.setdefault(kind.pipeline.id, deque(maxlen=LAST_ROUNDS))
-            pace.append(seconds / len(taken))
+            pace.append(spent.near / len(taken) / spent.besides)
         for each, hits in zip(taken, found, strict=True):
             if not each.answer.done():
                 each.answer.set_result(hits)
@@ -155,21 +157,24 @@ class SearchRounds:
 
 
 def round_size(pace: Collection[float]) -> int:
-    """Return how many searches make a round, by the seconds that one took in the last rounds."""
-    return max(1, int(ROUND_SECONDS / min(pace, default=ROUND_SECONDS)))
+    """Return how many searches make a round, by what a look took in the last ones.
+
+    It is in units of what was sent besides.
+    """
+    return max(1, int(ROUND_LOOKS / statistics.median(pace or [ROUND_LOOKS])))
 
 
 def _found(
     known: Known, kind: _Kind, vectors: Sequence[NDArray[np.float32]], connection: Connection
-) -> tuple[list[list[Hit]], float]:
-    """Return the hits of each vector, and the seconds that all took."""
-    started = time.monotonic()
+) -> tuple[list[list[Hit]], Spent]:
+    """Return the hits of each vector, and what they took."""
+    spent = Spent()
     request = kind.request
     if kind.filter is not None:
         request = replace(request, where=condition_of(connection, kind.pipeline, kind.filter))
     try:
-        found = search_together(connection, kind.pipeline, vectors, request, known)
+        found = search_together(connection, kind.pipeline, vectors, request, known, spent)
     finally:
         if request.where is not None:
             forget_what_was_set(connection)
-    return found, time.monotonic() - started
+    return found, spent

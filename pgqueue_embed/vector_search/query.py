@@ -46,7 +46,7 @@ from pgqueue_embed.vector_search.relation import Relation, related
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import OWN_TABLES, with_rights_named
 from pgqueue_embed.vector_search.scan import Scan, hits_of
-from pgqueue_embed.vector_search.together import together
+from pgqueue_embed.vector_search.together import Spent, timed, together
 
 # A condition is a person's own SQL, which may change nothing and not run for ever. Nor may a
 # search by words, of a role whose policies keep it from the index.
@@ -93,14 +93,15 @@ def search_together(
     near: Sequence[Near],
     request: SearchRequest,
     known: Known,
+    spent: Spent,
 ) -> list[list[Hit]]:
     """Return what `search` finds near each of `near`, read in one transaction.
 
-    An error of one is raised for all of them.
+    An error of one is raised for all of them. What it takes is added to `spent`.
     """
     wanted = wanted_to_order(request, None)
     searches = [nearest(connection, pipeline, each, wanted, known) for each in near]
-    found = read_on(connection, together(searches))
+    found = read_on(connection, timed(together(searches), spent))
     return [in_better_order(each, request, None) for each in found]
 
 

@@ -6,6 +6,7 @@ rows together, and where steps differ by a vector alone, one statement looks nea
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,38 @@ def _sent(steps: Sequence[Step]) -> Steps[Sequence[Rows]]:
         return [rows] * len(steps)
     vectors = join_reals([step.values[0] for step in steps if isinstance(step, NearestStep)])
     values = (vectors, *first.values[1:], len(steps))
+    merged = NearestStep(first.of_many, values=values, raw=True)
     found: list[Rows] = [[] for _ in steps]
-    for place, *row in (yield Step(first.of_many, values, raw=True)):
+    for place, *row in (yield merged):
         found[place - 1].append(tuple(row))
     return found
+
+
+@dataclass(kw_only=True)
+class Spent:
+    """The seconds that statements took: those that look near vectors, and all others."""
+
+    near: float = 0.0
+    besides: float = 0.0
+
+
+def timed(steps: Steps[Answer], spent: Spent) -> Steps[Answer]:
+    """Run `steps`, and add to `spent` what each takes."""
+    try:
+        step = next(steps)
+        while True:
+            started = time.monotonic()
+            try:
+                rows = yield step
+            except Exception as error:  # noqa: BLE001 - it is theirs
+                step = steps.throw(error)
+                continue
+            seconds = time.monotonic() - started
+            if isinstance(step, NearestStep):
+                spent.near += seconds
+            else:
+                spent.besides += seconds
+            step = steps.send(rows)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer

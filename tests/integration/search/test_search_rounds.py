@@ -13,7 +13,7 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server import search_rounds
 from pgqueue_embed.search_server.bodies import search_of
-from pgqueue_embed.search_server.search_rounds import ROUND_SECONDS, round_size
+from pgqueue_embed.search_server.search_rounds import ROUND_LOOKS, round_size
 from pgqueue_embed.search_server.service import SearchService
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.query import search_together
@@ -157,7 +157,7 @@ def test_who_leaves_takes_nobody_along(
     assert max(rounds) == 4
 
 
-def test_a_round_is_as_large_as_its_searches_are_quick() -> None:
+def test_a_round_is_as_large_as_its_looks_are_quick() -> None:
     assert round_size([]) == 1, "nothing is known yet"
-    assert round_size([ROUND_SECONDS / 16, 1.0]) == 16
-    assert round_size([ROUND_SECONDS]) == round_size([60 * ROUND_SECONDS]) == 1
+    assert round_size([0.5, 0.4, 60]) == 2 * ROUND_LOOKS
+    assert round_size([ROUND_LOOKS]) == round_size([60 * ROUND_LOOKS]) == 1
