@@ -42,7 +42,7 @@ PART = "filters"
 # Of each kind, and besides as many stored chunks as both kinds for the evaluation.
 KINDS = ("texts held out", "titles")
 COUNTED_QUERIES = 75
-EVALUATED_QUERIES = 15
+EVALUATED_QUERIES = 50
 LEAST_FILTERED_RECALL = 0.99
 INDEX_MEGABYTES = 6_000
 BLOCK = 20
