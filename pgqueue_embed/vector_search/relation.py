@@ -29,12 +29,32 @@ cross join pgembed.search_columns(pipelines) as named
 where id = %s
 """
 
+# Of vectors whose numbers stand one after the other. Only by an index: what looks at all chunks is
+# parted among the server's cores for one vector, and not where it stands behind others. Cut and
+# cast beforehand: in the place of `asked.vector` that would be done again for each chunk.
+OF_MANY = """
+with asked as materialized (
+    select place, ($1::real[])[(place - 1) * dimensions + 1 : place * dimensions]::{type} as vector
+    from generate_series(1, $3::integer) as place
+    cross join (values (cardinality($1::real[]) / $3::integer)) as given (dimensions)
+)
+select asked.place, nearest.*
+from asked
+cross join lateral ({nearest}) as nearest
+order by asked.place, nearest.distance, nearest.key, nearest.chunk_index
+"""
+
 # Of a pipeline that has been dropped, no row.
 STATEMENTS = """
 with given as (
-    select pipelines, pgembed.search_relation(pipelines, %(rows)s, %(reads_source)s) as relation
+    select
+        pipelines,
+        pgembed.search_relation(pipelines, %(rows)s, %(reads_source)s) as relation,
+        format('%%I.%%I', nspname, vector_type) as vector_type
     from pgembed.pipelines
-    where id = %(id)s
+    left join pg_extension on extname = 'vector'
+    left join pg_namespace on pg_namespace.oid = extnamespace
+    where pipelines.id = %(id)s
 )
 select
     scan,
@@ -44,7 +64,13 @@ select
     end,
     case
         when scan <> 'exact' and %(where)s is null then
-            pgembed.search_statement(pipelines, %(rows)s, null, %(columns)s, scan, 'asked.vector')
+            replace(
+                replace(%(of_many)s, '{type}', vector_type),
+                '{nearest}',
+                pgembed.search_statement(
+                    pipelines, %(rows)s, null, %(columns)s, scan, 'asked.vector'
+                )
+            )
     end,
     exact,
     relation,
@@ -58,20 +84,6 @@ select
 from given
 cross join pgembed.search_scan(pipelines) as scan
 cross join pgembed.search_statement(pipelines, %(rows)s, %(where)s, %(columns)s, 'exact') as exact
-"""
-
-
-# Of vectors whose numbers stand one after the other. Only by an index: what looks at all chunks is
-# parted among the server's cores for one vector, and not where it stands behind others.
-OF_MANY = """
-select asked.place, nearest.*
-from (
-    select place, ($1::real[])[(place - 1) * dimensions + 1 : place * dimensions] as vector
-    from generate_series(1, $3::integer) as place
-    cross join (values (cardinality($1::real[]) / $3::integer)) as given (dimensions)
-) as asked
-cross join lateral ({nearest}) as nearest
-order by asked.place, nearest.distance, nearest.key, nearest.chunk_index
 """
 
 
@@ -122,6 +134,7 @@ def related(
         "rows": raw(target_of(pipeline).rows),
         "reads_source": request.reads_source,
         "where": request.where,
+        "of_many": OF_MANY,
         "lexical": request.words is not None,
         "columns": [*own, *asked, *_vector(request)],
     }
@@ -132,8 +145,6 @@ def related(
     parts: dict[str, Any] = dict(zip(names, rows[0], strict=True))
     if parts["distance"] is None:
         yield from extension_read()  # it was dropped, and says so
-    if parts["of_many"] is not None:
-        parts["of_many"] = OF_MANY.replace("{nearest}", parts["of_many"])
     found = Relation(**parts)
     if request.where is not None:
         yield from _check_condition(connection, pipeline, found, request.where)
