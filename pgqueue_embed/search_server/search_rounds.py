@@ -7,9 +7,8 @@ once a round: while PostgreSQL searches, the next ones gather.
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections import deque
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,21 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server.filter_condition import condition_of
+from pgqueue_embed.search_server.paces import Paces
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.query import search_together
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
 from pgqueue_embed.vector_search.together import Spent
-
-# All looks of a round take as long as so many times what is sent besides, and no longer: where one
-# takes long, others are searched for beside it, not behind it. Both take longer where processors
-# are busy.
-ROUND_LOOKS = 16
-
-LAST_ROUNDS = 8
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,6 +36,7 @@ class _Asked:
 
     vector: NDArray[np.float32]
     answer: asyncio.Future[list[Hit]]
+    is_alone: bool = False  # since a round that it was in has failed
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,7 +56,12 @@ class _Kind:
         return has_condition or self.request.words is not None
 
     def take(self, most: int) -> list[_Asked]:
-        """Take those who came first, but for who has left; none while more are to gather."""
+        """Take those who came first, but for who has left; none while more are to gather.
+
+        Those that are to be alone stand in front.
+        """
+        if self.waiting and self.waiting[0].is_alone:
+            most = 1
         if self.rounds and len(self.waiting) < most:
             return []
         taken: list[_Asked] = []
@@ -70,6 +70,12 @@ class _Kind:
             if not asked.answer.done():
                 taken.append(asked)
         return taken
+
+    def put_back(self, taken: Sequence[_Asked]) -> None:
+        """Let searches of a round that has failed wait for their turns, one by one."""
+        for asked in reversed(taken):
+            asked.is_alone = True
+            self.waiting.appendleft(asked)
 
 
 class SearchRounds:
@@ -84,7 +90,7 @@ class SearchRounds:
         self._executor = executor
         self._kinds: dict[Hashable, _Kind] = {}  # those that have had a round last are last
         self._rounds: set[asyncio.Task[None]] = set()
-        self._paces: dict[int, deque[float]] = {}  # a look by what was sent besides
+        self._paces = Paces()
 
     async def find(
         self,
@@ -103,15 +109,21 @@ class SearchRounds:
         return await asked.answer
 
     def _begin(self) -> None:
-        """Start the rounds that are due, as long as there are sessions for them."""
-        for key, kind in list(self._kinds.items()):
-            if len(self._rounds) >= MOST_SESSIONS:
-                return
-            if taken := kind.take(round_size(self._paces.get(kind.pipeline.id, ()))):
-                self._start(kind, taken)
-                self._kinds[key] = self._kinds.pop(key)
-            elif not kind.waiting and not kind.rounds:
-                del self._kinds[key]
+        """Start the rounds that are due, in turns, as long as there are sessions for them."""
+        while any(self._has_begun(key) for key in list(self._kinds)):
+            pass
+
+    def _has_begun(self, key: Hashable) -> bool:
+        if len(self._rounds) >= MOST_SESSIONS:
+            return False
+        kind = self._kinds[key]
+        taken = kind.take(self._paces.round_size(kind.pipeline, kind.request))
+        if taken:
+            self._start(kind, taken)
+            self._kinds[key] = self._kinds.pop(key)
+        elif not kind.waiting and not kind.rounds:
+            del self._kinds[key]
+        return bool(taken)
 
     def _start(self, kind: _Kind, taken: Sequence[_Asked]) -> None:
         round_ = asyncio.ensure_future(self._run(kind, taken))
@@ -136,32 +148,27 @@ class SearchRounds:
         try:
             work = partial(_found, self._sessions.known, kind, vectors)
             found, spent = await self._sessions.awaited(work, self._executor)
+        except asyncio.CancelledError:  # all have left, or its thread is not to begin any more
+            for each in taken:
+                each.answer.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - it is for who waits
             self._failed(kind, taken, error)
             return
         if not kind.is_alone:
-            pace = self._paces.setdefault(kind.pipeline.id, deque(maxlen=LAST_ROUNDS))
-            pace.append(spent.near / len(taken) / spent.besides)
+            self._paces.note(kind.pipeline, kind.request, spent.near / len(taken) / spent.besides)
         for each, hits in zip(taken, found, strict=True):
             if not each.answer.done():
                 each.answer.set_result(hits)
 
     def _failed(self, kind: _Kind, taken: Sequence[_Asked], error: Exception) -> None:
         waiting = [each for each in taken if not each.answer.done()]
-        if len(taken) == 1:
-            for each in waiting:
-                each.answer.set_exception(error)
-        else:
-            for each in waiting:
-                self._start(kind, [each])
-
-
-def round_size(pace: Collection[float]) -> int:
-    """Return how many searches make a round, by what a look took in the last ones.
-
-    It is in units of what was sent besides.
-    """
-    return max(1, int(ROUND_LOOKS / statistics.median(pace or [ROUND_LOOKS])))
+        # What keeps all of them from the database would do so again, one after the other.
+        if len(taken) > 1 and not isinstance(error, DatabaseUnavailable):
+            kind.put_back(waiting)
+            return
+        for each in waiting:
+            each.answer.set_exception(error)
 
 
 def _found(

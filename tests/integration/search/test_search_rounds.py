@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pgqueue_embed.db.packed import pack_reals
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.steps import Step, Steps, run
+from pgqueue_embed.errors import DatabaseUnavailable
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.search_server import search_rounds
+from pgqueue_embed.search_server import paces, search_rounds
 from pgqueue_embed.search_server.bodies import search_of
-from pgqueue_embed.search_server.search_rounds import ROUND_LOOKS, round_size
 from pgqueue_embed.search_server.service import SearchService
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.query import search_together
+from pgqueue_embed.vector_search.relation import relation_of
+from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.sessions import MOST_SESSIONS
 from tests.support.conditions import wait_until
+from tests.support.fakes import unit_vector
 from tests.support.searching import SEARCHED
 from tests.support.serving import FakeEncoder
 
@@ -51,7 +59,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return search_together(connection, pipeline, near, *others)
 
     monkeypatch.setattr(search_rounds, "search_together", counted)
-    monkeypatch.setattr(search_rounds, "round_size", lambda _pace: 1_000)
+    monkeypatch.setattr(paces, "round_size", lambda _paces: 1_000)
     return sizes
 
 
@@ -157,7 +165,123 @@ def test_who_leaves_takes_nobody_along(
     assert max(rounds) == 4
 
 
-def test_a_round_is_as_large_as_its_looks_are_quick() -> None:
-    assert round_size([]) == 1, "nothing is known yet"
-    assert round_size([0.5, 0.4, 60]) == 2 * ROUND_LOOKS
-    assert round_size([ROUND_LOOKS]) == round_size([60 * ROUND_LOOKS]) == 1
+def entered(monkeypatch: pytest.MonkeyPatch, wait: Callable[[int], object]) -> list[int]:
+    """Call `wait` with the number of searches of each round that begins, and list the limits."""
+    limits: list[int] = []
+
+    def waiting(
+        connection: Any, pipeline: Any, near: Sequence[Any], request: Any, *others: Any
+    ) -> Any:
+        limits.append(request.limit)
+        wait(len(near))
+        return search_together(connection, pipeline, near, request, *others)
+
+    monkeypatch.setattr(search_rounds, "search_together", waiting)
+    return limits
+
+
+def sized(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(paces, "round_size", lambda _paces: size)
+
+
+def test_what_gathered_for_a_large_round_is_searched_for_side_by_side_in_small_ones(
+    conninfo: str, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, others = threading.Event(), threading.Barrier(5, timeout=20)
+    sized(monkeypatch, 1_000)
+    limits = entered(monkeypatch, lambda _: others.wait() if first.is_set() else first.wait(20))
+
+    async def gathering(service: SearchService) -> None:
+        tasks = [asyncio.ensure_future(outcome(service, asked({}, 0)))]
+        await until(lambda: limits, "the first is searched for")
+        tasks += [asyncio.ensure_future(outcome(service, asked({}, each))) for each in range(1, 6)]
+        await asyncio.sleep(0.1)  # they have gathered
+        sized(monkeypatch, 1)
+        first.set()
+        assert all(isinstance(each, list) for each in await asyncio.gather(*tasks))
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(gathering(service))
+
+
+def test_those_of_a_round_that_failed_leave_a_turn_to_others(
+    conninfo: str, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked = threading.Event()
+    sized(monkeypatch, 1_000)
+
+    def wait(searches: int) -> None:
+        if searches > 1:
+            raise ValueError("one of them, who knows which")
+        is_asked.wait(20)
+
+    limits = entered(monkeypatch, wait)
+
+    async def failing(service: SearchService) -> None:
+        await service.pipeline("reports")
+        many = asyncio.ensure_future(at_once(service, [asked({}, each) for each in range(40)]))
+        await until(lambda: len(limits) == 1 + MOST_SESSIONS, "all sessions are taken")
+        other = asyncio.ensure_future(outcome(service, asked({"limit": 3}, 0)))
+        await asyncio.sleep(0.1)  # it waits
+        is_asked.set()
+        assert isinstance(await other, list)
+        assert all(isinstance(each, list) for each in await many)
+        assert limits.index(3) < 1 + 2 * MOST_SESSIONS
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(failing(service))
+
+
+def test_nobody_waits_for_a_server_that_was_closed(
+    conninfo: str, reports: Pipeline, rounds: list[int]
+) -> None:
+    async def closed(service: SearchService) -> None:
+        await outcome(service, asked({}, 0))
+        with table_locked(conninfo):
+            busy = [asyncio.ensure_future(service.record("reports", "1")) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            waiting = asyncio.ensure_future(service.find(search_of(asked({}, 1))))
+            await asyncio.sleep(0.1)
+            service.close()
+            await asyncio.wait([waiting], timeout=20)
+            assert waiting.cancelled()
+        await asyncio.wait(busy)
+
+    asyncio.run(closed(SearchService(conninfo, FakeEncoder())))
+
+
+def test_a_database_that_is_not_there_is_nobodys_own(
+    conninfo: str, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sized(monkeypatch, 1_000)
+
+    def wait(_searches: int) -> None:
+        raise DatabaseUnavailable("it is being restarted")
+
+    limits = entered(monkeypatch, wait)
+
+    async def failing(service: SearchService) -> None:
+        await service.pipeline("reports")
+        found = await at_once(service, [asked({}, each) for each in range(9)])
+        assert found == 9 * [(DatabaseUnavailable, "it is being restarted")]
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(failing(service))
+    assert len(limits) == 1
+
+
+@pytest.mark.parametrize("indexed", ["hnsw"], indirect=True)
+def test_a_vector_of_a_round_is_made_once_and_not_for_each_chunk(
+    connection: Connection, indexed: Pipeline
+) -> None:
+    relation = relation_of(connection, indexed, SearchRequest())
+    assert relation is not None
+    assert relation.of_many is not None
+    vectors = pack_reals(np.concatenate([unit_vector(text) for text in ("one", "other")]))
+
+    def explained() -> Steps[str]:
+        rows = yield Step(f"explain {relation.of_many}", (vectors, 5, 2), raw=True)
+        return "\n".join(line for (line,) in rows)
+
+    plan = run(connection, explained())
+    assert "<=> asked.vector)" in plan, plan

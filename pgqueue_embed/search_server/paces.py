@@ -1,0 +1,47 @@
+"""How many searches make a round, by what a look took in the last rounds of their kind."""
+
+from __future__ import annotations
+
+import statistics
+from collections import OrderedDict, deque
+from collections.abc import Collection
+
+from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.request import SearchRequest
+
+# All looks of a round take as long as so many times what is sent besides, and no longer: where one
+# takes long, others are searched for beside it, not behind it. Both take longer where processors
+# are busy.
+ROUND_LOOKS = 16
+
+LAST_ROUNDS = 8
+
+# Clients may ask for any limit and any columns, and generations replace one another.
+MOST_KINDS = 256
+
+
+class Paces:
+    """What a look took in the last rounds of each kind, in units of what was sent besides.
+
+    A look for five hits tells nothing of one for a thousand, whose rows a round holds besides.
+    """
+
+    def __init__(self) -> None:
+        self._paces: OrderedDict[tuple[int, SearchRequest], deque[float]] = OrderedDict()
+
+    def note(self, pipeline: Pipeline, request: SearchRequest, pace: float) -> None:
+        """Take in the pace of a round."""
+        key = (pipeline.id, request)
+        self._paces.setdefault(key, deque(maxlen=LAST_ROUNDS)).append(pace)
+        self._paces.move_to_end(key)
+        if len(self._paces) > MOST_KINDS:
+            self._paces.popitem(last=False)
+
+    def round_size(self, pipeline: Pipeline, request: SearchRequest) -> int:
+        """Return how many searches make the next round of this kind."""
+        return round_size(self._paces.get((pipeline.id, request), ()))
+
+
+def round_size(pace: Collection[float]) -> int:
+    """Return how many searches make a round, by the paces of the last ones."""
+    return max(1, int(ROUND_LOOKS / statistics.median(pace or [ROUND_LOOKS])))
