@@ -5,6 +5,7 @@ It is PostgreSQL as WebAssembly, with one process for all sessions: what a sessi
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,22 @@ from tests.support.programs import needs
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
 FOLDER = Path(sys.prefix) / "pg_textsearch"
+LEAST_NODE = 18
 PACKAGE = FOLDER / "node_modules" / "@electric-sql" / "pglite-pg_textsearch"
 
 
 def has_textsearch() -> bool:
     """Return whether the server can be started."""
-    return PACKAGE.is_dir() and shutil.which("node") is not None
+    return PACKAGE.is_dir() and _node_version() >= LEAST_NODE
+
+
+def _node_version() -> int:
+    """Return the major version of Node.js, 0 if there is none."""
+    if shutil.which("node") is None:
+        return 0
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
+    found = re.match(r"v(\d+)\.", told.stdout)
+    return int(found[1]) if found else 0
 
 
 def needs_textsearch() -> pytest.MarkDecorator:
