@@ -230,11 +230,21 @@ as $function$
     select scan
     from pgembed.lexical_indexes(pipeline)
     where scan = 'gin' or not is_hidden
+    -- Whom the extension is closed to has the other one, if that is there.
+    order by
+        scan = 'pg_textsearch'
+            and exists (
+                select
+                from pg_extension
+                where extname = 'pg_textsearch'
+                    and not has_schema_privilege(extnamespace, 'usage')
+            ),
+        scan desc
     limit 1
 $function$;
 
 comment on function pgembed.lexical_scan is
-    'The index by which a search by words goes: pg_textsearch or gin, null where there is none. Not the former for whom policies hide a part of the table. For the other functions.';
+    'The index by which a search by words goes: pg_textsearch or gin, null where there is none. Not the former for whom policies hide a part of the table, nor, where both are there, for who may not use the schema of the extension. For the other functions.';
 
 create function pgembed.lexical_score(pipeline pgembed.pipelines)
 returns text

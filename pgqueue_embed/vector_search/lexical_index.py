@@ -87,9 +87,10 @@ def check_has_texts(pipeline: Pipeline) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """How an index of words is named and made, of what `function` says."""
+    """How an index of words is named and made, by an access method, of what `function` says."""
 
     suffix: str
+    method: str
     function: str
     create: str
 
@@ -97,10 +98,12 @@ class Kind:
 KINDS = {
     GIN: Kind(
         "lexical",
+        "gin",
         "pgembed.terms(text)",
         "{create} {name} on {table} using gin (pgembed.terms({text_chunk}))",
     ),
     PG_TEXTSEARCH: Kind(
+        "bm25",
         "bm25",
         "pgembed.words(tsvector)",
         "{create} {name} on {table} using bm25 (pgembed.words(pgembed.terms({text_chunk})))"
@@ -116,12 +119,17 @@ join pg_namespace on pg_namespace.oid = relnamespace
 where not exists (
     select
     from pg_index
+    join pg_class as index on index.oid = indexrelid
+    join pg_am on pg_am.oid = index.relam
     join pg_depend
         on classid = 'pg_class'::regclass
         and objid = indexrelid
         and refclassid = 'pg_proc'::regclass
         and refobjid = %(function)s::regprocedure
-    where indrelid = relid and indisvalid
+    where indrelid = relid
+        and indisvalid
+        -- One of words is one of terms, too.
+        and amname = %(method)s
 )
 order by relid
 """
@@ -139,7 +147,11 @@ class LexicalBuild(Build):
 
     def parts_without(self) -> list[Table]:
         """Return the parts that lack it."""
-        values = {"table": self.pipeline.target.quoted, "function": self.kind.function}
+        values = {
+            "table": self.pipeline.target.quoted,
+            "function": self.kind.function,
+            "method": self.kind.method,
+        }
         rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
         return [Table(schema=schema, name=name) for schema, name in rows]
 

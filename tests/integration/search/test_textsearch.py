@@ -12,7 +12,7 @@ from pgqueue_embed.cli.index import _say_what_ranks
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_words
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import MissingRight, UsageError
 from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search import lexical
@@ -212,6 +212,40 @@ def test_whom_policies_hide_chunks_from_learns_nothing_of_them(
     finally:
         connection.execute("reset role")
         connection.execute("drop owned by reader; drop role reader")
+
+
+def test_parts_get_the_other_index_one_after_the_other(connection: Connection) -> None:
+    """Else that of the whole would be built under a lock that keeps writers out."""
+    pipeline = fill(connection, TEXTS, partition_by="hash:2")
+    build_lexical_index(connection, pipeline)
+    connection.execute("alter table reports_chunks enable row level security")
+    build_lexical_index(connection, pipeline)
+    of_parts = connection.execute(
+        "select indexrelid::regclass::text from pg_index join pg_class on pg_class.oid = indrelid"
+        " where relname ~ '^reports_chunks_[01]$' and not indisprimary order by 1"
+    ).fetchall()
+    assert [name for (name,) in of_parts] == [
+        f"reports_chunks_{part}_text_chunk_{kind}" for part in "01" for kind in ("bm25", "lexical")
+    ]
+
+
+def test_who_may_not_call_the_extension_searches_by_the_other_index(
+    connection: Connection, reports: Pipeline
+) -> None:
+    connection.execute("create role reader; grant usage on schema pgembed to reader")
+    connection.execute("grant select on all tables in schema pgembed to reader")
+    connection.execute("grant select on reports_chunks to reader")
+    try:
+        connection.execute("set role reader")
+        with pytest.raises(MissingRight, match=f'permission denied for schema "?{SCHEMA}'):
+            ask(connection, reports, "LOT00917")
+        connection.execute("reset role")
+        connection.execute("create index on reports_chunks using gin (pgembed.terms(text_chunk))")
+        assert scan_of(connection) == lexical.PG_TEXTSEARCH
+        connection.execute("set role reader")
+        assert keys(ask(connection, reports, "LOT00917", lexical_weight=1.0))[0] == "152"
+    finally:
+        connection.execute("reset role; drop owned by reader; drop role reader")
 
 
 HOSTILE = """
