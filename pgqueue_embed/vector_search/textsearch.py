@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pgqueue_embed.db.session import Connection
@@ -43,7 +44,7 @@ def find_textsearch(connection: Connection, pipeline: Pipeline) -> Textsearch | 
 
 
 def _why_not(version: str, is_loaded: bool, has_policies: bool) -> str | None:
-    if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST_VERSION:
         return f"pg_textsearch {version} is too old; it is used from 1.5 on"
     if not is_loaded:
         return "pg_textsearch is not in shared_preload_libraries"
