@@ -63,7 +63,8 @@ def build_lexical_index(
     check_has_texts(pipeline)
     kind = KINDS[wanted_index(connection, pipeline)]
     build = LexicalBuild(connection, pipeline, on_warning, kind)
-    with long_statements(connection):
+    # pg_textsearch notices that it begins and ends, which is no warning.
+    with long_statements(connection, {"client_min_messages": "warning"}):
         name = build_once(build)
         # How common a term is, is known from then on.
         analyze = sql.SQL("analyze {}").format(pipeline.target.identifier)

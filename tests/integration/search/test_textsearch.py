@@ -20,6 +20,7 @@ from pgqueue_embed.vector_search.lexical_index import (
     build_lexical_index,
     has_lexical_index,
     lexical_indexes,
+    wanted_index,
 )
 from tests.support.lexical import TEXTS, ask, bm25, by_words, fill, in_terms, keys, random_text
 from tests.support.pipelines import make_pipeline
@@ -79,7 +80,9 @@ def test_it_ranks_as_bm25_of_python(connection: Connection, partition_by: str | 
     source = random.Random(0)
     texts = [random_text(source, 20) for _ in range(100)]
     pipeline = fill(connection, texts, partition_by=partition_by)
-    assert build_lexical_index(connection, pipeline) == NAMES["bm25"]
+    warnings: list[str] = []
+    built = build_lexical_index(connection, pipeline, on_warning=warnings.append)
+    assert (built, warnings) == (NAMES["bm25"], [])
     for _ in range(10):
         query = random_text(source, 5)
         scores = bm25(texts, query, in_terms)
@@ -190,6 +193,17 @@ def test_without_the_extension_it_says_how_to_go_on(
     assert (
         said == f"pg_textsearch 1.5.1 ranks the words; no search needs public.{NAMES['gin']} now\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"), [("1.10.0", "pg_textsearch"), ("2.0-dev", "pg_textsearch"), ("1.4", "gin")]
+)
+def test_version_is_read_by_its_first_numbers(
+    connection: Connection, reports: Pipeline, version: str, kind: str
+) -> None:
+    change = "update pg_extension set extversion = %s where extname = 'pg_textsearch'"
+    connection.execute(change, (version,))
+    assert wanted_index(connection, reports) == kind
 
 
 def test_whom_policies_hide_chunks_from_learns_nothing_of_them(
