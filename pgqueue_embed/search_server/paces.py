@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -42,6 +42,10 @@ class Paces:
         return round_size(self._paces.get((pipeline.id, request), ()))
 
 
-def round_size(pace: Collection[float]) -> int:
-    """Return how many searches make a round, by the paces of the last ones."""
-    return max(1, int(ROUND_LOOKS / statistics.median(pace or [ROUND_LOOKS])))
+def round_size(paces: Sequence[float]) -> int:
+    """Return how many searches make a round, by the paces of the last ones.
+
+    A slow one counts at once: an index may be gone, or no longer in memory.
+    """
+    pace = max(statistics.median(paces), paces[-1]) if paces else ROUND_LOOKS
+    return max(1, int(ROUND_LOOKS / pace))

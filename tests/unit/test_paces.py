@@ -20,8 +20,13 @@ FEW, MANY = SearchRequest(limit=5), SearchRequest(limit=1_000)
 
 def test_a_round_is_as_large_as_its_looks_are_quick() -> None:
     assert round_size([]) == 1, "nothing is known yet"
-    assert round_size([0.5, 0.4, 60]) == 2 * ROUND_LOOKS
+    assert round_size([60, 0.5, 0.4]) == 2 * ROUND_LOOKS
     assert round_size([ROUND_LOOKS]) == round_size([60 * ROUND_LOOKS]) == 1
+
+
+def test_looks_that_have_become_slow_are_not_taken_for_quick_once_more() -> None:
+    assert round_size([0.5] * 7 + [60]) == 1
+    assert round_size([0.5] * 6 + [60, 0.5]) == 2 * ROUND_LOOKS
 
 
 def test_a_quick_kind_makes_no_large_rounds_of_a_slow_one() -> None:
