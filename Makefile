@@ -12,7 +12,7 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python -c constra
 TEXTSEARCH := $(VENV)/pg_textsearch
 PGLITE := pglite@0.5.14 pglite-socket@0.2.17 pglite-pgvector@0.0.15 pglite-pg_textsearch@0.0.16
 NPM := npm install --no-save --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel error \
-	--fetch-retries 1 --fetch-retry-mintimeout 1000 --fetch-timeout 15000
+	--fetch-retries 0 --fetch-timeout 15000
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
