@@ -21,9 +21,10 @@ from pgqueue_embed.vector_search.relation import Relation
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.together import NearestStep
 
-# Settings of this transaction alone; in SQL, since what people call in psql needs them, too.
+# Settings of this transaction alone; in SQL, since what people call in psql needs them, too. What
+# the looks of a round cost together would have PostgreSQL compile them, for longer than they take.
 WIDEN = """
-select pgembed.widen_scan(pipelines, %(count)s, %(scan)s)
+select pgembed.widen_scan(pipelines, %(count)s, %(scan)s), set_config('jit', 'off', true)
 from pgembed.pipelines
 where id = %(id)s
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from psycopg import sql
 
 from pgqueue_embed.db.packed import pack_reals
 from pgqueue_embed.db.session import Connection, connect
@@ -26,7 +27,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
-from tests.support.searching import SEARCHED
+from tests.support.searching import SEARCHED, ask
 from tests.support.serving import FakeEncoder
 
 PREPARED = SEARCHED
@@ -285,3 +286,12 @@ def test_a_vector_of_a_round_is_made_once_and_not_for_each_chunk(
 
     plan = run(connection, explained())
     assert "<=> asked.vector)" in plan, plan
+
+
+@pytest.mark.parametrize("indexed", ["hnsw"], indirect=True)
+def test_nothing_is_compiled_for_looks_into_an_index(
+    conninfo: str, connection: Connection, indexed: Pipeline
+) -> None:
+    name = sql.Identifier(connection.info.dbname)
+    connection.execute(sql.SQL("alter database {} set jit = on").format(name))
+    assert ask(conninfo, indexed, where="current_setting('jit') = 'off'")
