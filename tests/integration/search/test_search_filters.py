@@ -28,6 +28,20 @@ def test_never_fewer_than_there_are_and_the_nearest_of_them(
         assert {(hit.key, hit.chunk_index) for hit in hits} <= allowed
 
 
+def test_scans_go_on_in_any_order_and_a_statement_puts_hits_in_theirs(
+    connection: Connection, conninfo: str, indexed: Pipeline
+) -> None:
+    """In strict order, pgvector drops what it finds late and is nearer than what it has named."""
+    widen = "select pgembed.widen_scan(pipelines, 10, 'none') from pgembed.pipelines"
+    with connection.transaction():
+        connection.execute(widen)
+        for setting in ("hnsw.iterative_scan", "ivfflat.iterative_scan"):
+            assert connection.value("select current_setting(%s)", (setting,)) == "relaxed_order"
+    for where in CONDITIONS:
+        found = scores(ask(conninfo, indexed, limit=50, where=where)).tolist()
+        assert found == sorted(found, reverse=True)
+
+
 def test_each_record_once_by_its_best_chunk_with_how_many_match(
     connection: Connection, conninfo: str, indexed: Pipeline
 ) -> None:
