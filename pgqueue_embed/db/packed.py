@@ -7,22 +7,23 @@ before it. An empty array has zero dimensions.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg.abc import DumperKey
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 # PostgreSQL's own types have the same numbers in every database (src/include/catalog/pg_type.dat).
 INTEGER_OID, INTEGER_ARRAY_OID = 23, 1007
 REAL_OID, REAL_ARRAY_OID = 700, 1021
-_INTEGER = np.dtype([("bytes", ">i4"), ("value", ">i4")])
-_REAL = np.dtype([("bytes", ">i4"), ("value", ">f4")])
-
-
+NUMBER_BYTES = 4
 HEADER_BYTES = 20
 
 
@@ -53,22 +54,24 @@ class PackedArrayDumper(Dumper):
 
 def header(length: int, element_oid: int) -> bytes:
     """Return what stands before the elements."""
-    shape = [length, 1] if length else []
-    return np.array([len(shape) // 2, 0, element_oid, *shape], dtype=">i4").tobytes()
+    shape = (length, 1) if length else ()
+    return struct.pack(f">{3 + len(shape)}i", len(shape) // 2, 0, element_oid, *shape)
 
 
 def pack_integers(values: Sequence[int]) -> PackedArray:
     """Return `values`, ready to be a parameter of type ``integer[]``."""
-    packed = np.zeros(len(values), _INTEGER)
-    packed["bytes"] = 4
-    packed["value"] = values
-    return PackedArray(header(len(values), INTEGER_OID) + packed.tobytes(), INTEGER_ARRAY_OID)
+    elements = [NUMBER_BYTES] * (2 * len(values))
+    elements[1::2] = values
+    payload = struct.pack(f">{len(elements)}i", *elements)
+    return PackedArray(header(len(values), INTEGER_OID) + payload, INTEGER_ARRAY_OID)
 
 
 def pack_reals(values: NDArray[np.float32]) -> PackedArray:
     """Return numbers, shape (n,), ready to be a parameter of type ``real[]``."""
-    packed = np.empty(len(values), _REAL)
-    packed["bytes"] = 4
+    import numpy as np  # commands that look at nothing but the catalogue need none
+
+    packed = np.empty(len(values), [("bytes", ">i4"), ("value", ">f4")])
+    packed["bytes"] = NUMBER_BYTES
     packed["value"] = values
     return PackedArray(header(len(values), REAL_OID) + packed.tobytes(), REAL_ARRAY_OID)
 
@@ -76,5 +79,5 @@ def pack_reals(values: NDArray[np.float32]) -> PackedArray:
 def join_reals(arrays: Sequence[PackedArray]) -> PackedArray:
     """Return what `pack_reals` makes of all their numbers, one array after the other."""
     elements = b"".join(each.payload[HEADER_BYTES:] for each in arrays)
-    length = len(elements) // _REAL.itemsize
+    length = len(elements) // (2 * NUMBER_BYTES)
     return PackedArray(header(length, REAL_OID) + elements, REAL_ARRAY_OID)

@@ -1,4 +1,4 @@
-"""How many searches make a round, by what a look took in the last rounds of their kind."""
+"""The size of rounds of searches: by what a look took in the last rounds of its kind."""
 
 from __future__ import annotations
 
