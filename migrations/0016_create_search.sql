@@ -50,12 +50,11 @@ $function$;
 comment on function pgembed.candidates is
     'How many chunks an index that quantizes so has to name for k hits; these are ordered by their vectors. For the other functions.';
 
-create function pgembed.search_statement(
+create function pgembed.search_candidate(
     pipeline pgembed.pipelines,
     chunk_rows text,
     condition text,
     columns text[],
-    scan text,
     query text default '$1'
 )
 returns text
@@ -64,25 +63,17 @@ stable
 set search_path = pg_catalog, pg_temp
 as $function$
     select format(
-        $statement$
-            with candidate as materialized (
-                select
-                    %s as key,
-                    chunk.pgembed_chunk_index as chunk_index,
-                    chunk.pgembed_start_char as start_char,
-                    chunk.pgembed_end_char as end_char,
-                    chunk.pgembed_text_chunk as chunk,
-                    %s as distance%s
-                from %s
-                where %s
-                order by %s
-                limit %s
-            )
-            select *, count(*) over () >= pgembed.candidates($2, %L) as is_enough
-            from candidate
-            order by distance, key, chunk_index
-            limit $2
-        $statement$,
+        $candidate$
+            select
+                %s as key,
+                chunk.pgembed_chunk_index as chunk_index,
+                chunk.pgembed_start_char as start_char,
+                chunk.pgembed_end_char as end_char,
+                chunk.pgembed_text_chunk as chunk,
+                %s as distance%s
+            from %s
+            where %s
+        $candidate$,
         pgembed.search_key(pipeline),
         pgembed.search_distance(pipeline, 'none', query),
         (
@@ -100,7 +91,39 @@ as $function$
                     where not starts_with(name, 'chunk.pgembed_')
                 )
         ),
-        coalesce('(' || condition || E'\n)', 'true'),
+        coalesce('(' || condition || E'\n)', 'true')
+    )
+$function$;
+
+comment on function pgembed.search_candidate is
+    'The query of the chunks that a search may find, in no order: those that the condition lets in, with what is asked of them. The last condition is open, for more with "and". For the other functions.';
+
+create function pgembed.search_statement(
+    pipeline pgembed.pipelines,
+    chunk_rows text,
+    condition text,
+    columns text[],
+    scan text,
+    query text default '$1'
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $function$
+    select format(
+        $statement$
+            with candidate as materialized (
+                %s
+                order by %s
+                limit %s
+            )
+            select *, count(*) over () >= pgembed.candidates($2, %L) as is_enough
+            from candidate
+            order by distance, key, chunk_index
+            limit $2
+        $statement$,
+        pgembed.search_candidate(pipeline, chunk_rows, condition, columns, query),
         -- So that pages of chunks that are equally near do not overlap; an index has no such order.
         pgembed.search_distance(pipeline, scan, query) || case scan when 'exact' then ', key, chunk_index' else '' end,
         -- A bit a dimension tells few neighbours apart, so that all that the index has looked at are compared.
@@ -195,7 +218,7 @@ comment on function pgembed.measured_effort is
 -- default and 1,000 at most, ivfflat is to look into the square root of its lists. What was measured
 -- to be enough is taken, and a person who has set more for the role or the database keeps it.
 -- Scans go on in any order, since a statement orders what they name: in strict order, pgvector drops what
--- it finds late and is nearer than what it named before, of a condition that few pass a tenth.
+-- it finds late and is nearer than what it named before.
 create function pgembed.widen_scan(pipeline pgembed.pipelines, k bigint, scan text)
 returns jsonb
 language plpgsql

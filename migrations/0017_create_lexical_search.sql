@@ -279,43 +279,12 @@ declare
     is_ranked constant boolean := coalesce(pgembed.lexical_scan(pipeline) = 'pg_textsearch', false);
     score constant text := case when is_ranked then pgembed.lexical_score(pipeline) end;
     own constant text := 'key, chunk_index, start_char, end_char, chunk, distance';
+    candidate constant text := pgembed.search_candidate(pipeline, chunk_rows, condition, columns);
     asked text;
-    asked_names text;
-    candidate text;
 begin
-    select
-        string_agg(format(', %s as pgembed_column_%s', name, position), '' order by position),
-        string_agg(format(', pgembed_column_%s', position), '' order by position)
-    into asked, asked_names
-    from unnest(columns) with ordinality as listed (name, position);
-    candidate := format(
-        $candidate$
-            select
-                %s as key,
-                chunk.pgembed_chunk_index as chunk_index,
-                chunk.pgembed_start_char as start_char,
-                chunk.pgembed_end_char as end_char,
-                chunk.pgembed_text_chunk as chunk,
-                %s as distance%s
-            from %s
-            where %s
-        $candidate$,
-        pgembed.search_key(pipeline),
-        pgembed.search_distance(pipeline, 'none'),
-        asked,
-        pgembed.search_relation(
-            pipeline,
-            chunk_rows,
-            -- Keys and vectors of chunks are no columns of a record.
-            condition is not null
-                or exists (
-                    select
-                    from unnest(columns) as listed (name)
-                    where not starts_with(name, 'chunk.pgembed_')
-                )
-        ),
-        coalesce('(' || condition || E'\n)', 'true')
-    );
+    select string_agg(format(', pgembed_column_%s', position), '' order by position)
+    into asked
+    from generate_subscripts(columns, 1) as position;
     if is_ranked then
         -- It is in the order of the index, whose scores would take longer than the search to tell.
         -- Without the index, by a plan for a rare condition, chunks without any word come last: where
@@ -335,7 +304,7 @@ begin
                     or pgembed.terms(chunk) operator(pg_catalog.@@) $4::tsquery
                 order by rank
             $statement$,
-            candidate, score, own, asked_names
+            candidate, score, own, asked
         );
     end if;
     -- Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): k1 is 1.2 and b 0.75.

@@ -39,12 +39,6 @@ class Ready:
     weight: float
 
 
-def lexical_weight(pipeline: Pipeline) -> Steps[float]:
-    """Read the weight of words in the pipeline's hybrid searches; raises what `ready` does."""
-    found = yield from ready(pipeline)
-    return found.weight
-
-
 def ready(pipeline: Pipeline) -> Steps[Ready]:
     """Read what hybrid searches of the pipeline go by.
 

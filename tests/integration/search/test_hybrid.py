@@ -218,7 +218,7 @@ def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     assert found["hybrid"]["nDCG@10"]["mean"] == 1
     assert found["difference"]["nDCG@10"]["mean"] == 1
     assert connection.value(kept) == found["weight"] > 0.5
-    assert run(connection, lexical.lexical_weight(reports)) == found["weight"]
+    assert run(connection, lexical.ready(reports)).weight == found["weight"]
     monkeypatch.setattr(query_vector, "_encoders", OrderedDict())
     program = Database(conninfo).pipeline("reports")
     (hit, *_) = search_of_programs(program, "the catheter number 30", hybrid=True)
