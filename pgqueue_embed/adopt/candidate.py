@@ -114,9 +114,7 @@ def local_model(pipeline: Pipeline) -> EmbeddingModel:
 
     Raises ModelMismatch when it is another one.
     """
-    return EmbeddingModel.load(
-        check_local_model(pipeline), device="cpu", precision="fp32", use=use_of(pipeline.spec)
-    )
+    return EmbeddingModel.reference(check_local_model(pipeline), use=use_of(pipeline.spec))
 
 
 def make_judge(model: Model, pipeline: Pipeline) -> Judge:

@@ -108,11 +108,24 @@ class EmbeddingModel(PlacedModel):
             chosen = "cpu"  # a table look-up: moving the ids costs more than it saves
         configure_device(chosen)
         model._requested = precision
-        model._choose(chosen, memory)
+        model._choose(candidates(chosen, precision), chosen, memory)
         return model
 
-    def _choose(self, device: str, memory: Memory | None) -> None:
-        variants = candidates(device, self._requested)
+    @classmethod
+    def reference(
+        cls, resolved: ResolvedModel, *, use: ModelUse = AS_ITS_FILES_SAY, compare: bool = False
+    ) -> EmbeddingModel:
+        """Load a model in fp32 on the CPU, by torch's own products: what others are compared with.
+
+        It is there a quarter of a second sooner than where faster ones are looked for. Raises
+        ModelError for a model that cannot be loaded or computes wrong vectors here.
+        """
+        model = cls(resolved, use, compare=compare)
+        configure_device("cpu")
+        model._choose((FP32,), "cpu", None)
+        return model
+
+    def _choose(self, variants: Sequence[Variant], device: str, memory: Memory | None) -> None:
         if not self.is_transformer:
             # A look-up gains nothing from products that are faster.
             variants = variants if len(variants) == 1 else (FP32,)

@@ -64,7 +64,9 @@ FP16_WEIGHTS = Variant(precision="fp16", weights=True)
 # the first is taken.
 _ON_CPU = (FP32, FP32_PACKED, BF16, BF16_WEIGHTS, BF16_PACKED)
 _ON_GPU = (FP32, FP16, BF16, FP16_WEIGHTS, BF16_WEIGHTS)
-_ASKED_FOR = {"fp32": FP32, "fp16": FP16_WEIGHTS, "bf16": BF16}
+_ASKED_FOR = {"fp32": (FP32,), "fp16": (FP16_WEIGHTS,), "bf16": (BF16,)}
+# Both are as exact.
+_ASKED_FOR_ON_CPU = {**_ASKED_FOR, "fp32": (FP32, FP32_PACKED)}
 
 
 def candidates(device: str, requested: str) -> tuple[Variant, ...]:
@@ -74,9 +76,10 @@ def candidates(device: str, requested: str) -> tuple[Variant, ...]:
     """
     if requested not in PRECISIONS:
         raise UsageError(f"unknown precision {requested!r}: give one of {', '.join(PRECISIONS)}")
+    is_cpu = kind_of(device) == "cpu"
     if requested != AUTO:
-        return (_ASKED_FOR[requested],)
-    return _ON_CPU if kind_of(device) == "cpu" else _ON_GPU
+        return (_ASKED_FOR_ON_CPU if is_cpu else _ASKED_FOR)[requested]
+    return _ON_CPU if is_cpu else _ON_GPU
 
 
 def disagreement(device: str, variant: Variant, cosine: float) -> str:

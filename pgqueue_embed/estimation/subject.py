@@ -38,7 +38,7 @@ def of_pipeline(connection: Connection, name: str) -> Subject:
     """
     pipeline = load_pipeline(connection, name)
     resolved = check_local_model(pipeline)
-    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32", use=use_of(pipeline.spec))
+    model = EmbeddingModel.reference(resolved, use=use_of(pipeline.spec))
     return _subject(pipeline, model, resolved)
 
 

@@ -62,7 +62,7 @@ def fit_model(spec: PipelineSpec, model_reference: str, revision: str | None = N
     Raises ModelError, or UsageError for too long chunks.
     """
     resolved = resolve_model(model_reference, revision=revision)
-    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32", use=use_of(spec))
+    model = EmbeddingModel.reference(resolved, use=use_of(spec))
     refuse_unsuited(model.facts)
     identity = _identity(resolved, model)
     kept_dimensions(spec, identity)

@@ -87,7 +87,5 @@ class QueryEncoder:
         """Return the model as the library opens it, once."""
         with self._loading:
             if self._model is None:
-                self._model = EmbeddingModel.load(
-                    self._resolved, device="cpu", precision="fp32", use=self._use
-                )
+                self._model = EmbeddingModel.reference(self._resolved, use=self._use)
             return self._model

@@ -45,7 +45,7 @@ def verify(
         return Verification(compared=(), outdated=0, min_cosine=options.min_cosine)
     resolved = check_local_model(pipeline, model_path)
     use = use_of(pipeline.spec)
-    model = EmbeddingModel.load(resolved, device="cpu", precision="fp32", use=use, compare=True)
+    model = EmbeddingModel.reference(resolved, use=use, compare=True)
     inputs = inputs_of(connection, pipeline, model, drawn)
     pairs = [(each, chunk) for each, chunk in zip(drawn, inputs, strict=True) if chunk is not None]
     compared = tuple(_compared(model, pipeline, pairs, on_progress))

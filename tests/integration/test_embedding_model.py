@@ -139,7 +139,7 @@ def test_auto_precision_falls_back_to_fp32_and_says_so(
     assert len(loaded.notes) == 1
     assert "fp16 weights on cpu does not agree with fp32" in loaded.notes[0]
     chunks = loaded.sample_chunks(64)
-    exact = EmbeddingModel.load(resolved, device="cpu", precision="fp32")
+    exact = EmbeddingModel.reference(resolved)
     assert np.array_equal(loaded.forward(chunks), exact.forward(chunks))
 
 

@@ -11,10 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, Memory, chooser, keep_heap
+from pgqueue_embed.embedding import (
+    AS_ITS_FILES_SAY,
+    DeviceThread,
+    EmbeddingModel,
+    Memory,
+    chooser,
+    keep_heap,
+    resolve_model,
+)
 from pgqueue_embed.embedding import model as models
 from pgqueue_embed.embedding.choice import Choice
 from pgqueue_embed.embedding.contest import TURNS
@@ -33,6 +42,7 @@ from pgqueue_embed.embedding.precision import (
 from pgqueue_embed.embedding.rows import Vectors, agreement, lowest_cosine, unit_rows
 from pgqueue_embed.embedding.shapes import SIZES_OF, TABLE_LOOK_UP, limits_for
 from pgqueue_embed.log import get_logger
+from pgqueue_embed.search_server.encoders import open_model
 from tests.support import opened_models
 from tests.support.models import make_table_model, make_tiny_model
 from tests.support.opened_models import by_library, chunks_of
@@ -56,7 +66,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def in_fp32(folder: Path) -> EmbeddingModel:
-    return load(folder, precision="fp32")
+    return EmbeddingModel.reference(resolve_model(str(folder)))
 
 
 @cache
@@ -99,6 +109,22 @@ def assert_near(model: EmbeddingModel, variant: Variant, exact: EmbeddingModel) 
     assert lowest_cosine(unit_rows(model._in_fp32(chunks)), wanted) >= SAME
 
 
+def test_fp32_is_computed_by_the_faster_products_but_for_what_others_are_compared_with(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    found_fastest(monkeypatch, FP32_PACKED)
+    asked_for = load(folder, precision="fp32")
+    assert asked_for.choice.variant == FP32_PACKED
+    of_queries = open_model(resolve_model(str(folder)), AS_ITS_FILES_SAY, "cpu")
+    assert of_queries.precision == "fp32"
+    reference = EmbeddingModel.reference(resolve_model(str(folder)))
+    assert (reference.choice.variant, reference.choice.rates) == (FP32, {})
+    query = "which pumps have stopped?"
+    wanted = reference.encode_query(query)
+    assert np.abs(of_queries.launch([of_queries.chunk(query)])()[0] - wanted).max() <= 1e-6
+    assert of_queries._model.choice.variant == FP32_PACKED
+
+
 def test_variants_that_fail_or_disagree_are_passed_over_and_named(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -128,11 +154,11 @@ def test_variants_that_fail_or_disagree_are_passed_over_and_named(
     compute(model, 1)
 
 
-def test_a_precision_that_was_asked_for_is_not_probed(
+def test_a_lower_precision_that_was_asked_for_is_not_probed(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(chooser, "probe", pytest.fail)
-    for name, variant in (("fp32", FP32), ("bf16", BF16), ("fp16", FP16_WEIGHTS)):
+    for name, variant in (("bf16", BF16), ("fp16", FP16_WEIGHTS)):
         assert load(folder, precision=name).choice == Choice(variant=variant)
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from pgqueue_embed.embedding import EmbeddingModel, resolve_model
+from pgqueue_embed.embedding import AS_ITS_FILES_SAY, EmbeddingModel, resolve_model
 from pgqueue_embed.embedding.light_files import plan_of, settings_of
 from pgqueue_embed.embedding.network_plan import WORDS
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
@@ -23,16 +23,18 @@ TINY_DIMENSIONS = 16
 
 
 _load_once = cache(EmbeddingModel.load)
+_reference_once = cache(EmbeddingModel.reference)
 
 
 def bundled_model() -> EmbeddingModel:
     """Return the bundled model, on the CPU in fp32; who changes it puts it back as it was."""
-    return _load_once(resolve_model(DEFAULT_MODEL), device="cpu", precision="fp32")
+    return _reference_once(resolve_model(DEFAULT_MODEL), use=AS_ITS_FILES_SAY)
 
 
 def share_loaded_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands and the interface, which load a model each time, share what was loaded."""
     monkeypatch.setattr(EmbeddingModel, "load", _load_once)
+    monkeypatch.setattr(EmbeddingModel, "reference", _reference_once)
 
 
 def make_tiny_model(folder: Path, dimensions: int = TINY_DIMENSIONS) -> Path:

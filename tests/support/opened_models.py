@@ -12,12 +12,15 @@ from pgqueue_embed.embedding import EmbeddingModel, opening, resolve_model
 from pgqueue_embed.embedding.light_network import LightNetwork
 
 
-def load(folder: Path, *, precision: str = "fp32", **options: Any) -> EmbeddingModel:
+def load(folder: Path, *, precision: str | None = None, **options: Any) -> EmbeddingModel:
     """Open the model of a folder; `options` are those of `EmbeddingModel.load`.
 
-    In fp32, since `auto` takes bf16 on some processors and vectors are compared with exact ones.
+    Without a precision as the reference, on whatever processor: vectors are compared with exact
+    ones.
     """
     resolved = resolve_model(str(folder))
+    if precision is None:
+        return EmbeddingModel.reference(resolved, **options)
     return EmbeddingModel.load(resolved, device="cpu", precision=precision, **options)
 
 

@@ -97,13 +97,15 @@ def test_out_of_memory_is_known_by_its_text(error: Exception | str, answer: bool
     assert is_out_of_memory(error) is answer
 
 
-def test_auto_tries_all_that_a_device_may_compute_in_and_a_precision_itself_alone() -> None:
+def test_auto_tries_all_that_a_device_may_compute_in_and_a_precision_its_own_ways() -> None:
     of_gpu = ["fp32", "fp16 by autocast", "bf16 by autocast", "fp16 weights", "bf16 weights"]
     for device in ("mps", "cuda:1"):
         assert list(map(str, precision.candidates(device, "auto"))) == of_gpu
     of_cpu = ["fp32", "fp32, oneDNN", "bf16 by autocast", "bf16 weights", "bf16 weights, oneDNN"]
     assert list(map(str, precision.candidates("cpu", "auto"))) == of_cpu
-    for name, wanted in (("fp32", "fp32"), ("fp16", "fp16 weights"), ("bf16", "bf16 by autocast")):
+    assert list(map(str, precision.candidates("cpu", "fp32"))) == of_cpu[:2]
+    assert list(map(str, precision.candidates("cuda:1", "fp32"))) == ["fp32"]
+    for name, wanted in (("fp16", "fp16 weights"), ("bf16", "bf16 by autocast")):
         assert list(map(str, precision.candidates("cpu", name))) == [wanted]
     with pytest.raises(UsageError, match="unknown precision"):
         precision.candidates("cpu", "int8")

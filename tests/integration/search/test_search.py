@@ -185,7 +185,7 @@ def embed_with(model: Path, conninfo: str, pipeline: Pipeline) -> None:
     from pgqueue_embed.pipeline.model import make_chunker
 
     def load() -> EmbeddingModel:
-        return EmbeddingModel.load(resolve_model(str(model)), device="cpu", precision="fp32")
+        return EmbeddingModel.reference(resolve_model(str(model)))
 
     device = DeviceThread(load, cache_bytes=0)
     try:
