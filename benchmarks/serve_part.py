@@ -1,4 +1,4 @@
-"""`pgembed serve` under 32 clients, against its model alone in batches of 32."""
+"""`pgembed serve` under 32 clients, against its model and the library alone, in batches of 32."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psutil
 
 from benchmarks.bench import Bench
+from benchmarks.ceiling import load_library
 from benchmarks.corpora import maude
 from benchmarks.database import drop_database, make_pipeline, new_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, percentile, ratio
@@ -35,6 +36,9 @@ from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.corpus import make_source
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 PART = "serve"
 CLIENTS = 32
 WORDS = 8
@@ -42,6 +46,7 @@ DIMENSIONS = 384
 WANTED = 0.8
 
 ALONE = "the model alone, batches of 32"
+BY_LIBRARY = "SentenceTransformer.encode, batches of 32"
 
 # Those of a server have processors of their own, as a rule.
 THE_CLIENTS = "clients"
@@ -82,7 +87,10 @@ def measure(bench: Bench) -> Iterator[Measured]:
             partial(open_model, resolve_model(DEFAULT_MODEL), AS_ITS_FILES_SAY, "cpu")
         )
         stack.callback(device.close)
-        runs: dict[str, Callable[[], Run]] = {ALONE: partial(_alone, device, queries)}
+        runs: dict[str, Callable[[], Run]] = {
+            ALONE: partial(_alone, device, queries),
+            BY_LIBRARY: partial(_by_library, load_library(), queries),
+        }
         for name, door in DOORS.items():
             runs[name] = partial(_asked, server, door, queries)
         for each in runs.values():
@@ -91,11 +99,11 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
-    alone = [run.rate for run in outcomes[ALONE]]
+    alone, library = ([run.rate for run in outcomes[name]] for name in (ALONE, BY_LIBRARY))
     measured = Measured()
     for name, runs in outcomes.items():
         rates = [run.rate for run in runs]
-        share = ratio(rates, alone)
+        share, of_library = ratio(rates, alone), ratio(rates, library)
         own = ratio([*map(_own_ms, outcomes[ALONE])], [*map(_own_ms, runs)])
         measured.figures.append(
             Figure(
@@ -105,10 +113,10 @@ def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
                 unit="queries/s",
                 values=rates,
                 note=f"{share:.2f} of the model alone, {own:.2f} by processor time without that of"
-                f" clients; {_processor(runs)}; {_latency(runs)}",
+                f" clients; {of_library:.2f} of encode; {_processor(runs)}; {_latency(runs)}",
             )
         )
-        if name != ALONE:
+        if name in DOORS:
             reach = Reach(name=f"{name} against the model alone", measured=share, target=WANTED)
             measured.reaches.append(reach)
             errors = [error for run in runs for error in run.errors]
@@ -152,14 +160,23 @@ def _slice(words: list[str], start: int) -> list[str]:
 
 
 def _alone(device: DeviceThread[QueryModel], queries: Iterator[list[str]]) -> Run:
-    model = device.model
-    chunks = [model.chunk(query) for query in next(queries)]
+    return _in_batches(device.embed, [device.model.chunk(query) for query in next(queries)])
+
+
+def _by_library(library: SentenceTransformer, queries: Iterator[list[str]]) -> Run:
+    def encode(batch: Sequence[str]) -> object:
+        return library.encode(batch, batch_size=CLIENTS, show_progress_bar=False)
+
+    return _in_batches(encode, next(queries))
+
+
+def _in_batches(compute: Callable[[Sequence[Any]], object], queries: Sequence[Any]) -> Run:
     started, worked = time.perf_counter(), time.process_time()
-    for first in range(0, len(chunks), CLIENTS):
-        device.embed(chunks[first : first + CLIENTS])
+    for first in range(0, len(queries), CLIENTS):
+        compute(queries[first : first + CLIENTS])
     took, worked = time.perf_counter() - started, time.process_time() - worked
-    processor_ms = {"the model": 1000 * worked / len(chunks)}
-    return Run(rate=len(chunks) / took, processor_ms=processor_ms, seconds=[], errors=[])
+    processor_ms = {"the model": 1000 * worked / len(queries)}
+    return Run(rate=len(queries) / took, processor_ms=processor_ms, seconds=[], errors=[])
 
 
 def _asked(
