@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,11 @@ from xdist.scheduler import LoadFileScheduling
 # Tests run side by side, a core each. Where torch and numpy had all cores, their threads would wait
 # for one another by spinning. Who is imported below reads it; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell without job control lets what it starts in the background ignore Ctrl-C, and with it all
+# programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect

@@ -1,11 +1,16 @@
-"""Records the crash of a worker process, and decides whether the machine is at fault."""
+"""Records the crash of a worker process, and tells which crashes no record explains."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.worker.registry import sign_off
+
+# So many crashes that no record explains say that the machine is at fault. Two may be those of the
+# last two records that wait.
+UNEXPLAINED_CRASHES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +79,14 @@ def _read_crash(connection: Connection, worker_id: int) -> Crash:
     )
 
 
-def is_machine_at_fault(previous: Crash | None, latest: Crash) -> bool:
-    """Return whether two deaths in a row say that the machine, and not a record, is at fault.
+def unexplained(before: Sequence[Crash], latest: Crash) -> list[Crash]:
+    """Return the crashes since the last commit that no record explains, each on other records.
 
-    They do when they hit different records, none of them suspect before, and nothing was
-    committed in between.
+    `before` are those without the `latest`. One that hit a suspect, or nothing, says nothing of the
+    machine.
     """
-    if previous is None or latest.committed or latest.known_suspects:
-        return False
-    return bool(previous.keys and latest.keys) and not previous.keys & latest.keys
+    known = [] if latest.committed else list(before)
+    keys = {key for each in known for key in each.keys}
+    if latest.known_suspects or not latest.keys or latest.keys & keys:
+        return known
+    return [*known, latest]

@@ -21,7 +21,7 @@ from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
 from pgqueue_embed.errors import MachineFault, PgembedError, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
-from pgqueue_embed.worker.crashes import Crash, is_machine_at_fault, record_crash
+from pgqueue_embed.worker.crashes import UNEXPLAINED_CRASHES, Crash, record_crash, unexplained
 from pgqueue_embed.worker.delays import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.worker.process import Orders
 from pgqueue_embed.worker.python_process import start_python
@@ -119,7 +119,7 @@ class Supervisor:
         self._process: _Process | None = None
         self._crashes_in_a_row = 0
         self._startup_crashes = 0
-        self._last_death: Crash | None = None
+        self._unexplained: list[Crash] = []
         self._has_worked = False
         self._failed_starts = 0
 
@@ -266,13 +266,15 @@ class Supervisor:
                 f"the worker process died {self._startup_crashes} times before it could claim"
                 f" anything (the last one {how}); run pgembed doctor on this machine"
             )
-        if death is not None and is_machine_at_fault(self._last_death, death):
+        if death is None:
+            return
+        self._unexplained = unexplained(self._unexplained, death)
+        if len(self._unexplained) >= UNEXPLAINED_CRASHES:
             raise MachineFault(
-                "the worker process died twice in a row on different records with nothing committed"
-                f" in between (the last one {how}): this machine is at fault, not the records; look"
-                " at its memory and its GPU driver"
+                f"the worker process died on {UNEXPLAINED_CRASHES} different sets of records with"
+                f" nothing committed in between (the last time {how}): this machine is at fault,"
+                " not the records; look at its memory and its GPU driver"
             )
-        self._last_death = death or self._last_death
 
     def _record(self, worker_id: int, how: str) -> Crash | None:
         """Write the death down, however long the database is away, unless told to stop."""

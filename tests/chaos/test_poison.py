@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import MachineFault
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker import supervisor
 from tests.support.corpus import make_source, texts
@@ -72,3 +73,41 @@ def assert_good_records_were_never_charged(connection: Connection) -> None:
 
 def deaths(running: list[Supervised]) -> int:
     return sum(worker.log().count("worker started") - 1 for worker in running)
+
+
+def test_two_deadly_records_alone_are_not_taken_for_a_machine_at_fault(
+    connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ending(connection, conninfo, tmp_path, monkeypatch, deadly=2) == "drained"
+    letters = dict(connection.execute("select key, last_error from pgembed.dead_letters"))
+    assert sorted(letters) == ["1", "2"]
+
+
+def test_a_machine_that_kills_its_worker_whatever_it_embeds_stops_it(
+    connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ending(connection, conninfo, tmp_path, monkeypatch, deadly=5)
+    assert isinstance(error, MachineFault)
+    assert "died on 3 different sets of records with nothing committed" in str(error)
+    assert one_row(connection, "select count(*) from pgembed.dead_letters") == (0,)
+
+
+def ending(
+    connection: Connection,
+    conninfo: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    deadly: int,
+) -> str | BaseException | None:
+    """Let one worker work on deadly records, each in an item of its own, and return its end."""
+    monkeypatch.setattr(supervisor, "restart_delay_seconds", lambda _crashes: 0.1)
+    make_source(connection, [])
+    pipeline = make_pipeline(connection)
+    for number in range(1, deadly + 1):
+        text = f"Report {number} says {EXITS}."
+        connection.execute("insert into public.reports (id, body) values (%s, %s)", (number, text))
+        enqueue(connection, pipeline, Selection())
+    with light_workers(conninfo, tmp_path, 1) as running:
+        running[0].thread.join(100)
+    return running[0].error or running[0].ending

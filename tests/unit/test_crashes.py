@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from pgqueue_embed.worker.crashes import Crash, is_machine_at_fault
+from pgqueue_embed.worker.crashes import Crash, unexplained
 
 
 def death(*keys: str, known_suspects: bool = False, committed: bool = False) -> Crash:
@@ -12,23 +10,27 @@ def death(*keys: str, known_suspects: bool = False, committed: bool = False) -> 
     return Crash(keys=held, known_suspects=known_suspects, committed=committed)
 
 
-def test_machine_is_ill_after_two_deaths_on_different_records_with_nothing_committed() -> None:
-    assert is_machine_at_fault(death("1", "2"), death("3"))
+ONE, TWO = death("1", "2"), death("3")
 
 
-@pytest.mark.parametrize(
-    ("previous", "latest"),
-    [
-        (None, death("3")),
-        (death("1"), death("1", "3")),
-        (death("1"), death("3", committed=True)),
-        (death("1"), death("3", known_suspects=True)),
-        (death(), death("3")),
-        (death("1"), death()),
-    ],
-    ids=["first", "same record", "committed", "suspects", "held nothing", "holds nothing"],
-)
-def test_any_other_death_may_be_the_fault_of_a_record(
-    previous: Crash | None, latest: Crash
-) -> None:
-    assert not is_machine_at_fault(previous, latest)
+def in_turn(*deaths: Crash) -> list[Crash]:
+    known: list[Crash] = []
+    for each in deaths:
+        known = unexplained(known, each)
+    return known
+
+
+def test_deaths_on_different_records_with_nothing_committed_are_unexplained() -> None:
+    last = death("4", "5")
+    assert in_turn(ONE, TWO, last) == [ONE, TWO, last]
+    began = death("9", committed=True)
+    assert in_turn(ONE, began, TWO) == [began, TWO], "what was committed was before its death"
+
+
+def test_a_death_on_a_suspect_or_on_nothing_says_nothing_of_the_machine() -> None:
+    suspect, nothing, same = death("1", known_suspects=True), death(), death("2", "7")
+    assert in_turn(ONE, suspect, nothing, same, TWO) == [ONE, TWO]
+
+
+def test_a_machine_that_has_committed_can_work() -> None:
+    assert in_turn(ONE, TWO, death("1", known_suspects=True, committed=True)) == []

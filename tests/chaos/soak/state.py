@@ -58,11 +58,11 @@ class Soak:
             self.over.wait(0.2)
 
     def replace_ended(self) -> None:
-        """Start workers again as launchd would: their machine seemed ill, or found no database."""
+        """Start workers again as launchd would: a machine seemed at fault, or had no database."""
         for number, worker in enumerate(self.workers):
             if worker.thread.is_alive():
                 continue
-            is_ill = isinstance(worker.error, MachineFault)
-            assert is_ill or "connect" in str(worker.error), worker.error or worker.ending
+            is_at_fault = isinstance(worker.error, MachineFault)
+            assert is_at_fault or "connect" in str(worker.error), worker.error or worker.ending
             self.workers[number] = worker.again()
-            self.happened[f"left: {'machine fault' if is_ill else 'no database'}"] += 1
+            self.happened[f"left: {'machine fault' if is_at_fault else 'no database'}"] += 1
