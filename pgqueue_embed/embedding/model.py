@@ -120,9 +120,9 @@ class EmbeddingModel(PlacedModel):
         It is there a quarter of a second sooner than where faster ones are looked for. Raises
         ModelError for a model that cannot be loaded or computes wrong vectors here.
         """
+        device = choose_device("cpu")
         model = cls(resolved, use, compare=compare)
-        configure_device("cpu")
-        model._choose((FP32,), "cpu", None)
+        model._choose((FP32,), device, None)
         return model
 
     def _choose(self, variants: Sequence[Variant], device: str, memory: Memory | None) -> None:
