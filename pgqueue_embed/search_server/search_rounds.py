@@ -7,7 +7,7 @@ once a round: while PostgreSQL searches, the next ones gather.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -28,6 +28,10 @@ from pgqueue_embed.vector_search.query import search_together
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import MOST_SESSIONS, Sessions, forget_what_was_set
 from pgqueue_embed.vector_search.together import Spent
+
+# A session is left for what is no search, so that records are read, and health is told, beside slow
+# ones.
+MOST_ROUNDS = MOST_SESSIONS - 1
 
 
 @dataclass(eq=False, kw_only=True)
@@ -82,7 +86,8 @@ class SearchRounds:
     """Searches, in rounds over a few sessions; to be asked from one event loop.
 
     A search that fails, fails alone: a round of several that failed is run again, one by one. What
-    PostgreSQL does for clients that have left, it is told to end once no other waits for it.
+    PostgreSQL does for clients that have left, it is told to end once no other waits for it. Slow
+    searches of one pipeline leave a session to those of another, and one to what is no search.
     """
 
     def __init__(self, sessions: Sessions, executor: Executor) -> None:
@@ -90,6 +95,7 @@ class SearchRounds:
         self._executor = executor
         self._kinds: dict[Hashable, _Kind] = {}  # those that have had a round last are last
         self._rounds: set[asyncio.Task[None]] = set()
+        self._rounds_of = Counter[int]()  # by pipeline
         self._paces = Paces()
 
     async def find(
@@ -114,9 +120,9 @@ class SearchRounds:
             pass
 
     def _has_begun(self, key: Hashable) -> bool:
-        if len(self._rounds) >= MOST_SESSIONS:
-            return False
         kind = self._kinds[key]
+        if not self._has_room_for(kind.pipeline):
+            return False
         taken = kind.take(self._paces.round_size(kind.pipeline, kind.request))
         if taken:
             self._start(kind, taken)
@@ -125,9 +131,15 @@ class SearchRounds:
             del self._kinds[key]
         return bool(taken)
 
+    def _has_room_for(self, pipeline: Pipeline) -> bool:
+        """Whether another round may begin; the last one is for a pipeline that has none."""
+        left = MOST_ROUNDS - len(self._rounds)
+        return left > (1 if self._rounds_of[pipeline.id] else 0)
+
     def _start(self, kind: _Kind, taken: Sequence[_Asked]) -> None:
         round_ = asyncio.ensure_future(self._run(kind, taken))
         kind.rounds += 1
+        self._rounds_of[kind.pipeline.id] += 1
         self._rounds.add(round_)
         round_.add_done_callback(partial(self._end, kind))
 
@@ -140,6 +152,7 @@ class SearchRounds:
 
     def _end(self, kind: _Kind, round_: asyncio.Task[None]) -> None:
         kind.rounds -= 1
+        self._rounds_of[kind.pipeline.id] -= 1
         self._rounds.discard(round_)
         self._begin()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from psycopg import sql
 
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.packed import pack_reals
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.db.steps import Step, Steps, run
@@ -24,13 +25,16 @@ from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.query import search_together
 from pgqueue_embed.vector_search.relation import relation_of
 from pgqueue_embed.vector_search.request import SearchRequest
-from pgqueue_embed.vector_search.sessions import MOST_SESSIONS
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
+from tests.support.pipelines import make_pipeline
 from tests.support.searching import SEARCHED, ask
 from tests.support.serving import FakeEncoder
 
 PREPARED = SEARCHED
+
+# Rounds that it may have at once.
+OF_ONE_PIPELINE = search_rounds.MOST_ROUNDS - 1
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {},
@@ -221,16 +225,47 @@ def test_those_of_a_round_that_failed_leave_a_turn_to_others(
     async def failing(service: SearchService) -> None:
         await service.pipeline("reports")
         many = asyncio.ensure_future(at_once(service, [asked({}, each) for each in range(40)]))
-        await until(lambda: len(limits) == 1 + MOST_SESSIONS, "all sessions are taken")
+        await until(lambda: len(limits) == 1 + OF_ONE_PIPELINE, "all its sessions are taken")
         other = asyncio.ensure_future(outcome(service, asked({"limit": 3}, 0)))
         await asyncio.sleep(0.1)  # it waits
         is_asked.set()
         assert isinstance(await other, list)
         assert all(isinstance(each, list) for each in await many)
-        assert limits.index(3) < 1 + 2 * MOST_SESSIONS
+        assert limits.index(3) < 1 + 2 * OF_ONE_PIPELINE
 
     with closing(SearchService(conninfo, FakeEncoder())) as service:
         asyncio.run(failing(service))
+
+
+def test_slow_searches_of_one_pipeline_leave_sessions_to_others_and_to_what_is_no_search(
+    conninfo: str, connection: Connection, reports: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pipeline(connection, name="others", target=Table(schema="public", name="others_chunks"))
+    is_over = threading.Event()
+    sized(monkeypatch, 1)
+
+    def find(connection: Any, pipeline: Any, *others: Any) -> Any:
+        if pipeline.name == "reports":
+            is_over.wait(60)
+        return search_together(connection, pipeline, *others)
+
+    monkeypatch.setattr(search_rounds, "search_together", find)
+
+    async def beside_slow_ones(service: SearchService) -> None:
+        await service.pipeline("reports")
+        slow = asyncio.ensure_future(at_once(service, [asked({}, each) for each in range(40)]))
+        await asyncio.sleep(0.1)  # they have all that they may have
+        try:
+            other = {**asked({}, 0), "pipeline": "others"}
+            assert await asyncio.wait_for(outcome(service, other), 20) == []
+            assert await asyncio.wait_for(service.record("reports", "1"), 20)
+            assert len(await asyncio.wait_for(service.pipelines(anew=True), 20)) == 2
+        finally:
+            is_over.set()
+        assert all(isinstance(each, list) for each in await slow)
+
+    with closing(SearchService(conninfo, FakeEncoder())) as service:
+        asyncio.run(beside_slow_ones(service))
 
 
 def test_nobody_waits_for_a_server_that_was_closed(
