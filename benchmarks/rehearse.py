@@ -31,7 +31,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.rehearsal_stages import DIMENSIONS, Rehearsal, rehearsal
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
-from pgqueue_embed.estimation.text_sample import StoredChunk
+from pgqueue_embed.estimation.text_sample import ChunkBytes
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.quantities import duration, size
@@ -214,7 +214,7 @@ def _on_paper(vector_type: str, dimensions: int = 384) -> str:
     layout = Layout(
         key=(Column(name="id", type="bigint"),), vector_type=vector_type, dimensions=dimensions
     )
-    chunk = StoredChunk(key_bytes=9, text_bytes=400, copied_bytes=0)
+    chunk = ChunkBytes(key_bytes=9, text_bytes=400, copied_bytes=0)
     table = table_bytes(layout, [chunk] * 1_000, PAPER_RECORDS)
     index = index_bytes(layout, PAPER_RECORDS, quantisation="none")
     assert index is not None, "so few dimensions can be indexed"

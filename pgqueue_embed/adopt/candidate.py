@@ -30,7 +30,7 @@ from pgqueue_embed.source.check import check_source
 from pgqueue_embed.untrusted.shell import command
 
 
-class Model(Protocol):
+class ReferenceModel(Protocol):
     """What is needed of a model, fp32 on the CPU; see embedding.EmbeddingModel."""
 
     @property
@@ -50,7 +50,7 @@ class Candidate:
     records: SourceShape
     table: StoredTable
     identity: ModelIdentity
-    model: Model
+    model: ReferenceModel
 
     @property
     def pipeline(self) -> Pipeline:
@@ -117,7 +117,7 @@ def local_model(pipeline: Pipeline) -> EmbeddingModel:
     return EmbeddingModel.reference(check_local_model(pipeline), use=use_of(pipeline.spec))
 
 
-def make_judge(model: Model, pipeline: Pipeline) -> Judge:
+def make_judge(model: ReferenceModel, pipeline: Pipeline) -> Judge:
     """Return what judges the records of `pipeline`; ModelError for a model without a tokenizer."""
     if model.tokenizer is None:
         raise ModelError(f"model {pipeline.model} has no fast tokenizer to cut documents by")

@@ -33,7 +33,7 @@ RIGHT = (Assessment.ADOPTED, Assessment.EMPTY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredChunk:
+class StoredRow:
     """A row of the table as it was read.
 
     `version` names the row and its version. `usable` says that its vector has the right dimensions
@@ -50,7 +50,7 @@ class StoredChunk:
 class Placed:
     """A stored chunk that is right, with its place: the slice `chunk` of the document."""
 
-    stored: StoredChunk
+    stored: StoredRow
     chunk: Chunk
 
 
@@ -88,7 +88,7 @@ class Judge:
         )
 
     def judge(
-        self, records: Sequence[SourceRecord], stored: Mapping[str, Sequence[StoredChunk]]
+        self, records: Sequence[SourceRecord], stored: Mapping[str, Sequence[StoredRow]]
     ) -> dict[str, Judgement]:
         """Return a judgement on each of `records`, by key, from the chunks `stored` for them."""
         documents = [record.document or "" for record in records]
@@ -109,7 +109,7 @@ class Judge:
             return [chunked for each in documents for chunked in self._cut([each])]
 
     def _judge(
-        self, document: str, chunked: ChunkedDocument | None, stored: Sequence[StoredChunk]
+        self, document: str, chunked: ChunkedDocument | None, stored: Sequence[StoredRow]
     ) -> Judgement:
         if chunked is not None and not chunked.chunks:
             return Judgement(worth=Assessment.TEXT_DIFFERS if stored else Assessment.EMPTY)
@@ -121,7 +121,7 @@ class Judge:
             return Judgement(worth=Assessment.ADOPTED, placed=placed)
         return self._judge_cuts(document, stored) if self._keeps_cuts else DIFFERS
 
-    def _judge_cuts(self, document: str, stored: Sequence[StoredChunk]) -> Judgement:
+    def _judge_cuts(self, document: str, stored: Sequence[StoredRow]) -> Judgement:
         texts = [each.text or "" for each in stored]
         places = locate(document, texts)
         if places is None:
@@ -149,7 +149,7 @@ class Judge:
 DIFFERS = Judgement(worth=Assessment.TEXT_DIFFERS)
 
 
-def _paired(stored: Sequence[StoredChunk], chunks: Sequence[Chunk]) -> tuple[Placed, ...]:
+def _paired(stored: Sequence[StoredRow], chunks: Sequence[Chunk]) -> tuple[Placed, ...]:
     """Return `chunks` with the stored ones of the same texts; nothing unless all have one."""
     in_table = sorted(stored, key=lambda each: each.text or "")
     in_document = sorted(chunks, key=lambda chunk: chunk.text)

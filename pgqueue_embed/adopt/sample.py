@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed.adopt.candidate import Candidate, Model
+from pgqueue_embed.adopt.candidate import Candidate, ReferenceModel
 from pgqueue_embed.adopt.judge import Assessment, Judgement
 from pgqueue_embed.adopt.slices import judge_keys
 from pgqueue_embed.adopt.stored_chunks import table_names
@@ -121,7 +121,7 @@ def _draw(connection: Connection, candidate: Candidate, sample_chunks: int) -> l
 
 
 def _agreement(
-    model: Model,
+    model: ReferenceModel,
     drawn: Sequence[_Drawn],
     judgements: Mapping[str, Judgement],
     min_cosine: float,
@@ -146,7 +146,7 @@ def _agreement(
 
 
 def _cosines(
-    model: Model, stored: Sequence[Sequence[float]], chunks: Sequence[Chunk]
+    model: ReferenceModel, stored: Sequence[Sequence[float]], chunks: Sequence[Chunk]
 ) -> NDArray[np.float64]:
     if not chunks:
         return np.zeros(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgqueue_embed.adopt.judge import Judge, Judgement, StoredChunk
+from pgqueue_embed.adopt.judge import Judge, Judgement, StoredRow
 from pgqueue_embed.adopt.stored_chunks import read_stored
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -27,7 +27,7 @@ class JudgedSlice:
     """
 
     records: Sequence[SourceRecord]
-    stored: Mapping[str, Sequence[StoredChunk]]
+    stored: Mapping[str, Sequence[StoredRow]]
     judgements: Mapping[str, Judgement]
     last_key: str | None
 

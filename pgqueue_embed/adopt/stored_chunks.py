@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed.adopt.judge import StoredChunk
+from pgqueue_embed.adopt.judge import StoredRow
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -54,7 +54,7 @@ order by position
 
 def read_stored(
     connection: Connection, pipeline: Pipeline, keys: Sequence[str]
-) -> dict[str, list[StoredChunk]]:
+) -> dict[str, list[StoredRow]]:
     """Return the chunks stored for the records `keys`, in order as far as the table knows one."""
     columns = [sql.Identifier("target", name) for name in _order(connection, pipeline)]
     query = sql.SQL(STORED).format(
@@ -67,9 +67,9 @@ def read_stored(
         "shortest": SHORTEST_NORM,
         "tolerance": NORM_TOLERANCE,
     }
-    stored: dict[str, list[StoredChunk]] = {}
+    stored: dict[str, list[StoredRow]] = {}
     for key, version, text, usable, has_unit_norm in connection.execute(query, values):
-        chunk = StoredChunk(version=version, text=text, usable=usable, has_unit_norm=has_unit_norm)
+        chunk = StoredRow(version=version, text=text, usable=usable, has_unit_norm=has_unit_norm)
         stored.setdefault(key, []).append(chunk)
     return stored
 

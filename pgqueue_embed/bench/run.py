@@ -60,7 +60,7 @@ class Worked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
+class MeasuredServer:
     """The PostgreSQL that workers wrote to, and how long it takes to say anything at all."""
 
     postgresql: str
@@ -74,7 +74,7 @@ class Measured:
     """All that was measured; `seconds` is how long it took."""
 
     machine: Machine
-    server: Server
+    server: MeasuredServer
     forward: Forward
     workers: Sequence[Worked]
     seconds: float
@@ -128,7 +128,7 @@ def with_best(worked: Sequence[Worked]) -> list[Worked]:
     return [replace(each, is_best=each is best) for each in worked]
 
 
-def _server(connection: Connection, conninfo: str) -> Server:
+def _server(connection: Connection, conninfo: str) -> MeasuredServer:
     times = []
     for _ in range(ROUND_TRIPS):
         began = time.perf_counter()
@@ -137,7 +137,7 @@ def _server(connection: Connection, conninfo: str) -> Server:
     extension = find_extension(connection)
     with connect(conninfo) as given:
         is_private = bool(given.place_if_private)
-    return Server(
+    return MeasuredServer(
         postgresql=str(connection.value("show server_version")).split()[0],
         pgvector=str(extension.version) if extension else "",
         round_trip_ms=round(1000 * median(times), 2),

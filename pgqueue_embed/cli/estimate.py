@@ -77,13 +77,13 @@ def estimate(
 def estimated(connection: Connection, subject: Subject, rate: float | None) -> Estimate:
     """Return the estimate, at `rate` or at this machine's, and say meanwhile what is done."""
     from pgqueue_embed.estimation.estimate import estimate as of
-    from pgqueue_embed.estimation.rate import Rate, measure_rate
+    from pgqueue_embed.estimation.rate import ChunkRate, measure_rate
     from pgqueue_embed.estimation.text_sample import TextSample
     from pgqueue_embed.pipeline.model import use_of
 
-    def rate_of(sample: TextSample) -> Rate | None:
+    def rate_of(sample: TextSample) -> ChunkRate | None:
         if rate is not None:
-            return Rate(chunks_per_second=rate, of="as given by --rate")
+            return ChunkRate(chunks_per_second=rate, of="as given by --rate")
         return measure_rate(subject.resolved, use_of(subject.pipeline.spec), sample.inputs)
 
     with progress_console().status("drawing records") as line:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.hit import Hit
     from pgqueue_embed.vector_search.judged_search import Comparison, Find
-    from pgqueue_embed.vector_search.measures import Estimate
+    from pgqueue_embed.vector_search.measures import Mean
     from pgqueue_embed.vector_search.request import SearchRequest
     from pgqueue_embed.vector_search.weighing import Search, Weighed
 
@@ -199,12 +199,12 @@ def _table(found: Comparison) -> Table:
     return table
 
 
-def _cell(estimate: Estimate, sign: str) -> str:
+def _cell(estimate: Mean, sign: str) -> str:
     low, high = (format(each, f"{sign}.3f") for each in (estimate.low, estimate.high))
     return f"{estimate.mean:{sign}.3f}  {low} to {high}"
 
 
-def _verdict(first: str, second: str, difference: Mapping[str, Estimate]) -> str:
+def _verdict(first: str, second: str, difference: Mapping[str, Mean]) -> str:
     """Return what the intervals tell: one that has 0 in it tells no difference."""
     better = [measure for measure, each in difference.items() if each.low > 0]
     worse = [measure for measure, each in difference.items() if each.high < 0]

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from pgqueue_embed.cli.display import make_console
-from pgqueue_embed.cli.picture import Frame, events, failures, picture
+from pgqueue_embed.cli.picture import Canvas, events, failures, picture
 from pgqueue_embed.cli.terminal import ESCAPE, Terminal
 from pgqueue_embed.monitoring import actions, words
 from pgqueue_embed.monitoring.news import collapsed
@@ -170,51 +170,51 @@ class Screen:
     def _draw(self) -> None:
         columns, lines = self._terminal.size
         console = make_console(width=max(columns, 20), is_screen=True)
-        frame = Frame(
+        canvas = Canvas(
             width=console.width, is_ascii=console.options.ascii_only, no_worker=self._no_worker
         )
         latest = self._watcher.latest
-        foot = _rendered(console, self._foot(frame))
+        foot = _rendered(console, self._foot(canvas))
         room = max(lines - len(foot) - 1, 1)
         if latest is None:
             body = _rendered(console, [Text(self._watcher.trouble or "looking …")])
         else:
-            body = self._body(console, latest, frame, room)
+            body = self._body(console, latest, canvas, room)
         body = body[:room] + [""] * (room - len(body))
         self._terminal.draw([*body, "", *foot][-lines:])
 
-    def _body(self, console: Console, latest: Snapshot, frame: Frame, room: int) -> list[str]:
+    def _body(self, console: Console, latest: Snapshot, canvas: Canvas, room: int) -> list[str]:
         if self._shows_failures:
-            return _rendered(console, failures(latest, frame))
+            return _rendered(console, failures(latest, canvas))
         shown = collapsed(latest)
         several = len(shown.pipelines) > 1
         current = self._pipeline()
         mark = current.name if several and current else None
         # Of more than there are lines, not all are drawn to be cut again.
         fit = len(shown.pipelines) <= room
-        body = _rendered(console, picture(shown, frame, selected=mark)) if fit else []
+        body = _rendered(console, picture(shown, canvas, selected=mark)) if fit else []
         if not fit or (several and len(body) > room):
-            others = _rendered(console, picture(replace(shown, pipelines=[]), frame))
+            others = _rendered(console, picture(replace(shown, pipelines=[]), canvas))
             most = max(room - len(others) - 1, 3)
-            body = _rendered(console, picture(shown, frame, selected=mark, most=most))
+            body = _rendered(console, picture(shown, canvas, selected=mark, most=most))
         if len(body) > room:
             more = len(body) - room + 1
             return [*body[: room - 1], f"… {count(more, 'more line')}; a larger window shows them"]
         left = room - len(body) - 1
         if left > 1:
-            told = events(latest, frame, min(MOST_EVENTS, left))
+            told = events(latest, canvas, min(MOST_EVENTS, left))
             body += ["", *_rendered(console, told)]
         return body
 
-    def _foot(self, frame: Frame) -> list[Text]:
-        said = [_line(printable(each), "dim", frame) for each in self._said()[-3:]]
+    def _foot(self, canvas: Canvas) -> list[Text]:
+        said = [_line(printable(each), "dim", canvas) for each in self._said()[-3:]]
         if self._watcher.trouble and self._watcher.latest is not None:
-            said.append(_line(f"not up to date: {printable(self._watcher.trouble)}", "red", frame))
+            said.append(_line(f"not up to date: {printable(self._watcher.trouble)}", "red", canvas))
         if self._message and time.monotonic() < self._message_until:
-            said.append(_line(self._message, "bold", frame))
+            said.append(_line(self._message, "bold", canvas))
         if self._question is not None:
-            return [*said, _line(printable(self._question.text), "bold yellow", frame, " [y/n]")]
-        return [*said, _line(self._keys(frame.width), "dim", frame)]
+            return [*said, _line(printable(self._question.text), "bold yellow", canvas, " [y/n]")]
+        return [*said, _line(self._keys(canvas.width), "dim", canvas)]
 
     def _keys(self, width: int) -> str:
         if not self._terminal.has_keys:
@@ -236,10 +236,10 @@ class Screen:
         return " · ".join(keys)
 
 
-def _line(text: str, style: str, frame: Frame, ending: str = "") -> Text:
+def _line(text: str, style: str, canvas: Canvas, ending: str = "") -> Text:
     """Return `text` cut to one line, `ending` not."""
     line = Text(text, style=style)
-    line.truncate(frame.width - len(ending), overflow="ellipsis")
+    line.truncate(canvas.width - len(ending), overflow="ellipsis")
     return line.append(ending)
 
 

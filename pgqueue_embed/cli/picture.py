@@ -46,7 +46,7 @@ OUTLOOK_STYLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class Canvas:
     """How much room there is; `is_ascii` for a terminal that draws no other letters.
 
     `no_worker` is what is said where none is at work.
@@ -58,7 +58,7 @@ class Frame:
 
 
 def picture(
-    snapshot: Snapshot, frame: Frame, *, selected: str | None = None, most: int | None = None
+    snapshot: Snapshot, canvas: Canvas, *, selected: str | None = None, most: int | None = None
 ) -> list[RenderableType]:
     """Return pipelines, workers and failures, one part below the other.
 
@@ -67,58 +67,58 @@ def picture(
     parts: list[RenderableType] = []
     if most is None:
         for each in snapshot.pipelines:
-            parts += [_head(each, frame, selected), *_facts(each, frame)]
+            parts += [_head(each, canvas, selected), *_facts(each, canvas)]
     else:
-        parts += _some_heads(snapshot.pipelines, frame, selected, most)
+        parts += _some_heads(snapshot.pipelines, canvas, selected, most)
     shown, stopped = parted(snapshot.workers)
     if shown:
-        parts += [Text(), _workers(shown, snapshot, frame)]
+        parts += [Text(), _workers(shown, snapshot, canvas)]
     if stopped:
         parts.append(Text(stopped_line(stopped), style="dim"))
     if snapshot.failures:
-        parts += [Text(), *(_failure(row, frame) for row in snapshot.failures[:3])]
+        parts += [Text(), *(_failure(row, canvas) for row in snapshot.failures[:3])]
     return parts
 
 
 def _some_heads(
-    pipelines: Sequence[PipelineState], frame: Frame, selected: str | None, most: int
+    pipelines: Sequence[PipelineState], canvas: Canvas, selected: str | None, most: int
 ) -> list[Text]:
     names = [each.name for each in pipelines]
     at = names.index(selected) if selected in names else 0
     first = max(0, min(at - most // 2, len(names) - most))
-    lines = [_head(each, frame, selected) for each in pipelines[first : first + most]]
+    lines = [_head(each, canvas, selected) for each in pipelines[first : first + most]]
     left = len(names) - len(lines)
     return [*lines, Text(f"and {count(left, 'other pipeline')}", style="dim")] if left else lines
 
 
-def _head(pipeline: PipelineState, frame: Frame, selected: str | None) -> Text:
+def _head(pipeline: PipelineState, canvas: Canvas, selected: str | None) -> Text:
     mark = "" if selected is None else "> " if pipeline.name == selected else "  "
-    name = mark + _cut(printable(pipeline.name), min(MOST_NAME, frame.width // 3))
-    outlook = words.outlook(pipeline, frame.no_worker)
+    name = mark + _cut(printable(pipeline.name), min(MOST_NAME, canvas.width // 3))
+    outlook = words.outlook(pipeline, canvas.no_worker)
     percent = f"{pipeline.row['percent']:5.1f} %"
-    cells = min(frame.width - cell_len(name) - len(percent) - len(outlook) - 5, 24)
+    cells = min(canvas.width - cell_len(name) - len(percent) - len(outlook) - 5, 24)
     line = Text.assemble(
         (name, "bold"),
         "  ",
-        (f"{_bar(float(pipeline.row['percent']), cells, frame)} " if cells > 3 else "", "green"),
+        (f"{_bar(float(pipeline.row['percent']), cells, canvas)} " if cells > 3 else "", "green"),
         f"{percent}  ",
         (outlook, OUTLOOK_STYLES.get(outlook, "bold")),
     )
-    line.truncate(frame.width, overflow="ellipsis")
+    line.truncate(canvas.width, overflow="ellipsis")
     return line
 
 
-def _facts(pipeline: PipelineState, frame: Frame) -> Iterator[Text]:
+def _facts(pipeline: PipelineState, canvas: Canvas) -> Iterator[Text]:
     row = pipeline.row
     facts = [
         Text(fact, style="yellow" if " dead" in fact else "") for fact in words.facts(pipeline)
     ]
     if row["pending"] and row["live_workers"] and pipeline.pace:
         speed = Text(f"{words.rate(pipeline.pace.records_per_second)} records/s")
-        speed.append(f" {_spark(pipeline.minutes, frame)}".rstrip(), style="dim")
+        speed.append(f" {_spark(pipeline.minutes, canvas)}".rstrip(), style="dim")
         facts.insert(1, speed)
     if row["pending"] or row["total"]:
-        yield from _wrapped(facts, frame.width, indent=2)
+        yield from _wrapped(facts, canvas.width, indent=2)
 
 
 def _wrapped(parts: Sequence[Text], width: int, *, indent: int) -> Iterator[Text]:
@@ -135,16 +135,16 @@ def _wrapped(parts: Sequence[Text], width: int, *, indent: int) -> Iterator[Text
     yield line
 
 
-def _bar(percent: float, cells: int, frame: Frame) -> str:
+def _bar(percent: float, cells: int, canvas: Canvas) -> str:
     # Never full before it is.
     full = int(cells * percent / 100)
-    on, off = ("#", ".") if frame.is_ascii else ("█", "░")
+    on, off = ("#", ".") if canvas.is_ascii else ("█", "░")
     return on * full + off * (cells - full)
 
 
-def _spark(minutes: Sequence[int], frame: Frame, most_columns: int = MOST_COLUMNS) -> str:
+def _spark(minutes: Sequence[int], canvas: Canvas, most_columns: int = MOST_COLUMNS) -> str:
     """Return a column for some minutes each, as high as there were records; nothing in ASCII."""
-    if frame.is_ascii or not any(minutes):
+    if canvas.is_ascii or not any(minutes):
         return ""
     per_column = max(1, len(minutes) // most_columns)
     sums = [
@@ -176,8 +176,8 @@ class _Column:
 GAP = 2
 
 
-def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, frame: Frame) -> Table:
-    columns = _fitting(_worker_columns(snapshot, frame), workers, frame.width)
+def _workers(workers: Sequence[WorkerState], snapshot: Snapshot, canvas: Canvas) -> Table:
+    columns = _fitting(_worker_columns(snapshot, canvas), workers, canvas.width)
     table = plain_table(
         [each.title for each in columns if not each.is_number],
         [each.title for each in columns if each.is_number],
@@ -198,13 +198,13 @@ def _fitting(
     return kept
 
 
-def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
+def _worker_columns(snapshot: Snapshot, canvas: Canvas) -> list[_Column]:
     """Return the columns, those of text before those of numbers."""
     return [
-        _Column("Worker", lambda each: _name(each, frame), is_number=False),
-        _Column("State", lambda each: _state(each, snapshot, frame), is_number=False),
+        _Column("Worker", lambda each: _name(each, canvas), is_number=False),
+        _Column("State", lambda each: _state(each, snapshot, canvas), is_number=False),
         _Column("Device", _device, is_number=False, rank=4),
-        _Column("30 min", lambda each: _minutes(each, frame), is_number=False, rank=3),
+        _Column("30 min", lambda each: _minutes(each, canvas), is_number=False, rank=3),
         _Column("Records/s", _rate),
         _Column("Share", lambda each: share(each, snapshot), rank=1),
         _Column("Done", lambda each: f"{each.row['records']:,}", rank=2),
@@ -213,26 +213,26 @@ def _worker_columns(snapshot: Snapshot, frame: Frame) -> list[_Column]:
     ]
 
 
-def _name(worker: WorkerState, frame: Frame) -> str:
-    return _cut(printable(words.worker_name(worker.row)), frame.width // 3)
+def _name(worker: WorkerState, canvas: Canvas) -> str:
+    return _cut(printable(words.worker_name(worker.row)), canvas.width // 3)
 
 
 def _device(worker: WorkerState) -> str:
     return f"{worker.row['device']} {worker.row['precision']}"
 
 
-def _minutes(worker: WorkerState, frame: Frame) -> Text:
-    return Text(_spark(worker.minutes, frame, WORKER_COLUMNS), style="dim")
+def _minutes(worker: WorkerState, canvas: Canvas) -> Text:
+    return Text(_spark(worker.minutes, canvas, WORKER_COLUMNS), style="dim")
 
 
 def _rate(worker: WorkerState) -> str:
     return words.rate(worker.pace.records_per_second if worker.pace and worker.is_live else 0)
 
 
-def _state(worker: WorkerState, snapshot: Snapshot, frame: Frame) -> Text:
+def _state(worker: WorkerState, snapshot: Snapshot, canvas: Canvas) -> Text:
     state = words.worker_state(worker, snapshot.now)
     sign, style = STATE_SIGNS.get(state.split()[0], ("?", ""))
-    return Text(state if frame.is_ascii else f"{sign} {state}", style=style)
+    return Text(state if canvas.is_ascii else f"{sign} {state}", style=style)
 
 
 def _last_commit(worker: WorkerState) -> str:
@@ -240,18 +240,18 @@ def _last_commit(worker: WorkerState) -> str:
     return "–" if ago is None else " ".join(duration(ago).split()[:2])
 
 
-def _failure(row: Row, frame: Frame) -> Text:
+def _failure(row: Row, canvas: Canvas) -> Text:
     number = f"{row['failures']:,} dead"
     example = f"  (e.g. {printable(row['example_key'], 40)})"
-    room = frame.width - cell_len(number) - cell_len(example) - 2
+    room = canvas.width - cell_len(number) - cell_len(example) - 2
     error = Text(printable(row["error"], MOST_DETAIL))
-    error.truncate(max(room, frame.width // 3), overflow="ellipsis")
+    error.truncate(max(room, canvas.width // 3), overflow="ellipsis")
     text = Text.assemble((number, "yellow"), "  ", error, (example, "dim"))
-    text.truncate(frame.width, overflow="ellipsis")
+    text.truncate(canvas.width, overflow="ellipsis")
     return text
 
 
-def failures(snapshot: Snapshot, frame: Frame) -> list[Text]:
+def failures(snapshot: Snapshot, canvas: Canvas) -> list[Text]:
     """Return the dead letters by their errors, numbered, with the whole of each error."""
     if not snapshot.failures:
         return [Text("no dead letters")]
@@ -269,13 +269,13 @@ def failures(snapshot: Snapshot, frame: Frame) -> list[Text]:
     return lines
 
 
-def events(snapshot: Snapshot, frame: Frame, most: int) -> list[Text]:
+def events(snapshot: Snapshot, canvas: Canvas, most: int) -> list[Text]:
     """Return the newest events, a line each."""
     lines = []
     for row in snapshot.events[:most]:
         when = f"{row['happened_at'].astimezone():%H:%M}"
         line = Text.assemble((when, "dim"), f" {printable(words.event(row), MOST_DETAIL)}")
-        line.truncate(frame.width, overflow="ellipsis")
+        line.truncate(canvas.width, overflow="ellipsis")
         lines.append(line)
     return lines
 

@@ -68,10 +68,10 @@ def install(
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
-    from pgqueue_embed.service.install import Place, connection_string
+    from pgqueue_embed.service.install import ServicePlace, connection_string
     from pgqueue_embed.service.install import install as install_service
 
-    place = Place.of(name, is_system=system)
+    place = ServicePlace.of(name, is_system=system)
     user = _user(run_as, is_system=system)
     worker.settings(drain=False, pipelines=tuple(pipeline or ()))
     check_processes(processes)
@@ -95,10 +95,10 @@ def uninstall(name: Name = "pgembed", system: System = False) -> None:
 
     Example: pgembed service uninstall
     """
-    from pgqueue_embed.service.install import Place
+    from pgqueue_embed.service.install import ServicePlace
     from pgqueue_embed.service.install import uninstall as uninstall_service
 
-    removed = uninstall_service(Place.of(name, is_system=system))
+    removed = uninstall_service(ServicePlace.of(name, is_system=system))
     for file in removed:
         say(f"removed: {file}")
     if not removed:
@@ -110,9 +110,9 @@ def status(name: Name = "pgembed", system: System = False) -> None:
 
     Example: pgembed service status
     """
-    from pgqueue_embed.service.install import Place
+    from pgqueue_embed.service.install import ServicePlace
 
-    place = Place.of(name, is_system=system)
+    place = ServicePlace.of(name, is_system=system)
     if not place.is_installed:
         say(f"no service {name} is installed")
         raise typer.Exit(1)

@@ -92,15 +92,15 @@ def show(snapshot: Snapshot, *, notes: bool = True) -> None:
     """Print pipelines and workers, and below them what a person may do next."""
     from rich.console import Group
 
-    from pgqueue_embed.cli.picture import Frame, picture
+    from pgqueue_embed.cli.picture import Canvas, picture
     from pgqueue_embed.monitoring import words
 
     out = console()
     if not snapshot.pipelines:
         out.print(f"no pipeline yet{snapshot.place}; make one: pgembed create", soft_wrap=True)
         return
-    frame = Frame(width=out.width, is_ascii=out.options.ascii_only)
-    out.print(Group(*picture(snapshot, frame)))
+    canvas = Canvas(width=out.width, is_ascii=out.options.ascii_only)
+    out.print(Group(*picture(snapshot, canvas)))
     said = words.notes(snapshot) if notes else []
     if said:
         out.print()

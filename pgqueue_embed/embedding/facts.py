@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgqueue_embed.embedding.network import UNLIMITED_TOKENS, Network, names_pooling
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TaskReader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.self_test import SelfTest
 from pgqueue_embed.errors import ModelError
@@ -100,8 +100,8 @@ def refuse_unsuited(facts: ModelFacts) -> None:
 
 def learn_facts(
     network: Network,
-    documents: Reader,
-    queries: Reader,
+    documents: TaskReader,
+    queries: TaskReader,
     tests: tuple[SelfTest, SelfTest],
     resolved: ResolvedModel,
     *,

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pgqueue_embed.embedding.mapped_weights import Weights, map_weights
-from pgqueue_embed.embedding.network_plan import Names, Plan
+from pgqueue_embed.embedding.network_plan import Names, NetworkPlan
 from pgqueue_embed.untrusted.bounded_file import read_json
 
 Settings = dict[str, Any]
@@ -49,7 +49,7 @@ class Stack:
     ``pooling``, mean or cls, is how the vectors of tokens become one; ``after`` what becomes of it.
     """
 
-    plan: Plan
+    plan: NetworkPlan
     weights: Weights
     pooling: str
     after: tuple[Dense | Normalize, ...]
@@ -155,7 +155,7 @@ def open_stack(path: Path) -> Stack:
     return Stack(plan=plan, weights=weights, pooling=pooling, after=after)
 
 
-def plan_of(config: Settings) -> Plan:
+def plan_of(config: Settings) -> NetworkPlan:
     """Return the plan of a network from its configuration; raises NotUnderstood."""
     kind = config["model_type"]
     sizes = _DISTIL_SIZES if kind == "distilbert" else _SIZES
@@ -171,15 +171,15 @@ def plan_of(config: Settings) -> Plan:
     return plan
 
 
-def _plan(kind: str, config: Settings, sizes: dict[str, Any]) -> Plan:
+def _plan(kind: str, config: Settings, sizes: dict[str, Any]) -> NetworkPlan:
     if kind == "distilbert":
-        return Plan(architecture="DistilBertModel", names=_DISTIL, **sizes)
+        return NetworkPlan(architecture="DistilBertModel", names=_DISTIL, **sizes)
     if kind == "mpnet":
         kinds = {"architecture": "MPNetModel", "names": _MPNET}
-        return Plan(padding_id=1, distances=True, **(sizes | kinds))
+        return NetworkPlan(padding_id=1, distances=True, **(sizes | kinds))
     require(kind in _LIKE_BERT, "its architecture")
     behind = None if kind == "bert" else int(config["pad_token_id"])
-    return Plan(
+    return NetworkPlan(
         architecture=_LIKE_BERT[kind],
         names=Names(),
         padding_id=behind,

@@ -32,7 +32,7 @@ from pgqueue_embed.embedding.precision import (
     disagreement,
 )
 from pgqueue_embed.embedding.probe import in_a_line
-from pgqueue_embed.embedding.reader import TEXTS, Reader
+from pgqueue_embed.embedding.reader import TEXTS, TaskReader
 from pgqueue_embed.embedding.reads import as_done_as
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import (
@@ -358,7 +358,7 @@ class EmbeddingModel(PlacedModel):
             ) from error
 
 
-def _run(reader: Reader, placed: Placement) -> Run:
+def _run(reader: TaskReader, placed: Placement) -> Run:
     """Return what computes chunks as a batch, and waits for them."""
 
     def run(chunks: Sequence[Chunk], length: int | None) -> None:

@@ -32,7 +32,7 @@ FARTHEST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class NetworkPlan:
     """The sizes and the variants of one network.
 
     ``architecture`` is its class in transformers. Positions count from behind ``padding_id`` where

@@ -18,7 +18,7 @@ from traceback import clear_frames
 from typing import Any
 
 from pgqueue_embed.embedding.devices import use_cores
-from pgqueue_embed.embedding.reads import Answer, Read
+from pgqueue_embed.embedding.reads import Answer, Awaited
 
 Session = Callable[[], AbstractContextManager[None]]
 Job = tuple["Future[Any]", Callable[[], Any]]
@@ -51,11 +51,11 @@ class PassThreads:
         self._finalizer = weakref.finalize(self, _end, self._jobs, self.count)
         self._finalizer.atexit = False  # `_end_all` does that, and waits
 
-    def start(self, compute: Callable[[], Answer]) -> Read[Answer]:
+    def start(self, compute: Callable[[], Answer]) -> Awaited[Answer]:
         """Compute in the next thread that is free; returns what waits for the answer."""
         future: Future[Answer] = Future()
         self._jobs.put((future, compute))
-        return Read(wait=future.result, done=future)
+        return Awaited(wait=future.result, done=future)
 
     def close(self) -> None:
         """Wait for what was started, and let the threads go."""

@@ -23,7 +23,7 @@ from pgqueue_embed.embedding.opening import open_network
 from pgqueue_embed.embedding.pass_threads import PassThreads
 from pgqueue_embed.embedding.placement import Placement, place
 from pgqueue_embed.embedding.precision import FP32, LOWEST_COSINE, Variant, disagreement
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TaskReader
 from pgqueue_embed.embedding.resolve import ResolvedModel
 from pgqueue_embed.embedding.rows import Vectors, WrongVectors, unit_rows
 from pgqueue_embed.embedding.self_test import SelfTest
@@ -75,8 +75,10 @@ class PlacedModel:
     def _open(self, *, by_library: bool = False) -> network.Opened:
         return open_network(self._resolved, self._use, by_library=by_library)
 
-    def _reader(self, task: str, prompt: str | None, *, like: Reader | None = None) -> Reader:
-        return Reader(
+    def _reader(
+        self, task: str, prompt: str | None, *, like: TaskReader | None = None
+    ) -> TaskReader:
+        return TaskReader(
             self._network,
             task,
             self.name,
@@ -156,7 +158,7 @@ class PlacedModel:
             )
 
     def _start(
-        self, reader: Reader, chunks: Sequence[Chunk], length: int | None
+        self, reader: TaskReader, chunks: Sequence[Chunk], length: int | None
     ) -> Callable[[], Raw]:
         """Start one batch beside others; returns what waits for the vectors and reads them."""
         is_long = length is not None and length > _LONGEST_BESIDE_OTHERS
@@ -211,7 +213,7 @@ class PlacedModel:
         return self._placed.network
 
     def _compute(
-        self, reader: Reader, chunks: Sequence[Chunk], length: int | None, *, device: str = ""
+        self, reader: TaskReader, chunks: Sequence[Chunk], length: int | None, *, device: str = ""
     ) -> Any:
         """Start one batch of a reader; returns raw vectors, float32, on `device` or its own."""
         return reader.vectors(chunks, length, device or self.device)
@@ -232,7 +234,7 @@ class PlacedModel:
         )
         return documents, queries
 
-    def _raw(self, reader: Reader, chunks: Sequence[Chunk], length: int | None = None) -> Raw:
+    def _raw(self, reader: TaskReader, chunks: Sequence[Chunk], length: int | None = None) -> Raw:
         """Embed one batch; returns the vectors as the network gives them."""
         with self.session():
             return transfers.on_host(self._compute(reader, chunks, length))

@@ -53,7 +53,7 @@ _SENTENCES = (
 )
 
 
-class Reader:
+class TaskReader:
     """Makes the features of one task's texts.
 
     Attributes: ``task``; ``name`` of the model; ``prompt``, "" for none; ``part`` of the network,
@@ -71,7 +71,7 @@ class Reader:
         *,
         prompt: str | None,
         control_tokens: bool,
-        like: Reader | None = None,
+        like: TaskReader | None = None,
     ) -> None:
         """Learn how texts of ``task`` are read; raises ModelError where none can be.
 
@@ -250,7 +250,7 @@ class Reader:
         """Tell whether the model reads all of a text."""
         return self.sequence_tokens(len(self.ids_of(text))) <= self.max_tokens
 
-    def moved_to(self, network: Network) -> Reader:
+    def moved_to(self, network: Network) -> TaskReader:
         """Return this reader for the same model opened again."""
         moved = copy(self)
         moved.network = network
@@ -280,7 +280,7 @@ class Reader:
         with failing_clearly(f"model {self.name} cannot read a text"):
             return self.network.feed(self.task, text, wanted)
 
-    def _reads_as(self, other: Reader) -> bool:
+    def _reads_as(self, other: TaskReader) -> bool:
         """Tell whether texts are read as those of another task are, by the same part."""
         return (
             self.part is other.part

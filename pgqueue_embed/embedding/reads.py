@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read(Generic[Answer]):
+class Awaited(Generic[Answer]):
     """Call it to wait for an answer; ``done`` is done once that waits for nothing."""
 
     wait: Callable[[], Answer]
@@ -24,12 +24,12 @@ class Read(Generic[Answer]):
 
 def done_of(read: Callable[[], Any]) -> Future[Any] | None:
     """Return the future of what is read; None where nothing but the wait tells."""
-    return read.done if isinstance(read, Read) else None
+    return read.done if isinstance(read, Awaited) else None
 
 
 def as_done_as(
     read: Callable[[], Any], wait: Callable[[], Answer]
-) -> Callable[[], Answer] | Read[Answer]:
+) -> Callable[[], Answer] | Awaited[Answer]:
     """Return a `wait` for what is made of ``read``, which tells what that does."""
     done = done_of(read)
-    return wait if done is None else Read(wait=wait, done=done)
+    return wait if done is None else Awaited(wait=wait, done=done)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding.library_network import LibraryNetwork
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TaskReader
 from pgqueue_embed.embedding.rows import agreement, lowest_cosine, unit_rows
 from pgqueue_embed.embedding.transfers import Raw
 from pgqueue_embed.errors import ModelError
@@ -24,7 +24,7 @@ _PADDING_TOKENS = 32
 
 # The vectors of a reader's chunks as the network gives them, shape (n, dimensions): of one batch,
 # whose sequences are padded to so many tokens, or to the longest.
-Compute = Callable[[Reader, Sequence[Chunk], int | None], Raw]
+Compute = Callable[[TaskReader, Sequence[Chunk], int | None], Raw]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def shortest(chunks: Sequence[Chunk]) -> list[int]:
 
 
 def compare(
-    reader: Reader, canaries: Sequence[Chunk], library: LibraryNetwork, compute: Compute
+    reader: TaskReader, canaries: Sequence[Chunk], library: LibraryNetwork, compute: Compute
 ) -> SelfTest:
     """Compare with the vectors of the library; let it read the texts where ids give others.
 
@@ -89,7 +89,7 @@ def compare(
 
 
 def _of_library(
-    reader: Reader, canaries: Sequence[Chunk], library: LibraryNetwork
+    reader: TaskReader, canaries: Sequence[Chunk], library: LibraryNetwork
 ) -> dict[str, Raw]:
     """Return the library's own vectors of a few canaries without control tokens, by text."""
     texts = reader.readable([chunk.text for chunk in canaries])
@@ -99,12 +99,12 @@ def _of_library(
     return dict(zip(fitting, vectors, strict=True))
 
 
-def _agreement(reader: Reader, wanted: dict[str, Raw], compute: Compute) -> float:
+def _agreement(reader: TaskReader, wanted: dict[str, Raw], compute: Compute) -> float:
     found = np.concatenate([compute(reader, [reader.whole(text)], None) for text in wanted])
     return lowest_cosine(unit_rows(found), unit_rows(np.stack(list(wanted.values()))))
 
 
-def _is_changed_by_padding(reader: Reader, wanted: dict[str, Raw], compute: Compute) -> bool:
+def _is_changed_by_padding(reader: TaskReader, wanted: dict[str, Raw], compute: Compute) -> bool:
     """Tell whether short texts have other vectors in a batch; a convolution reads what pads it."""
     if not reader.is_transformer:
         return False

@@ -22,7 +22,7 @@ from pgqueue_embed.embedding.network_plan import (
     POSITIONS,
     TYPES,
     WORDS,
-    Plan,
+    NetworkPlan,
 )
 from pgqueue_embed.embedding.packed import Product
 
@@ -34,7 +34,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 class TorchPass:
     """One pass over a stack by its weights, of which ``packed`` has the products of some."""
 
-    plan: Plan
+    plan: NetworkPlan
     pooling: str
     after: tuple[Dense | Normalize, ...]
     weights: Mapping[str, torch.Tensor]

@@ -34,7 +34,7 @@ CONFIDENCE = 1.96
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnRecords:
     """Keys of records in random order, and how many records there are about.
 
     `margin` is the half width of the 95 % interval of `records`, as a share of it; 0 where they
@@ -71,7 +71,7 @@ select (select count(*) from drawn), array(select key from drawn order by random
 """
 
 
-def draw(connection: Connection, pipeline: Pipeline) -> Drawn:
+def draw(connection: Connection, pipeline: Pipeline) -> DrawnRecords:
     """Return keys of records of the source; all of a small one.
 
     No rows in some blocks prove nothing: more are drawn, up to all of them. Raises PipelineFault
@@ -83,7 +83,7 @@ def draw(connection: Connection, pipeline: Pipeline) -> Drawn:
         share = min(1.0, wanted / max(blocks, 1)) if has_blocks else 1.0
         count, keys = _draw(connection, pipeline, share)
         if count >= FEWEST_RECORDS or share == 1.0:
-            return Drawn(keys=keys, records=count / share, margin=_margin(blocks, share))
+            return DrawnRecords(keys=keys, records=count / share, margin=_margin(blocks, share))
         wanted *= MORE_BLOCKS
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.estimation.drawn_records import Drawn, draw
-from pgqueue_embed.estimation.rate import Rate
+from pgqueue_embed.estimation.drawn_records import DrawnRecords, draw
+from pgqueue_embed.estimation.rate import ChunkRate
 from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
-from pgqueue_embed.estimation.text_sample import StoredChunk, TextSample, take_sample
+from pgqueue_embed.estimation.text_sample import ChunkBytes, TextSample, take_sample
 from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
@@ -58,7 +58,7 @@ class Estimate:
     empty_records: int
     refused_records: int
     refusal: str | None
-    rate: Rate | None
+    rate: ChunkRate | None
     storage: tuple[Storage, ...]
 
     @property
@@ -97,7 +97,7 @@ def estimate(
     connection: Connection,
     pipeline: Pipeline,
     chunker: Chunker,
-    rate_of: Callable[[TextSample], Rate | None],
+    rate_of: Callable[[TextSample], ChunkRate | None],
     *,
     on_progress: Callable[[str], None] = lambda doing: None,
 ) -> Estimate:
@@ -123,7 +123,9 @@ def estimate(
     return _scaled(pipeline, drawn, sample, rate_of(sample))
 
 
-def _scaled(pipeline: Pipeline, drawn: Drawn, sample: TextSample, rate: Rate | None) -> Estimate:
+def _scaled(
+    pipeline: Pipeline, drawn: DrawnRecords, sample: TextSample, rate: ChunkRate | None
+) -> Estimate:
     times = drawn.records / sample.records
     chunks = round(len(sample.chunks) * times)
     records = round(drawn.records)
@@ -179,5 +181,5 @@ def _storage(
     )
 
 
-def _key_bytes(chunks: list[StoredChunk]) -> int:
+def _key_bytes(chunks: list[ChunkBytes]) -> int:
     return round(sum(each.key_bytes for each in chunks) / len(chunks)) if chunks else 0

@@ -24,14 +24,16 @@ PORTION_CHUNKS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class ChunkRate:
     """Chunks a second, and `of` what or whom: ``this machine (cpu fp32)``."""
 
     chunks_per_second: float
     of: str
 
 
-def measure_rate(resolved: ResolvedModel, use: ModelUse, chunks: Sequence[Chunk]) -> Rate | None:
+def measure_rate(
+    resolved: ResolvedModel, use: ModelUse, chunks: Sequence[Chunk]
+) -> ChunkRate | None:
     """Embed some of `chunks` as a worker on this machine does, for some seconds; None without any.
 
     Raises ModelError for a model that this machine cannot compute.
@@ -55,7 +57,7 @@ def measure_rate(resolved: ResolvedModel, use: ModelUse, chunks: Sequence[Chunk]
             if time.monotonic() - started > SECONDS:
                 break
         seconds = time.monotonic() - started
-    return Rate(
+    return ChunkRate(
         chunks_per_second=done / seconds,
         of=f"this machine ({describe_device(model.device)}, {model.precision})",
     )

@@ -19,7 +19,7 @@ from pgqueue_embed.db.pages import (
     heap_bytes,
     hnsw_index_bytes,
 )
-from pgqueue_embed.estimation.text_sample import StoredChunk
+from pgqueue_embed.estimation.text_sample import ChunkBytes
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.target.chunk_table import ROW_BYTES
 from pgqueue_embed.target.chunk_text import HASH_BYTES
@@ -92,7 +92,7 @@ class TableBytes:
     wal: int
 
 
-def table_bytes(layout: Layout, chunks: Sequence[StoredChunk], count: int) -> TableBytes:
+def table_bytes(layout: Layout, chunks: Sequence[ChunkBytes], count: int) -> TableBytes:
     """Return what `count` chunks take that are like the sample `chunks`."""
     if not chunks or not count:
         return TableBytes(table=0, key_indexes=0, wal=0)
@@ -124,7 +124,7 @@ def _mean(values: Iterator[int]) -> int:
     return round(sum(counted) / len(counted))
 
 
-def _row(layout: Layout, chunk: StoredChunk) -> tuple[int, bool]:
+def _row(layout: Layout, chunk: ChunkBytes) -> tuple[int, bool]:
     """Return the length of a chunk's row, and whether its vector is kept outside of it."""
     content_bytes = chunk.text_bytes if layout.text else HASH_BYTES
     text_bytes, vector_bytes = content_bytes, layout.vector_bytes
@@ -140,7 +140,7 @@ def _row(layout: Layout, chunk: StoredChunk) -> tuple[int, bool]:
     return _row_length(layout, chunk, content_bytes, TOAST_POINTER_BYTES), True
 
 
-def _row_length(layout: Layout, chunk: StoredChunk, text_bytes: int, vector_bytes: int) -> int:
+def _row_length(layout: Layout, chunk: ChunkBytes, text_bytes: int, vector_bytes: int) -> int:
     length = ROW_HEADER_BYTES + (8 if layout.ids else 0)
     for column in layout.key:
         size, alignment = FIXED_TYPES.get(column.type, (chunk.key_bytes // len(layout.key), None))

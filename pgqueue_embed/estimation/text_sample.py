@@ -13,7 +13,7 @@ from pgqueue_embed.chunking import Chunk, Chunker
 from pgqueue_embed.db.halves import by_halves
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import RecordFault
-from pgqueue_embed.estimation.drawn_records import CONFIDENCE, Drawn, DrawnText, read_texts
+from pgqueue_embed.estimation.drawn_records import CONFIDENCE, DrawnRecords, DrawnText, read_texts
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
 # Texts are read until the chunks of a record are known so well, or for so long.
@@ -29,7 +29,7 @@ KEPT_CHUNKS = 2_048
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredChunk:
+class ChunkBytes:
     """What a chunk takes in the target table: bytes of key, text, and copied columns."""
 
     key_bytes: int
@@ -46,7 +46,7 @@ class TextSample:
     """
 
     chunk_counts: list[int] = field(default_factory=list)
-    chunks: list[StoredChunk] = field(default_factory=list)
+    chunks: list[ChunkBytes] = field(default_factory=list)
     token_counts: list[int] = field(default_factory=list)
     empty: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class TextSample:
         for chunk in chunks:
             text_bytes = len(chunk.text.encode())
             self.chunks.append(
-                StoredChunk(
+                ChunkBytes(
                     key_bytes=key_bytes, text_bytes=text_bytes, copied_bytes=record.copied_bytes
                 )
             )
@@ -105,7 +105,7 @@ def _spread(counts: Sequence[int]) -> float:
 def take_sample(
     connection: Connection,
     pipeline: Pipeline,
-    drawn: Drawn,
+    drawn: DrawnRecords,
     chunker: Chunker,
     *,
     on_progress: Callable[[int], None] = lambda records: None,

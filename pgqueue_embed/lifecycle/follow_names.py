@@ -23,7 +23,7 @@ from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.missing import missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.template import with_names
-from pgqueue_embed.source.check import SourceColumn, check_source, columns_of, shape_of
+from pgqueue_embed.source.check import ColumnFacts, check_source, columns_of, shape_of
 from pgqueue_embed.source.trust import look
 from pgqueue_embed.target import views_of
 from pgqueue_embed.untrusted.shell import command
@@ -45,7 +45,7 @@ class Renamed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class OtherNames:
     """Other names than the noted ones: of the source, if it has another, and of its columns."""
 
     source: Table
@@ -81,7 +81,9 @@ class Names:
         return None if noted is None else with_names(noted, self.columns)
 
 
-def present_names(connection: Connection, pipeline: Pipeline, told: Names | None) -> Names:
+def present_names(
+    connection: Connection, pipeline: Pipeline, told: OtherNames | None
+) -> OtherNames:
     """Return the names that table and columns of the source have now; no others where all is there.
 
     `told` are those that another generation was found to have. Raises UsageError where nothing
@@ -89,13 +91,13 @@ def present_names(connection: Connection, pipeline: Pipeline, told: Names | None
     """
     missing = run(connection, missing_of(pipeline))
     if missing is None:
-        return Names(source=pipeline.source, columns={})
+        return OtherNames(source=pipeline.source, columns={})
     source = told.source if told else _source_of_now(connection, pipeline, missing)
     columns = columns_of(connection, source)
     gone = [each for each in pipeline.source_columns if each.name not in columns]
     _check_copied(pipeline, gone, missing)
     known = {} if told is None else told.columns
-    names = Names(
+    names = OtherNames(
         source=source,
         columns={each.name: known[each.name] for each in gone if each.name in known},
     )
@@ -113,7 +115,7 @@ def present_names(connection: Connection, pipeline: Pipeline, told: Names | None
     return best[0]
 
 
-def renames(noted: Pipeline, names: Names) -> list[Renamed]:
+def renames(noted: Pipeline, names: OtherNames) -> list[Renamed]:
     """Return which names are others."""
     pairs = {str(noted.source): str(names.source), **names.columns}
     return [Renamed(noted=old, present=new) for old, new in pairs.items() if old != new]
@@ -189,17 +191,17 @@ def _source_of_now(connection: Connection, pipeline: Pipeline, missing: str) -> 
 
 
 def _ways(
-    names: Names,
+    names: OtherNames,
     pipeline: Pipeline,
-    columns: Mapping[str, SourceColumn],
+    columns: Mapping[str, ColumnFacts],
     gone: Sequence[Column],
-) -> Iterator[Names]:
+) -> Iterator[OtherNames]:
     """Yield each of the ways to take columns of the same types for those that are gone."""
     known = {each.name for each in pipeline.source_columns} | {*names.columns.values()}
     others = [name for name in columns if name not in known]
     for taken in permutations(others, len(gone)):
         more = {each.name: name for each, name in zip(gone, taken, strict=True)}
-        way = Names(source=names.source, columns={**names.columns, **more})
+        way = OtherNames(source=names.source, columns={**names.columns, **more})
         with suppress(UsageError):
             shape = shape_of(way.of(pipeline).spec, columns)
             types = {each.name: each.type for each in (*shape.key.columns, *shape.document.columns)}
@@ -222,7 +224,7 @@ where {document_hash} = ledger.document_hash
 """
 
 
-def _matching(connection: Connection, pipeline: Pipeline, ways: Sequence[Names]) -> list[int]:
+def _matching(connection: Connection, pipeline: Pipeline, ways: Sequence[OtherNames]) -> list[int]:
     """Return how many of some records each of the `ways` reads as they were embedded."""
     rows = connection.execute(SAMPLE, (pipeline.id, SAMPLE_RECORDS)).fetchall()
     values = {"keys": [key for key, _ in rows], "hashes": [hash_ for _, hash_ in rows]}

@@ -17,7 +17,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.lifecycle.follow_names import Names, Renamed, present_names, renames
+from pgqueue_embed.lifecycle.follow_names import OtherNames, Renamed, present_names, renames
 from pgqueue_embed.pipeline.columns import Column
 from pgqueue_embed.pipeline.generations import with_successors
 from pgqueue_embed.pipeline.key import Key
@@ -103,7 +103,7 @@ def _rank(column: Column) -> int:
     return INTEGERS.index(column.type)
 
 
-def _follow(connection: Connection, noted: Pipeline, names: Names) -> list[Change | Renamed]:
+def _follow(connection: Connection, noted: Pipeline, names: OtherNames) -> list[Change | Renamed]:
     pipeline = names.of(noted)
     found = check_source(connection, pipeline.spec)
     present = replace(found, key=wide_enough(pipeline.key, found.key))

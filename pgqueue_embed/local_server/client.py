@@ -36,12 +36,12 @@ def make_conninfo(port: int, password: str, database: str = DATABASE) -> str:
     )
 
 
-class NoAnswer(Exception):
+class ServerDoesNotAnswer(Exception):
     """The server of this data folder does not answer; the text says why."""
 
 
 def answering_version(conninfo: str, data_folder: Path) -> str:
-    """Return the version of the server that answers; raise NoAnswer otherwise.
+    """Return the version of the server that answers; raise ServerDoesNotAnswer otherwise.
 
     Another server is no answer, not even one that was started on a copy of the folder. A refused
     password is an LocalServerError: waiting does not mend it.
@@ -59,9 +59,9 @@ def answering_version(conninfo: str, data_folder: Path) -> str:
         reason = " ".join(str(error).split())
         if "password authentication failed" in reason:
             raise _password_error(data_folder) from None
-        raise NoAnswer(reason) from None
+        raise ServerDoesNotAnswer(reason) from None
     if Path(folder) != data_folder:
-        raise NoAnswer(f"its port belongs to the server of {folder}")
+        raise ServerDoesNotAnswer(f"its port belongs to the server of {folder}")
     return str(version).split()[0]
 
 

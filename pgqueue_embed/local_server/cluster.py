@@ -14,7 +14,7 @@ from pgqueue_embed.local_server.folders import (
     remove_folder,
     write_private_file,
 )
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.ports import pick_port
 from pgqueue_embed.local_server.programs import Programs, last_line
 
@@ -22,14 +22,14 @@ INITDB_SECONDS = 300
 PASSWORD_BYTES = 24
 
 
-def data_version(layout: Layout) -> str | None:
+def data_version(layout: ServerLayout) -> str | None:
     """Return the major version that made the data folder, or None when there is none."""
     if not layout.version_file.exists():
         return None
     return layout.read(layout.version_file)
 
 
-def require_version(layout: Layout, major_version: int) -> None:
+def require_version(layout: ServerLayout, major_version: int) -> None:
     """Raise when the data folder is of another major version, or not PostgreSQL's at all."""
     made_by = data_version(layout)
     if made_by is None and layout.data.exists() and any(layout.data.iterdir()):
@@ -45,11 +45,11 @@ def require_version(layout: Layout, major_version: int) -> None:
 
 
 def create_cluster(
-    layout: Layout, programs: Programs, major_version: int, extra_settings: Mapping[str, str]
+    layout: ServerLayout, programs: Programs, major_version: int, extra_settings: Mapping[str, str]
 ) -> None:
     """Make the data folder, complete or not at all."""
     make_private_folder(layout.staging, programs.account)
-    staged = Layout(layout.staging / "data")
+    staged = ServerLayout(layout.staging / "data")
     password = secrets.token_urlsafe(PASSWORD_BYTES)
     password_file = layout.staging / "password"
     write_private_file(password_file, password, programs.account)

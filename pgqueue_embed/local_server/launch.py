@@ -10,7 +10,7 @@ from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server import serverlog
 from pgqueue_embed.local_server.config import config_text
 from pgqueue_embed.local_server.folders import write_private_file
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.ports import is_free, pick_port
 from pgqueue_embed.local_server.postmaster import live_pid, remove_stale_pid_file
 from pgqueue_embed.local_server.programs import Programs, last_line
@@ -26,7 +26,7 @@ MOST_LOG_BYTES = 1024**2
 
 
 def bring_up(
-    layout: Layout,
+    layout: ServerLayout,
     programs: Programs,
     extra_settings: Mapping[str, str],
     silence: Callable[[], str | None],
@@ -49,7 +49,7 @@ def bring_up(
         time.sleep(PAUSE_SECONDS)
 
 
-def bring_down(layout: Layout, programs: Programs) -> None:
+def bring_down(layout: ServerLayout, programs: Programs) -> None:
     """Stop a living server and wait for its last checkpoint; only under the lock."""
     done = programs.run(
         "pg_ctl",
@@ -63,7 +63,9 @@ def bring_down(layout: Layout, programs: Programs) -> None:
         )
 
 
-def _launch(layout: Layout, programs: Programs, extra_settings: Mapping[str, str]) -> str | None:
+def _launch(
+    layout: ServerLayout, programs: Programs, extra_settings: Mapping[str, str]
+) -> str | None:
     """Start the process; return the reason of a fault that passes, and raise any other."""
     remove_stale_pid_file(layout)
     layout.rotate_log()
@@ -86,12 +88,12 @@ def _launch(layout: Layout, programs: Programs, extra_settings: Mapping[str, str
     raise _start_error(layout, reason)
 
 
-def _free_port(layout: Layout) -> int:
+def _free_port(layout: ServerLayout) -> int:
     port = layout.port()
     return port if port is not None and is_free(port) else pick_port()
 
 
-def _log_since(layout: Layout, position: int) -> str:
+def _log_since(layout: ServerLayout, position: int) -> str:
     if not layout.log_file.exists():
         return ""
     with layout.log_file.open("rb") as file:
@@ -100,7 +102,7 @@ def _log_since(layout: Layout, position: int) -> str:
         return file.read(MOST_LOG_BYTES).decode("utf-8", errors="replace")
 
 
-def _start_error(layout: Layout, reason: str) -> LocalServerError:
+def _start_error(layout: ServerLayout, reason: str) -> LocalServerError:
     return LocalServerError(
         f"the private server in {layout.data} does not start: {reason}; "
         f"see {layout.log_file}, or set PGEMBED_HOME to a new folder"

@@ -16,7 +16,7 @@ MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Layout:
+class ServerLayout:
     """The files of a server, all named after its data folder."""
 
     data: Path

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 
 MOST_PID_BYTES = 32
 
 
-def live_pid(layout: Layout) -> int | None:
+def live_pid(layout: ServerLayout) -> int | None:
     """Return the process id of this data folder's living server, or None."""
     pid = recorded_pid(layout.pid_file)
     return pid if pid is not None and _is_server_of(pid, layout.data) else None
@@ -27,7 +27,7 @@ def recorded_pid(pid_file: Path) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() else None
 
 
-def remove_stale_pid_file(layout: Layout) -> None:
+def remove_stale_pid_file(layout: ServerLayout) -> None:
     """Remove a pid file that would keep PostgreSQL from starting for ever.
 
     Only under the lock. An empty file is left by a full disk or a power cut. A file whose process

@@ -12,7 +12,7 @@ from pgqueue_embed.local_server.client import (
     DATABASE,
     MAINTENANCE_DATABASE,
     USER,
-    NoAnswer,
+    ServerDoesNotAnswer,
     answering_version,
     create_database,
     make_conninfo,
@@ -22,7 +22,7 @@ from pgqueue_embed.local_server.distribution import program_folder
 from pgqueue_embed.local_server.faults import faults_of
 from pgqueue_embed.local_server.folders import folder_bytes, make_parents, remove_folder
 from pgqueue_embed.local_server.launch import START_SECONDS, bring_down, bring_up
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.lock import exclusive_lock
 from pgqueue_embed.local_server.ports import HOST
 from pgqueue_embed.local_server.postmaster import live_pid
@@ -44,7 +44,7 @@ class LocalServer:
         major_version: int = 18,
         extra_settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._layout = Layout(data_folder.expanduser().resolve())
+        self._layout = ServerLayout(data_folder.expanduser().resolve())
         self._major_version = major_version
         self._extra_settings = dict(extra_settings or {})
 
@@ -159,19 +159,19 @@ class LocalServer:
     def _running_version(self) -> str | None:
         try:
             return self._answering_version(DATABASE)
-        except NoAnswer:
+        except ServerDoesNotAnswer:
             return None
 
     def _silence(self, database: str) -> str | None:
         try:
             self._answering_version(database)
-        except NoAnswer as reason:
+        except ServerDoesNotAnswer as reason:
             return str(reason)
         return None
 
     def _answering_version(self, database: str) -> str:
         if not self._layout.pid_file.exists():
-            raise NoAnswer("it is not running")
+            raise ServerDoesNotAnswer("it is not running")
         return answering_version(make_conninfo(*self._credentials(), database), self.data_folder)
 
     def _port(self) -> int | None:

@@ -36,7 +36,7 @@ MOST_DOUBT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class HistoryStep:
     """What was committed in some seconds of the clock.
 
     `began_seconds_ago` is when the work on the first of its commits began, `ended_seconds_ago`
@@ -68,7 +68,7 @@ class TimeLeft:
     high_seconds: float
 
 
-def pace_of(steps: Sequence[Step]) -> Pace | None:
+def pace_of(steps: Sequence[HistoryStep]) -> Pace | None:
     """Return the pace of the present stretch of work, of which `steps` are given, oldest first.
 
     None if nothing was committed for a while.
@@ -86,9 +86,9 @@ def pace_of(steps: Sequence[Step]) -> Pace | None:
     return Pace(records_per_second=rate, seconds=seconds, doubt=_doubt(present, end, seconds, rate))
 
 
-def _present(steps: Sequence[Step]) -> list[Step]:
+def _present(steps: Sequence[HistoryStep]) -> list[HistoryStep]:
     """Return those within the window and behind the last pause."""
-    found: list[Step] = []
+    found: list[HistoryStep] = []
     newer = 0.0
     for step in reversed(steps):
         if (
@@ -101,7 +101,7 @@ def _present(steps: Sequence[Step]) -> list[Step]:
     return found[::-1]
 
 
-def _doubt(steps: Sequence[Step], end: float, seconds: float, rate: float) -> float:
+def _doubt(steps: Sequence[HistoryStep], end: float, seconds: float, rate: float) -> float:
     """Return half the width of the 80 % interval of the rate, as a share of it."""
     number = max(2, min(STRETCHES, len(steps) // 2))
     width = seconds / number

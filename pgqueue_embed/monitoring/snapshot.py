@@ -19,7 +19,7 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.monitoring.bottleneck import StageSeconds, bottleneck
-from pgqueue_embed.monitoring.pace import Pace, Step, TimeLeft, pace_of, time_left
+from pgqueue_embed.monitoring.pace import HistoryStep, Pace, TimeLeft, pace_of, time_left
 from pgqueue_embed.monitoring.progress import Progress
 
 Row = dict[str, Any]
@@ -288,7 +288,7 @@ def _stages(steps: Sequence[Row]) -> StageSeconds:
 def _pace(steps: Sequence[Row]) -> Pace | None:
     return pace_of(
         [
-            Step(
+            HistoryStep(
                 records=each["records"],
                 began_seconds_ago=each["began_seconds_ago"],
                 ended_seconds_ago=each["ended_seconds_ago"],

@@ -85,7 +85,7 @@ class DeletedSlice:
 
 
 @dataclass(kw_only=True)
-class Look:
+class LedgerLook:
     """What a look through the whole ledger has found: records, the unannounced deletions.
 
     `places` are the keys behind which slices begin that have something to be queued.
@@ -140,7 +140,7 @@ def enqueue_deleted(
 
     Each slice of the ledger is its own commit; run again, it queues nothing twice that waits.
     Without `allow_deletes`, pauses the pipeline and raises PipelineFault if too much is gone: see
-    `Look.is_doubtful`.
+    `LedgerLook.is_doubtful`.
     """
     in_flight = _deleted_in_flight(connection, pipeline)
     told = Told(pipeline)
@@ -165,9 +165,9 @@ def look_through(
     *,
     slice_records: int,
     on_slice: Callable[[], None] = lambda: None,
-) -> Look:
+) -> LedgerLook:
     """Look through the ledger for what the source has lost, and queue nothing."""
-    look = Look()
+    look = LedgerLook()
     after_key: str | None = ""
     while after_key is not None:
         found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
@@ -181,7 +181,7 @@ def look_through(
     return look
 
 
-def check_doubt(connection: Connection, pipeline: Pipeline, look: Look) -> None:
+def check_doubt(connection: Connection, pipeline: Pipeline, look: LedgerLook) -> None:
     """Pause the pipeline and raise PipelineFault, which asks a person, if `look` is doubtful.
 
     Not while a TRUNCATE has left a sweep that waits.

@@ -104,8 +104,8 @@ def enqueue(
     """Queue the records of `selection` that do not wait already; returns how many were.
 
     These are new and changed records, and with neither `where` nor `limit` those that the source
-    has lost, whose vectors go. If too much has gone (see deleted.Look), the pipeline is paused
-    instead and PipelineFault raised; with `allow_deletes` it is queued, and such a pause ends.
+    has lost, whose vectors go. If too much has gone (see deleted.LedgerLook), the pipeline is
+    paused and PipelineFault raised; with `allow_deletes` it is queued, and such a pause ends.
     Each slice, of `slice_records` or as many as are good, is its own commit. An interrupted enqueue
     goes on where it stopped, and two machines that enqueue at once take turns. A scan that was
     resumed is followed by a fresh one, for what came in behind its cursor. Raises UsageError for a

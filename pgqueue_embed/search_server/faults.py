@@ -15,7 +15,7 @@ from pgqueue_embed.search_server.overload import RETRY_AFTER_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class ErrorReply:
     """What a client is told: an HTTP status, one line, and headers."""
 
     status: int
@@ -27,15 +27,15 @@ class Told:
 WORTH_TRYING_AGAIN = (429, 503)
 
 
-def told(error: Exception) -> Told:
+def told(error: Exception) -> ErrorReply:
     """Return what a client is told of `error`; what was not expected is logged."""
     status = _status(error)
     if status == 500:
         get_logger().error("request failed", exc_info=error)
-        return Told(status=500, message="an error of the server, described in its log")
+        return ErrorReply(status=500, message="an error of the server, described in its log")
     message = refused(error) if _is_plain_database_error(error) else str(error)
     again = {"retry-after": str(RETRY_AFTER_SECONDS)} if status in WORTH_TRYING_AGAIN else {}
-    return Told(status=status, message=as_arguments(message), headers=again)
+    return ErrorReply(status=status, message=as_arguments(message), headers=again)
 
 
 def _status(error: Exception) -> int:

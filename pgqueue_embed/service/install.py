@@ -26,7 +26,7 @@ SYSTEM_CONFIGURATION = Path("/etc/pgembed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ServicePlace:
     """Where a service lives: the files of one `name`, and the manager that they are for."""
 
     name: str
@@ -34,7 +34,7 @@ class Place:
     dsn_file: Path
 
     @classmethod
-    def of(cls, name: str, *, is_system: bool) -> Place:
+    def of(cls, name: str, *, is_system: bool) -> ServicePlace:
         """Return the place of a service of this user, or of the system."""
         from platformdirs import user_config_path
 
@@ -68,7 +68,7 @@ def connection_string(connection: Connection) -> str | None:
 
 
 def install(
-    place: Place,
+    place: ServicePlace,
     arguments: tuple[str, ...],
     dsn: str | None,
     *,
@@ -97,7 +97,7 @@ def install(
     return [unit, place.dsn_file] if dsn is not None else [unit]
 
 
-def uninstall(place: Place) -> list[Path]:
+def uninstall(place: ServicePlace) -> list[Path]:
     """Stop a service and remove its files; returns those that were there."""
     files = [place.manager.file(place.name), place.dsn_file]
     found = [file for file in files if file.exists()]
@@ -112,7 +112,7 @@ def uninstall(place: Place) -> list[Path]:
 
 
 @contextmanager
-def _load_as_before(place: Place) -> Iterator[None]:
+def _load_as_before(place: ServicePlace) -> Iterator[None]:
     """Load what was there before, if what is done fails, or take back what was loaded in part."""
     try:
         yield

@@ -28,7 +28,7 @@ UNSETTLED_TYPES = ("money",)
 
 
 @dataclass(frozen=True)
-class SourceColumn:
+class ColumnFacts:
     """The type beneath the domain, if it is one, and what else tells how it may be used."""
 
     type: str
@@ -60,7 +60,7 @@ def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     return shape_of(spec, columns_of(connection, spec.source))
 
 
-def shape_of(spec: PipelineSpec, columns: Mapping[str, SourceColumn]) -> SourceShape:
+def shape_of(spec: PipelineSpec, columns: Mapping[str, ColumnFacts]) -> SourceShape:
     """Return the same of a source with `columns`, by name."""
     table, recipe = spec.source, spec.recipe
     for name in (*spec.id_fields, *recipe.names(), *spec.copy_columns):
@@ -89,7 +89,7 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
         raise UsageError(f"--where is not a condition over {table}: {refused}")
 
 
-def columns_of(connection: Connection, table: Table) -> dict[str, SourceColumn]:
+def columns_of(connection: Connection, table: Table) -> dict[str, ColumnFacts]:
     """Return the columns of a source by name; raises UsageError if it is not there."""
     query = sql.SQL(
         """
@@ -117,7 +117,7 @@ def columns_of(connection: Connection, table: Table) -> dict[str, SourceColumn]:
             f"there is no table or view {table}{connection.place_if_private}"
             f"{_similar(connection, table)}"
         )
-    return {name: SourceColumn(type_, category, ok) for name, type_, category, ok in rows}
+    return {name: ColumnFacts(type_, category, ok) for name, type_, category, ok in rows}
 
 
 def _similar(connection: Connection, table: Table) -> str:
@@ -163,7 +163,7 @@ def _check_readable(connection: Connection, table: Table, columns: Sequence[str]
         ) from None
 
 
-def _check_text(table: Table, name: str, column: SourceColumn, *, alone: bool) -> None:
+def _check_text(table: Table, name: str, column: ColumnFacts, *, alone: bool) -> None:
     if alone and column.category != "S":
         raise UsageError(
             f"{table}.{name} is of type {column.type}; the text column must hold text"
@@ -177,7 +177,7 @@ def _check_text(table: Table, name: str, column: SourceColumn, *, alone: bool) -
         )
 
 
-def _key_type(table: Table, name: str, column: SourceColumn) -> str:
+def _key_type(table: Table, name: str, column: ColumnFacts) -> str:
     if column.type not in KEY_TYPES or not column.deterministic:
         what = column.type if column.deterministic else "text with a nondeterministic collation"
         raise UsageError(

@@ -15,7 +15,7 @@ from pgqueue_embed.source.trust import trusting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedPassage:
     """Which passage to read: so many `characters` of the document of `key`, from `start` on."""
 
     key: str
@@ -56,7 +56,7 @@ cross join lateral (
 
 
 def read_passages(
-    connection: Connection, pipeline: Pipeline, wanted: Sequence[Wanted]
+    connection: Connection, pipeline: Pipeline, wanted: Sequence[WantedPassage]
 ) -> list[Passage | None]:
     """Return the passages that are wanted, None for a record that the source has not.
 
@@ -80,7 +80,7 @@ def read_passages(
     return [_passage(each, found.get(place)) for place, each in enumerate(wanted, start=1)]
 
 
-def _passage(wanted: Wanted, found: tuple[str, int] | None) -> Passage | None:
+def _passage(wanted: WantedPassage, found: tuple[str, int] | None) -> Passage | None:
     if found is None:
         return None
     text, length = found

@@ -36,7 +36,7 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate(Hit):
+class HitWithVector(Hit):
     """A hit that is compared with others by its vector, as pgvector writes it."""
 
     vector: str

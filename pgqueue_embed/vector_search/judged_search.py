@@ -17,7 +17,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judgements import Judgements
-from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
+from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Mean, by_query, estimates
 from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.request import SearchRequest
 
@@ -34,7 +34,7 @@ class Judged:
 
     pipeline: str
     model: str
-    measures: Mapping[str, Estimate]
+    measures: Mapping[str, Mean]
     missing: int
 
 
@@ -48,7 +48,7 @@ class Comparison:
     queries: int
     relevant: int
     systems: Sequence[Judged]
-    difference: Mapping[str, Estimate] | None
+    difference: Mapping[str, Mean] | None
 
 
 def canonical(connection: Connection, pipeline: Pipeline, judgements: Judgements) -> Judgements:

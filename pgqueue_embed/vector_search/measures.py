@@ -62,7 +62,7 @@ MEASURES: Mapping[str, Callable[[Ranking, Relevance], float]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Mean:
     """A mean over queries, or a difference of two, and the interval that has it in 95 of 100."""
 
     mean: float
@@ -82,7 +82,7 @@ def by_query(
     )
 
 
-def estimates(values: NDArray[np.float64], seed: int) -> list[Estimate]:
+def estimates(values: NDArray[np.float64], seed: int) -> list[Mean]:
     """Return the means of the columns of `values`, with their intervals.
 
     The rows are queries, of which the same are drawn for all columns: a bootstrap, so that nothing
@@ -92,6 +92,6 @@ def estimates(values: NDArray[np.float64], seed: int) -> list[Estimate]:
     means = [values[random.integers(queries, size=queries)].mean(axis=0) for _ in range(RESAMPLES)]
     lows, highs = np.percentile(means, INTERVAL_PERCENT, axis=0)
     return [
-        Estimate(mean=float(mean), low=float(low), high=float(high))
+        Mean(mean=float(mean), low=float(low), high=float(high))
         for mean, low, high in zip(values.mean(axis=0), lows, highs, strict=True)
     ]

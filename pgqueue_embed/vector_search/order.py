@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pgqueue_embed.vector_search.hit import Candidate, Hit
+from pgqueue_embed.vector_search.hit import Hit, HitWithVector
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
 
@@ -39,7 +39,7 @@ def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None
     if score is not None:
         hits, relevance = _read_again(hits, score)
     if mmr is not None and hits:
-        vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, Candidate)])
+        vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, HitWithVector)])
         hits = [hits[at] for at in varied(relevance, vectors, mmr)]
     return hits
 

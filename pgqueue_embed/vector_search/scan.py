@@ -14,7 +14,7 @@ from pgqueue_embed.pipeline.key_values import key_of
 from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
-from pgqueue_embed.vector_search.hit import Candidate, Hit
+from pgqueue_embed.vector_search.hit import Hit, HitWithVector
 from pgqueue_embed.vector_search.lexical import GIN, ranked_by_words, ready
 from pgqueue_embed.vector_search.near import Origin
 from pgqueue_embed.vector_search.relation import Relation
@@ -137,7 +137,7 @@ class Scan:
             "chunk": chunk,
             "columns": dict(zip(self.request.columns, values, strict=True)),
         }
-        return Hit(**found) if vector is None else Candidate(**found, vector=vector)
+        return Hit(**found) if vector is None else HitWithVector(**found, vector=vector)
 
 
 def hits_of(scan: Scan) -> Steps[list[Hit]]:

@@ -16,7 +16,7 @@ from pgqueue_embed.vector_search.judged_search import REQUEST, canonical
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.kept import keep
 from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT
-from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Estimate, by_query, estimates
+from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Mean, by_query, estimates
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Those nearest to the usual one first: of equally good ones, the first is taken.
@@ -39,9 +39,9 @@ class Weighed:
 
     weight: float
     queries: int
-    vectors: Mapping[str, Estimate]
-    hybrid: Mapping[str, Estimate]
-    difference: Mapping[str, Estimate]
+    vectors: Mapping[str, Mean]
+    hybrid: Mapping[str, Mean]
+    difference: Mapping[str, Mean]
 
 
 @dataclass(frozen=True, kw_only=True)

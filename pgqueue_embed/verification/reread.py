@@ -13,14 +13,14 @@ from pgqueue_embed.pipeline.model import make_chunker
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord, read_records
 from pgqueue_embed.vector_search.reading import why_unreadable
-from pgqueue_embed.verification.sample import Drawn
+from pgqueue_embed.verification.sample import DrawnChunk
 
 # Of a few hundred records no more is held at once, and the rest read in another go.
 LIMIT_BYTES = 16 << 20
 
 
 def inputs_of(
-    connection: Connection, pipeline: Pipeline, model: EmbeddingModel, drawn: Sequence[Drawn]
+    connection: Connection, pipeline: Pipeline, model: EmbeddingModel, drawn: Sequence[DrawnChunk]
 ) -> list[Chunk | None]:
     """Return what the model read for each of `drawn`; None where that is not to be told any more.
 
@@ -66,7 +66,7 @@ def _cut(chunker: Chunker, record: SourceRecord) -> ChunkedDocument | None:
     return chunked
 
 
-def _input(drawn: Drawn, cut: dict[str, tuple[bytes, ChunkedDocument]]) -> Chunk | None:
+def _input(drawn: DrawnChunk, cut: dict[str, tuple[bytes, ChunkedDocument]]) -> Chunk | None:
     if drawn.key not in cut:
         return None
     document_hash, chunked = cut[drawn.key]

@@ -22,7 +22,7 @@ MORE_BLOCKS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnChunk:
     """A stored chunk, and what the ledger knows of its record.
 
     `text` is None where the target holds none. `document_hash` is that of the text which was
@@ -95,7 +95,7 @@ from pg_partition_tree(to_regclass(%s))
 """
 
 
-def draw(connection: Connection, pipeline: Pipeline, chunks: int) -> list[Drawn]:
+def draw(connection: Connection, pipeline: Pipeline, chunks: int) -> list[DrawnChunk]:
     """Return up to `chunks` stored chunks, each of which had the same chance; all of a small table.
 
     Reads some ten blocks for each, drawn with TABLESAMPLE, however large the table is.
@@ -110,7 +110,9 @@ def draw(connection: Connection, pipeline: Pipeline, chunks: int) -> list[Drawn]
         wanted *= MORE_BLOCKS
 
 
-def _draw(connection: Connection, pipeline: Pipeline, chunks: int, percent: float) -> list[Drawn]:
+def _draw(
+    connection: Connection, pipeline: Pipeline, chunks: int, percent: float
+) -> list[DrawnChunk]:
     query = sql.SQL(DRAW).format(
         **_columns(pipeline),
         embedding=sql.Identifier(pipeline.spec.columns.embedding),
@@ -128,7 +130,7 @@ def _draw(connection: Connection, pipeline: Pipeline, chunks: int, percent: floa
     ):
         rows = connection.execute(query).fetchall()
     return [
-        Drawn(
+        DrawnChunk(
             key=key,
             chunk_index=chunk_index,
             text=text,

@@ -20,7 +20,7 @@ from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.work_items import Handling, add_items
 from pgqueue_embed.verification.reread import inputs_of
 from pgqueue_embed.verification.result import Compared, Verification
-from pgqueue_embed.verification.sample import Drawn, draw
+from pgqueue_embed.verification.sample import DrawnChunk, draw
 
 BATCH_CHUNKS = 8
 
@@ -56,7 +56,7 @@ def verify(
 def _compared(
     model: EmbeddingModel,
     pipeline: Pipeline,
-    pairs: Sequence[tuple[Drawn, Chunk]],
+    pairs: Sequence[tuple[DrawnChunk, Chunk]],
     on_progress: Callable[[int, int], None],
 ) -> Iterator[Compared]:
     ordered = sorted(pairs, key=lambda pair: len(pair[1].token_ids))
@@ -68,7 +68,7 @@ def _compared(
 
 
 def _embedded(
-    model: EmbeddingModel, pipeline: Pipeline, batch: Sequence[tuple[Drawn, Chunk]]
+    model: EmbeddingModel, pipeline: Pipeline, batch: Sequence[tuple[DrawnChunk, Chunk]]
 ) -> list[NDArray[np.float32] | None]:
     """Return the vector of each chunk; None where the model gives none."""
     try:
@@ -82,7 +82,7 @@ def _embedded(
     return list(vectors)
 
 
-def _compare(drawn: Drawn, computed: NDArray[np.float32] | None) -> Compared:
+def _compare(drawn: DrawnChunk, computed: NDArray[np.float32] | None) -> Compared:
     stored = np.array(drawn.vector, np.float64)
     length = float(np.linalg.norm(stored))
     cosine = 0.0

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from pgqueue_embed.monitoring import actions
 from pgqueue_embed.monitoring.actions import Action
-from pgqueue_embed.web.refused import Refused
+from pgqueue_embed.web.refused import PageRefused
 from pgqueue_embed.web.site import Site, url
 
 MOST_FIELDS = 20
@@ -29,7 +29,7 @@ class Actions:
         try:
             fields = parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
         except ValueError:
-            raise Refused(400, "that is no form of ours") from None
+            raise PageRefused(400, "that is no form of ours") from None
         form = {name: unquote(value) for name, value in fields}
         self._check(form)
         action = _action(form)
@@ -42,9 +42,11 @@ class Actions:
 
     def _check(self, form: dict[str, str]) -> None:
         if not self._site.allows_actions:
-            raise Refused(403, "this page only looks; start it with --allow-actions to act")
+            raise PageRefused(403, "this page only looks; start it with --allow-actions to act")
         if not self._site.is_own_form(form.get("form_key", "")):
-            raise Refused(403, "the page is older than its server: go back, reload it, try again")
+            raise PageRefused(
+                403, "the page is older than its server: go back, reload it, try again"
+            )
 
     def _done(self, action: Action) -> str:
         said = actions.act(self._site.conninfo, action)
@@ -53,7 +55,7 @@ class Actions:
 
 
 def _action(form: dict[str, str]) -> Action:
-    """Return what a form asks for; raises Refused for what is no action."""
+    """Return what a form asks for; raises PageRefused for what is no action."""
     what, name = form.get("action"), form.get("pipeline", "")
     if what == "pause":
         return lambda connection: actions.pause(connection, name)
@@ -62,4 +64,4 @@ def _action(form: dict[str, str]) -> Action:
     if what == "retry":
         kind = form.get("kind") if "kind" in form else None
         return lambda connection: actions.retry(connection, name, kind)
-    raise Refused(400, "there is no such action")
+    raise PageRefused(400, "there is no such action")

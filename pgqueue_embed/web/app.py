@@ -23,7 +23,7 @@ from pgqueue_embed.web.actions import Actions
 from pgqueue_embed.web.failures import Failures
 from pgqueue_embed.web.live import Live, NothingSeen, TooManyViewers
 from pgqueue_embed.web.pages import Pages
-from pgqueue_embed.web.refused import Refused
+from pgqueue_embed.web.refused import PageRefused
 from pgqueue_embed.web.rights import lacking_to_look, lacking_to_search
 from pgqueue_embed.web.searching import Searching
 from pgqueue_embed.web.site import STATIC, Site
@@ -59,7 +59,7 @@ def make_app(site: Site) -> ASGIApp:
     errors = _Errors(site)
     handlers: dict[Any, Any] = {
         HTTPException: errors.of_the_request,
-        Refused: errors.of_the_request,
+        PageRefused: errors.of_the_request,
         PgembedError: errors.of_pgembed,
         psycopg.Error: errors.of_the_database,
     }
@@ -120,7 +120,7 @@ class _Errors:
 
     def of_the_request(self, request: Request, error: Exception) -> Response:
         """Show what is wrong with a request."""
-        if isinstance(error, Refused):
+        if isinstance(error, PageRefused):
             return self._page(request, error.status, error.message)
         status = error.status_code if isinstance(error, HTTPException) else 400
         says = "there is no such page" if status == 404 else "that cannot be asked for here"

@@ -22,7 +22,7 @@ IN_ALL = {HISTORY_MINUTES: "in 30 min", QUARTERS: "in 24 h"}
 
 
 @dataclass(frozen=True)
-class Column:
+class Bar:
     """One column, in parts of the chart's width 1 and of HEIGHT, and what it says."""
 
     x: float
@@ -36,7 +36,7 @@ class Column:
 class Columns:
     """A chart of columns; `says` is all of it in a sentence, `highest` its largest number."""
 
-    columns: Sequence[Column]
+    columns: Sequence[Bar]
     says: str
     highest: int
 
@@ -51,14 +51,14 @@ def columns(values: Sequence[int], *, ends_at: datetime, step: timedelta, noun: 
         height = max(HEIGHT * value / highest, LEAST_HEIGHT)
         begins = local - (len(values) - place) * step
         says = f"{begins:%H:%M}: {count(value, noun)}"
-        drawn.append(Column(place, HEIGHT - height, 0.8, height, says))
+        drawn.append(Bar(place, HEIGHT - height, 0.8, height, says))
     every = duration(step.total_seconds())
     says = f"{count(total, noun)} {IN_ALL[len(values)]}, at most {highest:,} in {every}"
     return Columns(columns=drawn, says=says, highest=highest)
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """One part of a whole: where it begins and how wide it is, 0 to 100, and its seconds."""
 
     name: str
@@ -77,7 +77,7 @@ STAGES = {
 }
 
 
-def stage_parts(stages: StageSeconds) -> list[Part]:
+def stage_parts(stages: StageSeconds) -> list[Segment]:
     """Return what the seconds of claims went to, in the order of the stages; nothing of none."""
     seconds = {name.removesuffix("_seconds"): value for name, value in asdict(stages).items()}
     seconds["write"] = max(seconds["write"] - seconds["lock"], 0.0)
@@ -85,6 +85,6 @@ def stage_parts(stages: StageSeconds) -> list[Part]:
     for name, label in STAGES.items():
         if total and seconds[name]:
             percent = 100 * seconds[name] / total
-            parts.append(Part(name, label, x, percent, seconds[name]))
+            parts.append(Segment(name, label, x, percent, seconds[name]))
             x += percent
     return parts

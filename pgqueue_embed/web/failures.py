@@ -8,7 +8,7 @@ from starlette.responses import Response
 from pgqueue_embed.monitoring.snapshot import Row
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.queue.dead_letters import read_failures, read_groups
-from pgqueue_embed.source.passages import Passage, Wanted, read_passages
+from pgqueue_embed.source.passages import Passage, WantedPassage, read_passages
 from pgqueue_embed.web.site import Site
 
 MOST_GROUPS = 50
@@ -59,7 +59,7 @@ class Failures:
         name, key = given.get("pipeline", ""), given.get("key", "")
         marked = (_number(given.get("mark_start")), _number(given.get("mark_end")))
         start = _number(given.get("start"), max(marked[0] - DOCUMENT_CHARACTERS // 4, 0))
-        wanted = Wanted(key=key, start=start, characters=DOCUMENT_CHARACTERS)
+        wanted = WantedPassage(key=key, start=start, characters=DOCUMENT_CHARACTERS)
         with self._site.connect() as connection:
             pipeline = load_pipeline(connection, name)
             (passage,) = read_passages(connection, pipeline, [wanted])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class PageRefused(Exception):
     """What is shown in place of a page, with its HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:

@@ -19,7 +19,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, PipelineFault, PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.passages import Passage, Wanted, read_passages
+from pgqueue_embed.source.passages import Passage, WantedPassage, read_passages
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.query import has_vectors, search
 from pgqueue_embed.vector_search.query_vector import encoder_of
@@ -41,7 +41,7 @@ TURN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SearchForm:
     """What a person has asked for, as it was typed."""
 
     pipeline: str
@@ -55,7 +55,7 @@ class Asked:
     offset: int
 
     @classmethod
-    def of(cls, given: Mapping[str, str], usual: str) -> Asked:
+    def of(cls, given: Mapping[str, str], usual: str) -> SearchForm:
         """Return what an address asks for, of pipeline `usual` if it names none."""
         offset = given.get("offset", "")
         return cls(
@@ -109,7 +109,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ShownHit:
     """A hit, with what is before, in and behind the chunk; `is_current` if that is the text now."""
 
     hit: Hit
@@ -123,7 +123,7 @@ class Found:
 class Answer:
     """What was found; `note` says what is missing, `has_more` whether another page follows."""
 
-    found: Sequence[Found] = ()
+    found: Sequence[ShownHit] = ()
     note: str | None = None
     has_more: bool = False
     error: str | None = None
@@ -142,7 +142,7 @@ class Searching:
         look = self._site.live.look()
         names = [each.name for each in look.snapshot.pipelines]
         with_vectors = [each.name for each in look.snapshot.pipelines if each.row["done"]]
-        asked = Asked.of(request.query_params, next(iter([*with_vectors, *names]), ""))
+        asked = SearchForm.of(request.query_params, next(iter([*with_vectors, *names]), ""))
         answer = self._answered(asked) if asked.query.strip() else None
         values: dict[str, Any] = {
             "asked": asked,
@@ -153,7 +153,7 @@ class Searching:
         }
         return self._site.page(request, "search.html", values)
 
-    def _answered(self, asked: Asked) -> Answer:
+    def _answered(self, asked: SearchForm) -> Answer:
         if not self._turns.acquire(timeout=TURN_SECONDS):
             return Answer(error="other searches take their time; try again in a while")
         try:
@@ -171,7 +171,7 @@ class Searching:
             return lacking_to_search(connection, name)
         return []
 
-    def _search(self, connection: Connection, asked: Asked) -> Answer:
+    def _search(self, connection: Connection, asked: SearchForm) -> Answer:
         request = asked.request()
         request.check()
         check_schema(connection)
@@ -210,21 +210,21 @@ class Searching:
         )
 
 
-def _around(hit: Hit) -> Wanted:
+def _around(hit: Hit) -> WantedPassage:
     start = max((hit.start_char or 0) - AROUND_CHARACTERS, 0)
     end = min(hit.end_char or 0, (hit.start_char or 0) + MOST_CHUNK)
-    return Wanted(key=hit.key_text, start=start, characters=end + AROUND_CHARACTERS - start)
+    return WantedPassage(key=hit.key_text, start=start, characters=end + AROUND_CHARACTERS - start)
 
 
-def _found(hit: Hit, passage: Passage | None) -> Found:
+def _found(hit: Hit, passage: Passage | None) -> ShownHit:
     chunk = (hit.chunk or "")[:MOST_CHUNK]
     if passage is not None and hit.start_char is not None and hit.end_char is not None:
         end = min(hit.end_char, hit.start_char + MOST_CHUNK)
         before, inside, behind = marked_parts(passage, hit.start_char, end)
         if inside == chunk:
-            return Found(hit=hit, before=before, chunk=inside, behind=behind, is_current=True)
+            return ShownHit(hit=hit, before=before, chunk=inside, behind=behind, is_current=True)
     is_current = passage is None and hit.chunk is not None
-    return Found(hit=hit, before="", chunk=chunk, behind="", is_current=is_current)
+    return ShownHit(hit=hit, before="", chunk=chunk, behind="", is_current=is_current)
 
 
 def _number(what: str, text: str) -> float:

@@ -17,7 +17,7 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.estimation import drawn_records, text_sample
 from pgqueue_embed.estimation.estimate import Estimate, estimate
-from pgqueue_embed.estimation.rate import Rate
+from pgqueue_embed.estimation.rate import ChunkRate
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.index import plan
@@ -31,7 +31,7 @@ from tests.support.rows import one_row, one_value
 from tests.support.working import drain
 
 CLOSE = 0.10
-RATE = Rate(chunks_per_second=10.0, of="as given")
+RATE = ChunkRate(chunks_per_second=10.0, of="as given")
 
 
 def reports() -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from pgqueue_embed.embedding.library_network import LibraryNetwork
 from pgqueue_embed.embedding.network import Fed
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TaskReader
 from tests.support.opened_models import by_library, load
 from tests.support.zoo import ZOO, static_model
 
@@ -33,7 +33,7 @@ def fed_alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def learnt(folder: Path) -> list[Any]:
     with by_library():
         model = load(folder)
-    readers: list[Reader] = [model._documents, model._queries]
+    readers: list[TaskReader] = [model._documents, model._queries]
     text = "the pump"
     return [
         (each.feeding, each.overhead, each.sequence(text, each.ids_of(text)).tolist())

@@ -28,7 +28,7 @@ from pgqueue_embed.embedding.precision import (
     LOWEST_COSINE,
     Variant,
 )
-from pgqueue_embed.embedding.reader import Reader
+from pgqueue_embed.embedding.reader import TaskReader
 from pgqueue_embed.embedding.rows import lowest_cosine, unit_rows
 from pgqueue_embed.embedding.transfers import on_host
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
@@ -65,7 +65,7 @@ class Same:
         return self.light.dimensions < 100
 
     @property
-    def readers(self) -> Iterator[tuple[Reader, Reader]]:
+    def readers(self) -> Iterator[tuple[TaskReader, TaskReader]]:
         yield self.light._documents, self.library._documents
         yield self.light._queries, self.library._queries
 

@@ -21,7 +21,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.service.install import Place, install
+from pgqueue_embed.service.install import ServicePlace, install
 from pgqueue_embed.service.job import Job
 from pgqueue_embed.service.launchd import Launchd
 from pgqueue_embed.service.systemd import Systemd
@@ -185,7 +185,7 @@ def test_what_the_manager_refuses_leaves_all_as_it_was(stand: Stand, conninfo: s
 
 
 def test_odd_values_arrive_as_they_are(stand: Stand, conninfo: str) -> None:
-    place = Place.of("pgembed", is_system=False)
+    place = ServicePlace.of("pgembed", is_system=False)
 
     install(place, (f"--pipeline={ODD}",), f"dbname='{ODD}'", environment={"HF_HOME": ODD})
 

@@ -29,7 +29,7 @@ Row = tuple[object, str, NDArray[np.float32] | None]
 
 
 class FakeModel:
-    """Fulfils candidate.Model with the vectors of `unit_vector`."""
+    """Fulfils candidate.ReferenceModel with the vectors of `unit_vector`."""
 
     content_budget = 254
 

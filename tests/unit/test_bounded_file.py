@@ -11,7 +11,7 @@ from pgqueue_embed.configuration import read_toml
 from pgqueue_embed.embedding import Memory
 from pgqueue_embed.embedding.folder import check_folder
 from pgqueue_embed.errors import PgembedError
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.postmaster import recorded_pid
 from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_bounded, read_json
 
@@ -51,7 +51,7 @@ def learnt(folder: Path) -> None:
 def server_file(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         (folder / "content").rename(folder / name)
-        layout = Layout(folder)
+        layout = ServerLayout(folder)
         return layout.port() if name == "embedded.conf" else layout.read(folder / name)
 
     return read

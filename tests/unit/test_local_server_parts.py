@@ -15,7 +15,7 @@ from pgqueue_embed.local_server import LocalServer, config, default_server, dist
 from pgqueue_embed.local_server.account import Account
 from pgqueue_embed.local_server.config import config_text, configured_port
 from pgqueue_embed.local_server.folders import write_private_file
-from pgqueue_embed.local_server.layout import Layout
+from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.lock import exclusive_lock
 from pgqueue_embed.local_server.ports import HOST, is_free, pick_port
 from pgqueue_embed.local_server.postmaster import live_pid, recorded_pid, remove_stale_pid_file
@@ -84,7 +84,7 @@ def test_pid_file_may_be_empty_or_broken(tmp_path: Path, text: str, pid: int | N
 
 
 def test_pid_of_another_process_is_not_the_server_and_its_file_goes(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
+    layout = ServerLayout(tmp_path)
     layout.pid_file.write_text(f"{os.getpid()}\n{tmp_path}\n")
     assert live_pid(layout) is None
     remove_stale_pid_file(layout)
@@ -94,7 +94,7 @@ def test_pid_of_another_process_is_not_the_server_and_its_file_goes(tmp_path: Pa
 def test_pid_file_of_a_dead_process_is_left_to_postgresql(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    layout = Layout(tmp_path)
+    layout = ServerLayout(tmp_path)
     layout.pid_file.write_text(f"{process.pid}\n{tmp_path}\n")
     remove_stale_pid_file(layout)
     assert layout.pid_file.exists()

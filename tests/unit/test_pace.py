@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgqueue_embed.monitoring.bottleneck import StageSeconds, bottleneck
-from pgqueue_embed.monitoring.pace import MOST_DOUBT, Pace, Step, pace_of, time_left
+from pgqueue_embed.monitoring.pace import MOST_DOUBT, HistoryStep, Pace, pace_of, time_left
 
 STEP_SECONDS = 20.0
 LEFT = 1_000_000
@@ -34,14 +34,14 @@ def commits_of(
     return sorted(commits, key=lambda each: each[1])
 
 
-def steps_at(commits: Sequence[Commit], now: float) -> list[Step]:
+def steps_at(commits: Sequence[Commit], now: float) -> list[HistoryStep]:
     """Return what a look at the moment `now` would read."""
     parts: dict[int, list[Commit]] = {}
     for commit in commits:
         if commit[1] <= now:
             parts.setdefault(int(commit[1] // STEP_SECONDS), []).append(commit)
     return [
-        Step(
+        HistoryStep(
             records=sum(records for *_, records in part),
             began_seconds_ago=now - min(began for began, *_ in part),
             ended_seconds_ago=now - max(ended for _, ended, _ in part),
@@ -92,7 +92,7 @@ def test_what_was_done_before_a_pause_counts_for_nothing() -> None:
 @given(
     steps=st.lists(
         st.builds(
-            lambda records, ended, took: Step(
+            lambda records, ended, took: HistoryStep(
                 records=records, began_seconds_ago=ended + took, ended_seconds_ago=ended
             ),
             st.integers(0, 10**9),
@@ -103,7 +103,7 @@ def test_what_was_done_before_a_pause_counts_for_nothing() -> None:
     left=st.integers(1, 10**9),
 )
 def test_whatever_was_committed_a_range_is_positive_and_not_wild(
-    steps: list[Step], left: int
+    steps: list[HistoryStep], left: int
 ) -> None:
     found = time_left(left, pace_of(steps))
     if found is not None:
