@@ -1,4 +1,4 @@
-"""What it takes to launch a pass beside threads that cut texts: by operations, and as one call.
+"""The cost of launching a pass beside threads that cut texts: by operations, and as one call.
 
 The batch is so small that its operations cost next to nothing, as for a thread that only gives them
 to a GPU. All of it is on one core each, of the CPU where there is no GPU.

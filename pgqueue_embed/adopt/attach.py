@@ -1,4 +1,4 @@
-"""Taking a table over: the columns that it lacks and the pipeline, all or nothing."""
+"""Makes a table that is there a target: the columns that it lacks and the pipeline, or neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that changes a pipeline's mind: alter."""
+"""The command that changes the settings of a pipeline: alter."""
 
 from __future__ import annotations
 

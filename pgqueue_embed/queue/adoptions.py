@@ -1,4 +1,4 @@
-"""Adoptions: how far the taking over of an existing table is, and what was found in it.
+"""Adoptions: how far the adoption of a table is, and what was found in it.
 
 While one is unfinished, no other session may look for records to queue: it would queue what
 is about to be adopted.

@@ -1,4 +1,4 @@
-"""Whose code runs where a pipeline's tables are read and written, and with whose rights.
+"""Checks whose code runs where a pipeline's tables are read and written, and with whose rights.
 
 PostgreSQL runs functions of views, casts of types, expressions of indexes, policies and triggers
 with the rights of whoever reads or writes. Where these belong to a role that has fewer rights, that

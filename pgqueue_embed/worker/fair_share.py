@@ -1,4 +1,4 @@
-"""Whose turn it is among pipelines: fair by the time that their claims take, not by their number.
+"""The order of pipelines in their turns: fair by the time that their claims take, not by number.
 
 Every pipeline has a clock that runs while it is worked on, the slower the higher its priority,
 and the one whose clock is behind comes first. So each gets a share of the time in proportion to

@@ -1,4 +1,4 @@
-"""What the pages for operators say is what the program prints, runs and needs."""
+"""The pages for operators say what the program prints, runs and needs."""
 
 from __future__ import annotations
 

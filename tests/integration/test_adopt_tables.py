@@ -1,4 +1,4 @@
-"""Which tables can be adopted, and what is kept of them."""
+"""Tables that can be adopted, others that cannot, and what is kept of them."""
 
 from __future__ import annotations
 

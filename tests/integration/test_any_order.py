@@ -1,4 +1,4 @@
-"""Whatever people and workers do, in whatever order, the promise is kept for every kind of target.
+"""The promise is kept for every kind of target, in whatever order people and workers do things.
 
 Steps are statements of users and turns of workers. After each of them all that is stored is whole,
 and at the end the oracle is asked. Tests that tell one story each stand in the files of what they

@@ -1,4 +1,4 @@
-"""That a row is not there is no evidence of its deletion: when vectors go, and when they stay."""
+"""A row that is not there is no evidence of its deletion: when vectors go, and when they stay."""
 
 from __future__ import annotations
 

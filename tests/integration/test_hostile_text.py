@@ -1,4 +1,4 @@
-"""Whatever is in names, keys, texts and errors, no command prints what a terminal would obey."""
+"""No command prints what a terminal would obey, whatever is in names, keys, texts and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has been queued, and settings under which it is."""
+"""Items that have been queued, and settings under which they are."""
 
 from __future__ import annotations
 

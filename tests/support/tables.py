@@ -1,4 +1,4 @@
-"""What there is in a database."""
+"""Tables of a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fails on a device: memory, batches of one caller, vectors; nobody else is hurt."""
+"""Faults on a device: memory, batches of one caller, vectors; nobody else is hurt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a round of searches is follows from the looks of its own kind."""
+"""The size of a round of searches follows from the looks of its own kind."""
 
 from __future__ import annotations
 

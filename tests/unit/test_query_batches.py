@@ -1,4 +1,4 @@
-"""How the server gathers queries into rounds, and computes some of these beside one another."""
+"""The server gathers queries into rounds, and computes some of these beside one another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import DeviceThread
-from pgqueue_embed.embedding.reads import Read
+from pgqueue_embed.embedding.reads import Awaited
 from pgqueue_embed.errors import ModelError, UsageError
 from pgqueue_embed.search_server.query_batches import (
     GATHER_SHARE,
@@ -41,10 +41,10 @@ class PassesOfAPool(FakeQueryModel):
         super().__init__()
         self._pool = pool
 
-    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read[Any]:
+    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Awaited[Any]:
         compute = super().launch
         done = self._pool.submit(lambda: compute(chunks, length=length)())
-        return Read(wait=done.result, done=done)
+        return Awaited(wait=done.result, done=done)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
@@ -18,7 +19,12 @@ MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 60
 
 # A docstring says what a module is or does, in the words one looks for it by.
-QUESTION_WORDS = {"How", "What", "Where", "Whether", "Which", "Who"}
+QUESTION_WORDS = {
+    *("How", "That", "What", "Whatever", "When", "Where", "Whether", "Which", "Who", "Whose", "Why")
+}
+
+# Those of the Python interface are called like what they stand for.
+FACES = {"Pipeline", "Worker"}
 
 
 def functions() -> Iterator[tuple[str, int]]:
@@ -48,11 +54,27 @@ def test_files_are_short_and_few_lie_at_the_root() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES_AT_THE_ROOT
 
 
+def modules() -> Iterator[Path]:
+    """Yield the modules of the package, of its tests and of its benchmarks."""
+    for folder in (PACKAGE, PACKAGE.parent / "tests", PACKAGE.parent / "benchmarks"):
+        yield from folder.rglob("*.py")
+
+
 def test_docstrings_of_modules_begin_with_their_subject() -> None:
     docstrings = {
-        str(file.relative_to(PACKAGE)): ast.get_docstring(ast.parse(file.read_bytes())) or ""
-        for file in PACKAGE.rglob("*.py")
+        str(file.relative_to(PACKAGE.parent)): ast.get_docstring(ast.parse(file.read_bytes())) or ""
+        for file in modules()
     }
     assert {file for file, says in docstrings.items() if not says} == set()
     first_words = {file: re.split(r"\W", says)[0] for file, says in docstrings.items()}
     assert {file for file, word in first_words.items() if word in QUESTION_WORDS} == set()
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(
+        node.name
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.parse(file.read_bytes()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in names.items() if count > 1} == FACES

@@ -1,4 +1,4 @@
-"""The story of a soak: all is embedded once, a storm, and calm until the oracle can be asked."""
+"""The course of a soak: all is embedded once, a storm, and calm until the oracle can be asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of mind: settings at once, and generations that take the place of the old one."""
+"""Altered pipelines: settings at once, and generations that take the place of the old one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to a table goes over with a switch: indexes, rights, views, the comment."""
+"""A switch takes along what belongs to a table: indexes, rights, views, the comment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may turn capture on, who is waited for, and what the commands say of it."""
+"""Rights to turn capture on, the waits of that, and what the commands say of it."""
 
 from __future__ import annotations
 

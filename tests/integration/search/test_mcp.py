@@ -1,4 +1,4 @@
-"""What an assistant finds over the protocol, by HTTP and by a program that it starts."""
+"""The answers to an assistant over the protocol, by HTTP and by a program that it starts."""
 
 from __future__ import annotations
 
