@@ -20,6 +20,7 @@ from pgqueue_embed.log import get_logger
 from pgqueue_embed.worker import worker
 from pgqueue_embed.worker.delays import reconnect_delay_seconds
 from pgqueue_embed.worker.settings import WorkerSettings
+from pgqueue_embed.worker.signals import handling
 from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, STALLED, STOPPED
 
 
@@ -206,10 +207,5 @@ class Worker:
     def _signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             raise UsageError("handle_signals works in the main thread only; call stop() instead")
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, lambda *_: self.stop()) for number in numbers}
-        try:
+        with handling({each: lambda *_: self.stop() for each in (signal.SIGINT, signal.SIGTERM)}):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, Connection, connect
 from pgqueue_embed.errors import PgembedError, SetupError
+from pgqueue_embed.worker.signals import handling
 
 PREFIX = "pgembed_bench_"
 # What an earlier one has left, that was killed: no measurement takes so long.
@@ -90,9 +91,5 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
+    with handling(dict.fromkeys(numbers, signal.SIG_IGN)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

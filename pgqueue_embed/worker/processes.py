@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from pgqueue_embed.log import get_logger
 from pgqueue_embed.worker.growth import Growth
+from pgqueue_embed.worker.signals import handling
 from pgqueue_embed.worker.stop_reasons import STOPPED
 from pgqueue_embed.worker.supervisor import TICK_SECONDS, Supervisor
 
@@ -152,20 +153,12 @@ class WorkerProcesses:
             each.supervisor.interrupted = True
         self.stop()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> AbstractContextManager[None]:
         # A closed terminal is a request to leave, too.
-        handlers = {
-            signal.SIGINT: self._interrupt,
-            signal.SIGTERM: self.stop,
-            signal.SIGHUP: self.stop,
-        }
-        before = {
-            number: signal.signal(number, lambda *_, react=react: react())
-            for number, react in handlers.items()
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(
+            {
+                signal.SIGINT: lambda *_: self._interrupt(),
+                signal.SIGTERM: lambda *_: self.stop(),
+                signal.SIGHUP: lambda *_: self.stop(),
+            }
+        )
