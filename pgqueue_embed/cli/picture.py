@@ -28,13 +28,13 @@ COLUMNS = "▁▂▃▄▅▆▇█"
 MOST_COLUMNS = 15
 WORKER_COLUMNS = 10
 
-STATE_SIGNS = {
-    "working": ("●", "green"),
-    "idle": ("○", ""),
-    "stopping": ("◌", "yellow"),
-    "silent": ("◐", "yellow"),
-    "crashed": ("✕", "red"),
-    "stopped": ("·", "dim"),
+STATE_STYLES = {
+    "working": "green",
+    "idle": "",
+    "stopping": "yellow",
+    "silent": "yellow",
+    "crashed": "red",
+    "stopped": "dim",
 }
 
 OUTLOOK_STYLES = {
@@ -231,8 +231,8 @@ def _rate(worker: WorkerState) -> str:
 
 def _state(worker: WorkerState, snapshot: Snapshot, canvas: Canvas) -> Text:
     state = words.worker_state(worker, snapshot.now)
-    sign, style = STATE_SIGNS.get(state.split()[0], ("?", ""))
-    return Text(state if canvas.is_ascii else f"{sign} {state}", style=style)
+    shown = state if canvas.is_ascii else f"{words.sign(state)} {state}"
+    return Text(shown, style=STATE_STYLES.get(state.split()[0], ""))
 
 
 def _last_commit(worker: WorkerState) -> str:

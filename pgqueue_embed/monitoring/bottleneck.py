@@ -18,18 +18,32 @@ class StageSeconds:
     write_seconds: float = 0.0
     lock_seconds: float = 0.0
 
+    def apart(self) -> dict[str, float]:
+        """Return the seconds of each stage of `STAGES`, in order; waiting is no part of writing."""
+        return {
+            "read": self.read_seconds,
+            "chunk": self.chunk_seconds,
+            "embed": self.embed_seconds,
+            "write": max(self.write_seconds - self.lock_seconds, 0.0),
+            "lock": self.lock_seconds,
+        }
+
+
+# The stages of a claim, as a person reads them.
+STAGES = {
+    "read": "reading",
+    "chunk": "cutting into chunks",
+    "embed": "the device",
+    "write": "writing",
+    "lock": "waiting for locks",
+}
+
 
 def bottleneck(stages: StageSeconds) -> str | None:
     """Return where most of the time goes; None if it goes nowhere in particular."""
-    shares = {
-        "the device": stages.embed_seconds,
-        "reading": stages.read_seconds,
-        "cutting into chunks": stages.chunk_seconds,
-        "writing": stages.write_seconds - stages.lock_seconds,
-        "waiting for locks": stages.lock_seconds,
-    }
-    name, seconds = max(shares.items(), key=lambda each: each[1])
+    shares = stages.apart()
+    stage, seconds = max(shares.items(), key=lambda each: each[1])
     total = sum(shares.values())
     if not total or seconds < LEAST_SHARE * total:
         return None
-    return f"{100 * seconds / total:.0f} % {name}"
+    return f"{100 * seconds / total:.0f} % {STAGES[stage]}"

@@ -21,6 +21,22 @@ CRASHED = "crashed: "
 BETWEEN_CLAIMS_SECONDS = 15.0
 
 
+# What a worker does, as a sign.
+SIGNS = {
+    "working": "●",
+    "idle": "○",
+    "stopping": "◌",
+    "silent": "◐",
+    "crashed": "✕",
+    "stopped": "·",
+}
+
+
+def sign(worker_state: str) -> str:
+    """Return the sign of what `worker_state` says; a question mark for what is new to us."""
+    return SIGNS.get(worker_state.split()[0], "?")
+
+
 def rate(value: Any) -> str:
     """Return a number per second: ``–``, ``4.2``, ``1,234``."""
     return "–" if not value else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pgqueue_embed.monitoring.bottleneck import StageSeconds
+from pgqueue_embed.monitoring.bottleneck import STAGES, StageSeconds
 from pgqueue_embed.monitoring.details import QUARTERS
 from pgqueue_embed.monitoring.snapshot import HISTORY_MINUTES
 from pgqueue_embed.quantities import count, duration
@@ -68,23 +68,13 @@ class Segment:
     seconds: float
 
 
-STAGES = {
-    "read": "reading",
-    "chunk": "cutting into chunks",
-    "embed": "the device",
-    "write": "writing",
-    "lock": "waiting for locks",
-}
-
-
 def stage_parts(stages: StageSeconds) -> list[Segment]:
     """Return what the seconds of claims went to, in the order of the stages; nothing of none."""
-    seconds = {name.removesuffix("_seconds"): value for name, value in asdict(stages).items()}
-    seconds["write"] = max(seconds["write"] - seconds["lock"], 0.0)
-    total, x, parts = sum(seconds.values()), 0.0, []
-    for name, label in STAGES.items():
-        if total and seconds[name]:
-            percent = 100 * seconds[name] / total
-            parts.append(Segment(name, label, x, percent, seconds[name]))
+    apart = stages.apart()
+    total, x, parts = sum(apart.values()), 0.0, []
+    for name, seconds in apart.items():
+        if seconds:
+            percent = 100 * seconds / total
+            parts.append(Segment(name, STAGES[name], x, percent, seconds))
             x += percent
     return parts

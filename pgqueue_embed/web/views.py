@@ -81,14 +81,13 @@ TONES = {
     "nothing yet": "calm",
 }
 
-# What a worker does: its sign and tone.
-STATES = {
-    "working": ("●", "good"),
-    "idle": ("○", "calm"),
-    "stopping": ("◌", "waiting"),
-    "silent": ("◐", "waiting"),
-    "crashed": ("✕", "wrong"),
-    "stopped": ("·", "calm"),
+STATE_TONES = {
+    "working": "good",
+    "idle": "calm",
+    "stopping": "waiting",
+    "silent": "waiting",
+    "crashed": "wrong",
+    "stopped": "calm",
 }
 
 
@@ -143,14 +142,13 @@ def pipeline(state: PipelineState, now: datetime) -> PipelineView:
 def worker(state: WorkerState, snapshot: Snapshot) -> WorkerView:
     """Return a worker as a line of a table."""
     says = words.worker_state(state, snapshot.now)
-    sign, tone = STATES.get(says.split()[0], ("?", "calm"))
     ago = state.commit_seconds_ago
     return WorkerView(
         name=words.worker_name(state.row),
         row=state.row,
         state=says,
-        sign=sign,
-        tone=tone,
+        sign=words.sign(says),
+        tone=STATE_TONES.get(says.split()[0], "calm"),
         rate=words.rate(state.pace.records_per_second if state.pace and state.is_live else 0),
         share=news.share(state, snapshot),
         memory=size(state.row["memory_bytes"]),
