@@ -5,7 +5,7 @@ A source that has the vectors in a column may be partitioned too, by its owner, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import psycopg
@@ -131,13 +131,24 @@ select nspname, relname
 from leaf
 join pg_class on pg_class.oid = relid
 join pg_namespace on pg_namespace.oid = relnamespace
+where {condition}
 order by relid
 """
 
 
-def leaves(connection: Connection, table: Table) -> list[Table]:
-    """Return the tables that have the rows of `table`, itself alone unless it is partitioned."""
-    rows = connection.execute(LEAVES + NAMES, {"table": table.quoted}).fetchall()
+def leaves(
+    connection: Connection,
+    table: Table,
+    condition: str = "true",
+    values: Mapping[str, object] | None = None,
+) -> list[Table]:
+    """Return the tables that have the rows of `table`, itself alone unless it is partitioned.
+
+    Those for which the SQL `condition` does not hold are left out. It is over their `relid`,
+    `nspname` and `relname`, with `values` for its parameters.
+    """
+    query = LEAVES + NAMES.format(condition=condition)
+    rows = connection.execute(query, {"table": table.quoted, **(values or {})}).fetchall()
     return [Table(schema=schema, name=name) for schema, name in rows]
 
 

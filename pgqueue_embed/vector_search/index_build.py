@@ -19,7 +19,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import LEAVES, index_whole, is_partitioned
+from pgqueue_embed.target.parts import LEAVES, index_whole, is_partitioned, leaves
 from pgqueue_embed.vector_search.index import index_name
 from pgqueue_embed.vector_search.index_plan import IndexPlan
 
@@ -244,15 +244,13 @@ class VectorBuild(Build):
     def parts_without(self) -> list[Table]:
         """Return the parts that lack one of that kind."""
         values = {
-            "table": self.pipeline.target.quoted,
             "pipeline": self.pipeline.name,
             "method": self.plan.method,
             "quantize": self.plan.quantize,
             "parameters": Jsonb({key: str(value) for key, value in self.plan.parameters.items()}),
             "usual": Jsonb(USUAL[self.plan.method]),
         }
-        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
-        return [Table(schema=schema, name=name) for schema, name in rows]
+        return leaves(self.connection, self.pipeline.target, LACKS_INDEX, values)
 
     def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
         """Return the statement that builds that of one table."""
@@ -287,12 +285,8 @@ using {method} ({element}) with ({parameters})
 # What an index has that was made without a word about it; pgvector README, "HNSW" and "IVFFlat".
 USUAL = {"hnsw": {"m": "16", "ef_construction": "64"}, "ivfflat": {"lists": "100"}}
 
-PARTS_WITHOUT = """
-select nspname, relname
-from leaf
-join pg_class on pg_class.oid = relid
-join pg_namespace on pg_namespace.oid = relnamespace
-where not exists (
+LACKS_INDEX = """
+not exists (
     select
     from pgembed.vector_indexes
     where pipeline = %(pipeline)s
@@ -302,7 +296,6 @@ where not exists (
         and quantize = %(quantize)s
         and %(usual)s || parameters = %(parameters)s
 )
-order by relid
 """
 
 

@@ -14,7 +14,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import LEAVES
+from pgqueue_embed.target.parts import leaves
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.index import shortened
 from pgqueue_embed.vector_search.index_build import Build, build_once, ignore, long_statements
@@ -112,12 +112,8 @@ KINDS = {
     ),
 }
 
-PARTS_WITHOUT = """
-select nspname, relname
-from leaf
-join pg_class on pg_class.oid = relid
-join pg_namespace on pg_namespace.oid = relnamespace
-where not exists (
+LACKS_INDEX = """
+not exists (
     select
     from pg_index
     join pg_class as index on index.oid = indexrelid
@@ -132,7 +128,6 @@ where not exists (
         -- One of words is one of terms, too.
         and amname = %(method)s
 )
-order by relid
 """
 
 
@@ -148,13 +143,8 @@ class LexicalBuild(Build):
 
     def parts_without(self) -> list[Table]:
         """Return the parts that lack it."""
-        values = {
-            "table": self.pipeline.target.quoted,
-            "function": self.kind.function,
-            "method": self.kind.method,
-        }
-        rows = self.connection.execute(LEAVES + PARTS_WITHOUT, values).fetchall()
-        return [Table(schema=schema, name=name) for schema, name in rows]
+        values = {"function": self.kind.function, "method": self.kind.method}
+        return leaves(self.connection, self.pipeline.target, LACKS_INDEX, values)
 
     def creation(self, table: Table, name: str, create: sql.SQL) -> sql.Composed:
         """Return the statement that builds that of one table."""
