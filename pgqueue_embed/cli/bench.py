@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import print_json, progress_console, say
+from pgqueue_embed.cli.display import AsJson, print_json, progress_console, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
@@ -30,7 +30,6 @@ Seconds = Annotated[
         "--seconds", help="How long to measure; opening the model a few times comes on top."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_commands(app: typer.Typer) -> None:

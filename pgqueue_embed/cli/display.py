@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from pgqueue_embed.untrusted.plain_json import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+# The option of commands whose output is JSON of what they print otherwise.
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def console() -> Console:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pgqueue_embed.cli.display import AsJson
 from pgqueue_embed.cli.evaluate_index import Sampled, evaluate_index
 from pgqueue_embed.cli.evaluate_judged import (
     Against,
@@ -35,7 +36,6 @@ Queries = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Measure, and let searches be.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS, spec_of_options
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.worker.settings import MODEL_PATH_HELP
 
 if TYPE_CHECKING:
     from pgqueue_embed.queue.enqueue import Selection
@@ -21,7 +22,7 @@ ModelPath = Annotated[
     str | None,
     typer.Option(
         "--model-path",
-        help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+        help=MODEL_PATH_HELP,
         show_default=False,
     ),
 ]

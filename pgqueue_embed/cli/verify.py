@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgqueue_embed.cli.display import console, one_line, plain_table, print_json, say
+from pgqueue_embed.cli.display import AsJson, console, one_line, plain_table, print_json, say
 from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.pipeline.option import options_of
@@ -35,7 +35,6 @@ class Wanted(OptionGroup):
 Requeue = Annotated[
     bool, typer.Option("--requeue", help="Queue the records of what differs to be embedded again.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_commands(app: typer.Typer) -> None:

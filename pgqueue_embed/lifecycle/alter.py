@@ -28,7 +28,7 @@ from pgqueue_embed.pipeline.model import check_local_model
 from pgqueue_embed.pipeline.options import ALTERABLE
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
-from pgqueue_embed.pipeline.spec_checks import NEXT_NAME, check_name, checked
+from pgqueue_embed.pipeline.spec_checks import NEXT_NAME, check_name, check_one_document, checked
 from pgqueue_embed.queue import capture
 from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import enqueue_deleted
@@ -63,8 +63,7 @@ class Changes:
         for field in self.given.keys() & set(AT_ONCE) & ALTERED.keys():
             if self.given[field] or not ALTERED[field].may_go:
                 ALTERED[field].check(self.given[field])
-        if self.given.get("text_fields") and "template" in self.given:
-            raise UsageError("--text-field and --template both make the document; give one of them")
+        check_one_document(self.given.get("text_fields", ()), self.given.get("template"))
 
     @property
     def name(self) -> str | None:

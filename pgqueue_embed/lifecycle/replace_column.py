@@ -117,7 +117,7 @@ class _Index:
 
 @dataclass(frozen=True)
 class ColumnReplacement:
-    """The column of `successor` takes the place of that of `pipeline`; see Takeover."""
+    """The column of `successor` takes the place of that of `pipeline`; see Replacement."""
 
     pipeline: Pipeline
     successor: Pipeline

@@ -23,7 +23,7 @@ from pgqueue_embed.target.parts import part_of, parts_of
 
 @dataclass(frozen=True)
 class TableReplacement:
-    """The table of chunks of `successor` takes the place of that of `pipeline`; see Takeover."""
+    """The table of chunks of `successor` takes the place of that of `pipeline`; see Replacement."""
 
     pipeline: Pipeline
     successor: Pipeline

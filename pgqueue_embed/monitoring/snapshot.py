@@ -21,6 +21,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.monitoring.bottleneck import StageSeconds, bottleneck
 from pgqueue_embed.monitoring.pace import HistoryStep, Pace, TimeLeft, pace_of, time_left
 from pgqueue_embed.monitoring.progress import Progress
+from pgqueue_embed.pipeline.catalog import no_pipeline
 
 Row = dict[str, Any]
 
@@ -247,10 +248,7 @@ def _progress(connection: Connection, name: str | None) -> list[Row]:
         return rows
     known = [row["pipeline"] for row in rows]
     if name not in known:
-        names = ", ".join(known) or "none yet; make one: pgembed create"
-        raise UsageError(
-            f"there is no pipeline '{name}'{connection.place_if_private}; there is {names}"
-        )
+        raise UsageError(no_pipeline(name, known, connection.place_if_private))
     return [row for row in rows if name in (row["pipeline"], row["next_of"])]
 
 

@@ -57,10 +57,14 @@ def called(
     known = [each.name for each in pipelines]
     for name in names:
         if name not in known:
-            there_is = ", ".join(known) or "none yet; make one: pgembed create"
-            place = place_if_private(connection.info.dsn)
-            raise NotFound(f"there is no pipeline '{name}'{place}; there is {there_is}")
+            raise NotFound(no_pipeline(name, known, place_if_private(connection.info.dsn)))
     return [each for each in pipelines if each.name in names]
+
+
+def no_pipeline(name: str, known: Sequence[str], place: str) -> str:
+    """Return that there is no pipeline `name` at `place`, and which ones are known there."""
+    there_is = ", ".join(known) or "none yet; make one: pgembed create"
+    return f"there is no pipeline '{name}'{place}; there is {there_is}"
 
 
 def load_pipeline(connection: Connection, name: str) -> Pipeline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pgqueue_embed.db.names import check_identifier
@@ -31,9 +31,14 @@ def checked(spec: PipelineSpec) -> PipelineSpec:
     return _check_target(replace(spec, columns=spec.columns.for_key(spec.id_fields)))
 
 
-def _check_document(spec: PipelineSpec) -> None:
-    if spec.text_fields and spec.template is not None:
+def check_one_document(text_fields: Sequence[str], template: str | None) -> None:
+    """Raise UsageError where both columns and a template are given for the document."""
+    if text_fields and template is not None:
         raise UsageError("--text-field and --template both make the document; give one of them")
+
+
+def _check_document(spec: PipelineSpec) -> None:
+    check_one_document(spec.text_fields, spec.template)
     if not spec.text_fields and spec.template is None:
         raise UsageError("name the column with the text: --text-field NAME")
     for name in spec.recipe.names():

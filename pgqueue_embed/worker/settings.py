@@ -17,6 +17,9 @@ MAX_SECONDS = 86_400
 # Of one command; each holds the model once more.
 MOST_PROCESSES = 16
 
+# Of an option that other commands have, too.
+MODEL_PATH_HELP = "The pipeline's model on this machine, if it lies elsewhere than its name says."
+
 
 def _check_url(option: Option, url: str) -> None:
     """Raise UsageError for what is no URL of a collector."""
@@ -57,7 +60,7 @@ class WorkerSettings:
     model_path: Annotated[
         str | None,
         Option(
-            help="The pipeline's model on this machine, if it lies elsewhere than its name says.",
+            help=MODEL_PATH_HELP,
             panel=WORKER,
         ),
     ] = None
