@@ -170,6 +170,21 @@ def test_readme_links_to_every_document() -> None:
     assert linked >= set(DOCUMENTS) - {README}
 
 
+@on_every_document
+def test_every_file_of_the_project_that_is_named_is_there(document: Path) -> None:
+    ours = re.compile(r"(pgqueue_embed|tests|benchmarks|scripts|migrations|monitoring)/")
+    named = {span for span in code_spans(document) if ours.match(span)}
+    assert {span for span in named if not (README.parent / span).exists()} == set()
+
+
+def test_every_module_that_is_named_where_it_is_explained_is_there() -> None:
+    spans = code_spans(README.parent / "docs" / "how-it-works.md")
+    named = {span for span in spans if re.fullmatch(r"[\w/]+\.py", span)}
+    modules = {str(file.relative_to(README.parent)) for file in README.parent.rglob("*.py")}
+    there = {part for part in named for module in modules if f"/{module}".endswith(f"/{part}")}
+    assert named - there == set()
+
+
 # Commands and options
 
 
