@@ -173,7 +173,7 @@ class Database:
         min_cosine: float = adopting.MIN_COSINE,
         sample: int = adopting.SAMPLE_CHUNKS,
     ) -> Pipeline:
-        """Make a pipeline of a table of vectors that is there, and queue what is wrong in it.
+        """Make a pipeline of a table of vectors, queue what is wrong in it, and return it.
 
         The arguments are the options of ``pgembed adopt``; see docs/adopting.md. Interrupted, it
         goes on where it stopped when called again. Raises UsageError for a table that cannot be

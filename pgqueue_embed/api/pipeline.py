@@ -157,10 +157,11 @@ class Pipeline:
         min_cosine: float = VerifyOptions.min_cosine,
         requeue: bool = False,
     ) -> Verification:
-        """Embed up to `sample` stored chunks again, in fp32, and compare; see ``pgembed verify``.
+        """Embed up to `sample` stored chunks again, in fp32, and return how they compare.
 
-        They are drawn at random. With `requeue`, the records of what differs are queued to be
-        embedded again; otherwise nothing is changed.
+        They are drawn at random, and agree from a cosine of `min_cosine` on; see ``pgembed
+        verify``. With `requeue`, the records of what differs are queued to be embedded again;
+        otherwise nothing is changed. Raises ModelError for a model that is not to be had.
 
         Example::
 
@@ -220,12 +221,13 @@ class Pipeline:
         control_tokens: bool | None = None,
         pooling: str | None = None,
     ) -> Pipeline | None:
-        """Change the first seven, `trust_owners` and `query_prompt` at once, others otherwise.
+        """Change options: at once what leaves the vectors alone, others by a new generation.
 
-        These make a new generation, which is returned, with its records queued.
-        Searches use the old vectors until `switch`; see docs/changing-pipelines.md. None stays as
-        it is; an empty `index`, `chunk_template`, `where`, `partition_by`, prompt or `pooling`, or
-        a `truncate_dim` of 0, takes one away.
+        The arguments are the options of ``pgembed alter``, and `name` its ``--rename``. Returns the
+        new generation, with its records queued, or None where none is needed; searches use the old
+        vectors until `switch`; see docs/changing-pipelines.md. What is None stays as it is; an
+        empty `index`, `chunk_template`, `where`, `partition_by`, prompt or `pooling`, or a
+        `truncate_dim` of 0, takes one away. Raises UsageError for a value that cannot be.
 
         Example::
 

@@ -56,10 +56,9 @@ class Worker:
     ) -> None:
         """Take the options of ``pgembed work``; `pipelines` are names, by default all.
 
-        `otlp` is the URL of an OpenTelemetry collector that is told of each claim.
-
-        With `drain` it ends when nothing is pending, else it works until stopped. Raises
-        UsageError for a value out of range.
+        `cache_megabytes` is its ``--cache-size``, and `otlp` the URL of an OpenTelemetry collector
+        that is told of each claim. With `drain` it ends when nothing is pending, else it works
+        until stopped. Raises UsageError for a value out of range.
         """
         self._conninfo = (database or Database()).conninfo
         self._settings = WorkerSettings(
