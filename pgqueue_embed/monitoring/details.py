@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from psycopg.rows import dict_row
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.monitoring.bottleneck import StageSeconds
-
-Row = dict[str, Any]
+from pgqueue_embed.monitoring.snapshot import Row, read_rows
 
 QUARTERS = 96
 QUARTER_SECONDS = 900
@@ -73,13 +69,13 @@ group by 1
 def read_details(connection: Connection, name: str) -> Details:
     """Return a closer look at the pipeline `name`; raises UsageError when there is none."""
     values = {"name": name, "seconds": QUARTER_SECONDS}
-    settings = _rows(connection, SETTINGS, values)
+    settings = read_rows(connection, SETTINGS, values)
     if not settings:
         raise UsageError(f"there is no pipeline '{name}'{connection.place_if_private}")
-    day = _rows(connection, DAY, values)
+    day = read_rows(connection, DAY, values)
     return Details(
         settings=settings,
-        indexes=_rows(connection, INDEXES, values),
+        indexes=read_rows(connection, INDEXES, values),
         records=_by_quarter(day),
         stages=StageSeconds(
             **{each: sum(row[each] for row in day) for each in StageSeconds.__dataclass_fields__}
@@ -109,9 +105,4 @@ def read_events(
     connection: Connection, name: str | None = None, *, before: datetime | None = None, limit: int
 ) -> list[Row]:
     """Return rows of pgembed.events, the newest first: of pipeline `name`, or of everything."""
-    return _rows(connection, EVENTS, {"name": name, "before": before, "limit": limit})
-
-
-def _rows(connection: Connection, query: str, values: Row) -> list[Row]:
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, values).fetchall()
+    return read_rows(connection, EVENTS, {"name": name, "before": before, "limit": limit})

@@ -114,15 +114,16 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
     with _explained(connection):
         progress = _progress(connection, name)
         names = None if name is None else [row["pipeline"] for row in progress]
-        now = _rows(connection, NOW, {})[0]["now"]
-        workers = _rows(connection, WORKERS, {"names": names})
-        recent = _rows(connection, RECENT, {"names": names})
+        now = read_rows(connection, NOW, {})[0]["now"]
+        workers = read_rows(connection, WORKERS, {"names": names})
+        recent = read_rows(connection, RECENT, {"names": names})
         by_pipeline, by_worker = _grouped(recent, "pipeline"), _grouped(recent, "worker_id")
         flying = {
-            (row["host"], row["pid"]): row["records"] for row in _rows(connection, IN_FLIGHT, {})
+            (row["host"], row["pid"]): row["records"]
+            for row in read_rows(connection, IN_FLIGHT, {})
         }
         dead = [row["pipeline"] for row in progress if row["dead"]]
-        indexes = _rows(connection, INDEXES, {"names": names})
+        indexes = read_rows(connection, INDEXES, {"names": names})
         return Snapshot(
             place=connection.place_if_private,
             now=now,
@@ -130,7 +131,7 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
             workers=[
                 _worker(row, by_worker.get(row["worker_id"], []), flying, now) for row in workers
             ],
-            events=_rows(connection, EVENTS, {"names": names, "limit": MOST_EVENTS}),
+            events=read_rows(connection, EVENTS, {"names": names, "limit": MOST_EVENTS}),
             failures=_failures(connection, dead),
             unindexed=_unindexed(progress, indexes),
             invalid_indexes=[each for each in indexes if not each["is_valid"]],
@@ -140,7 +141,9 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
                 for each in indexes
                 if each["is_valid"] and each["measured_recall"] is not None
             },
-            met={(row["host"], row["kind"]): row["times"] for row in _rows(connection, MET, {})},
+            met={
+                (row["host"], row["kind"]): row["times"] for row in read_rows(connection, MET, {})
+            },
         )
 
 
@@ -237,13 +240,14 @@ order by pipeline, index_name
 """
 
 
-def _rows(connection: Connection, query: str, values: Row) -> list[Row]:
+def read_rows(connection: Connection, query: str, values: Row) -> list[Row]:
+    """Return the rows of a query over the views, each by the names of its columns."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query, values).fetchall()
 
 
 def _progress(connection: Connection, name: str | None) -> list[Row]:
-    rows = _rows(connection, PROGRESS, {})
+    rows = read_rows(connection, PROGRESS, {})
     if name is None:
         return rows
     known = [row["pipeline"] for row in rows]
@@ -254,7 +258,7 @@ def _progress(connection: Connection, name: str | None) -> list[Row]:
 
 def _failures(connection: Connection, names: list[str]) -> list[Row]:
     values = {"names": names, "limit": MOST_FAILURE_GROUPS}
-    return _rows(connection, FAILURES, values) if names else []
+    return read_rows(connection, FAILURES, values) if names else []
 
 
 def _grouped(rows: Sequence[Row], column: str) -> dict[Any, list[Row]]:

@@ -11,11 +11,11 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.monitoring.details import (
     QUARTER_SECONDS,
     Details,
-    Row,
     read_details,
     read_events,
 )
 from pgqueue_embed.monitoring.metrics import metrics_text
+from pgqueue_embed.monitoring.snapshot import Row
 from pgqueue_embed.web.charts import columns, stage_parts
 from pgqueue_embed.web.live import Look
 from pgqueue_embed.web.site import Site, render
