@@ -378,3 +378,13 @@ def _end_sessions(session: Administrator, database: str) -> None:
 
 def _execute(session: Administrator, statement: str, *names: str) -> None:
     session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@pytest.fixture
+def embedder(conninfo: str, connection: Connection) -> Iterator[str]:
+    """The connection string of a role with a worker's rights on schema pgembed, and no others."""
+    connection.execute("drop role if exists embedder; create role embedder login password 'x'")
+    connection.execute("grant usage on schema pgembed, public to embedder")
+    connection.execute("grant all on all tables in schema pgembed to embedder")
+    yield make_conninfo(conninfo, user="embedder", password="x")
+    connection.execute("drop owned by embedder cascade; drop role embedder")

@@ -17,7 +17,6 @@ from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.local_server.account import server_account
 from pgqueue_embed.pipeline.catalog import resume_pipeline
-from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.worker import loop
 from pgqueue_embed.worker.loop import Shared, run_loop
@@ -27,18 +26,11 @@ from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice, FixedPipelines, fake_chunker
 from tests.support.light import LightProcess, light_process, light_settings
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import make_pipeline, queue_all
 from tests.support.rows import one_row, one_value
 from tests.support.working import drain, open_session
 
 RECORDS = 60
-
-
-def queue_all(connection: Connection, records: int = RECORDS) -> Pipeline:
-    make_source(connection, texts(records))
-    pipeline = make_pipeline(connection)
-    enqueue(connection, pipeline, Selection())
-    return pipeline
 
 
 def wait_for_log(worker: LightProcess, text: str) -> None:
@@ -65,7 +57,7 @@ for each statement execute function public.fail()
 def test_fault_of_the_server_at_the_write_is_waited_for(
     connection: Connection, conninfo: str, tmp_path: Path, errcode: str
 ) -> None:
-    queue_all(connection)
+    queue_all(connection, texts(RECORDS))
     connection.execute(FAILING_TARGET.format(errcode))
     with light_process(conninfo, tmp_path) as worker:
         wait_for_log(worker, "No space left on device")
@@ -89,7 +81,7 @@ for each statement execute function public.collide()
 def test_write_that_collides_is_tried_again_in_the_same_claim(
     connection: Connection, conninfo: str, tmp_path: Path
 ) -> None:
-    queue_all(connection)
+    queue_all(connection, texts(RECORDS))
     connection.execute(COLLIDING_TARGET)
     collisions = "select last_value from public.collisions"
     with light_process(conninfo, tmp_path) as worker:
@@ -103,7 +95,7 @@ def test_write_that_collides_is_tried_again_in_the_same_claim(
 def test_worker_tries_less_and_less_often_while_every_write_fails(
     connection: Connection, conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = queue_all(connection)
+    pipeline = queue_all(connection, texts(RECORDS))
     connection.execute(FAILING_TARGET.format("disk_full"))
     failures: list[int] = []
 
@@ -145,7 +137,7 @@ def small_disk() -> Iterator[Path]:
 def test_full_disk_of_the_server_is_waited_for(
     connection: Connection, conninfo: str, tmp_path: Path, small_disk: Path
 ) -> None:
-    queue_all(connection)
+    queue_all(connection, texts(RECORDS))
     space = small_disk / "space"
     space.mkdir()
     account = server_account(space)
@@ -176,7 +168,7 @@ def _fill(ballast: Path) -> None:
 def test_server_that_became_read_only_is_waited_for(
     connection: Connection, conninfo: str, tmp_path: Path
 ) -> None:
-    queue_all(connection)
+    queue_all(connection, texts(RECORDS))
     name = connection.info.dbname
     with light_process(conninfo, tmp_path, drain=False) as worker:
         wait_for_log(worker, "batch committed")
@@ -244,7 +236,7 @@ def _take_all(conninfo: str, hogs: ExitStack) -> None:
 def test_worker_pauses_a_pipeline_whose_tables_are_gone_and_says_how_to_go_on(
     connection: Connection, conninfo: str, tmp_path: Path, fault: str, mending: str
 ) -> None:
-    pipeline = queue_all(connection)
+    pipeline = queue_all(connection, texts(RECORDS))
     connection.execute(fault)
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0, worker.log()

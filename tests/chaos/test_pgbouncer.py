@@ -21,7 +21,6 @@ from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, OutOfTime, connect
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.local_server.account import server_account
-from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.vector_search.index import plan
 from pgqueue_embed.vector_search.index_build import build_index
 from pgqueue_embed.vector_search.index_plan import IndexOptions
@@ -30,7 +29,7 @@ from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import make_pipeline, queue_all
 from tests.support.programs import needs_program
 
 PGBOUNCER = shutil.which("pgbouncer")
@@ -105,15 +104,10 @@ def answers(conninfo: str) -> bool:
         return False
 
 
-def queue_all(connection: Connection, records: int, **options: Any) -> None:
-    make_source(connection, texts(records))
-    enqueue(connection, make_pipeline(connection, **options), Selection())
-
-
 def test_workers_drain_a_queue_through_pgbouncer(
     connection: Connection, bouncer: Bouncer, tmp_path: Path
 ) -> None:
-    queue_all(connection, 600, partition_by="hash:16", text=False)
+    queue_all(connection, texts(600), partition_by="hash:16", text=False)
     with light_workers(bouncer.conninfo, tmp_path, 2, concurrency=2) as running:
         assert [worker.wait() for worker in running] == ["drained"] * 2
         assert not any("claim given back" in worker.log() for worker in running)
@@ -144,7 +138,7 @@ def test_what_needs_a_session_of_its_own_is_refused(
 def test_claim_behind_a_frozen_pgbouncer_is_freed_and_its_worker_comes_back(
     connection: Connection, bouncer: Bouncer, tmp_path: Path
 ) -> None:
-    queue_all(connection, 200)
+    queue_all(connection, texts(200))
     busy = "select count(*) from pgembed.in_flight"
     with light_workers(bouncer.conninfo, tmp_path, 1, batch_seconds=0.05) as [worker]:
         wait_until(lambda: connection.execute(busy).fetchone() != (0,), "a claim is in flight")

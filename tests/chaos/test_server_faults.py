@@ -12,14 +12,12 @@ import pytest
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.local_server import LocalServer
-from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.servers import temporary_server
 from tests.support.conditions import wait_until
-from tests.support.corpus import make_source, texts
+from tests.support.corpus import texts
 from tests.support.light import Supervised, light_workers
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import queue_all
 from tests.support.rows import one_value
 
 RECORDS = 1500
@@ -31,13 +29,6 @@ def own_server() -> Iterator[LocalServer]:
     with temporary_server() as server:
         migrate(server.conninfo())
         yield server
-
-
-def queue_all(connection: Connection, records: int = RECORDS) -> Pipeline:
-    make_source(connection, texts(records))
-    pipeline = make_pipeline(connection)
-    enqueue(connection, pipeline, Selection())
-    return pipeline
 
 
 def forget_everything(connection: Connection) -> None:
@@ -82,7 +73,7 @@ def test_workers_outlive_a_stop_of_the_server_and_finish(
     conninfo = own_server.conninfo()
     with connect(conninfo) as connection:
         forget_everything(connection)
-        queue_all(connection)
+        queue_all(connection, texts(RECORDS))
     with light_workers(conninfo, tmp_path, 3, batch_seconds=0.03, lease_seconds=5) as running:
         wait_for_workers(conninfo, 3)
         before = wait_for_progress(conninfo, 0)
@@ -112,7 +103,7 @@ def end_all_back_ends(connection: Connection) -> int:
 def test_ending_all_back_ends_at_once_makes_no_record_suspect(
     connection: Connection, conninfo: str, tmp_path: Path
 ) -> None:
-    queue_all(connection)
+    queue_all(connection, texts(RECORDS))
     with light_workers(conninfo, tmp_path, 2, batch_seconds=0.02, lease_seconds=5) as running:
         wait_for_workers(conninfo, 2)
         for _ in range(3):
@@ -132,7 +123,7 @@ def assert_nobody_was_suspected(connection: Connection, running: list[Supervised
 def test_crash_after_a_lost_connection_counts_as_one_death(
     connection: Connection, conninfo: str, tmp_path: Path
 ) -> None:
-    queue_all(connection, 40)
+    queue_all(connection, texts(40))
     with light_workers(conninfo, tmp_path, 1, batch_seconds=0.3, lease_seconds=5) as [worker]:
         wait_for_workers(conninfo, 1)
         assert end_all_back_ends(connection) >= 2

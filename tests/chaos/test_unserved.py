@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from pgqueue_embed.db.names import Table
@@ -34,16 +32,6 @@ def queue(connection: Connection, name: str = "reports") -> Pipeline:
     pipeline = make_pipeline(connection, Table(schema="public", name=name), name=name)
     enqueue(connection, pipeline, Selection())
     return pipeline
-
-
-@pytest.fixture
-def embedder(conninfo: str, connection: Connection) -> Iterator[str]:
-    """Another role's connection string: it may do all that a worker does, but read the source."""
-    connection.execute("drop role if exists embedder; create role embedder login password 'x'")
-    connection.execute("grant usage on schema pgembed, public to embedder")
-    connection.execute("grant all on all tables in schema pgembed to embedder")
-    yield make_conninfo(conninfo, user="embedder", password="x")
-    connection.execute("drop owned by embedder cascade; drop role embedder")
 
 
 def test_role_without_a_right_leaves_the_pipeline_to_others_and_says_so(

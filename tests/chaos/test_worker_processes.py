@@ -10,23 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pgqueue_embed.db.session import Connection, connect
-from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.conditions import is_blocked, wait_until
-from tests.support.corpus import make_source, texts
+from tests.support.corpus import texts
 from tests.support.light import light_workers
 from tests.support.oracle import assert_converged
-from tests.support.pipelines import make_pipeline
+from tests.support.pipelines import queue_all
 from tests.support.processes import RunningWorker, pid_with_claim, workers
 
 RECORDS = 400
 
 # A lease that no claim outlasts, however slow the machine is.
 PATIENT: dict[str, Any] = {"lease_seconds": 60.0}
-
-
-def queue_all(connection: Connection, documents: list[str]) -> None:
-    make_source(connection, documents)
-    assert enqueue(connection, make_pipeline(connection), Selection()) == len(documents)
 
 
 def test_three_workers_drain_a_thousand_records_and_embed_each_once(

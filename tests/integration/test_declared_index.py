@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from psycopg import sql
 
-from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes, alter
 from pgqueue_embed.pipeline.catalog import load_pipeline
@@ -19,6 +16,7 @@ from pgqueue_embed.queue.scan_cursor import open_scan
 from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.index_build import read_progress
 from pgqueue_embed.vector_search.lexical_index import has_lexical_index
+from tests.support.building import build_waits, someone_writes
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -51,20 +49,6 @@ def built(connection: Connection, pipeline: Pipeline) -> list[tuple[str, str, bo
     return [(each.method, each.quantize, each.valid) for each in found]
 
 
-@contextmanager
-def someone_writes(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
-    """Hold a transaction open that has written to the target: a build waits for its end."""
-    with connect(conninfo) as writer, writer.transaction():
-        lock = sql.SQL("lock table {} in row exclusive mode")
-        writer.execute(lock.format(pipeline.target.identifier))
-        yield
-
-
-def waits(connection: Connection, pipeline: Pipeline) -> bool:
-    progress = read_progress(connection, pipeline)
-    return progress is not None and progress.waits_for_pid is not None
-
-
 @pytest.mark.on_both_servers
 @pytest.mark.parametrize(
     ("quantize", "partition_by"), [("none", None), ("halfvec", None), ("binary", "hash:3")]
@@ -92,7 +76,7 @@ def test_a_build_whose_worker_was_killed_is_begun_anew_by_the_next(
 ) -> None:
     pipeline = declare(connection)
     with someone_writes(conninfo, pipeline), light_process(conninfo, tmp_path) as worker:
-        wait_until(lambda: waits(connection, pipeline), "the build waits for the writer")
+        wait_until(lambda: build_waits(connection, pipeline), "the build waits for the writer")
         worker.process.kill()
         wait_until(lambda: read_progress(connection, pipeline) is None, "the server gives it up")
         assert [valid for *_, valid in built(connection, pipeline)] == [False]
@@ -107,7 +91,7 @@ def test_a_worker_that_stays_builds_it_and_drops_what_it_cannot_finish(
     pipeline = declare(connection)
     with light_workers(conninfo, tmp_path, drain=False) as [worker]:
         with someone_writes(conninfo, pipeline):
-            wait_until(lambda: waits(connection, pipeline), "the build waits for the writer")
+            wait_until(lambda: build_waits(connection, pipeline), "the build waits for the writer")
             worker.supervisor.stop()
             wait_until(lambda: read_progress(connection, pipeline) is None, "it is cut short")
         worker.wait()

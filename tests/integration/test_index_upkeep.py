@@ -17,7 +17,7 @@ from pgqueue_embed.vector_search.index import vector_indexes
 from pgqueue_embed.vector_search.index_build import BuildInProgress, BuildProgress, turn
 from pgqueue_embed.vector_search.index_upkeep import check_index, index_to_check
 from pgqueue_embed.worker import heartbeat, models, worker
-from tests.integration.test_declared_index import someone_writes, waits
+from tests.support.building import build_waits, someone_writes
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source
 from tests.support.light_worker import LightChoice
@@ -154,7 +154,9 @@ def test_a_rebuild_that_was_killed_is_begun_anew_and_leaves_nothing(
         thread = threading.Thread(target=build)
         with someone_writes(conninfo, pipeline):
             thread.start()
-            wait_until(lambda: waits(connection, pipeline), "the rebuild waits for the writer")
+            wait_until(
+                lambda: build_waits(connection, pipeline), "the rebuild waits for the writer"
+            )
             with pytest.raises(BuildInProgress), turn(connection, pipeline):
                 pass
             connection.execute(

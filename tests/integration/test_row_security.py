@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -28,16 +26,6 @@ from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session, work_once
 
 RECORDS = 40
-
-
-@pytest.fixture
-def embedder(conninfo: str, connection: Connection) -> Iterator[str]:
-    """A role that may do all that a worker does, and is subject to policies."""
-    connection.execute("drop role if exists embedder; create role embedder login password 'x'")
-    connection.execute("grant usage on schema pgembed, public to embedder")
-    connection.execute("grant all on all tables in schema pgembed to embedder")
-    yield make_conninfo(conninfo, user="embedder", password="x")
-    connection.execute("drop owned by embedder cascade; drop role embedder")
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
+from pgqueue_embed.lifecycle.alter import Changes
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from tests.support import altering
 from tests.support.columns import assert_column_converged, into_column, whole_chunker
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import FakeDevice
@@ -44,10 +45,7 @@ def embed(session: Session, pipeline: Pipeline) -> None:
 
 def begin(connection: Connection, pipeline: Pipeline, changes: Changes = OTHER_MODEL) -> Pipeline:
     """Make a next generation and queue its records."""
-    successor = alter(connection, pipeline, changes)
-    assert successor is not None
-    catch_up(connection, pipeline, successor)
-    return successor
+    return altering.begin(connection, pipeline, changes)
 
 
 def shape(connection: Connection) -> list[tuple[object, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,14 @@ def make_pipeline(
     records = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
     return create_pipeline(connection, spec, records, model)
+
+
+def queue_all(connection: Connection, documents: Sequence[str], **fields: Any) -> Pipeline:
+    """Make a source of `documents` and a pipeline over it, and queue every record."""
+    make_source(connection, documents)
+    pipeline = make_pipeline(connection, **fields)
+    assert enqueue(connection, pipeline, Selection()) == len(documents)
+    return pipeline
 
 
 def queue_documents(

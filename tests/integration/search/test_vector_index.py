@@ -30,6 +30,7 @@ from pgqueue_embed.vector_search.index import (
 )
 from pgqueue_embed.vector_search.index_build import build_index, read_progress
 from pgqueue_embed.vector_search.index_plan import IndexOptions
+from tests.support.building import build_waits
 from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.corpus import make_source, texts
@@ -62,12 +63,6 @@ def someone_writes(conninfo: str, pipeline: Pipeline) -> Iterator[Connection]:
     with connect(conninfo) as writer, writer.transaction():
         writer.execute(sql.SQL("update {} set tokens = tokens").format(target))
         yield writer
-
-
-def waits(connection: Connection, pipeline: Pipeline) -> bool:
-    """Return whether a build has made its index and waits for somebody who writes."""
-    progress = read_progress(connection, pipeline)
-    return progress is not None and progress.waits_for_pid is not None
 
 
 @pytest.mark.on_both_servers(every_case=True)
@@ -234,7 +229,7 @@ def test_whoever_asks_it_to_leave_cancels_the_build_and_leaves_nothing_behind(
         # Whoever runs the tests in the background of a shell has SIGINT ignored, and hands that on.
         listen = functools.partial(signal.signal, number, signal.SIG_DFL)
         process = subprocess.Popen(command, env=environment, preexec_fn=listen)
-        wait_until(lambda: waits(connection, reports), "the build waits for the writer")
+        wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
         assert vector_indexes(connection, reports)[0].valid is False
         process.send_signal(number)
         wait_until(lambda: read_progress(connection, reports) is None, "the build is cancelled")
@@ -250,7 +245,7 @@ def test_a_build_whose_client_was_killed_ends_and_the_next_one_is_not_refused(
     environment = {**os.environ, "PGEMBED_DSN": conninfo}
     with someone_writes(conninfo, reports):
         process = subprocess.Popen(command, env=environment)
-        wait_until(lambda: waits(connection, reports), "the build waits for the writer")
+        wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
         process.kill()
         process.wait(timeout=30)
         wait_until(lambda: read_progress(connection, reports) is None, "the server gives it up")
@@ -278,7 +273,7 @@ def test_what_could_not_be_cleaned_up_is_replaced_by_the_next_build(
     with someone_writes(conninfo, reports), connect(conninfo) as builder:
         thread = threading.Thread(target=build_in_vain, args=(builder,))
         thread.start()
-        wait_until(lambda: waits(connection, reports), "the build waits for the writer")
+        wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
         connection.execute("select pg_cancel_backend(%s)", (builder.info.backend_pid,))
         thread.join()
     assert "the index was not built" in str(failures[0])
@@ -296,7 +291,7 @@ def test_two_builds_at_once_do_not_drop_each_others_index(
         thread = threading.Thread(target=build, args=(builder, reports))
         with someone_writes(conninfo, reports):
             thread.start()
-            wait_until(lambda: waits(connection, reports), "the build waits for the writer")
+            wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
             progress = read_progress(connection, reports)
             assert progress is not None
             assert progress.waits_for_pid is not None
