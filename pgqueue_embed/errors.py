@@ -17,7 +17,7 @@ PgembedError               500 one line for a person: what, why and the way out
 │   └── RoleFault          403 it refuses this role alone: this worker leaves the pipeline out
 │       ├── MissingRight       it lacks a right, whose GRANT the message has
 │       └── UntrustedCode      code of a role with fewer rights would run with this one's
-├── PipelineReplaced       503 its next generation took over meanwhile; worth trying again
+├── PipelineReplaced       503 its next generation replaced it meanwhile; worth trying again
 ├── SearchTimeout          503 a search took longer than it may; worth trying again
 ├── LeaseLost                  the server took the claim back; nothing was written
 │   └── LeaseExpired           this process made no progress for a whole lease
@@ -137,7 +137,7 @@ class UntrustedCode(UsageError, RoleFault):
 
 
 class PipelineReplaced(PgembedError):
-    """The next generation of a pipeline took over while it was read or queued."""
+    """The next generation replaced a pipeline while it was read or queued."""
 
     status = 503
 

@@ -20,7 +20,7 @@ where ctid = any(array(
 def finish(connection: Connection, pipeline: Pipeline) -> None:
     """Remove what is left of the generation that `pipeline` has replaced; nothing twice.
 
-    Work that was queued for it in the very moment of the switch is taken over.
+    Work that was queued for it in the very moment of the switch is given to its successor.
     """
     old_id = pipeline.successor_of
     if old_id is None or _is_there(connection, old_id):

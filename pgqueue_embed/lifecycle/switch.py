@@ -73,7 +73,7 @@ def switch(
 
     Raises NotComplete if records wait after `patience_seconds` still, UsageError when there is no
     next generation, when records failed in it that the old one has (not with `force`), or when
-    something of the old table cannot be taken over.
+    something of the old table cannot be carried over.
     """
     successor = successor_of(connection, pipeline)
     if successor is None:
@@ -238,7 +238,7 @@ def _exchange(
     if not force:
         check_failures(connection, pipeline, successor, retried_too=True)
     _lock_targets(connection, pipeline, successor)
-    # Waits for those who write to the source: what they have queued can be taken over then.
+    # Waits for those who write to the source: what they have queued can be moved then.
     capture.drop_functions(connection, pipeline)
     replacement_of(pipeline, successor).exchange(connection)
     _exchange_rows(connection, pipeline, successor)

@@ -105,7 +105,7 @@ class SearchService:
         return await self._rounds.find(pipeline, encoded.vectors[0], search.request, search.filter)
 
     async def _retried(self, name: str, read: Callable[[Pipeline], Awaitable[Answer]]) -> Answer:
-        """Return what is read of a pipeline as it is, whichever generation takes over meanwhile."""
+        """Return what is read of a pipeline as it is, whichever generation that is by now."""
         for tries_left in reversed(range(TRIES)):
             pipeline = await self.pipeline(name)
             try:

@@ -77,7 +77,7 @@ def search(
     They are nearest to a query's vector, of shape (dimensions,), or to a record, which is not found
     itself. With `score` the first of them are ordered by that. Nothing of it stays in the session.
     Raises PipelineReplaced if the next generation, to which the query's vector may mean nothing,
-    has just taken over; UsageError for a request that cannot be, NotFound for a record without
+    has just replaced it; UsageError for a request that cannot be, NotFound for a record without
     vectors, MissingRight for what may not be read, SetupError for a table that is not there, and
     SearchTimeout for what took too long, or waited too long for a lock.
     """

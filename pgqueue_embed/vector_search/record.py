@@ -51,7 +51,7 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
     """Return the stored chunks of a record in order, MOST_CHUNKS at most; none without it.
 
     `key` is as in a hit. Raises PipelineFault where the target may not be read, PipelineReplaced
-    where another generation has taken over, and psycopg's DataError for what can be no key.
+    where another generation has replaced it, and psycopg's DataError for what can be no key.
     """
     columns = pipeline.spec.columns
     query = sql.SQL(READ).format(

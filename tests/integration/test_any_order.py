@@ -195,7 +195,7 @@ class Pipelines:
         self._read_pipelines()
 
     def settle(self) -> None:
-        """Work on both generations until the next one takes over, and ask the oracle."""
+        """Work on both generations until the next one replaces the old, and ask the oracle."""
         if not capture.is_on(self.connection, self.pipeline):
             enqueue(self.connection, self.pipeline, Selection())
         while self.successor is not None:

@@ -1,4 +1,4 @@
-"""A switch of generations looks into ledger and queue, and takes over what waits."""
+"""A switch of generations looks into ledger and queue, and moves what waits."""
 
 from __future__ import annotations
 

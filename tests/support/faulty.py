@@ -28,7 +28,7 @@ RECORDS = 6
 NEIGHBOURS = 2
 
 
-# What fails, and where. Each statement is executed once the sick pipeline has been embedded, and
+# What fails, and where. Each statement is executed once the failing pipeline has been embedded, and
 # all of its records have changed since.
 RAISING = """
 create or replace function public.refuse(id bigint, says text) returns boolean
@@ -182,12 +182,12 @@ def make_sick_and_neighbour(connection: Connection, session: Session) -> None:
         " from public.base where public.refuse(id, 'row')"
     )
     make_source(connection, texts(NEIGHBOURS), table="notes")
-    sick = make_pipeline(connection, max_attempts=2, where="public.refuse(id, 'where')")
+    failing = make_pipeline(connection, max_attempts=2, where="public.refuse(id, 'where')")
     neighbour = make_pipeline(connection, Table(schema="public", name="notes"), name="notes")
-    enqueue(connection, sick, Selection())
-    drain(session, sick)
+    enqueue(connection, failing, Selection())
+    drain(session, failing)
     connection.execute("update public.base set body = 'Changed. ' || body")
-    enqueue(connection, sick, Selection())
+    enqueue(connection, failing, Selection())
     enqueue(connection, neighbour, Selection())
 
 

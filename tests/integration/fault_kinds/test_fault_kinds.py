@@ -1,6 +1,6 @@
 """Errors by SQLSTATE and origin, and what becomes of pipeline, record and neighbour.
 
-A neighbour of the sick pipeline is embedded in every case, and the worker never ends by itself.
+A neighbour of the failing pipeline is embedded in every case, and the worker never ends by itself.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def test_error_of_the_source_pauses_its_pipeline_alone(
     origin: str,
     codes: tuple[str, ...],
 ) -> None:
-    sick, neighbour = pipelines
+    failing, neighbour = pipelines
     ORIGINS[origin].arrange(connection, codes[0])
     with working(conninfo, pipelines):
         for code in codes:
             ORIGINS[origin].change(connection, code)
             queue_changed(connection, neighbour, code, "notes")
-            resume_pipeline(connection, sick)
+            resume_pipeline(connection, failing)
             wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
             wait_until(lambda: state(connection)[0] == "paused", f"{code} pauses")
             reason = state(connection)[1] or ""
@@ -107,11 +107,11 @@ def test_error_of_the_source_pauses_its_pipeline_alone(
 def test_error_of_the_target_makes_a_dead_letter_of_its_record(
     connection: Connection, conninfo: str, pipelines: list[Pipeline], origin: str
 ) -> None:
-    sick, neighbour = pipelines
+    failing, neighbour = pipelines
     said = {"3": "the target table refused it: no vectors at all"}
     with working(conninfo, pipelines):
         for number, code in enumerate(refused_by(origin)):
-            queue_changed(connection, sick, f"well before {code}", "base")
+            queue_changed(connection, failing, f"well before {code}", "base")
             wait_until(lambda: pending(connection, "reports") == 0, f"{code}: all is well before")
             assert letters(connection) == {}
             charged_before = charged(connection)
@@ -120,13 +120,13 @@ def test_error_of_the_target_makes_a_dead_letter_of_its_record(
             arrange(connection, code)
             if origin == "target clear":
                 connection.execute("update public.base set body = '' where id = 3")
-            enqueue(connection, sick, Selection())
+            enqueue(connection, failing, Selection())
             queue_changed(connection, neighbour, code, "notes")
             wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
             wait_until(lambda: pending(connection, "reports") == 0, f"{code}: others are done")
             assert state(connection) == ("active", None), code
             assert letters(connection) == said, code
-            assert charged(connection) - charged_before == sick.spec.max_attempts, code
+            assert charged(connection) - charged_before == failing.spec.max_attempts, code
             connection.execute(RAISING.format(where="false", code="P0001"))
 
 
@@ -134,16 +134,16 @@ def test_error_of_the_target_makes_a_dead_letter_of_its_record(
 def test_server_that_is_away_is_waited_for_and_starves_nobody(
     connection: Connection, conninfo: str, pipelines: list[Pipeline], origin: str
 ) -> None:
-    sick, neighbour = pipelines
+    failing, neighbour = pipelines
     ORIGINS[origin].arrange(connection, AWAY[0])
     with working(conninfo, pipelines) as shared:
         for code in AWAY:
             ORIGINS[origin].change(connection, code)
-            before = clock(shared, sick)
+            before = clock(shared, failing)
             queue_changed(connection, neighbour, code, "notes")
             wait_until(lambda: pending(connection, "notes") == 0, f"{code}: a neighbour is done")
             # Of three turns, one may have begun before.
-            charged_to = lambda most=before + 50: clock(shared, sick) > most  # noqa: E731
+            charged_to = lambda most=before + 50: clock(shared, failing) > most  # noqa: E731
             wait_until(charged_to, f"{code}: its turns are charged")
             assert state(connection) == ("active", None), code
             assert (letters(connection), charged(connection)) == ({}, 0), code

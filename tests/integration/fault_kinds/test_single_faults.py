@@ -143,14 +143,14 @@ def test_command_says_in_one_line_what_a_function_of_the_source_raises(
 ) -> None:
     from pgqueue_embed.errors import PgembedError
 
-    sick, _ = pipelines
+    failing, _ = pipelines
     assert [each.name for each in load_pipelines(connection)] == ["reports", "notes"]
     for code in ("27000", "57014", "P0001", "XX000", "42501"):
         ORIGINS["source's own condition"].arrange(connection, code)
         with pytest.raises(
             PgembedError, match=r"public\.reports.*: no (text|row|where) at all"
         ) as raised:
-            commands(sick)[command](connection)
+            commands(failing)[command](connection)
         assert "\n" not in str(raised.value)
 
 
