@@ -206,6 +206,12 @@ def test_every_option_in_inline_code_exists(document: Path) -> None:
     assert named - every_option() == set()
 
 
+def test_every_option_is_named_in_a_document() -> None:
+    text = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    long = {option for option in every_option() if option.startswith("--")}
+    assert long - set(OPTION.findall(text)) == set()
+
+
 def option_tables() -> Iterator[tuple[list[str], list[str], str]]:
     """Yield (commands, options, cell of defaults) for each row of README's option tables."""
     for header, *rows in tables(README):
