@@ -42,7 +42,7 @@ class LightEncoder:
         ids = self.tokenizer.encode(self.prompt + text).ids
         if len(ids) > self._most_tokens or self._has_control(text):
             return None
-        # What is no number is found in the vector.
+        # NaN is found in the vector.
         with np.errstate(all="ignore"):
             vector = self._network.vector(np.array(ids, np.int64))
         unit: Vectors = unit_rows(vector[None])[0]

@@ -48,7 +48,7 @@ def check_type(flag: str, value: Any, type_: type) -> None:
 def check_within(
     flag: str, value: Any, type_: type, least: float, most: float, wanted: str
 ) -> None:
-    """Raise UsageError for what is no number from `least` to `most`, which are `wanted`."""
+    """Raise UsageError for all but numbers from `least` to `most`, which are `wanted`."""
     check_type(flag, value, type_)
     # NaN is in none.
     if not least <= value <= most:
