@@ -14,6 +14,7 @@ from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.cli.search_order import Order
+from pgqueue_embed.vector_search.request import SearchRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pgqueue_embed.db.session import Connection
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.hit import Hit
-    from pgqueue_embed.vector_search.request import SearchRequest
 
 # Longer lines are hard to read, however wide the terminal is.
 MAX_WIDTH = 100
@@ -70,9 +70,9 @@ def search(
     conninfo: str,
     name: PipelineName,
     query: Query,
-    limit: Limit = 5,
-    offset: Offset = 0,
-    threshold: Threshold = 0.0,
+    limit: Limit = SearchRequest.limit,
+    offset: Offset = SearchRequest.offset,
+    threshold: Threshold = SearchRequest.threshold,
     where: Where = None,
     columns: Columns = None,
     per_record: PerRecord = False,
@@ -95,8 +95,6 @@ def search(
     """
     # Read when numpy is first imported. In one short text, its threads wait more than they compute.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from pgqueue_embed.vector_search.request import SearchRequest
-
     request = SearchRequest(
         limit=limit,
         offset=offset,

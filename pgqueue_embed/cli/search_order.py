@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgqueue_embed.vector_search.request import SearchRequest
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -71,7 +73,7 @@ class Order:
     """In which order hits are shown."""
 
     rerank: Rerank = None
-    rerank_top: RerankTop = 50
+    rerank_top: RerankTop = SearchRequest.rerank_top
     mmr: Mmr = None
     device: Device = "auto"
     hybrid: Hybrid = False
