@@ -14,13 +14,9 @@ from pgqueue_embed.claim.size import MAX_CLAIM_BYTES, MAX_CLAIM_ITEMS, ClaimSize
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
-from pgqueue_embed.queue.claims import (
-    claim_items,
-    claim_transaction,
-    claimable_pipelines,
-    finish_items,
-)
+from pgqueue_embed.queue.claims import claim_items, claimable_pipelines, finish_items
 from pgqueue_embed.queue.deleted import enqueue_deleted
+from pgqueue_embed.queue.lease import claim_transaction
 from tests.support.corpus import make_source, texts
 from tests.support.pipelines import make_pipeline
 from tests.support.working import drain, open_session

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
-from pgqueue_embed.queue.claims import claim_items, claim_transaction, finish_items, log_attempts
+from pgqueue_embed.queue.claims import claim_items, finish_items, log_attempts
+from pgqueue_embed.queue.lease import claim_transaction
 
 LEASE_SECONDS = 60.0
 

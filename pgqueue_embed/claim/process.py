@@ -35,13 +35,12 @@ from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.claims import (
     Claim,
     claim_items,
-    claim_transaction,
     delete_attempts,
     finish_items,
     log_attempts,
-    renew,
 )
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
+from pgqueue_embed.queue.lease import claim_transaction, renew
 from pgqueue_embed.queue.source_comparison import SLICE_RECORDS as COMPARED_RECORDS
 from pgqueue_embed.queue.source_comparison import compare_slice, comparisons
 from pgqueue_embed.queue.work_items import WorkItem, add_items, alike

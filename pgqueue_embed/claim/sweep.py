@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.claims import Claim, renew
+from pgqueue_embed.queue.claims import Claim
 from pgqueue_embed.queue.deleted import check_doubt, find_deleted, look_through, queue_deleted
+from pgqueue_embed.queue.lease import renew
 from pgqueue_embed.queue.told import Told
 from pgqueue_embed.queue.work_items import WorkItem
 

@@ -14,8 +14,9 @@ from pgqueue_embed.pipeline.catalog import load_pipeline, pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import deleted
 from pgqueue_embed.queue.capture import install
-from pgqueue_embed.queue.claims import claim_items, claim_transaction, log_attempts
+from pgqueue_embed.queue.claims import claim_items, log_attempts
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.lease import claim_transaction
 from tests.support.corpus import delete_records, texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged

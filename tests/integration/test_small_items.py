@@ -13,13 +13,13 @@ from pgqueue_embed.queue.claim_cursor import NEARBY_ITEMS, ClaimCursor
 from pgqueue_embed.queue.claims import (
     Claim,
     claim_items,
-    claim_transaction,
     claimable_pipelines,
     finish_items,
     log_attempts,
 )
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
+from pgqueue_embed.queue.lease import claim_transaction
 from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged

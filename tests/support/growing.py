@@ -12,8 +12,9 @@ from pgqueue_embed.monitoring.snapshot import read_snapshot
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec_checks import NEXT_NAME
 from pgqueue_embed.queue import dead_letters
-from pgqueue_embed.queue.claims import claim_items, claim_transaction, claimable_pipelines
+from pgqueue_embed.queue.claims import claim_items, claimable_pipelines
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.lease import claim_transaction
 from pgqueue_embed.target import target_of
 from tests.support.corpus import make_source
 from tests.support.pipelines import make_pipeline

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
+import pytest
+
 import pgqueue_embed
 
 PACKAGE = Path(pgqueue_embed.__file__).parent
@@ -78,3 +80,17 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert {name for name, count in names.items() if count > 1} == FACES
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "file"),
+    [
+        ("where the retry delay is computed", "queue/retry_delay.py"),
+        ("what a lost lease does", "queue/lease.py"),
+        ("what `status` prints", "cli/status.py"),
+        ("how a trigger is made", "queue/triggers.py"),
+        ("where the query vector comes from", "vector_search/query_vector.py"),
+    ],
+)
+def test_newcomers_find_a_behaviour_by_the_name_of_a_file(behaviour: str, file: str) -> None:
+    assert (PACKAGE / file).is_file(), behaviour

@@ -14,15 +14,14 @@ from pgqueue_embed.queue import claims
 from pgqueue_embed.queue.claim_cursor import ClaimCursor
 from pgqueue_embed.queue.claims import (
     claim_items,
-    claim_transaction,
     claimable_pipelines,
     delete_attempts,
     finish_items,
     is_drained,
     log_attempts,
-    renew,
 )
 from pgqueue_embed.queue.housekeeping import clean_up
+from pgqueue_embed.queue.lease import claim_transaction, renew
 from pgqueue_embed.queue.work_items import Handling, add_items
 from tests.support.conditions import terminate
 from tests.support.queued import EMPTY_PIPELINE, PIPELINE, claim, count, fill, in_flight

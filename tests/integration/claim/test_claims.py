@@ -10,13 +10,8 @@ import pytest
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import LeaseLost
-from pgqueue_embed.queue.claims import (
-    claim_items,
-    claim_transaction,
-    finish_items,
-    is_drained,
-    renew,
-)
+from pgqueue_embed.queue.claims import claim_items, finish_items, is_drained
+from pgqueue_embed.queue.lease import claim_transaction, renew
 from tests.support.conditions import terminate, wait_until, wait_until_gone
 from tests.support.queued import EMPTY_PIPELINE, PIPELINE, claim, count, fill
 from tests.support.rows import one_value
