@@ -8,6 +8,7 @@ torch is to give its tracer up one day, so that whatever it raises only means: n
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,11 +35,13 @@ SAME_COSINE = 0.9999
 class OneCall:
     """Runs a pass by its operations at first, and as one call once it is usual.
 
-    A pass with a mask and one without are two. The weights are to be the same at each call.
+    A pass with a mask and one without are two. The weights are to be the same at each call. Safe to
+    use from many threads.
     """
 
     def __init__(self, run: Call) -> None:
         self._run = run
+        self._lock = threading.Lock()
         self._runs: Counter[int] = Counter()
         self._calls: dict[int, Call] = {}
 
@@ -49,8 +52,10 @@ class OneCall:
         if call is not None:
             return call(*inputs)
         vectors = self._run(weights, *inputs)
-        self._runs[kind] += 1
-        if self._runs[kind] == USUAL_RUNS:
+        with self._lock:
+            self._runs[kind] += 1
+            is_usual_now = self._runs[kind] == USUAL_RUNS
+        if is_usual_now:
             self._trace(weights, inputs, vectors)
         return vectors
 

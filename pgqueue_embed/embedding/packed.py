@@ -8,10 +8,48 @@ programs. They are not promised to users, so that whatever they raise only means
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 # From vectors, shape (..., inputs), to vectors, shape (..., outputs); tensors of torch.
 Product = Callable[[Any], Any]
+
+# The tracer knows no list of numbers, and takes a function that has one as a whole.
+_IN_A_TRACE = """
+graph(%vectors : Tensor, %packed : Tensor, %bias : Tensor?):
+  %none : str = prim::Constant[value="none"]()
+  %algorithm : str = prim::Constant[value=""]()
+  %numbers : Scalar?[] = prim::ListConstruct()
+  %found : Tensor = mkldnn::_linear_pointwise(%vectors, %packed, %bias, %none, %numbers, %algorithm)
+  return (%found)
+"""
+
+
+def pack(weight: Any) -> Any:
+    """Return a matrix, shape (outputs, inputs), as `multiply` takes it.
+
+    Raises whatever torch raises where the processor or the library cannot.
+    """
+    import torch
+
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+
+
+def multiply(vectors: Any, packed: Any, bias: Any | None) -> Any:
+    """Return the product of vectors, shape (..., inputs), with a packed matrix, and a sum."""
+    import torch
+
+    if torch.jit.is_tracing():
+        return _in_a_trace()(vectors, packed, bias)
+    return torch.ops.mkldnn._linear_pointwise(vectors, packed, bias, "none", [], "")
+
+
+@cache
+def _in_a_trace() -> Any:
+    import torch
+
+    graph = torch._C.parse_ir(_IN_A_TRACE)
+    return torch._C._create_function_from_graph("packed_product", graph)
 
 
 def packed_product(weight: Any, bias: Any | None) -> Product:
@@ -19,17 +57,8 @@ def packed_product(weight: Any, bias: Any | None) -> Product:
 
     Raises whatever torch raises where the processor or the library cannot.
     """
-    import torch
-
-    own = weight.detach().contiguous()
-    packed = torch.ops.mkldnn._reorder_linear_weight(own, None)
-    added = None if bias is None else bias.detach()
-    multiply = torch.ops.mkldnn._linear_pointwise
-
-    def product(vectors: Any) -> Any:
-        return multiply(vectors, packed, added, "none", [], "")
-
-    return product
+    packed, added = pack(weight), None if bias is None else bias.detach()
+    return lambda vectors: multiply(vectors, packed, added)
 
 
 def pack_modules(network: Any) -> None:

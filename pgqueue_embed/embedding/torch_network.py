@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pgqueue_embed.embedding.light_files import Dense, Stack
 from pgqueue_embed.embedding.network_plan import DISTANCES, POSITIONS, TYPES, WORDS
 from pgqueue_embed.embedding.one_call import OneCall
-from pgqueue_embed.embedding.packed import Product, packed_product
+from pgqueue_embed.embedding.packed import pack
 from pgqueue_embed.embedding.torch_pass import TorchPass
 
 _LOOKED_UP = {f"{name}.weight" for name in (WORDS, POSITIONS, TYPES, DISTANCES)}
@@ -29,7 +29,6 @@ class TorchNetwork:
     def __init__(self, stack: Stack) -> None:
         # Of the stack no more: what it has read of the file lies there once more.
         self._pass = partial(TorchPass, plan=stack.plan, pooling=stack.pooling, after=stack.after)
-        self._packed: dict[str, Product] = {}
         self._weights = {name: _weight(stack.weights[name]) for name in stack.plan.shapes()}
         self._one_call = self._new_call()
         for number, step in enumerate(stack.after):
@@ -46,11 +45,11 @@ class TorchNetwork:
 
     def pack(self) -> None:
         """Multiply by oneDNN from now on, and give up the weights that are packed for it."""
-        matrices = [name for name, weight in self._weights.items() if weight.dim() == 2]
-        for matrix in (name for name in matrices if name not in _LOOKED_UP):
-            name = matrix.removesuffix(".weight")
-            weight, bias = self._weights.pop(matrix), self._weights.pop(f"{name}.bias", None)
-            self._packed[name] = packed_product(weight, bias)
+        for name, weight in self._weights.items():
+            if weight.dim() == 2 and name not in _LOOKED_UP:
+                self._weights[name] = pack(weight)
+        self._pass = partial(self._pass, is_packed=True)
+        self._one_call = self._new_call()
 
     def vectors(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the vectors of texts, shape (n, dimensions).
@@ -58,18 +57,17 @@ class TorchNetwork:
         ``ids`` and ``mask`` have shape (n, length), padded on the right; without padding the mask
         is None: attention is faster so.
         """
-        kind = ids.device.type
-        # On a CPU a pass is few long operations, and autocast keeps what it has cast among passes.
-        if kind == "cpu" or torch.is_autocast_enabled(kind):
+        # Autocast keeps what it has cast among passes.
+        if torch.is_autocast_enabled(ids.device.type):
             return self.by_operations(ids, mask)
         return self.in_one_call(ids, mask)
 
     def by_operations(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the vectors, each operation called from Python."""
-        return self._pass(weights=self._weights, packed=self._packed).vectors(ids, mask)
+        return self._pass(weights=self._weights).vectors(ids, mask)
 
     def in_one_call(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the vectors, by one call once it is usual; not for weights that are packed."""
+        """Return the vectors, by one call once it is usual."""
         inputs = (ids,) if mask is None else (ids, mask)
         return self._one_call(self._weights, *inputs)
 

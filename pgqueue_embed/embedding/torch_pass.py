@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -24,7 +24,7 @@ from pgqueue_embed.embedding.network_plan import (
     WORDS,
     NetworkPlan,
 )
-from pgqueue_embed.embedding.packed import Product
+from pgqueue_embed.embedding.packed import multiply
 
 _ACTIVATIONS = {"Tanh": torch.tanh, "Identity": lambda vectors: vectors}
 _HALVES = (torch.float16, torch.bfloat16)
@@ -32,13 +32,13 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, kw_only=True)
 class TorchPass:
-    """One pass over a stack by its weights, of which ``packed`` has the products of some."""
+    """One pass over a stack by its weights, whose matrices may be packed for oneDNN."""
 
     plan: NetworkPlan
     pooling: str
     after: tuple[Dense | Normalize, ...]
     weights: Mapping[str, torch.Tensor]
-    packed: Mapping[str, Product] = field(default_factory=dict)
+    is_packed: bool = False
 
     def vectors(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return the vectors of texts, shape (n, dimensions).
@@ -111,11 +111,11 @@ class TorchPass:
         return self.weights[f"{name}.weight"]
 
     def _linear(self, name: str, vectors: torch.Tensor) -> torch.Tensor:
-        if name in self.packed:
-            product: torch.Tensor = self.packed[name](vectors)
-            return product
-        weights = self.weights
-        return functional.linear(vectors, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if not self.is_packed:
+            return functional.linear(vectors, weight, bias)
+        product: torch.Tensor = multiply(vectors, weight, bias)
+        return product
 
     def _normed(self, name: str, vectors: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]

@@ -112,16 +112,20 @@ def batches(same: Same) -> Iterator[tuple[list[Chunk], int | None]]:
 def test_pass_in_one_call_gives_the_vectors_of_its_operations(same: Same) -> None:
     import torch
 
-    network = same.light._open().network._network  # type: ignore[attr-defined]
+    opened = same.light._open().network
+    network = opened._network  # type: ignore[attr-defined]
     found = [same.light._documents.features(*each, "cpu") for each in batches(same)]
     inputs = [(each["input_ids"], each.get("attention_mask")) for each in found]
     with torch.no_grad():
-        for kind in {mask is None: (ids, mask) for ids, mask in inputs}.values():
-            for _ in range(USUAL_RUNS):
-                network.in_one_call(*kind)
-        assert set(network._one_call._calls) == {1, 2}
-        for ids, mask in inputs:
-            assert torch.equal(network.in_one_call(ids, mask), network.by_operations(ids, mask))
+        for is_packed in (False, True):
+            if is_packed:
+                opened.pack()
+            for kind in {mask is None: (ids, mask) for ids, mask in inputs}.values():
+                for _ in range(USUAL_RUNS):
+                    network.in_one_call(*kind)
+            assert set(network._one_call._calls) == {1, 2}
+            for ids, mask in inputs:
+                assert torch.equal(network.in_one_call(ids, mask), network.by_operations(ids, mask))
 
 
 def test_facts_are_those_of_the_library(same: Same) -> None:

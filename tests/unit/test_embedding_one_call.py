@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pgqueue_embed.embedding.one_call import USUAL_RUNS, OneCall
@@ -168,3 +170,29 @@ def test_weights_are_given_back_with_the_pass() -> None:
     del call, given
     assert pointer() is None
     assert held() is None
+
+
+def test_threads_that_compute_at_the_same_time_trace_a_pass_once() -> None:
+    import torch
+
+    traces: list[int] = []
+
+    def run(
+        weights: Mapping[str, torch.Tensor], ids: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if torch.jit.is_tracing():
+            traces.append(threading.get_ident())
+        return linear(weights, ids, mask)
+
+    call, given = OneCall(run), weights()
+    ids, _ = inputs(6, 10)
+    expected = linear(given, ids)
+
+    def compute(_number: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(call(given, ids), expected)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(compute, range(20 * USUAL_RUNS)))
+    assert len(traces) == 1
+    assert set(call._calls) == {1}
