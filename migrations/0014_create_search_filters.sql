@@ -52,6 +52,16 @@ begin
             message = format('the filter compares %s with null by %s', name, wrong),
             hint = 'null is compared by = and <>';
     end if;
+    -- As a text it would be another one than all that a column has.
+    select string_agg(quote_literal(comparison), ', ') into wrong
+    from jsonb_each(case jsonb_typeof(wanted) when 'object' then wanted else '{}' end)
+        as given (comparison, value)
+    where jsonb_typeof(value) = 'array' and comparison not in ('=', '<>');
+    if wrong is not null then
+        raise invalid_parameter_value using
+            message = format('the filter compares %s with a list by %s', name, wrong),
+            hint = 'a list is compared by = (one of them) and <> (none of them)';
+    end if;
     -- A list is alternatives, an object conditions of which all must hold.
     if jsonb_typeof(wanted) = 'array' then
         -- Plain values in one, of which there may be thousands, and PostgreSQL makes one look-up.
@@ -71,6 +81,10 @@ begin
     end if;
     parts := array(
         select case
+            when jsonb_typeof(value) = 'array' and key = '=' then pgembed.filter_condition(name, value)
+            when jsonb_typeof(value) = 'array' then 'not ' || pgembed.filter_condition(name, value)
+            -- PostgreSQL refuses it for a column that is none of JSON.
+            when jsonb_typeof(value) = 'object' then format('%s %s %L::jsonb', name, lower(key), value)
             when jsonb_typeof(value) <> 'null' then format('%s %s %L', name, lower(key), value #>> '{}')
             when key = '=' then name || ' is null'
             else name || ' is not null'
