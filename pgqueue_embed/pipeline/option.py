@@ -70,6 +70,8 @@ def check_names(flag: str, names: object) -> None:
     """Raise UsageError for what are no names of columns, in a list or tuple."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
         raise UsageError(f"{flag} {shown(names)}: give a list of names, each a text")
+    if "" in names:
+        raise UsageError(f"{flag} {shown(list(names))}: one of the names is empty")
 
 
 def check_where(where: object) -> None:

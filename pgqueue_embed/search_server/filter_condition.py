@@ -9,7 +9,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from pgqueue_embed.db.errors import first_line
-from pgqueue_embed.db.faults import is_given_back, is_of_the_role
+from pgqueue_embed.db.faults import is_given_back, is_of_the_role, is_raised_by_a_function
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import UsageError
@@ -30,4 +30,6 @@ def condition_of(
             raise
         run(connection, check_present(pipeline))
         hint = f"; {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise UsageError(f"{first_line(error)}{hint}") from None
+        # Our own words tell what is wrong with the filter, PostgreSQL's about its texts do not.
+        about = "" if is_raised_by_a_function(error) else "filter: "
+        raise UsageError(f"{about}{first_line(error)}{hint}") from None

@@ -191,7 +191,8 @@ def _found(
     spent = Spent()
     request = kind.request
     if kind.filter is not None:
-        request = replace(request, where=condition_of(connection, kind.pipeline, kind.filter))
+        where = condition_of(connection, kind.pipeline, kind.filter)
+        request = replace(request, where=where, condition_name="the filter")
     try:
         found = search_together(connection, kind.pipeline, vectors, request, known, spent)
     finally:

@@ -19,6 +19,7 @@ FORMS = (
 )
 
 NAME_IT_FULLY = "; what is not PostgreSQL's own is named with its schema: schema.name"
+NAME_IT_BARE = "; a column is named as it is, or as source.column"
 
 
 def refusal(connection: Connection, relation: sql.Composable, where: str) -> str | None:
@@ -47,4 +48,8 @@ def refused(connection: AnyConnection, relation: sql.Composable, where: str) -> 
 def _why(error: psycopg.Error) -> str:
     if error.diag.source_function == "exec_parse_message":
         return "it is more than one statement; a condition has no semicolon"
+    if error.diag.source_function == "exec_bind_message":
+        return "it has a parameter, $1 or another; write the value in its place"
+    if error.diag.source_function == "errorMissingRTE":
+        return first_line(error) + NAME_IT_BARE
     return first_line(error) + (NAME_IT_FULLY if isinstance(error, UNKNOWN) else "")

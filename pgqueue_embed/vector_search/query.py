@@ -28,9 +28,11 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.pipeline.catalog import currency_read
+from pgqueue_embed.pipeline.option import MOST_SHOWN
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.trust import trusted
 from pgqueue_embed.target import target_of
+from pgqueue_embed.untrusted.foreign_text import printable
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.near import LikeRecord, Near, origin_of
@@ -142,16 +144,28 @@ def nearest(
     except psycopg.Error as error:
         if request.where is None or connection.closed or is_given_back(error):
             raise
-        raise UsageError(f"--where cannot be searched by: {first_line(error)}") from None
+        raise UsageError(f"cannot search{_by_condition(request)}: {first_line(error)}") from None
 
 
 def _refused(
     pipeline: Pipeline, near: Near, request: SearchRequest, error: PipelineFault, why: str
 ) -> PgembedError:
     """Return whose fault it is: what was asked for, or the tables, which answer nobody then."""
-    says = f"cannot search {pipeline.target}: {why}"
+    says = f"cannot search {pipeline.target}"
     has_values = request.where is not None or isinstance(near, LikeRecord)
-    return UsageError(says) if has_values and not error.is_of_the_table else SetupError(says)
+    if error.is_of_the_table or not has_values:
+        return SetupError(f"{says}: {why}")
+    return UsageError(f"{says}{_by_condition(request)}: {why}")
+
+
+def _by_condition(request: SearchRequest) -> str:
+    """Return what was searched by, as it was typed."""
+    if request.where is None:
+        return ""
+    typed = (
+        f" {printable(request.where, MOST_SHOWN)}" if request.condition_name == "--where" else ""
+    )
+    return f" by {request.condition_name}{typed}"
 
 
 class _Search:

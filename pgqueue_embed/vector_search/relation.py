@@ -147,7 +147,7 @@ def related(
         yield from extension_read()  # it was dropped, and says so
     found = Relation(**parts)
     if request.where is not None:
-        yield from _check_condition(connection, pipeline, found, request.where)
+        yield from _check_condition(connection, pipeline, found, request)
     return found
 
 
@@ -170,12 +170,13 @@ def _vector(request: SearchRequest) -> list[str]:
 
 
 def _check_condition(
-    connection: AnyConnection, pipeline: Pipeline, found: Relation, where: str
+    connection: AnyConnection, pipeline: Pipeline, found: Relation, request: SearchRequest
 ) -> Steps[None]:
     """Raise UsageError, in the words of PostgreSQL, for what is no condition over `found`.
 
     And psycopg's error where tables or columns of theirs may not be read, whatever the condition.
     """
+    where = request.where or ""
     relation = sql.SQL(found.relation.replace("%", "%%"))
     why = yield from refused(connection, relation, where)
     if why is not None:
@@ -184,5 +185,6 @@ def _check_condition(
         columns = sql.SQL(", ".join(qualified for name, qualified in known if name in named))
         yield Step(sql.SQL("select {} from {} limit 0").format(columns, relation), ())
         raise UsageError(
-            f"--where is not a condition over {pipeline.source} and {pipeline.target}: {why}"
+            f"{request.condition_name} is not a condition over {pipeline.source} and"
+            f" {pipeline.target}: {why}"
         )

@@ -37,7 +37,7 @@ class SearchRequest:
     `mmr`, 1 for relevance alone to 0, the first `rerank_top` hits are ordered for variety; these
     are those that a re-ranking orders, too. With `words` the search is hybrid: what has them, by
     BM25, is fused with what is near, and `threshold` is for the latter. `lexical_weight`, 0 to 1,
-    is that of the words; None for the pipeline's.
+    is that of the words; None for the pipeline's. `condition_name` is what errors call `where`.
     """
 
     limit: int = 5
@@ -50,6 +50,7 @@ class SearchRequest:
     mmr: float | None = None
     words: str | None = None
     lexical_weight: float | None = None
+    condition_name: str = "--where"
 
     @property
     def reads_source(self) -> bool:

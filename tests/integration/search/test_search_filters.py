@@ -100,6 +100,11 @@ def test_columns_of_source_and_target_are_shown_in_their_own_type(
         ("nothing = 1", 'column "nothing" does not exist'),
         ("id", "argument of WHERE must be type boolean"),
         ("true) or (true", "syntax error"),
+        ("id = $1", "it has a parameter, $1"),
+        ("reports.id = 1", "a column is named as it is, or as source.column"),
+        ("public.reports.id = 1", "a column is named as it is, or as source.column"),
+        ("1 / (id - id) = 1", "by --where 1 / (id - id) = 1: comparing its vectors: division by"),
+        ("body like '\\'", "by --where body like '\\': "),
         (" ", "--where is empty"),
         ("true; commit; drop table public.reports", "more than one statement"),
     ],
@@ -124,6 +129,8 @@ def test_condition_changes_nothing(
 def test_unknown_column_is_named_with_those_there_are(conninfo: str, reports: Pipeline) -> None:
     with pytest.raises(UsageError, match=r"--columns colour: neither public\.reports .* made"):
         ask(conninfo, reports, columns=("colour",))
+    with pytest.raises(UsageError, match=r"^--columns \['kind', ''\]: one of the names is empty"):
+        ask(conninfo, reports, columns=("kind", ""))
 
 
 def test_vectors_in_a_column_and_keys_of_two_columns(conninfo: str, letters: Pipeline) -> None:
