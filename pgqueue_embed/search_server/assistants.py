@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from pgqueue_embed.log import Forwarding
@@ -87,7 +87,18 @@ class _Assistants(MCPServer[Any]):
         if unknown:
             there_are = ", ".join(known[name]) or "none"
             raise ToolError(f"{unknown[0]!r} is no argument of {name}; there are {there_are}")
-        return await super().call_tool(name, arguments, context)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_what_is_wrong(error.__cause__)) from None
+            raise
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """Return what is wrong with each argument in one line, without what was given for it."""
+    wrong = {str(each["loc"][0]): each["msg"] for each in error.errors(include_url=False)}
+    return "; ".join(f"{name}: {says}" for name, says in wrong.items())
 
 
 class McpDoor:

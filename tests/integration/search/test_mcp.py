@@ -54,11 +54,17 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
         ("no_such_tool", {}, "no_such_tool"),
         ("fetch_record", {"pipeline": "reports", "key": "999999"}, "no vectors of a record"),
         ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
+        ("fetch_record", {"pipeline": "reports", "key": 7}, "key: Input should be a valid string"),
+        ("fetch_record", {"pipeline": "reports"}, "key: Field required"),
+        ("search", {**SEARCH, "filter": "kind = 1"}, "filter: Input should be a valid dict"),
         ("search", {**SEARCH, "filter": {"none": 1}}, "the filter names 'none'"),
+        ("search", {**SEARCH, "filter": {"made": "soon"}}, "the filter is not a condition over"),
         ("search", {**SEARCH, "limit": 0}, "limit 0: give at least 1"),
         ("search", {**SEARCH, "hybrid": True}, "the words of reports are not indexed"),
     ):
-        assert says in tool(served, name, **arguments), name
+        answer = tool(served, name, **arguments)
+        assert says in answer, name
+        assert "\n" not in answer
 
 
 def test_assistant_may_start_it_by_itself(served: Served, shared_conninfo: str) -> None:
