@@ -76,6 +76,7 @@ def search(
             print(hit.score, hit.key, hit.chunk)
     """
     with explained():
+        _check_pipeline(pipeline)
         asked = _asked(locals(), connection, pool)
         reader = _reader(pipeline.sessions, connection, pool, keeps=where is None)
         known = _known_over(pipeline.sessions, connection, pool)
@@ -113,6 +114,7 @@ async def search_async(
         hits = await search_async(reports, "battery overheated", pool=pool)
     """
     with explained():
+        _check_pipeline(pipeline)
         asked = _asked(locals(), connection, pool)
         reader = _async_reader(pipeline.sessions, connection, pool, keeps=where is None)
         known = _known_over(pipeline.sessions, connection, pool)
@@ -120,6 +122,13 @@ async def search_async(
 
 
 REQUEST_FIELDS = tuple(each.name for each in fields(SearchRequest))
+
+
+def _check_pipeline(pipeline: object) -> None:
+    if not isinstance(pipeline, Pipeline):
+        raise UsageError(
+            f"pipeline {shown(pipeline)}: give one, such as Database(…).pipeline(name)"
+        )
 
 
 def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:

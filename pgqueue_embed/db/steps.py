@@ -125,12 +125,15 @@ def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps
     return _set_first(steps, begins=status == TransactionStatus.IDLE)
 
 
+# What a session of ours has from its beginning.
+LENT_SETTINGS = {"client_encoding": "UTF8", **SETTINGS}
+
 SET = (
     sql.SQL("select {}")
     .format(
         sql.SQL(", ").join(
             sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
-            for name, value in SETTINGS.items()
+            for name, value in LENT_SETTINGS.items()
         )
     )
     .as_string(None)
@@ -140,7 +143,8 @@ SET = (
 def _set_first(steps: Steps[Answer], *, begins: bool) -> Steps[Answer]:
     if begins:
         yield Step(READ_COMMITTED)
-    else:
+    yield Step(SET)
+    if not begins:
         [(isolation,)] = yield Step("show transaction_isolation")
         if isolation != "read committed":
             # It would take the tables of now for those of its snapshot.
@@ -148,7 +152,6 @@ def _set_first(steps: Steps[Answer], *, begins: bool) -> Steps[Answer]:
                 f"the connection is in a transaction that is {isolation}, which does not see that a"
                 " pipeline was replaced meanwhile; search outside of it"
             )
-    yield Step(SET)
     return (yield from steps)
 
 

@@ -35,6 +35,7 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"offset": 3, "threshold": 0.5, "columns": ["made", "kind"]},
     {"where": "kind = 7 and body like '%7%'", "per_record": True, "columns": "kind"},
     {"mmr": 0.6, "rerank_top": 20},
+    {"where": "body not like '%支架%'"},
     {"record": 7, "vector": None, "per_record": True},
     {"where": "set_config('application_name', 'changed', false) is not null"},
 )
@@ -42,7 +43,7 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 # What a program may have set, all of which would change what is found or how it is read.
 ODD = """
 set search_path = theirs, pg_catalog; set datestyle = 'German'; set timezone = 'Asia/Tokyo';
-set application_name = 'theirs'; set row_security = off
+set application_name = 'theirs'; set row_security = off; set client_encoding = 'sql_ascii'
 """
 NOT_OURS = """
 create schema theirs;
@@ -304,6 +305,8 @@ WRONG: tuple[tuple[int, Callable[[str], Any]], ...] = (
             *({name: value} for name in CHECKED for value in ODD_VALUES),
         )
     ),
+    (400, lambda dsn: search("reports", "words")),  # type: ignore[arg-type]
+    (400, lambda dsn: asyncio.run(search_async("reports", "words"))),  # type: ignore[arg-type]
     (404, lambda dsn: ask(search, named(dsn, "absent"), {})),
     (404, lambda dsn: ask(search, named(dsn, "reports"), {"vector": None, "record": ROWS + 1})),
     (404, lambda dsn: Database(dsn).pipeline("absent")),
