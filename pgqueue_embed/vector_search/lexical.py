@@ -48,6 +48,11 @@ def ready(pipeline: Pipeline) -> Steps[Ready]:
     scan, is_declared, weight = rows[0] if rows else (None, False, USUAL_WEIGHT)
     if scan is not None:
         return Ready(scan=scan, weight=float(weight))
+    if pipeline.spec.into_column is not None:
+        raise UsageError(
+            f"--hybrid belongs to a target table; {pipeline.name} has its vectors in a column of"
+            f" {pipeline.source}"
+        )
     if not pipeline.spec.text:
         raise UsageError(
             f"--hybrid: {pipeline.name} stores no texts whose words could be indexed; a next"

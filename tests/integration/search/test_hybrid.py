@@ -161,7 +161,9 @@ def test_vectors_in_a_column_have_no_words(connection: Connection, conninfo: str
     connection.execute("create table public.reports as select 1 as id, 'a stent' as body")
     connection.execute("alter table public.reports add primary key (id)")
     pipeline = make_pipeline(connection, into_column="embedding", chunking="none")
-    with pytest.raises(UsageError, match="are not indexed"):
+    with pytest.raises(
+        UsageError, match=r"--hybrid belongs to .* its vectors in a column of public"
+    ):
         ask(connection, pipeline, "stent")
     for command in ("index", "alter"):
         refused = pgembed(conninfo, command, "reports", "--lexical")
