@@ -156,11 +156,16 @@ def _find(
     vector, unknown_share = _encoded(pipeline, query, model_path)
     _warn_of_unknown_words(pipeline, unknown_share)
     hits = find(connection, pipeline, vector, request, order.score(query))
-    if not hits:
+    if len(hits) < request.limit:
+        behind = request.offset + len(hits) if hits else 0
         anything = replace(
-            request, limit=1, offset=0, threshold=-1, mmr=None, words=None, lexical_weight=None
+            request, limit=1, offset=behind, threshold=-1, mmr=None, words=None, lexical_weight=None
         )
-        _say_what_would_be_found(find(connection, pipeline, vector, anything), request)
+        others = find(connection, pipeline, vector, anything)
+        if not hits:
+            _say_what_would_be_found(others, request)
+        elif others:
+            say(f"more are below the --threshold of {request.threshold:g}", err=True)
     return hits
 
 

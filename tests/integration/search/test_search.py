@@ -221,6 +221,21 @@ def test_when_nothing_reaches_the_threshold_the_best_score_is_said(
     assert behind.stderr == "--offset 99 leaves out all that there is\n"
 
 
+def test_what_the_threshold_leaves_out_is_said(
+    conninfo: str, tiny: Pipeline, tiny_model: Path
+) -> None:
+    embed_with(tiny_model, conninfo, tiny)
+    search_it = ("search", "reports", "valve", "--json", "--threshold")
+    all_of_them = pgembed(conninfo, *search_it, "-1")
+    best, other = [hit["score"] for hit in json.loads(all_of_them.stdout)]
+    assert all_of_them.stderr == ""
+    between = str((best + other) / 2)
+    fewer = pgembed(conninfo, *search_it, between)
+    assert len(json.loads(fewer.stdout)) == 1
+    assert "more are below the --threshold" in fewer.stderr
+    assert pgembed(conninfo, *search_it, between, "--limit", "1").stderr == ""
+
+
 def test_words_that_the_model_does_not_know_are_warned_about(
     conninfo: str, tiny: Pipeline, tiny_model: Path
 ) -> None:
