@@ -105,7 +105,7 @@ class NanotokenReading:
         self.sums: list[int] = sums.tolist()
 
     def tokens(self, numbers: Sequence[int]) -> NDArray[Any]:
-        """Return the tokens of the texts ``numbers``, in ascending order, as TOKEN.
+        """Return the tokens of the texts ``numbers``, ascending, as TOKEN; shape (tokens,).
 
         Raises RecordFault for texts that are not read as the tokenizer reads them.
         """

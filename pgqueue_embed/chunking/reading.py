@@ -27,7 +27,7 @@ class Reading(Protocol):
     sums: list[int]
 
     def tokens(self, numbers: Sequence[int]) -> NDArray[Any]:
-        """Return the tokens of the texts ``numbers``, in ascending order, as TOKEN."""
+        """Return the tokens of the texts ``numbers``, ascending, as TOKEN; shape (tokens,)."""
 
 
 class Reader(Protocol):
@@ -58,7 +58,7 @@ class TextReading:
         self.ids = np.fromiter(_all(each.ids for each in encodings), np.int32, self.sums[-1])
 
     def tokens(self, numbers: Sequence[int]) -> NDArray[Any]:
-        """Return the tokens of the texts ``numbers``, in ascending order, as TOKEN."""
+        """Return the tokens of the texts ``numbers``, ascending, as TOKEN; shape (tokens,)."""
         encodings = [self._encodings[number] for number in numbers]
         sums = np.array(_sums(encodings))
         counts, total = np.diff(sums), int(sums[-1])

@@ -130,7 +130,7 @@ class WordReading:
         self.ids = np.ascontiguousarray(self._tokens["id"])
 
     def tokens(self, numbers: Sequence[int]) -> NDArray[Any]:
-        """Return the tokens of the texts ``numbers``, in ascending order, as TOKEN."""
+        """Return the tokens of the texts ``numbers``, ascending, as TOKEN; shape (tokens,)."""
         is_wanted = np.zeros(len(self._firsts) - 1, np.bool_)
         is_wanted[list(numbers)] = True
         words = np.repeat(is_wanted, np.diff(self._firsts))

@@ -18,7 +18,10 @@ ELEMENT: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dt
 
 
 def vector_text(vector: NDArray[np.float32]) -> str:
-    """Return a vector as pgvector reads it; of a float32, nine digits are all of it."""
+    """Return a vector, shape (dimensions,), as pgvector reads it.
+
+    Of a float32, nine digits are all of it.
+    """
     return "[" + ",".join(["%.9g"] * len(vector)) % tuple(vector.tolist()) + "]"
 
 

@@ -40,7 +40,7 @@ class VectorCache:
             return vector
 
     def put(self, key: bytes, vector: NDArray[np.float32]) -> None:
-        """Remember a copy of a vector, and forget the oldest ones beyond the limit."""
+        """Remember a copy of a vector, shape (dimensions,); forget the oldest beyond the limit."""
         entry = vector.copy()
         with self._lock:
             if self._vectors.pop(key, None) is None:

@@ -83,7 +83,7 @@ def by_query(
 
 
 def estimates(values: NDArray[np.float64], seed: int) -> list[Mean]:
-    """Return the means of the columns of `values`, with their intervals.
+    """Return the means of `values`, shape (queries, measures), by column, with their intervals.
 
     The rows are queries, of which the same are drawn for all columns: a bootstrap, so that nothing
     is assumed of how measures are spread.

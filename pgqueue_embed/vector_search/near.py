@@ -73,7 +73,10 @@ def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
 
 
 def checked_vector(pipeline: Pipeline, given: Sequence[float] | NDArray[Any]) -> NDArray[Any]:
-    """Return a vector at length 1; raises UsageError for what none of the pipeline's model is."""
+    """Return a vector at length 1, shape (dimensions,).
+
+    Raises UsageError for what none of the pipeline's model is.
+    """
     try:
         vector = np.asarray(given, np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -33,7 +33,7 @@ def varied(
 
 
 def scaled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return scores of any scale from 0 to 1, as cosines are, so that they can be weighed."""
+    """Return scores of any scale, shape (hits,), from 0 to 1 as cosines are, to be weighed."""
     low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
     return (scores - low) / (high - low) if high > low else np.ones_like(scores)
 
