@@ -96,6 +96,7 @@ def main() -> None:
         report.tell(
             ended=exit_.reason,
             model=exit_.model,
+            settled=exit_.settled,
             left=dict(exit_.left),
             unserved=list(exit_.unserved.items()),
         )

@@ -21,7 +21,7 @@ from pgqueue_embed.db.errors import first_line, is_away
 from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
 from pgqueue_embed.errors import MachineFault, PgembedError, SetupError
 from pgqueue_embed.log import LogSettings, get_logger
-from pgqueue_embed.worker.crashes import UNEXPLAINED_CRASHES, Crash, record_crash, unexplained
+from pgqueue_embed.worker.crashes import Crash, Evidence, record_crash
 from pgqueue_embed.worker.delays import reconnect_delay_seconds, restart_delay_seconds
 from pgqueue_embed.worker.process import Orders
 from pgqueue_embed.worker.python_process import start_python
@@ -53,6 +53,7 @@ class _Process:
     device: str | None = None
     ended: str | None = None
     model: str | None = None
+    settled: int = 0
     failed: str | None = None
     exit_code: int = 1
     claims_in_hand: int | None = None
@@ -119,7 +120,7 @@ class Supervisor:
         self._process: _Process | None = None
         self._crashes_in_a_row = 0
         self._startup_crashes = 0
-        self._unexplained: list[Crash] = []
+        self._evidence = Evidence()
         self._has_worked = False
         self._failed_starts = 0
 
@@ -141,6 +142,8 @@ class Supervisor:
                 return process.ended or STOPPED
             if self._stops:
                 return STOPPED
+            if process.settled:
+                self._crashes_in_a_row, self._evidence = 0, Evidence()
             self._settings = replace(
                 self._settings, last_model=process.model, unserved=tuple(process.unserved)
             )
@@ -259,8 +262,8 @@ class Supervisor:
         """Raise MachineFault when the deaths so far say that no record is to blame."""
         # One that was ready could claim, if only there had been something to claim.
         self._startup_crashes = 0 if was_ready else self._startup_crashes + 1
-        has_committed = death is not None and death.committed
-        self._crashes_in_a_row = 1 if has_committed else self._crashes_in_a_row + 1
+        has_settled = death is not None and death.settled
+        self._crashes_in_a_row = 1 if has_settled else self._crashes_in_a_row + 1
         if self._startup_crashes >= MAX_STARTUP_CRASHES:
             raise MachineFault(
                 f"the worker process died {self._startup_crashes} times before it could claim"
@@ -268,12 +271,12 @@ class Supervisor:
             )
         if death is None:
             return
-        self._unexplained = unexplained(self._unexplained, death)
-        if len(self._unexplained) >= UNEXPLAINED_CRASHES:
+        self._evidence = self._evidence.and_(death)
+        if (died_on := self._evidence.summary) is not None:
             raise MachineFault(
-                f"the worker process died on {UNEXPLAINED_CRASHES} different sets of records with"
-                f" nothing committed in between (the last time {how}): this machine is at fault,"
-                " not the records; look at its memory and its GPU driver"
+                f"the worker process died on {died_on} with nothing embedded in between (the last"
+                f" time {how}): this machine is at fault, not the records; look at its memory and"
+                " its GPU driver"
             )
 
     def _record(self, worker_id: int, how: str) -> Crash | None:

@@ -34,12 +34,14 @@ JOIN_SECONDS = 0.25
 class WorkerExit:
     """Why a worker process ended, and the key of the model that it worked with.
 
-    `left` has the reason, by name, of each pipeline whose work a drained worker has left undone,
-    `unserved`, by id, of each that the next one is to know it would load its model for in vain.
+    `settled` is how many records it has settled. `left` has the reason, by name, of each pipeline
+    whose work a drained worker has left undone, `unserved`, by id, of each that the next one is to
+    know it would load its model for in vain.
     """
 
     reason: str
     model: str
+    settled: int
     left: Mapping[str, str]
     unserved: Mapping[int, str]
 
@@ -120,7 +122,13 @@ class Worker:
         for name, why in left.items():
             get_logger().warning("work left undone", pipeline=name, reason=why)
         unserved = served.unserved.reasons() if reason == ANOTHER_MODEL else {}
-        return WorkerExit(reason=reason, model=chosen.key, left=left, unserved=unserved)
+        return WorkerExit(
+            reason=reason,
+            model=chosen.key,
+            settled=shared.history.records_done,
+            left=left,
+            unserved=unserved,
+        )
 
     def _identity(
         self, device: DeviceThread[EmbeddingModel], served: ServedPipelines

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import MachineFault
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.queue.work_items import BULK
 from pgqueue_embed.worker import supervisor
+from pgqueue_embed.worker.crashes import DEADLY_RECORDS
+from tests.support.claims import count, queue_keys
 from tests.support.corpus import make_source, texts
 from tests.support.fakes import NOT_A_NUMBER, POISON
 from tests.support.light import Supervised, light_workers
@@ -29,6 +33,9 @@ ERRORS = {
     HANGS: r"the worker process died \d times on this record",
 }
 WORKERS = 2
+
+# A lease that no claim outlasts, however slow the machine is.
+PATIENT: dict[str, Any] = {"lease_seconds": 60.0}
 
 # A deadly record kills three times: in an ordinary claim, alone with its item, and by itself. Each
 # time the others may run into it too, in the moment before the death is written down.
@@ -76,38 +83,52 @@ def deaths(running: list[Supervised]) -> int:
 
 
 def test_two_deadly_records_alone_are_not_taken_for_a_machine_at_fault(
-    connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, conninfo: str, tmp_path: Path, quick_restarts: None
 ) -> None:
-    assert ending(connection, conninfo, tmp_path, monkeypatch, deadly=2) == "drained"
+    queue_deadly(connection, items=2)
+    assert ending(conninfo, tmp_path) == "drained"
     letters = dict(connection.execute("select key, last_error from pgembed.dead_letters"))
     assert sorted(letters) == ["1", "2"]
 
 
 def test_a_machine_that_kills_its_worker_whatever_it_embeds_stops_it(
-    connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, conninfo: str, tmp_path: Path, quick_restarts: None
 ) -> None:
-    error = ending(connection, conninfo, tmp_path, monkeypatch, deadly=5)
+    queue_deadly(connection, items=5)
+    error = ending(conninfo, tmp_path)
     assert isinstance(error, MachineFault)
-    assert "died on 3 different sets of records with nothing committed" in str(error)
-    assert one_row(connection, "select count(*) from pgembed.dead_letters") == (0,)
+    assert "died on 3 different sets of records with nothing embedded" in str(error)
+    assert count(connection, "pgembed.dead_letters") == 0
 
 
-def ending(
-    connection: Connection,
-    conninfo: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    deadly: int,
-) -> str | BaseException | None:
-    """Let one worker work on deadly records, each in an item of its own, and return its end."""
+def test_a_machine_that_kills_its_worker_is_stopped_where_it_has_claimed_all_that_waits(
+    connection: Connection, conninfo: str, tmp_path: Path, quick_restarts: None
+) -> None:
+    """After two deaths all of it is suspect, and is taken apart record by record."""
+    queue_deadly(connection, items=2, records=20)
+    error = ending(conninfo, tmp_path, concurrency=4)
+    assert isinstance(error, MachineFault)
+    assert count(connection, "pgembed.dead_letters") < DEADLY_RECORDS
+
+
+@pytest.fixture
+def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "restart_delay_seconds", lambda _crashes: 0.1)
+
+
+def queue_deadly(connection: Connection, *, items: int, records: int = 1) -> None:
+    """Queue so many items, of so many records each that kill who embeds them."""
     make_source(connection, [])
     pipeline = make_pipeline(connection)
-    for number in range(1, deadly + 1):
+    for number in range(1, items * records + 1):
         text = f"Report {number} says {EXITS}."
         connection.execute("insert into public.reports (id, body) values (%s, %s)", (number, text))
-        enqueue(connection, pipeline, Selection())
-    with light_workers(conninfo, tmp_path, 1) as running:
-        running[0].thread.join(100)
-    return running[0].error or running[0].ending
+    for first in range(1, items * records + 1, records):
+        queue_keys(connection, pipeline, *range(first, first + records), priority=BULK)
+
+
+def ending(conninfo: str, folder: Path, *, concurrency: int = 1) -> str | BaseException | None:
+    """Let one worker work until it ends, and return how."""
+    with light_workers(conninfo, folder, concurrency=concurrency, **PATIENT) as [worker]:
+        worker.thread.join(100)
+    return worker.error or worker.ending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import Embedded
+from pgqueue_embed.ledger.commits import ROLL_UP
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.worker.crashes import record_crash
+from pgqueue_embed.worker.registry import WorkerIdentity, WorkerReport, register, report_work
 from tests.support.claims import (
     count,
     items,
@@ -29,6 +32,15 @@ from tests.support.rows import one_value
 from tests.support.working import drain, work_once
 
 KILLER = "KILLER"
+IDENTITY = WorkerIdentity(device="cpu", precision="fp32", model="", concurrency=1, pipeline_ids=[])
+NOTHING_DONE = WorkerReport(
+    records=0,
+    fp32_chunks=0,
+    leases_lost=0,
+    commit_seconds_ago=None,
+    last_error=None,
+    error_seconds_ago=None,
+)
 
 
 class TestDeaths:
@@ -147,6 +159,35 @@ class TestDeaths:
         drain(session, pipeline)
         assert states(connection) == {"1": "embedded"}
         assert_converged(connection, "reports")
+
+    def test_what_was_given_up_does_not_speak_for_the_machine_and_what_was_embedded_does(
+        self, connection: Connection, session: Session
+    ) -> None:
+        pipeline = queue_documents(connection, ["kills the process"])
+        die(connection, session, pipeline)
+        work_once(session, pipeline)
+        for _ in range(2):
+            die(connection, session, pipeline, alone=True)
+            work_once(session, pipeline, alone=True)
+        work_once(session, pipeline, alone=True)
+        assert one_value(connection, "select sum(dead) from pgembed.batches") == 1
+        assert not record_crash(connection, session.worker_id, "killed").settled
+        set_text(connection, REPORTS, 1, "harmless")
+        queue_keys(connection, pipeline, 1)
+        work_once(session, pipeline)
+        assert record_crash(connection, session.worker_id, "killed").settled
+
+    def test_what_was_embedded_hours_ago_speaks_for_the_machine(
+        self, connection: Connection, session: Session
+    ) -> None:
+        pipeline = queue_documents(connection, ["harmless"])
+        worker_id = register(connection, IDENTITY)
+        drain(replace(session, worker_id=worker_id), pipeline)
+        report_work(connection, worker_id, replace(NOTHING_DONE, records=1))
+        connection.execute("update pgembed.batches set committed_at = now() - interval '2 hours'")
+        connection.execute(ROLL_UP, {"pipeline_id": pipeline.id})
+        assert one_value(connection, "select max(worker_id) from pgembed.batches") is None
+        assert record_crash(connection, worker_id, "killed").settled
 
     @pytest.mark.on_both_servers
     def test_orphans_of_a_living_worker_are_not_deaths(
