@@ -14,7 +14,7 @@ from pgqueue_embed.embedding import EmbeddingModel, Memory, keep_heap, resolve_m
 from pgqueue_embed.embedding.batch_runner import BatchRunner
 from pgqueue_embed.embedding.batch_sizes import best_size
 from pgqueue_embed.embedding.devices import describe_device, kind_of
-from pgqueue_embed.embedding.precision import AUTO, FP32, LOWEST_COSINE, Variant, candidates
+from pgqueue_embed.embedding.precision import AUTO, FP32, Variant, candidates
 from pgqueue_embed.embedding.probe import HOPELESS, in_a_line, probe
 from pgqueue_embed.embedding.shapes import SIZES_OF, plan_batches
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -221,12 +221,13 @@ def _timed(
         found = rate()
     except Exception as error:  # noqa: BLE001 - of torch or a library; the next one may do
         return _not_timed(str(variant), in_a_line(error))
+    least = variant.lowest_cosine
     return Tried(
         name=str(variant),
         cosine=cosine,
         chunks_per_second=found,
         is_taken=is_taken,
-        reason="" if cosine >= LOWEST_COSINE else f"its cosine is below {LOWEST_COSINE}",
+        reason="" if cosine >= least else f"its cosine is below {least}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pgqueue_embed.embedding.precision import FP32, LOWEST_COSINE, Variant, disagreement
+from pgqueue_embed.embedding.precision import FP32, Variant, disagreement
 from pgqueue_embed.embedding.probe import Rates, in_a_line
 
 # A variant that the probe found half as fast is not the faster one on real batches either.
@@ -71,7 +71,7 @@ def first_that_agrees(
         except Exception as error:  # noqa: BLE001 - of torch or a library; the next one may do
             refused[variant] = f"{variant} on {device} fails: {in_a_line(error)}"
             continue
-        if cosine >= LOWEST_COSINE:
+        if cosine >= variant.lowest_cosine:
             return variant, refused
         refused[variant] = disagreement(device, variant, cosine)
     return None, refused

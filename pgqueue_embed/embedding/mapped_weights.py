@@ -41,6 +41,19 @@ def map_weights(path: Path) -> tuple[Weights, set[str]]:
     return weights, header.keys() - weights.keys()
 
 
+def let_go(weight: NDArray[Any]) -> None:
+    """Give back the memory of all pages of the file that an array is of; nothing for another one.
+
+    A page is read again when it is used again.
+    """
+    base: Any = weight
+    while isinstance(base, np.ndarray):
+        base = base.base
+    content = getattr(base, "obj", None)
+    if isinstance(content, mmap.mmap):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
 def _tensor(content: mmap.mmap, begin: int, entry: dict[str, Any]) -> NDArray[Any]:
     kind = np.dtype(_KINDS[entry["dtype"]]).newbyteorder("<")
     first, end = entry["data_offsets"]

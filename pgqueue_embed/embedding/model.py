@@ -117,8 +117,9 @@ class EmbeddingModel(PlacedModel):
     ) -> EmbeddingModel:
         """Load a model in fp32 on the CPU, by torch's own products: what others are compared with.
 
-        It is there a quarter of a second sooner than where faster ones are looked for. Raises
-        ModelError for a model that cannot be loaded or computes wrong vectors here.
+        It is there sooner than where faster ones are looked for: by a probe, and by all canaries,
+        which a large model computes for seconds. Raises ModelError for a model that cannot be
+        loaded.
         """
         device = choose_device("cpu")
         model = cls(resolved, use, compare=compare)

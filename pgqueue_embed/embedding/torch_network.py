@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from numpy.typing import NDArray
 
 from pgqueue_embed.embedding.light_files import Dense, Stack
+from pgqueue_embed.embedding.mapped_weights import let_go
 from pgqueue_embed.embedding.network_plan import DISTANCES, POSITIONS, TYPES, WORDS
 from pgqueue_embed.embedding.one_call import OneCall
 from pgqueue_embed.embedding.packed import pack
@@ -29,6 +31,8 @@ class TorchNetwork:
     def __init__(self, stack: Stack) -> None:
         # Of the stack no more: what it has read of the file lies there once more.
         self._pass = partial(TorchPass, plan=stack.plan, pooling=stack.pooling, after=stack.after)
+        # It is there as long as a weight is used where it lies in the file.
+        self._in_file = ref(stack.weights[f"{WORDS}.weight"])
         self._weights = {name: _weight(stack.weights[name]) for name in stack.plan.shapes()}
         self._one_call = self._new_call()
         for number, step in enumerate(stack.after):
@@ -50,6 +54,8 @@ class TorchNetwork:
                 self._weights[name] = pack(weight)
         self._pass = partial(self._pass, is_packed=True)
         self._one_call = self._new_call()
+        if (in_file := self._in_file()) is not None:
+            let_go(in_file)
 
     def vectors(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the vectors of texts, shape (n, dimensions).

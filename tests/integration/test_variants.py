@@ -46,6 +46,7 @@ from pgqueue_embed.search_server.encoders import open_model
 from tests.support import opened_models
 from tests.support.models import make_table_model, make_tiny_model
 from tests.support.opened_models import by_library, chunks_of
+from tests.support.resident import has_maps, resident_bytes
 from tests.support.variants import found_fastest
 
 SAME = 0.99999
@@ -125,6 +126,17 @@ def test_fp32_is_computed_by_the_faster_products_but_for_what_others_are_compare
     assert of_queries._model.choice.variant == FP32_PACKED
 
 
+@pytest.mark.skipif(not has_maps(), reason="this system does not tell what is resident of a file")
+def test_weights_that_are_packed_are_in_memory_once(tmp_path: Path) -> None:
+    """Those of the file, which were read to be packed, would be there as well."""
+    folder = make_tiny_model(tmp_path / "model", dimensions=256)
+    network = EmbeddingModel(resolve_model(str(folder)))._network
+    file = folder / "model.safetensors"
+    assert resident_bytes(file) > 0
+    network.pack()
+    assert resident_bytes(file) == 0
+
+
 def test_variants_that_fail_or_disagree_are_passed_over_and_named(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -147,7 +159,7 @@ def test_variants_that_fail_or_disagree_are_passed_over_and_named(
     assert model.choice.refused == (BF16_PACKED, BF16_WEIGHTS, FP32_PACKED)
     assert model.notes == (
         "bf16 weights, oneDNN on cpu fails: no such operator",
-        "bf16 weights on cpu does not agree with fp32 on the CPU (lowest cosine 0.0000, needed"
+        "bf16 weights on cpu does not agree with fp32 on the CPU (lowest cosine 0.00000, needed"
         " 0.999)",
         "fp32, oneDNN on cpu fails: no such operator",
     )

@@ -18,7 +18,6 @@ from pgqueue_embed.embedding.precision import (
     BF16_WEIGHTS,
     FP32,
     FP32_PACKED,
-    LOWEST_COSINE,
     Variant,
     candidates,
 )
@@ -55,6 +54,17 @@ def test_nothing_is_tried_that_is_clearly_slower_than_what_is_simpler(
     assert all(AS_GOOD * found[each] <= found[FP32] for each in left)
 
 
+def test_fp32_by_other_products_has_to_agree_more_nearly_than_a_lower_precision() -> None:
+    near = 0.9999  # what bf16 may reach, which a library may compute where fp32 is asked for
+    assert first_that_agrees([BF16, FP32], "cpu", lambda _: near)[0] == BF16
+    taken, refused = first_that_agrees(
+        [FP32_PACKED, FP32], "cpu", {FP32_PACKED: near, FP32: 1.0}.__getitem__
+    )
+    assert taken == FP32
+    assert "cosine 0.9999" in refused[FP32_PACKED]
+    assert "needed 0.99999" in refused[FP32_PACKED]
+
+
 @given(rates(), st.data())
 def test_the_first_that_agrees_is_taken_whatever_the_others_do(
     found: dict[Variant, float], data: st.DataObject
@@ -74,7 +84,7 @@ def test_the_first_that_agrees_is_taken_whatever_the_others_do(
     agreeing = [
         each
         for each, result in outcomes.items()
-        if isinstance(result, float) and result >= LOWEST_COSINE
+        if isinstance(result, float) and result >= each.lowest_cosine
     ]
     assert taken == (agreeing[0] if agreeing else None)
     assert asked == [*refused, *([taken] if taken else [])]
