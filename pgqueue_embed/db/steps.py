@@ -7,9 +7,11 @@ setting nor a lock of ours stays behind.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import sql
@@ -100,16 +102,35 @@ def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
 
 def read_on(connection: psycopg.Connection[Any], steps: Steps[Answer]) -> Answer:
     """Run `steps` so that they leave nothing behind, on a session of ours or of a user's."""
-    steps = _with_our_settings(connection, steps)
-    with connection.transaction(force_rollback=True):
-        return run(connection, steps)
+    with _alone(connection):
+        steps = _with_our_settings(connection, steps)
+        with connection.transaction(force_rollback=True):
+            return run(connection, steps)
 
 
 async def read_on_async(connection: psycopg.AsyncConnection[Any], steps: Steps[Answer]) -> Answer:
     """Do what `read_on` does."""
-    steps = _with_our_settings(connection, steps)
-    async with connection.transaction(force_rollback=True):
-        return await run_async(connection, steps)
+    with _alone(connection):
+        steps = _with_our_settings(connection, steps)
+        async with connection.transaction(force_rollback=True):
+            return await run_async(connection, steps)
+
+
+_in_use: WeakSet[AnyConnection] = WeakSet()
+
+
+@contextmanager
+def _alone(connection: AnyConnection) -> Iterator[None]:
+    """Use a connection in the block; what two send at once would be in one another's savepoints."""
+    if connection in _in_use:
+        raise UsageError(
+            "the connection is in another search at this moment; give each its own, or a pool"
+        )
+    _in_use.add(connection)
+    try:
+        yield
+    finally:
+        _in_use.discard(connection)
 
 
 def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:

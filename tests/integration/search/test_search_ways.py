@@ -133,6 +133,24 @@ def test_a_connection_that_cannot_be_searched_over_is_refused(
         ask(search, face, {}, pool=pool)
 
 
+def test_a_connection_takes_one_search_at_a_time(conninfo: str, reports: Pipeline) -> None:
+    face = Database(conninfo).pipeline(reports.name)
+
+    async def at_once() -> list[Any]:
+        async with await psycopg.AsyncConnection.connect(conninfo) as own:
+            some = [ask(search_async, face, {}, connection=own) for _ in range(3)]
+            found = await asyncio.gather(*some, return_exceptions=True)
+            assert own.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            return [*found, await ask(search_async, face, {}, connection=own)]
+
+    first, *refused, later = asyncio.run(at_once())
+    assert len(first) == 7
+    assert first == later
+    for each in refused:
+        assert isinstance(each, UsageError)
+        assert "in another search at this moment; give each its own, or a pool" in str(each)
+
+
 def test_sessions_are_kept_for_the_next_search_and_replaced_when_lost(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
