@@ -87,7 +87,11 @@ def _of_qrels(text: str, place: str) -> Judgements:
     for number, line in enumerate(_lines(text), start=1):
         if line.strip():
             query, key, relevance = _qrel(line, f"{place}, line {number}")
-            found.setdefault(query, {})[key] = relevance
+            judged = found.setdefault(query, {})
+            if judged.setdefault(key, relevance) != relevance:
+                raise UsageError(
+                    f"{place}, line {number}: query {query} has another relevance of {key}, above"
+                )
     return found
 
 
@@ -132,12 +136,22 @@ def _relevance(value: Any, place: str) -> float:
 
 def _json(text: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{place} is not a JSON object")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raises ValueError for one of whose values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def _read(path: Path, option: str, most_bytes: int) -> str:
