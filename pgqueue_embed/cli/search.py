@@ -14,7 +14,7 @@ from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.cli.search_order import Order
-from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def search(
 
         print_json([hit_json(hit, request) for hit in hits or ()])
     elif hits is None:
-        say(f"{name} has no vectors yet; embed some: pgembed work")
+        say(no_vectors(name))
     else:
         show_hits(hits)
 

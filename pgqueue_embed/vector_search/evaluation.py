@@ -17,7 +17,7 @@ from pgqueue_embed.vector_search.index import count_vectors, vector_indexes
 from pgqueue_embed.vector_search.kept import keep
 from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.relation import Relation, relation_of
-from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
 
 # What is tried, in steps of about a third; pgvector takes 1,000 at most.
 EF_SEARCH = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 800, 1000)
@@ -117,7 +117,7 @@ def evaluate(
     without queries, or without an HNSW index that searches are ordered by.
     """
     if not queries:
-        raise UsageError(f"{pipeline.name} has no vectors to evaluate; embed some: pgembed work")
+        raise UsageError(no_vectors(pipeline.name))
     relation = relation_of(connection, pipeline, SearchRequest(limit=k))
     if relation is None:
         raise UsageError(f"{pipeline.name} was replaced or dropped just now; evaluate again")

@@ -13,6 +13,7 @@ from pgqueue_embed.pipeline.option import (
     check_where,
     check_within,
 )
+from pgqueue_embed.untrusted.shell import command
 
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
@@ -78,3 +79,9 @@ class SearchRequest:
         check_within("--hybrid-weight", self.lexical_weight, float, 0, 1, WEIGHTS)
         if self.words is None:
             raise UsageError("--hybrid-weight is of a hybrid search; add --hybrid")
+
+
+def no_vectors(name: str) -> str:
+    """Return what a person is told who searches a pipeline that has nothing to find."""
+    queueing = command("enqueue", name)
+    return f"{name} has no vectors yet; embed some: pgembed work (where none wait: {queueing})"

@@ -23,7 +23,7 @@ from pgqueue_embed.source.passages import Passage, WantedPassage, read_passages
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.query import has_vectors, search
 from pgqueue_embed.vector_search.query_vector import encoder_of
-from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
 from pgqueue_embed.web.failures import marked_parts
 from pgqueue_embed.web.rights import lacking_to_search
 from pgqueue_embed.web.site import Site
@@ -178,7 +178,7 @@ class Searching:
         while True:
             pipeline = load_pipeline(connection, asked.pipeline)
             if not has_vectors(connection, pipeline):
-                return Answer(note=f"{pipeline.name} has no vectors yet; embed some: pgembed work")
+                return Answer(note=no_vectors(pipeline.name))
             encoder = encoder_of(pipeline)
             vector = encoder.encode(asked.query, pipeline.spec.truncate_dim)
             with suppress(PipelineReplaced):

@@ -197,7 +197,7 @@ def test_ivfflat_and_empty_tables_are_said(
     build(connection, reports, method="ivfflat")
     assert "the ef_search of an hnsw index" in (pgembed(conninfo, *ENOUGH).error or "")
     connection.execute("truncate public.reports_chunks")
-    assert "reports has no vectors to evaluate" in (pgembed(conninfo, *ENOUGH).error or "")
+    assert "reports has no vectors yet" in (pgembed(conninfo, *ENOUGH).error or "")
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def test_a_pipeline_without_vectors_is_told_kindly(conninfo: str, tiny: Pipeline
     ran = pgembed(conninfo, "search", "reports", "pump")
     assert ran.exit_code == 0
     assert "reports has no vectors yet; embed some: pgembed work" in ran.stdout
+    assert "pgembed enqueue reports" in ran.stdout
     assert json.loads(pgembed(conninfo, "search", "reports", "pump", "--json").stdout) == []
 
 
