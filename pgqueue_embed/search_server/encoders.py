@@ -139,7 +139,9 @@ def open_model(resolved: ResolvedModel, use: ModelUse, device: str) -> QueryMode
     """Load a model in fp32, to read queries; to be called on the device thread."""
     keep_heap()
     model = EmbeddingModel.load(resolved, device=device, precision="fp32", use=use)
-    get_logger().info("model loaded", model=model.name, device=model.device)
+    get_logger().info(
+        "model loaded", model=model.name, device=model.device, computes=str(model.choice)
+    )
     return QueryModel(model)
 
 
