@@ -117,8 +117,10 @@ def _measured(bench: Bench, outcomes: dict[str, list[Run]]) -> Measured:
             )
         )
         if name in DOORS:
-            reach = Reach(name=f"{name} against the model alone", measured=share, target=WANTED)
-            measured.reaches.append(reach)
+            measured.reaches += [
+                Reach(name=f"{name} against the model alone", measured=share, target=WANTED),
+                Reach(name=f"{name} against encode", measured=of_library, target=WANTED),
+            ]
             errors = [error for run in runs for error in run.errors]
             measured.notes += [f"{name}: {error}" for error in errors]
     return measured
