@@ -165,7 +165,8 @@ def _find(
         if not hits:
             _say_what_would_be_found(others, request)
         elif others:
-            say(f"more are below the --threshold of {request.threshold:g}", err=True)
+            found = f"{len(hits)} of at most {request.limit}"
+            say(f"{found}: all others score less than --threshold {request.threshold:g}", err=True)
     return hits
 
 

@@ -15,7 +15,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from pgqueue_embed.chunking import Chunk, Chunker
-from pgqueue_embed.embedding import DeviceThread, EmbeddingModel, choice, fingerprint, resolve_model
+from pgqueue_embed.embedding import (
+    DeviceThread,
+    EmbeddingModel,
+    fingerprint,
+    precision,
+    resolve_model,
+)
 from pgqueue_embed.embedding.precision import FP16_WEIGHTS
 from pgqueue_embed.embedding.rows import WrongVectors, lowest_cosine, unit_rows
 from pgqueue_embed.errors import ModelError, RecordFault, UsageError
@@ -133,7 +139,7 @@ def test_auto_precision_falls_back_to_fp32_and_says_so(
 ) -> None:
     resolved = resolve_model(str(tiny))
     found_fastest(monkeypatch, FP16_WEIGHTS)
-    monkeypatch.setattr(choice, "LOWEST_COSINE", 1.0)
+    monkeypatch.setattr(precision, "LOWEST_COSINE", 1.0)
     loaded = EmbeddingModel.load(resolved, device="cpu")
     assert loaded.precision == "fp32"
     assert len(loaded.notes) == 1

@@ -17,7 +17,7 @@ from pgqueue_embed.embedding import (
     EmbeddingModel,
     NonFiniteVectors,
     VectorCache,
-    choice,
+    precision,
     resolve_model,
 )
 from pgqueue_embed.embedding.canary_check import CanaryCheck
@@ -210,6 +210,6 @@ def test_only_the_first_batches_are_sampled(
 def test_a_refused_precision_on_a_cpu_does_not_advise_the_cpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "LOWEST_COSINE", 2.0)
+    monkeypatch.setattr(precision, "LOWEST_COSINE", 2.0)
     with pytest.raises(ModelError, match="use another --precision"):
         load(folder, precision="bf16")

@@ -1,4 +1,4 @@
-"""What this process has of a file in memory, as Linux tells it."""
+"""Memory of this process that holds a file, as Linux tells it."""
 
 from __future__ import annotations
 

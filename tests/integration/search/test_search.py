@@ -232,7 +232,7 @@ def test_what_the_threshold_leaves_out_is_said(
     between = str((best + other) / 2)
     fewer = pgembed(conninfo, *search_it, between)
     assert len(json.loads(fewer.stdout)) == 1
-    assert "more are below the --threshold" in fewer.stderr
+    assert "1 of at most 5: all others score less than --threshold" in fewer.stderr
     assert pgembed(conninfo, *search_it, between, "--limit", "1").stderr == ""
 
 
