@@ -21,6 +21,7 @@ from pgqueue_embed.source.condition import refused
 from pgqueue_embed.source.condition_names import possible_columns
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.rights import with_grants
 
 COLUMNS = """
 select named.name, named.qualified
@@ -184,6 +185,7 @@ def _check_condition(
         known = yield Step(COLUMNS, (pipeline.id,))
         columns = sql.SQL(", ".join(qualified for name, qualified in known if name in named))
         yield Step(sql.SQL("select {} from {} limit 0").format(columns, relation), ())
+        why = yield from with_grants(why)
         raise UsageError(
             f"{request.condition_name} is not a condition over {pipeline.source} and"
             f" {pipeline.target}: {why}"

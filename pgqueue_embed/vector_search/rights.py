@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,6 +70,23 @@ order by 1, 2
 """
 
 
+# Of a condition's tables only PostgreSQL knows, which tells their names without their schemas.
+REFUSED = re.compile(r"permission denied for (?:table|view|\w+ (?:table|view)|schema) (\S+)$")
+NAMED = """
+select format('grant usage on schema %%I to %%I', nspname, current_user)
+from pg_namespace
+where nspname = %(name)s and not has_schema_privilege(oid, 'usage')
+union all
+select format('grant select on %%I.%%I to %%I', nspname, relname, current_user)
+from pg_class
+join pg_namespace on pg_namespace.oid = relnamespace
+where
+    relname = %(name)s
+    and relkind in ('r', 'p', 'v', 'm', 'f')
+    and not has_table_privilege(pg_class.oid, 'select')
+"""
+
+
 @contextmanager
 def naming_missing_rights(
     connection: Connection, tables: Sequence[Readable] = OWN_TABLES
@@ -115,11 +133,25 @@ def _missing(tables: Sequence[Readable]) -> Steps[list[str]]:
     return [grant for _, grant in (yield Step(MISSING, (Jsonb(given),)))]
 
 
+def _missing_by_name(says: str) -> Steps[list[str]]:
+    """Return the GRANT for what PostgreSQL says is refused: a table of a person's condition."""
+    found = REFUSED.search(says)
+    return [grant for (grant,) in (yield Step(NAMED, {"name": found[1]}))] if found else []
+
+
+def with_grants(says: str, tables: Sequence[Readable] = ()) -> Steps[str]:
+    """Return what PostgreSQL says, with the GRANT of each right that this role lacks.
+
+    Those to read `tables`, or else what it says may not be read.
+    """
+    grants: list[str] = []
+    with suppress(psycopg.Error):
+        grants = (yield from _missing(tables)) or (yield from _missing_by_name(says))
+    return f"{says}; missing: {'; '.join(grants)}" if grants else says
+
+
 def _missing_right(
     error: RoleFault | psycopg.Error, tables: Sequence[Readable]
 ) -> Steps[MissingRight]:
     says = first_line(error) if isinstance(error, psycopg.Error) else str(error)
-    grants: list[str] = []
-    with suppress(psycopg.Error):
-        grants = yield from _missing(tables)
-    return MissingRight(f"{says}; missing: {'; '.join(grants)}" if grants else says)
+    return MissingRight((yield from with_grants(says, tables)))

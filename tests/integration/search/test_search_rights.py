@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from tests.support.corpus import texts
@@ -61,3 +62,18 @@ def test_and_for_nothing_else(searcher: str) -> None:
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 role.execute(statement)
+
+
+def test_a_table_of_a_condition_that_may_not_be_read_is_named_with_its_grant(
+    connection: Connection, searcher: str
+) -> None:
+    connection.execute("create schema shop; create table shop.orders (id bigint)")
+    with connect(searcher) as role:
+        pipeline = load_pipeline(role, "reports")
+    where = "mdr_text_key in (select id from shop.orders)"
+    for missing in ("usage on schema shop", "select on shop.orders"):
+        with pytest.raises(PgembedError, match=f"missing: grant {missing} to assistant"):
+            ask(searcher, pipeline, where=where)
+        connection.execute(f"grant {missing} to assistant")
+    assert ask(searcher, pipeline, where=where) == []
+    connection.execute("drop schema shop cascade")
