@@ -173,7 +173,7 @@ def test_a_precision_that_fails_real_chunks_is_given_up(
     with closing(DeviceThread(lambda: model)) as device:
         found = np.concatenate([device.embed([each]).vectors for each in chunks])
     assert model.precision == "fp32"
-    assert lowest_cosine(found[1:], load(folder, precision="fp32").forward(chunks[1:])) >= SAME
+    assert lowest_cosine(found[1:], load(folder).forward(chunks[1:])) >= SAME
 
 
 def test_a_precision_that_was_asked_for_and_fails_real_chunks_stops_the_device(
