@@ -25,6 +25,8 @@ as $function$
 declare
     comparisons constant text[] := array['=', '<>', '<', '<=', '>', '>=', 'like', 'ilike', 'not like', 'not ilike'];
     wrong text;
+    compared text;
+    advice text;
     parts text[];
 begin
     if jsonb_typeof(wanted) = 'null' then
@@ -42,25 +44,26 @@ begin
             message = format('the filter compares %s by %s', name, wrong),
             hint = 'there are ' || array_to_string(comparisons, ', ');
     end if;
-    -- In SQL it would be true of nothing, whatever was meant.
-    select string_agg(quote_literal(comparison), ', ') into wrong
+    -- With null it would be true of nothing in SQL, and a list as a text is none that a column has.
+    select
+        string_agg(quote_literal(comparison), ', '),
+        case kind when 'null' then 'null' else 'a list' end,
+        case kind
+            when 'null' then 'null is compared by = and <>'
+            else 'a list is compared by = (one of them) and <> (none of them)'
+        end
+    into wrong, compared, advice
     from jsonb_each(case jsonb_typeof(wanted) when 'object' then wanted else '{}' end)
         as given (comparison, value)
-    where jsonb_typeof(value) = 'null' and comparison not in ('=', '<>');
+    cross join jsonb_typeof(value) as typed (kind)
+    where kind in ('null', 'array') and comparison not in ('=', '<>')
+    group by kind
+    order by kind desc
+    limit 1;
     if wrong is not null then
         raise invalid_parameter_value using
-            message = format('the filter compares %s with null by %s', name, wrong),
-            hint = 'null is compared by = and <>';
-    end if;
-    -- As a text it would be another one than all that a column has.
-    select string_agg(quote_literal(comparison), ', ') into wrong
-    from jsonb_each(case jsonb_typeof(wanted) when 'object' then wanted else '{}' end)
-        as given (comparison, value)
-    where jsonb_typeof(value) = 'array' and comparison not in ('=', '<>');
-    if wrong is not null then
-        raise invalid_parameter_value using
-            message = format('the filter compares %s with a list by %s', name, wrong),
-            hint = 'a list is compared by = (one of them) and <> (none of them)';
+            message = format('the filter compares %s with %s by %s', name, compared, wrong),
+            hint = advice;
     end if;
     -- A list is alternatives, an object conditions of which all must hold.
     if jsonb_typeof(wanted) = 'array' then

@@ -7,7 +7,7 @@ once a round: while PostgreSQL searches, the next ones gather.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -94,8 +94,7 @@ class SearchRounds:
         self._sessions = sessions
         self._executor = executor
         self._kinds: dict[Hashable, _Kind] = {}  # those that have had a round last are last
-        self._rounds: set[asyncio.Task[None]] = set()
-        self._rounds_of = Counter[int]()  # by pipeline
+        self._rounds: dict[asyncio.Task[None], int] = {}  # to the pipeline's id
         self._paces = Paces()
 
     async def find(
@@ -134,13 +133,12 @@ class SearchRounds:
     def _has_room_for(self, pipeline: Pipeline) -> bool:
         """Whether another round may begin; the last one is for a pipeline that has none."""
         left = MOST_ROUNDS - len(self._rounds)
-        return left > (1 if self._rounds_of[pipeline.id] else 0)
+        return left > (1 if pipeline.id in self._rounds.values() else 0)
 
     def _start(self, kind: _Kind, taken: Sequence[_Asked]) -> None:
         round_ = asyncio.ensure_future(self._run(kind, taken))
         kind.rounds += 1
-        self._rounds_of[kind.pipeline.id] += 1
-        self._rounds.add(round_)
+        self._rounds[round_] = kind.pipeline.id
         round_.add_done_callback(partial(self._end, kind))
 
         def leave(_answer: asyncio.Future[list[Hit]]) -> None:
@@ -152,8 +150,7 @@ class SearchRounds:
 
     def _end(self, kind: _Kind, round_: asyncio.Task[None]) -> None:
         kind.rounds -= 1
-        self._rounds_of[kind.pipeline.id] -= 1
-        self._rounds.discard(round_)
+        del self._rounds[round_]
         self._begin()
 
     async def _run(self, kind: _Kind, taken: Sequence[_Asked]) -> None:

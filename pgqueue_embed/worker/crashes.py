@@ -109,7 +109,7 @@ class Evidence:
     unexplained: tuple[Crash, ...] = ()
     deadly: frozenset[Key] = frozenset()
 
-    def and_(self, latest: Crash) -> Evidence:
+    def with_crash(self, latest: Crash) -> Evidence:
         """Return it with one more crash.
 
         One that hit nothing, or several suspects, says nothing of the machine.

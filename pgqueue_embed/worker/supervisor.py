@@ -271,7 +271,7 @@ class Supervisor:
             )
         if death is None:
             return
-        self._evidence = self._evidence.and_(death)
+        self._evidence = self._evidence.with_crash(death)
         if (died_on := self._evidence.summary) is not None:
             raise MachineFault(
                 f"the worker process died on {died_on} with nothing embedded in between (the last"

@@ -27,7 +27,7 @@ ONE, TWO = death("1", "2"), death("3")
 def in_turn(*deaths: Crash) -> Evidence:
     known = Evidence()
     for each in deaths:
-        known = known.and_(each)
+        known = known.with_crash(each)
     return known
 
 

@@ -91,11 +91,7 @@ class TestDeaths:
         self, connection: Connection, session: Session
     ) -> None:
         pipeline = queue_documents(connection, ["kills the process"])
-        die(connection, session, pipeline)
-        work_once(session, pipeline)
-        for _ in range(2):
-            die(connection, session, pipeline, alone=True)
-            work_once(session, pipeline, alone=True)
+        die_of_one_record(connection, session, pipeline)
         assert states(connection) == {}
         device = FakeDevice()
         work_once(session, pipeline, device, alone=True)
@@ -164,11 +160,7 @@ class TestDeaths:
         self, connection: Connection, session: Session
     ) -> None:
         pipeline = queue_documents(connection, ["kills the process"])
-        die(connection, session, pipeline)
-        work_once(session, pipeline)
-        for _ in range(2):
-            die(connection, session, pipeline, alone=True)
-            work_once(session, pipeline, alone=True)
+        die_of_one_record(connection, session, pipeline)
         work_once(session, pipeline, alone=True)
         assert one_value(connection, "select sum(dead) from pgembed.batches") == 1
         assert not record_crash(connection, session.worker_id, "killed").settled
@@ -239,6 +231,15 @@ def crashes(
         record_crash(connection, session.worker_id, "killed")
         return True
     return False
+
+
+def die_of_one_record(connection: Connection, session: Session, pipeline: Pipeline) -> None:
+    """Let it kill among others, and twice by itself: it is to be given up on by the next claim."""
+    die(connection, session, pipeline)
+    work_once(session, pipeline)
+    for _ in range(2):
+        die(connection, session, pipeline, alone=True)
+        work_once(session, pipeline, alone=True)
 
 
 def die(
