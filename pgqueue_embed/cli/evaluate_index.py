@@ -141,11 +141,17 @@ def _table(found: Evaluation) -> Table:
     own = ["Of queries"] if has_queries else []
     table = plain_table(["ef_search"], [f"Recall@{found.k}", *own, "p50 ms", "p95 ms"])
     for each in (found.exact, *found.efforts):
-        shares = (each.recall, each.query_recall) if has_queries else (each.recall,)
+        shares = [(each.recall, each.recall_error), (each.query_recall, each.query_recall_error)]
         table.add_row(
             "exact" if each.ef_search is None else str(each.ef_search),
-            *("" if share is None else f"{share:.4f}" for share in shares),
+            *(_share(mean, error) for mean, error in shares[: 1 + has_queries]),
             f"{1000 * each.p50_seconds:.1f}",
             f"{1000 * each.p95_seconds:.1f}",
         )
     return table
+
+
+def _share(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.4f}" if error is None else f"{mean:.4f} ±{error:.4f}"

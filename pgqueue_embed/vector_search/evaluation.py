@@ -53,18 +53,27 @@ class Effort:
     """What searches with one `ef_search` find, and take; None stands for an exact search.
 
     `recall` is the mean share of the k nearest chunks that were found, 0 to 1, of stored chunks and
-    of `query_recall` of the person's own queries, if there are any.
+    `query_recall` that of the person's own queries, if there are any; each with the standard error
+    of that mean.
     """
 
     ef_search: int | None
     recall: float | None
+    recall_error: float | None
     query_recall: float | None
+    query_recall_error: float | None
     p50_seconds: float
     p95_seconds: float
 
-    def reaches(self, recall: float) -> bool:
-        """Return whether both shares are at least `recall`."""
-        return all(each is None or each >= recall for each in (self.recall, self.query_recall))
+    def reaches(self, recall: float, *, less_errors: float = 0.0) -> bool:
+        """Return whether both shares, less so many standard errors, are at least `recall`."""
+        shares = (
+            (self.recall, self.recall_error),
+            (self.query_recall, self.query_recall_error),
+        )
+        return all(
+            mean is None or mean - less_errors * (error or 0.0) >= recall for mean, error in shares
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +86,17 @@ class Evaluation:
     efforts: Sequence[Effort]
 
     def least(self, recall: float) -> Effort | None:
-        """Return the least effort from which on `recall` is reached, or None."""
-        reaching = [each.reaches(recall) for each in self.efforts]
+        """Return the least effort from which on `recall` is reached, or None.
+
+        Of many efforts the least whose mean reaches it is one that had luck with the queries that
+        were drawn. So the mean has to reach it less its standard error (the rule by which Breiman
+        and others choose the smallest tree, 1984), or it is the most effort that there is.
+        """
+        last = len(self.efforts) - 1
+        reaching = [
+            each.reaches(recall, less_errors=0.0 if at == last else 1.0)
+            for at, each in enumerate(self.efforts)
+        ]
         enough = [each for at, each in enumerate(self.efforts) if all(reaching[at:])]
         return enough[0] if enough else None
 
@@ -294,14 +312,26 @@ def _effort(
         share = recall_of(nearest, hits, k, without_itself=query.is_stored)
         if share is not None:
             shares[query.is_stored].append(share)
-    means = {key: float(np.mean(each)) if each else None for key, each in shares.items()}
+    (recall, recall_error), (query_recall, query_recall_error) = (
+        _mean_and_error(shares[is_stored]) for is_stored in (True, False)
+    )
     return Effort(
         ef_search=ef_search,
-        recall=means[True],
-        query_recall=means[False],
+        recall=recall,
+        recall_error=recall_error,
+        query_recall=query_recall,
+        query_recall_error=query_recall_error,
         p50_seconds=float(np.percentile(times, 50)),
         p95_seconds=float(np.percentile(times, 95)),
     )
+
+
+def _mean_and_error(shares: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the mean and its standard error, which one value does not tell; None of none."""
+    if not shares:
+        return None, None
+    error = float(np.std(shares, ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else None
+    return float(np.mean(shares)), error
 
 
 def recall_of(
