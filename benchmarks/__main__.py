@@ -13,6 +13,7 @@ from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.options import FULL, QUICK, QUICK_ROUNDS, Options
 from benchmarks.report import new_file, print_report, write_json
+from pgqueue_embed.garbage import collect_seldom
 from pgqueue_embed.log import LogSettings
 
 PARTS = {
@@ -45,6 +46,8 @@ PARTS = {
 def main() -> None:
     """Run the parts that the command line names."""
     arguments = _parser().parse_args()
+    # Some parts run a worker's loops in this process.
+    collect_seldom()
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
     sizes = QUICK if arguments.quick else FULL
     sizes = replace(sizes, filtered_vectors=arguments.vectors or sizes.filtered_vectors)

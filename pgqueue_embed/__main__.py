@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pgqueue_embed.search_path import leave_out_working_folder
+from pgqueue_embed.untrusted.search_path import leave_out_working_folder
 
 # Python has more to load than what has been loaded: `signal`, for one.
 leave_out_working_folder()
@@ -12,6 +12,8 @@ import atexit  # noqa: E402
 import errno  # noqa: E402
 import signal  # noqa: E402
 from contextlib import suppress  # noqa: E402
+
+from pgqueue_embed.garbage import collect_seldom  # noqa: E402
 
 # Of a stream: an error of a file has its name.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
@@ -26,6 +28,7 @@ INTERRUPTED = "interrupted; what was committed stays, everything else is still q
 
 def command() -> None:
     """Run the command line in a process of its own; exits as `main` does."""
+    collect_seldom()
     end = _End()
     # What is registered first comes last, behind whatever others have to clear away.
     atexit.register(end.leave)

@@ -34,6 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 from pgqueue_embed.db.migrate import migrate
 from pgqueue_embed.db.session import Connection, connect
+from pgqueue_embed.garbage import collect_seldom
 from pgqueue_embed.local_server import LocalServer
 from pgqueue_embed.log import lines
 from tests.servers import temporary_server
@@ -73,9 +74,6 @@ FILES_WITH_MODELS = frozenset(
 )
 # The names that the variants of `on_both_servers` have.
 ON_OLDER_SERVER = re.compile(rf"[\[-]pg{OLDER_VERSION}[]-]")
-
-# Python looks for garbage whenever there are 700 more objects, which are those of a few statements.
-OBJECTS_BEFORE_GARBAGE = 20_000
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
@@ -137,7 +135,7 @@ def pytest_collection_finish() -> None:
     """Keep what is there for good, libraries and tests, from being looked through for garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(OBJECTS_BEFORE_GARBAGE)
+    collect_seldom()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,11 +17,13 @@ from typing import Any
 import psycopg
 
 from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.garbage import collect_seldom
 from pgqueue_embed.log import LogSettings
 
 
 def main() -> None:
     """Measure what is asked for, and say what was found or why nothing was."""
+    collect_seldom()
     orders = json.loads(sys.stdin.buffer.readline())
     LogSettings(level="error").apply()
     threading.Thread(target=_leave_with_supervisor, daemon=True).start()

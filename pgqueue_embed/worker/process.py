@@ -20,6 +20,7 @@ import psycopg
 
 from pgqueue_embed.db.errors import is_away, refused
 from pgqueue_embed.errors import PgembedError
+from pgqueue_embed.garbage import collect_seldom
 from pgqueue_embed.log import LogSettings
 from pgqueue_embed.worker.settings import WorkerSettings
 from pgqueue_embed.worker.stop_reasons import STALLED
@@ -73,6 +74,7 @@ class Reporter:
 
 def main() -> None:
     """Work as ordered; always exits with 0 once the exit is reported."""
+    collect_seldom()
     orders = Orders.from_line(sys.stdin.buffer.readline())
     orders.log.apply()
     report = Reporter(orders.report_descriptor)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pgqueue_embed.search_path import PACKAGE_PARENT, VARIABLE, elements
+from pgqueue_embed.untrusted.search_path import PACKAGE_PARENT, VARIABLE, elements
 
 # `-m` without what it does to the search path first; `-P` would do, if Python 3.10 had it.
 START = """

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed import search_path
+import pgqueue_embed
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.queue.enqueue import Selection, enqueue
+from pgqueue_embed.untrusted import search_path
 from pgqueue_embed.worker.python_process import start_python
 from tests.support.corpus import make_source, texts
 from tests.support.oracle import assert_converged
 from tests.support.pipelines import make_pipeline
 
-PACKAGE = Path(search_path.__file__).parent
+PACKAGE = Path(pgqueue_embed.__file__).parent
 SCRIPT = Path(sys.executable).with_name("pgembed")
 
 # Looked for by libraries that do without: absent everywhere but in the working folder.

@@ -16,7 +16,8 @@ VARIABLE = "PYTHONPATH"
 STANDARD_LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120
 
 # Whoever can write there can write this package, too.
-PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+PACKAGE_PARENT = os.path.dirname(PACKAGE)  # noqa: PTH120
 
 
 def leave_out_working_folder() -> None:
