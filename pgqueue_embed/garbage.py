@@ -1,9 +1,8 @@
 """The garbage that Python looks for, less often than it would by itself.
 
 It is of objects that refer to one another in a circle: all others are freed as soon as nothing
-refers to them. Python looks whenever there are some hundred
-objects more than before, which the records of one claim are many times over: it would go through
-each of them several times.
+refers to them. Python looks whenever there are some hundred objects more than before, which the
+records of one claim are many times over: it would go through each of them several times.
 """
 
 import gc

@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from pgqueue_embed.chunking.characters import is_wide
 from pgqueue_embed.chunking.reading import TOKEN, TextReader
 
-# Each takes some 200 bytes, and 700 at most; with the older ones, 26 MB as a rule.
-MOST_WORDS = 1 << 16
+# Each takes some 200 bytes, and 700 at most; with the older ones, 50 MB. Texts in one language have
+# fewer, those of an encyclopedia in several more of them in use.
+MOST_WORDS = 1 << 17
 # Longer ones, such as addresses of pages and base64, hardly come again.
 LONGEST_WORD = 32
 # New words are read so many characters at a time: of a longer text, each takes longer.
