@@ -19,6 +19,7 @@ from pgqueue_embed.log import LogSettings
 PARTS = {
     "model": "the model alone, encode, a script and `pgembed work` (1 to 4)",
     "pipeline": "a model that costs nothing: the pipeline's own cost (5)",
+    "processes": "the same by `pgembed work` of one process and of two (5)",
     "feeding": "how busy a fast device is kept",
     "queue": "enqueue, claims and progress at millions of records (6, 8)",
     "changes": "idle polls, claims and looks beside many changes of single rows",

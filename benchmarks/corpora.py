@@ -37,6 +37,13 @@ class Corpus:
         picked = [self.documents[number * count // records] for number in range(records)]
         return Corpus(name=f"{self.name}: {records:,} of {count:,}", documents=picked)
 
+    def times(self, count: int) -> Corpus:
+        """Return all documents so many times over, each copy with its number in front."""
+        if count == 1:
+            return self
+        copies = [f"{number} {each}" for number in range(count) for each in self.documents]
+        return Corpus(name=f"{self.name}, {count} times", documents=copies)
+
     def parts(self, count: int) -> list[Corpus]:
         """Part all documents among `count` corpora, each spread evenly over this one."""
         return [Corpus(name=self.name, documents=self.documents[n::count]) for n in range(count)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,9 @@ class Sizes:
     maude_records: int = 2_000
     glosses: int = 20_000
     stub_records: int = 20_000
-    static_records: int = 20_000
+    times_over: dict[str, int] = field(
+        default_factory=lambda: {"Wikipedia": 2, "MAUDE": 15, "Tang poems": 5}
+    )
     fed_records: int = 20_000
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
@@ -38,7 +40,7 @@ QUICK = Sizes(
     maude_records=60,
     glosses=300,
     stub_records=3_000,
-    static_records=300,
+    times_over={},
     fed_records=3_000,
     poems=500,
     queue_records=(1_000_000,),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
@@ -13,10 +12,8 @@ from benchmarks.bench import Bench
 from benchmarks.corpora import Corpus, maude, poems, wikipedia
 from benchmarks.cpu_time import server_seconds
 from benchmarks.database import cloned, fake_identity, queued_database
-from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
-from benchmarks.packages import Missing
-from benchmarks.runs import STAGES, Run, run_command, timed_run
-from benchmarks.static_model import static_model
+from benchmarks.figures import Figure, Measured, interleaved
+from benchmarks.runs import STAGES, Run, timed_run
 from benchmarks.stub_model import (
     DIMENSIONS,
     default_chunker,
@@ -28,15 +25,14 @@ from pgqueue_embed.chunking.nanotoken_reader import is_installed
 
 PART = "pipeline"
 TOKENISING, CUTTING = "tokenising alone", "cutting alone"
-# What is added to the names of variants that the extra tokenises for, and what is to be reached.
+# What is added to the names of variants that the extra tokenises for.
 BY_EXTRA = ", nanotoken"
-REACHES = {"": 0.85, BY_EXTRA: 1.5}
 # As many documents as a claim has, or so.
 CLAIMED = 256
 
 
 def measure(bench: Bench) -> Iterator[Measured]:
-    """Measure the stub model on all corpora and the static model on Wikipedia."""
+    """Measure the stub model on all corpora."""
     sizes = bench.sizes
     for load, records, concurrencies in (
         (wikipedia, sizes.stub_records, sizes.concurrencies),
@@ -46,7 +42,6 @@ def measure(bench: Bench) -> Iterator[Measured]:
         corpus = bench.corpus(load)
         if corpus is not None:
             yield _stub(bench, corpus.sample(records), concurrencies)
-    yield _static(bench)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +137,7 @@ def _stub_measured(corpus: Corpus, passes: dict[str, list[Pass]]) -> Measured:
         figures.append(_run_figure(name, corpus, found))
     for name, observed in passes.items():
         figures += _cpu_figures(name, corpus, chunks, observed)
-    return Measured(figures=figures, reaches=_reaches(corpus, runs, ceiling))
-
-
-def _reaches(corpus: Corpus, runs: dict[str, list[Run]], ceiling: list[float]) -> list[Reach]:
-    """Compare the best of each way to tokenise with one tokenising pass on both cores."""
-    reaches = []
-    for extra, target in REACHES.items():
-        rates = {
-            name: ratio([run.rate for run in found], ceiling)
-            for name, found in runs.items()
-            if name.endswith(BY_EXTRA) is bool(extra)
-        }
-        if rates:
-            best = max(rates, key=rates.__getitem__)
-            name = f"{best} / {TOKENISING} ({corpus.name})"
-            reaches.append(Reach(name=name, measured=rates[best], target=target))
-    return reaches
+    return Measured(figures=figures)
 
 
 def _run_figure(name: str, corpus: Corpus, runs: list[Run]) -> Figure:
@@ -186,29 +165,3 @@ def _cpu_figures(name: str, corpus: Corpus, chunks: int, passes: list[Pass]) -> 
 
 def _figure(name: str, corpus: Corpus, unit: str, values: list[float], note: str) -> Figure:
     return Figure(part=PART, name=name, corpus=corpus.name, unit=unit, values=values, note=note)
-
-
-def _static(bench: Bench) -> Measured:
-    """Measure ``pgembed work`` with a static model, in a process of its own."""
-    corpus = bench.corpus(wikipedia)
-    model = _static_model(bench)
-    if corpus is None or model is None:
-        return Measured()
-    corpus = corpus.sample(bench.sizes.static_records)
-    template = queued_database(bench.server, corpus.documents, str(model))
-
-    def work() -> Run:
-        with cloned(bench.server, template) as conninfo:
-            return run_command(conninfo, ["--concurrency", "2"])
-
-    runs = interleaved(bench.rounds, {"static 256-d work -c 2": work}, on_run=bench.on_run)
-    figures = [_run_figure(name, corpus, found) for name, found in runs.items()]
-    return Measured(figures=figures)
-
-
-def _static_model(bench: Bench) -> Path | None:
-    try:
-        return static_model()
-    except Missing as missing:
-        bench.measured.notes.append(f"skipped: {missing}")
-        return None

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -114,15 +114,22 @@ def timed_run(conninfo: str, work: Callable[[], object]) -> Run:
     return replace(read_run(conninfo), wall_seconds=wall_seconds)
 
 
-def run_command(conninfo: str, arguments: Sequence[str]) -> Run:
-    """Drain by ``pgembed work --drain ARGUMENTS`` in a process of its own."""
-    return run_commands(conninfo, [arguments])
+def run_command(
+    conninfo: str, arguments: Sequence[str], settings: Mapping[str, str] | None = None
+) -> Run:
+    """Drain by ``pgembed work --drain ARGUMENTS`` in a process of its own.
+
+    `settings` are added to its environment.
+    """
+    return run_commands(conninfo, [arguments], settings)
 
 
-def run_commands(conninfo: str, commands: Sequence[Sequence[str]]) -> Run:
+def run_commands(
+    conninfo: str, commands: Sequence[Sequence[str]], settings: Mapping[str, str] | None = None
+) -> Run:
     """Drain by several workers at once, each with its own arguments for `run_command`."""
     program = [sys.executable, "-m", "pgqueue_embed", "work", "--drain"]
-    environment = {**os.environ, "PGEMBED_DSN": conninfo}
+    environment = {**os.environ, **(settings or {}), "PGEMBED_DSN": conninfo}
 
     def work() -> None:
         with ThreadPoolExecutor(len(commands)) as pool:

@@ -1,4 +1,4 @@
-"""Nearly free real models: the token vectors of wordllama (256-d) or MiniLM (384-d), averaged."""
+"""A real model that costs next to nothing: the token vectors of MiniLM, averaged."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.packages import cache_folder, wheel
+from benchmarks.packages import cache_folder
 from pgqueue_embed.embedding import resolve_model
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
-
-VERSION = "0.4.0.post1"
-WEIGHTS = "wordllama/weights/l2_supercat_256.safetensors"
-TOKENIZER = "wordllama/tokenizers/l2_supercat_tokenizer_config.json"
-
-
-def static_model() -> Path:
-    """Return the folder of wordllama, made at first use; raises Missing without the wheel."""
-    from safetensors.numpy import load
-
-    folder = cache_folder() / f"wordllama-{VERSION}"
-    if not folder.exists():
-        with wheel("wordllama", VERSION) as archive:
-            (weights,) = load(archive.read(WEIGHTS)).values()
-            _save(folder, archive.read(TOKENIZER).decode(), weights)
-    return folder
 
 
 def minilm_tokens() -> Path:
