@@ -28,6 +28,9 @@ LINES_SECONDS = 15.0
 # Where nothing changes, a line now and then tells idle from hung.
 UNCHANGED_SECONDS = 3600.0
 
+# What hinders the first look ends what would be watched, as a rule, with an error that says it.
+BEGINNING_SECONDS = 60.0
+
 # Of what is logged behind a screen, what is looked at for its last lines.
 TAIL_BYTES = 8192
 
@@ -179,6 +182,7 @@ class Lines:
         self._last_event_at: datetime | None = None
         self._said: list[str] = []
         self._say_again_at = 0.0
+        self._began_at = time.monotonic()
 
     def update(self, wait_seconds: float = 0.0) -> None:
         """Say what is new, if it is time; waits for so long first."""
@@ -186,13 +190,17 @@ class Lines:
         latest, trouble = self._watcher.latest, self._watcher.trouble
         if latest is not None and trouble is None:
             self._say_events(latest)
-        if time.monotonic() < self._next or (latest is None and trouble is None):
+        if time.monotonic() < self._next or (latest is None and not self._is_hindered(trouble)):
             return
         self._next = time.monotonic() + minute_lines.LINE_SECONDS
         if trouble is not None:
             self._say([f"how it gets on is not known: {trouble}"])
         elif latest is not None:
             self._say(ending(latest, self._no_worker))
+
+    def _is_hindered(self, trouble: str | None) -> bool:
+        """Return whether the first look fails for longer than what is watched takes to begin."""
+        return trouble is not None and time.monotonic() >= self._began_at + BEGINNING_SECONDS
 
     def _say(self, lines: list[str]) -> None:
         now = time.monotonic()

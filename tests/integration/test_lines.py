@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli import following, minute_lines
@@ -29,6 +30,22 @@ def test_work_says_how_far_it_is_in_place_of_a_line_for_each_claim(
         assert worker.wait() == 0, worker.log()
     assert "reports: 5/5 records · 100.0 %" in worker.log()
     assert "batch committed" not in worker.log()
+
+
+def test_work_that_cannot_begin_says_one_line(
+    conninfo: str, empty_conninfo: str, tmp_path: Path
+) -> None:
+    cases = {
+        empty_conninfo: ("no schema pgembed yet; run: pgembed migrate", []),
+        conninfo: ("there is no pipeline 'missing'", ["--pipeline", "missing"]),
+        make_conninfo(conninfo, dbname="nowhere"): ('database "nowhere" does not exist', []),
+    }
+    for number, (place, (says, arguments)) in enumerate(cases.items()):
+        (folder := tmp_path / str(number)).mkdir()
+        with workers(place, folder, 1, ["--drain", *arguments]) as [worker]:
+            assert worker.wait() != 0
+        (line,) = worker.log().splitlines()
+        assert says in line
 
 
 def test_lines_say_what_is_new_and_never_what_is_not_known(
@@ -61,6 +78,18 @@ def test_lines_say_what_is_new_and_never_what_is_not_known(
     monkeypatch.setattr(following, "UNCHANGED_SECONDS", 0.0)
     seen.trouble = "no answer"
     assert said() == said() != []
+
+
+def test_what_hinders_the_first_look_is_said_once_it_has_not_ended_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: Any = SimpleNamespace(latest=None, trouble="no answer")
+    lines = following.Lines(cast(Watcher, seen))
+    lines.update()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(following, "BEGINNING_SECONDS", 0.0)
+    lines.update()
+    assert capsys.readouterr().out == "how it gets on is not known: no answer\n"
 
 
 def with_event(snapshot: Snapshot, kind: str) -> Snapshot:
