@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.untrusted.foreign_text import escaped, printable, printable_lines
-from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.untrusted.plain_json import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,8 +63,8 @@ def plain_table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON: times in ISO 8601, durations in seconds."""
-    say(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=plain)))
+    """Print `value` as indented JSON, as `json_text` writes it."""
+    say(escaped(json_text(value, indent=2, allow_nan=True)))
 
 
 def one_line(text: str | None) -> str:

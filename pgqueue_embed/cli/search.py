@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.cli.search_order import Order
+from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
 
 if TYPE_CHECKING:
@@ -131,10 +132,12 @@ def _search(
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
+    from pgqueue_embed.vector_search.hit_json import reads_exactly
     from pgqueue_embed.vector_search.query import has_vectors
     from pgqueue_embed.vector_search.rights import naming_missing_rights
 
     with connect(conninfo) as connection:
+        reads_exactly(connection)
         with naming_missing_rights(connection):
             check_schema(connection)
             pipeline = load_pipeline(connection, name)
@@ -237,6 +240,10 @@ def _place_of(hit: Hit) -> str:
     )
 
 
+def _shown_value(value: Any) -> str:
+    return json_text(value, allow_nan=True) if isinstance(value, (dict, list)) else str(value)
+
+
 def show_hits(hits: Sequence[Hit]) -> None:
     """Print each hit with its score, its place and its text, wrapped for reading."""
     from rich.text import Text
@@ -250,7 +257,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
         score = (f"{_shown_score(hit):.3f}", "bold green")
         out.print(Text.assemble(score, "  ", record, (place, "dim")), soft_wrap=True)
         for name, value in hit.columns.items():
-            shown = f"{one_line(name)}: {one_line(str(value))}"
+            shown = f"{one_line(name)}: {one_line(_shown_value(value))}"
             out.print(Text(" " * INDENT + shown, style="cyan"), soft_wrap=True)
         text = NO_TEXT if hit.chunk is None else one_line(hit.chunk)
         for line in Text(text).wrap(out, min(out.width, MAX_WIDTH) - INDENT):

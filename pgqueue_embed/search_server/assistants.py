@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from pgqueue_embed.log import Forwarding
 from pgqueue_embed.search_server.bodies import search_of
 from pgqueue_embed.search_server.faults import told
 from pgqueue_embed.search_server.service import SearchService
-from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.record import joined
 from pgqueue_embed.version import VERSION
@@ -145,7 +144,7 @@ class _Tools:
         with _explained():
             wanted = search_of(given)
             hits = await self._service.find(wanted)
-            return _text({"hits": [hit_json(hit, wanted.request) for hit in hits]})
+            return json_text({"hits": [hit_json(hit, wanted.request) for hit in hits]})
 
     async def fetch_record(self, pipeline: PipelineName, key: RecordKey) -> str:
         """Give the whole text of a record, and where its pieces stand in it.
@@ -160,12 +159,12 @@ class _Tools:
             for each in places:
                 if each["chunk"] is not None:
                     del each["chunk"]
-            return _text({"key": key, "text": joined(chunks), "chunks": places})
+            return json_text({"key": key, "text": joined(chunks), "chunks": places})
 
     async def list_pipelines(self) -> str:
         """List what can be searched: each pipeline's name, its tables and its model."""
         with _explained():
-            return _text(
+            return json_text(
                 {
                     "pipelines": [
                         {
@@ -190,7 +189,3 @@ class _explained:  # noqa: N801 - read as a word of the block
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, ToolError):
             raise ToolError(told(error).message) from None
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False)

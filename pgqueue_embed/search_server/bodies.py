@@ -11,7 +11,7 @@ from starlette.responses import Response
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import CALLED, check_names, check_type
 from pgqueue_embed.search_server.service import Search
-from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.untrusted.plain_json import exact_json, json_text
 from pgqueue_embed.vector_search.request import SearchRequest
 
 SEARCH_FIELDS = (
@@ -22,13 +22,13 @@ SEARCH_FIELDS = (
 
 
 class JsonResponse(Response):
-    """A value as JSON; dates and other values of PostgreSQL as `plain` writes them."""
+    """A value as `json_text` writes it."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of `content`."""
-        return json.dumps(content, default=plain, ensure_ascii=False, allow_nan=False).encode()
+        return json_text(content).encode()
 
 
 def json_object(body: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def json_object(body: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
     unknown = [name for name in given if name not in fields]
     if unknown:
         raise UsageError(f"{unknown[0]!r} is none of the fields {', '.join(fields)}")
+    if "filter" in given and b"." in body:  # a number to look for has all its digits
+        given["filter"] = exact_json(body)["filter"]
     return given
 
 

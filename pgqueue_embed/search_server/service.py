@@ -29,6 +29,7 @@ from pgqueue_embed.search_server.query_batches import Encoded
 from pgqueue_embed.search_server.search_rounds import SearchRounds
 from pgqueue_embed.vector_search.asked import TRIES
 from pgqueue_embed.vector_search.hit import Hit
+from pgqueue_embed.vector_search.hit_json import reads_exactly
 from pgqueue_embed.vector_search.query import CONDITION_SECONDS
 from pgqueue_embed.vector_search.record import StoredChunk, read_record
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -69,7 +70,10 @@ class SearchService:
         self._encoder = encoder
         self._names = tuple(names)
         self._sessions = Sessions(
-            conninfo, application_name=applications.SERVE, patience_seconds=CONDITION_SECONDS
+            conninfo,
+            application_name=applications.SERVE,
+            patience_seconds=CONDITION_SECONDS,
+            opened=reads_exactly,
         )
         self._executor = ThreadPoolExecutor(MOST_SESSIONS, thread_name_prefix="pgembed-session")
         self._rounds = SearchRounds(self._sessions, self._executor)

@@ -61,13 +61,20 @@ class Sessions:
     """Sessions that are lent to one caller at a time, MOST_SESSIONS of which are kept in between.
 
     They end with this object, if not before. What a process inherited by a fork is its parent's.
-    `known` is what is known of the pipelines there.
+    `known` is what is known of the pipelines there. Each session that is opened is handed to
+    `opened`.
     """
 
     def __init__(
-        self, conninfo: str, *, application_name: str, patience_seconds: float | None = None
+        self,
+        conninfo: str,
+        *,
+        application_name: str,
+        patience_seconds: float | None = None,
+        opened: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self.known = Known()
+        self._opened = opened
         self._conninfo = conninfo
         self._application_name = application_name
         self._patience_seconds = patience_seconds
@@ -153,6 +160,7 @@ class Sessions:
         except BaseException:
             connection.close()
             raise
+        self._opened(connection)
         return connection
 
     def _give_back(self, connection: Connection, *, is_left: bool) -> None:

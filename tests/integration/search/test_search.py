@@ -210,6 +210,22 @@ def test_words_find_the_record_that_has_them(
     assert hit["chunk"] == "The pump  stopped\nat \x1b[31mnight."
 
 
+def test_numbers_of_columns_keep_all_their_digits(
+    conninfo: str, connection: Connection, tiny: Pipeline, tiny_model: Path
+) -> None:
+    embed_with(tiny_model, conninfo, tiny)
+    amount = "12345678901234567890.123"
+    connection.execute(f"alter table reports add column amount numeric default {amount}")
+    connection.execute(f"alter table reports add column extra jsonb default '[{amount}]'")
+    search_it = ("search", "reports", "pump", "--limit", "1", "--columns", "amount,extra")
+    ran = pgembed(conninfo, *search_it, "--json")
+    assert f'"amount": {amount}' in ran.stdout
+    assert f'"extra": [\n        {amount}' in ran.stdout
+    shown = pgembed(conninfo, *search_it).stdout
+    assert f"amount: {amount}\n" in shown
+    assert f"extra: [{amount}]\n" in shown
+
+
 def test_when_nothing_reaches_the_threshold_the_best_score_is_said(
     conninfo: str, tiny: Pipeline, tiny_model: Path
 ) -> None:

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.search_server import overload
-from pgqueue_embed.untrusted.plain_json import plain
+from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search import query
 from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
@@ -69,7 +69,7 @@ def test_hits_are_those_of_a_search_of_ones_own(
     with connect(shared_conninfo) as connection:
         pipeline = load_pipeline(connection, "reports")
         hits = search(connection, pipeline, unit_vector(QUERY), request)
-    expected = json.loads(json.dumps([hit_json(hit, request) for hit in hits], default=plain))
+    expected = json.loads(json_text([hit_json(hit, request) for hit in hits]))
     answer = served.post("/search", {"pipeline": "reports", "query": QUERY, **asked})
     assert answer.json() == {"hits": expected}
     assert bool(expected) == (asked.get("where") != "kind = 5000")
@@ -86,6 +86,22 @@ def test_filter_is_data_and_finds_what_the_same_condition_does(served: Served) -
     assert served.post("/search", {**common, "filter": {}}).json()["hits"]
     hostile = {**common, "filter": {"body": "' or true --"}}
     assert served.post("/search", hostile).json() == {"hits": []}
+
+
+def test_numbers_keep_all_their_digits_on_both_ways(served: Served, shared_conninfo: str) -> None:
+    amount = "12345678901234567890.123"
+    asked = f'"limit": 1, "filter": {{"amount": {amount}}}, "columns": ["amount", "extra"]'
+    body = f'{{"pipeline": "reports", "query": "{QUERY}", "threshold": -1, {asked}}}'
+    with connect(shared_conninfo) as connection:
+        connection.execute(f"alter table public.reports add column amount numeric default {amount}")
+        extra = f'{{"a": [{amount}, 1e-9]}}'
+        connection.execute(f"alter table public.reports add column extra jsonb default '{extra}'")
+        try:
+            answer = served.client.post("/search", content=body.encode())
+        finally:
+            connection.execute("alter table public.reports drop column amount, drop column extra")
+    assert answer.status_code == 200, answer.text
+    assert f'"columns": {{"amount": {amount}, "extra": {{"a": [{amount}, 1E-9]}}}}' in answer.text
 
 
 INPUT = {"model": "reports", "input": "a"}
