@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.canonical_keys import no_key
 from pgqueue_embed.pipeline.option import check_count
 from pgqueue_embed.pipeline.pipeline import Pipeline
 
@@ -95,7 +96,7 @@ def kind_of(connection: Connection, pipeline: Pipeline, key: str) -> str:
     try:
         row = connection.execute(KIND_OF, {"pipeline_id": pipeline.id, "key": key}).fetchone()
     except psycopg.errors.InvalidParameterValue as error:
-        raise UsageError(f"{error.diag.message_primary}; {error.diag.message_hint}") from None
+        raise no_key(error) from None
     if row is None:
         raise UsageError(f"{pipeline.name} has no dead letter '{key}'; pgembed failures lists them")
     return str(row[0] or "")
@@ -135,7 +136,7 @@ def _retry_keys(connection: Connection, pipeline: Pipeline, keys: Sequence[str])
     try:
         return _count(connection, RETRY_KEYS, (list(keys), pipeline.id))
     except psycopg.errors.InvalidParameterValue as error:
-        raise UsageError(f"{error.diag.message_primary}; {error.diag.message_hint}") from None
+        raise no_key(error) from None
 
 
 def _count(connection: Connection, query: str, values: tuple[list[str], int]) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.canonical_keys import canonical_keys
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.hit import Hit
@@ -57,11 +57,10 @@ def canonical(connection: Connection, pipeline: Pipeline, judgements: Judgements
     Raises UsageError for what can be no key of its source.
     """
     keys = sorted({key for judged in judgements.values() for key in judged})
-    query = "select pgembed.canonical_keys(%s, pipelines) from pgembed.pipelines where id = %s"
     try:
-        written = connection.value(query, (keys, pipeline.id))
-    except (psycopg.DataError, UnicodeEncodeError) as error:
-        raise UsageError(f"--judgements: {first_line(error)}") from None
+        written = run(connection, canonical_keys(pipeline, keys))
+    except UsageError as error:
+        raise UsageError(f"--judgements: {error}") from None
     names = dict(zip(keys, written, strict=True))
     return {
         query: {names[key]: relevance for key, relevance in judged.items()}

@@ -13,6 +13,7 @@ from psycopg import sql
 from pgqueue_embed.db.extension import extension_read
 from pgqueue_embed.db.steps import Step, Steps
 from pgqueue_embed.errors import NotFound, UsageError
+from pgqueue_embed.pipeline.canonical_keys import canonical_keys
 from pgqueue_embed.pipeline.key_values import key_text
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
@@ -48,10 +49,13 @@ group by 1
 
 
 def origin_of(pipeline: Pipeline, near: Near) -> Steps[Origin]:
-    """Return where a search starts; raises NotFound for a record that has no vectors."""
+    """Return where a search starts.
+
+    Raises NotFound for a record that has no vectors, UsageError for what can be no key of one.
+    """
     if not isinstance(near, LikeRecord):
         return Origin(vector=near)
-    given = key_text(pipeline.key, near.key)
+    [given] = yield from canonical_keys(pipeline, [key_text(pipeline.key, near.key)])
     extension = yield from extension_read()
     names = pipeline.spec.columns.fulltext_id
     query = sql.SQL(MEAN).format(

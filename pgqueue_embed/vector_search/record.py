@@ -10,10 +10,12 @@ from psycopg import sql
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import PipelineFault
+from pgqueue_embed.pipeline.canonical_keys import canonical_keys
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.query import check_present
 from pgqueue_embed.vector_search.reading import reading_chunks
+from pgqueue_embed.vector_search.rights import naming_missing_rights
 
 # Of a long document this is the beginning.
 MOST_CHUNKS = 1_000
@@ -50,8 +52,8 @@ class StoredChunk:
 def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[StoredChunk]:
     """Return the stored chunks of a record in order, MOST_CHUNKS at most; none without it.
 
-    `key` is as in a hit. Raises PipelineFault where the target may not be read, PipelineReplaced
-    where another generation has replaced it, and psycopg's DataError for what can be no key.
+    `key` is as in a hit. Raises UsageError for what can be no key, PipelineFault where the target
+    may not be read, and PipelineReplaced where another generation has replaced it.
     """
     columns = pipeline.spec.columns
     query = sql.SQL(READ).format(
@@ -63,9 +65,11 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
         key=pipeline.key.of("target", columns.fulltext_id),
         wanted=pipeline.key.value(sql.SQL("%(key)s::text")),
     )
+    with naming_missing_rights(connection):
+        [wanted] = run(connection, canonical_keys(pipeline, [key]))
     try:
         with reading_chunks(connection, pipeline, "reading its chunks"):
-            rows = connection.execute(query, {"key": key, "limit": MOST_CHUNKS}).fetchall()
+            rows = connection.execute(query, {"key": wanted, "limit": MOST_CHUNKS}).fetchall()
             run(connection, check_present(pipeline))
     except PipelineFault:
         run(connection, check_present(pipeline))

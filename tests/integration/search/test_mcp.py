@@ -53,7 +53,14 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
         ),
         ("no_such_tool", {}, "no_such_tool"),
         ("fetch_record", {"pipeline": "reports", "key": "999999"}, "no vectors of a record"),
-        ("fetch_record", {"pipeline": "reports", "key": "x"}, "invalid input syntax"),
+        (
+            "fetch_record",
+            {"pipeline": "reports", "key": "x"},
+            "'x' cannot be a key of pipeline 'reports': invalid input syntax for type integer:"
+            ' "x"; its key is id (integer)',
+        ),
+        ("fetch_record", {"pipeline": "reports", "key": "9" * 30}, "; its key is id (integer)"),
+        ("fetch_record", {"pipeline": "reports", "key": "\0"}, "NUL"),
         ("fetch_record", {"pipeline": "reports", "key": 7}, "key: Input should be a valid string"),
         ("fetch_record", {"pipeline": "reports"}, "key: Field required"),
         ("search", {**SEARCH, "filter": "kind = 1"}, "filter: Input should be a valid dict"),

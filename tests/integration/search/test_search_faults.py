@@ -80,6 +80,32 @@ def test_what_is_not_there_is_no_fault_of_the_request(
         search(face, record=7)
 
 
+# What can be no key of `letters`, an integer and a date, and of `reports`, an integer.
+NO_KEYS: tuple[tuple[str, str, str], ...] = (
+    ("letters", "x", r"its keys are JSON arrays of a \(integer\), b \(date\)$"),
+    ("letters", '["1", "soon"]', r"its keys are JSON arrays of a \(integer\), b \(date\)$"),
+    ("letters", "[1]", r"its keys are JSON arrays of a \(integer\), b \(date\)$"),
+    ("reports", "soon", r"its key is id \(integer\)$"),
+    ("reports", "\ud800", "surrogates"),
+    ("reports", "\0", "NUL"),
+)
+
+
+def test_what_can_be_no_key_is_told_what_one_is(
+    conninfo: str, connection: Connection, reports: Pipeline, letters: Pipeline
+) -> None:
+    pipelines = {each.name: each for each in (reports, letters)}
+    for name, key, says in NO_KEYS:
+        with pytest.raises(UsageError, match=says) as refused:
+            search(Database(conninfo).pipeline(name), record=key)
+        assert "cannot search" not in str(refused.value)
+        if name == "reports":
+            with pytest.raises(UsageError, match=says):
+                read_record(connection, pipelines[name], key)
+    (first, second) = read_record(connection, reports, " 7")
+    assert (first.chunk_index, second.chunk_index) == (0, 1)
+
+
 def test_who_is_in_the_way_is_worth_another_try(
     conninfo: str, face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
