@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,10 +18,11 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import read_on, read_on_async
 from pgqueue_embed.errors import DatabaseUnavailable, PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.key_values import RecordKey
-from pgqueue_embed.pipeline.option import check_type, shown
+from pgqueue_embed.pipeline.option import shown
 from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.known import Known
+from pgqueue_embed.vector_search.options import OrderOptions, request_of
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.sessions import Sessions, forget_what_was_set
 
@@ -45,7 +45,7 @@ def search(
     rerank: str | None = None,
     rerank_top: int = SearchRequest.rerank_top,
     mmr: float | None = None,
-    device: str = "auto",
+    device: str = OrderOptions.device,
     hybrid: bool = False,
     hybrid_weight: float | None = None,
     connection: psycopg.Connection[Any] | None = None,
@@ -98,7 +98,7 @@ async def search_async(
     rerank: str | None = None,
     rerank_top: int = SearchRequest.rerank_top,
     mmr: float | None = None,
-    device: str = "auto",
+    device: str = OrderOptions.device,
     hybrid: bool = False,
     hybrid_weight: float | None = None,
     connection: psycopg.AsyncConnection[Any] | None = None,
@@ -121,9 +121,6 @@ async def search_async(
         return await _run_async(plan_of(pipeline_name(pipeline.name), asked, known), reader)
 
 
-REQUEST_FIELDS = tuple(each.name for each in fields(SearchRequest))
-
-
 def _check_pipeline(pipeline: object) -> None:
     if not isinstance(pipeline, Pipeline):
         raise UsageError(
@@ -134,17 +131,13 @@ def _check_pipeline(pipeline: object) -> None:
 def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
     if connection is not None and pool is not None:
         raise UsageError("connection and pool: give one of them")
-    check_type("hybrid", given["hybrid"], bool)
+    request = request_of(
+        given["query"], {**given, "columns": columns_of("columns", given["columns"])}
+    )
     if given["hybrid"] and given["query"] is None:
         raise UsageError("hybrid finds by words, too; give a query, in words")
-    values = {
-        **{name: given[name] for name in REQUEST_FIELDS if name in given},
-        "words": given["query"] if given["hybrid"] else None,
-        "lexical_weight": given["hybrid_weight"],
-        "columns": columns_of("columns", given["columns"]),
-    }
     return Asked(
-        request=SearchRequest(**values),
+        request=request,
         query=given["query"],
         vector=given["vector"],
         record=given["record"],

@@ -109,12 +109,13 @@ def add_commands(app: typer.Typer) -> None:
 def alter(
     conninfo: str,
     name: options.PipelineName,
-    wanted: WantedChanges,
     follow_source: Follow = False,
     switch: Switch = False,
     wait: Wait = False,
     force: Force = False,
     abort: Abort = False,
+    *,
+    wanted: WantedChanges,
 ) -> None:
     """Change a pipeline: at once, or by a new generation where that alters its vectors.
 

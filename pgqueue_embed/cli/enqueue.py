@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def enqueue(
     conninfo: str,
     name: options.PipelineName,
-    records: options.WantedRecords,
     allow_deletes: options.AllowDeletes = False,
+    *,
+    records: options.WantedRecords,
 ) -> None:
     """Queue the records that are not embedded yet, have changed, or are gone from the source.
 

@@ -137,20 +137,23 @@ def connected(
     """Give `command` the connection and logging options and, as first argument, its conninfo.
 
     A parameter whose type is a dataclass or an OptionGroup is a group of options: the command line
-    has an option for each of its fields, and the command is called with the object. A parameter
-    `file` is the configuration file; other commands read the one in the working folder, if there
-    is one, for the database. Where none is named and there is no private server yet, it is made for
-    those alone that `may_make_server`.
+    has an option for each of its fields in its place, and the command is called with the object. A
+    parameter `file` is the configuration file; other commands read the one in the working folder,
+    if there is one, for the database. Where none is named and there is no private server yet, it is
+    made for those alone that `may_make_server`.
     """
     hints = get_type_hints(command, include_extras=True)
     own = list(inspect.signature(command).parameters.values())[1:]
     groups = {each.name: hints[each.name] for each in own if _is_group(hints[each.name])}
-    plain = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name])
+    options = [
+        option
         for each in own
-        if each.name not in groups
+        for option in (
+            _options_of(groups[each.name])
+            if each.name in groups
+            else [_option(each.name, each.default, hints[each.name])]
+        )
     ]
-    grouped = [option for group in groups.values() for option in _options_of(group)]
     shared = [_option(name, None, option) for name, option in SHARED_OPTIONS.items()]
     context = inspect.Parameter(
         "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
@@ -166,7 +169,7 @@ def connected(
         conninfo = _conninfo(given, values.get("file"), may_make_server=may_make_server)
         command(conninfo, **values)
 
-    parameters = [context, *plain, *grouped, *shared]
+    parameters = [context, *options, *shared]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapper

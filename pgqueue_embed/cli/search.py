@@ -13,7 +13,7 @@ import typer
 from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
-from pgqueue_embed.cli.search_order import Order
+from pgqueue_embed.cli.search_options import WantedSearch
 from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
 
@@ -34,25 +34,6 @@ WORRYING_SHARE = 0.2
 
 
 Query = Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", help="Show at most so many.")]
-Offset = Annotated[int, typer.Option("--offset", help="Leave the first so many out.")]
-Where = Annotated[
-    str | None,
-    typer.Option(
-        "--where",
-        help="Only where this SQL condition over columns of source and target holds.",
-        show_default=False,
-    ),
-]
-Columns = Annotated[
-    str | None,
-    typer.Option("--columns", help="Columns of source or target to show: a,b.", show_default=False),
-]
-PerRecord = Annotated[
-    bool,
-    typer.Option("--per-record", help="Each record once, by its best chunk, with how many match."),
-]
-Threshold = Annotated[float, typer.Option("--threshold", help="Least cosine similarity, -1 to 1.")]
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -71,16 +52,9 @@ def search(
     conninfo: str,
     name: PipelineName,
     query: Query,
-    limit: Limit = SearchRequest.limit,
-    offset: Offset = SearchRequest.offset,
-    threshold: Threshold = SearchRequest.threshold,
-    where: Where = None,
-    columns: Columns = None,
-    per_record: PerRecord = False,
+    wanted: WantedSearch,
     as_json: AsJson = False,
     model_path: ModelPath = None,
-    *,
-    order: Order,
 ) -> None:
     """Find the chunks that are nearest in meaning to a query.
 
@@ -96,20 +70,8 @@ def search(
     """
     # Read when numpy is first imported. In one short text, its threads wait more than they compute.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    request = SearchRequest(
-        limit=limit,
-        offset=offset,
-        threshold=threshold,
-        where=where,
-        columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
-        per_record=per_record,
-        rerank_top=order.rerank_top,
-        mmr=order.mmr,
-        words=query if order.hybrid else None,
-        lexical_weight=order.hybrid_weight,
-    )
-    request.check()
-    hits = _search(conninfo, name, query, model_path, request, order)
+    request = wanted.request(query)
+    hits = _search(conninfo, name, query, model_path, request, wanted)
     if as_json:
         from pgqueue_embed.vector_search.hit_json import hit_json
 
@@ -126,7 +88,7 @@ def _search(
     query: str,
     model_path: str | None,
     request: SearchRequest,
-    order: Order,
+    wanted: WantedSearch,
 ) -> list[Hit] | None:
     """Return the hits; None where the pipeline has no vectors yet."""
     from pgqueue_embed.db.migrate import check_schema
@@ -143,7 +105,7 @@ def _search(
             pipeline = load_pipeline(connection, name)
         if not has_vectors(connection, pipeline):
             return None
-        return _find(connection, pipeline, query, model_path, request, order)
+        return _find(connection, pipeline, query, model_path, request, wanted)
 
 
 def _find(
@@ -152,13 +114,13 @@ def _find(
     query: str,
     model_path: str | None,
     request: SearchRequest,
-    order: Order,
+    wanted: WantedSearch,
 ) -> list[Hit]:
     from pgqueue_embed.vector_search.query import search as find
 
     vector, unknown_share = _encoded(pipeline, query, model_path)
     _warn_of_unknown_words(pipeline, unknown_share)
-    hits = find(connection, pipeline, vector, request, order.score(query))
+    hits = find(connection, pipeline, vector, request, wanted.score(query))
     if len(hits) < request.limit:
         behind = request.offset + len(hits) if hits else 0
         anything = replace(

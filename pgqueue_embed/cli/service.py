@@ -44,7 +44,6 @@ def add_commands(parent: typer.Typer) -> None:
 
 def install(
     conninfo: str,
-    worker: WorkerOptions,
     pipeline: OnlyPipelines = None,
     processes: Processes = "1",
     name: Name = "pgembed",
@@ -58,6 +57,8 @@ def install(
             show_default=False,
         ),
     ] = None,
+    *,
+    worker: WorkerOptions,
 ) -> None:
     """Have this machine start `pgembed work` by itself, now and after each reboot.
 

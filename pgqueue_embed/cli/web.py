@@ -20,7 +20,6 @@ def add_commands(app: typer.Typer) -> None:
 
 def web(
     conninfo: str,
-    listening: ListeningOptions,
     port: ListenPort = DEFAULT_PORT,
     allow_actions: Annotated[
         bool,
@@ -29,6 +28,8 @@ def web(
             help="Let the page pause, resume and retry, with this role's rights.",
         ),
     ] = False,
+    *,
+    listening: ListeningOptions,
 ) -> None:
     """Serve a page: time left, machines, dead letters, events, and search.
 

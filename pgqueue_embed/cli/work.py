@@ -56,7 +56,6 @@ def add_commands(app: typer.Typer) -> None:
 
 def work(
     conninfo: str,
-    worker: WorkerOptions,
     drain: Annotated[
         bool,
         typer.Option("--drain", help="Leave when nothing is pending.", rich_help_panel=WORKER),
@@ -72,6 +71,8 @@ def work(
         ),
     ] = None,
     processes: Processes = "1",
+    *,
+    worker: WorkerOptions,
 ) -> None:
     """Claim, embed and commit until stopped; start it on as many machines as you have.
 

@@ -7,7 +7,7 @@ file and its schema, `alter`, the checks and the tables of the documentation com
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from numbers import Integral, Number, Real
@@ -93,7 +93,8 @@ class Option:
     Numbers are from `minimum` to `maximum`, in `unit` (singular). `alter` is the help of `pgembed
     alter`, without which it stays for ever; it takes effect at once unless it `alters_vectors`, or
     belongs `with_vectors` that others alter in the same breath. An empty value takes it away if it
-    `may_go`. `more` is a page of the documentation.
+    `may_go`. `more` is a page of the documentation; `behind` names the option that it comes behind,
+    see `in_order`.
     """
 
     help: str
@@ -132,8 +133,11 @@ class Option:
         return () if self.type is list else None
 
     def check(self, value: Any) -> None:
-        """Raise UsageError for a value that cannot be, whatever the other options say."""
-        if value is None:
+        """Raise UsageError for a value that cannot be, whatever the other options say.
+
+        None is not given, where that is the default.
+        """
+        if value is None and self.default is None:
             return
         if self.choices and value not in self.choices:
             raise UsageError(f"{self.flag} {value}: give {' or '.join(self.choices)}")
@@ -194,6 +198,13 @@ def _type(annotated: Any) -> type:
         return list
     (type_,) = {*(get_args(annotated) or (annotated,))} - {NoneType}
     return type_ if type_ in (bool, int, float) else str
+
+
+def in_order(settings: Any, beside: Any) -> Iterator[Option]:
+    """Yield the options of two dataclasses: each of `beside` comes `behind` one of `settings`."""
+    for option in options_of(settings):
+        yield option
+        yield from (each for each in options_of(beside) if each.behind == option.name)
 
 
 def check_options(settings: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pgqueue_embed.db.names import Table, parse_table, with_suffix
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import Option, check_options, options_of
+from pgqueue_embed.pipeline.option import Option, check_options, in_order, options_of
 from pgqueue_embed.pipeline.pipeline import DEFAULT_MODEL
 from pgqueue_embed.pipeline.spec import MODEL, TABLES, PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import check_name, checked
@@ -86,14 +86,8 @@ class VerifyOptions:
         check_options(self)
 
 
-def _in_order() -> Iterator[Option]:
-    for option in options_of(PipelineSpec):
-        yield option
-        yield from (each for each in options_of(Beside) if each.behind == option.name)
-
-
 # By their name, in the order of the help, of files, and of what is shown.
-PIPELINE_OPTIONS = {option.name: option for option in _in_order()}
+PIPELINE_OPTIONS = {option.name: option for option in in_order(PipelineSpec, Beside)}
 
 # Those that `alter` changes.
 ALTERABLE = {name: option for name, option in PIPELINE_OPTIONS.items() if option.alter}

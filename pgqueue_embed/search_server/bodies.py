@@ -9,10 +9,10 @@ from typing import Any
 from starlette.responses import Response
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import CALLED, check_names, check_type
+from pgqueue_embed.pipeline.option import CALLED, check_names
 from pgqueue_embed.search_server.service import Search
 from pgqueue_embed.untrusted.plain_json import exact_json, json_text
-from pgqueue_embed.vector_search.request import SearchRequest
+from pgqueue_embed.vector_search.options import request_of
 
 SEARCH_FIELDS = (
     *("pipeline", "query", "limit", "offset", "threshold"),
@@ -56,15 +56,10 @@ def _refuse_constant(name: str) -> Any:
 
 def search_of(given: Mapping[str, Any]) -> Search:
     """Return the search that a JSON object asks for; raises UsageError for what is none."""
-    request = {
-        name: given[name]
-        for name in ("limit", "offset", "threshold", "where", "per_record", "mmr", "rerank_top")
-        if given.get(name) is not None
-    }
-    hybrid = given.get("hybrid") or False
-    check_type("hybrid", hybrid, bool)
+    asked = {name: value for name, value in given.items() if value is not None}
     columns = given.get("columns") or []
     check_names("columns", columns)
+    asked |= {"hybrid": given.get("hybrid") or False, "columns": tuple(columns)}
     wanted = given.get("filter")
     if wanted is not None and not isinstance(wanted, dict):
         raise UsageError('filter: give an object of columns, such as {"event_type": "D"}')
@@ -72,12 +67,7 @@ def search_of(given: Mapping[str, Any]) -> Search:
     return Search(
         pipeline=text_field(given, "pipeline"),
         query=query,
-        request=SearchRequest(
-            columns=tuple(columns),
-            words=query if hybrid else None,
-            lexical_weight=given.get("hybrid_weight"),
-            **request,
-        ),
+        request=request_of(query, asked),
         filter=wanted,
     )
 

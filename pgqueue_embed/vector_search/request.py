@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import (
+    Option,
     check_count,
     check_names,
+    check_options,
     check_type,
     check_where,
     check_within,
 )
 from pgqueue_embed.untrusted.shell import command
+
+# The panels of the help of `search`.
+WHICH = "Options"
+ORDER = "Order"
 
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
@@ -26,6 +34,25 @@ COSINES = (
 TOPS = f"give how many hits to order anew, 1 to {MOST_REFINED:,}"
 TRADE_OFFS = "give a number from 0 to 1, the weight of relevance beside variety; 0.7 is usual"
 WEIGHTS = "give a number from 0 to 1, the weight of words beside vectors"
+
+
+def _count(option: Option, value: Any) -> None:
+    check_count(option.flag, value)
+
+
+def _condition(_option: Option, value: Any) -> None:
+    check_where(value)
+
+
+def _names(option: Option, value: Any) -> None:
+    check_names(option.flag, value)
+
+
+def _within(least: float, most: float, wanted: str) -> Callable[[Option, Any], None]:
+    def rule(option: Option, value: Any) -> None:
+        check_within(option.flag, value, option.type, least, most, wanted)
+
+    return rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +68,73 @@ class SearchRequest:
     is that of the words; None for the pipeline's. `condition_name` is what errors call `where`.
     """
 
-    limit: int = 5
-    threshold: float = 0.0
-    offset: int = 0
-    where: str | None = None
-    columns: tuple[str, ...] = ()
-    per_record: bool = False
-    rerank_top: int = 50
-    mmr: float | None = None
+    limit: Annotated[
+        int,
+        Option(
+            help="Show at most so many.",
+            rule=_count,
+            panel=WHICH,
+        ),
+    ] = 5
+    offset: Annotated[
+        int,
+        Option(
+            help="Leave the first so many out.",
+            rule=_within(0, math.inf, "give 0 or more"),
+            panel=WHICH,
+        ),
+    ] = 0
+    threshold: Annotated[
+        float,
+        Option(help="Least cosine similarity, -1 to 1.", rule=_within(-1, 1, COSINES), panel=WHICH),
+    ] = 0.0
+    where: Annotated[
+        str | None,
+        Option(
+            help="Only where this SQL condition over columns of source and target holds.",
+            rule=_condition,
+            panel=WHICH,
+        ),
+    ] = None
+    columns: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Columns of source or target to show: a,b.",
+            rule=_names,
+            metavar="<str>",
+            panel=WHICH,
+        ),
+    ] = ()
+    per_record: Annotated[
+        bool,
+        Option(help="Each record once, by its best chunk, with how many match.", panel=WHICH),
+    ] = False
+    rerank_top: Annotated[
+        int,
+        Option(
+            help="How many of the nearest to order so.",
+            rule=_within(1, MOST_REFINED, TOPS),
+            panel=ORDER,
+        ),
+    ] = 50
+    mmr: Annotated[
+        float | None,
+        Option(
+            help="Order for variety: 1 for relevance alone, to 0; 0.7 is usual.",
+            rule=_within(0, 1, TRADE_OFFS),
+            panel=ORDER,
+        ),
+    ] = None
     words: str | None = None
-    lexical_weight: float | None = None
+    lexical_weight: Annotated[
+        float | None,
+        Option(
+            name="hybrid_weight",
+            help="Weight of the words, 0 to 1. Defaults to what evaluate has found, or 0.5.",
+            rule=_within(0, 1, WEIGHTS),
+            panel=ORDER,
+        ),
+    ] = None
     condition_name: str = "--where"
 
     @property
@@ -60,24 +144,10 @@ class SearchRequest:
 
     def check(self) -> None:
         """Raise UsageError for what no search can be."""
-        check_count("--limit", self.limit)
-        check_within("--offset", self.offset, int, 0, math.inf, "give 0 or more")
-        check_within("--threshold", self.threshold, float, -1, 1, COSINES)
-        check_where(self.where)
-        check_names("--columns", self.columns)
-        check_type("--per-record", self.per_record, bool)
-        check_within("--rerank-top", self.rerank_top, int, 1, MOST_REFINED, TOPS)
-        if self.mmr is not None:
-            check_within("--mmr", self.mmr, float, 0, 1, TRADE_OFFS)
+        check_options(self)
         if self.words is not None:
             check_type("--hybrid", self.words, str)
-        self._check_weight()
-
-    def _check_weight(self) -> None:
-        if self.lexical_weight is None:
-            return
-        check_within("--hybrid-weight", self.lexical_weight, float, 0, 1, WEIGHTS)
-        if self.words is None:
+        elif self.lexical_weight is not None:
             raise UsageError("--hybrid-weight is of a hybrid search; add --hybrid")
 
 

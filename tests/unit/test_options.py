@@ -1,4 +1,4 @@
-"""One place for a setting: who names options of a pipeline or a worker takes them from there."""
+"""One place for a setting: who names one of a pipeline, worker or search takes it from there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
-from pgqueue_embed import Database, Pipeline, Worker
+from pgqueue_embed import Database, Pipeline, Worker, search, search_async
 from pgqueue_embed.api.arguments import argument
 from pgqueue_embed.cli.alter import WantedChanges
 from pgqueue_embed.cli.pipeline_options import WantedPipeline
+from pgqueue_embed.cli.search_options import WantedSearch
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes
 from pgqueue_embed.pipeline.option import Option, options_of
 from pgqueue_embed.pipeline.options import ALTERABLE, PIPELINE_OPTIONS, Beside
 from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.search_server.bodies import SEARCH_FIELDS
+from pgqueue_embed.vector_search.options import SEARCH_OPTIONS
 from pgqueue_embed.worker.settings import WorkerSettings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -55,6 +58,7 @@ def test_commands_take_all_options() -> None:
     assert named(WantedPipeline.options) == list(PIPELINE_OPTIONS)
     assert named(WorkerOptions.options) == named(OF_WORKERS)
     assert {*named(WantedChanges.options)} == {"rename", *ALTERABLE}
+    assert named(WantedSearch.options) == list(SEARCH_OPTIONS)
 
 
 def test_create_of_python_takes_all_options_with_their_defaults() -> None:
@@ -83,6 +87,23 @@ def test_worker_of_python_takes_the_settings_with_their_defaults() -> None:
     for option in OF_WORKERS:
         if option.field != "memory_limit_megabytes":
             assert taken[option.field] == option.default, option.field
+
+
+@pytest.mark.parametrize("function", [search, search_async])
+def test_search_of_python_takes_all_options_with_their_defaults(
+    function: Callable[..., Any],
+) -> None:
+    taken = arguments(function)
+    others = {"pipeline", "query", "vector", "record", "connection", "pool"}
+    assert taken.keys() == others | SEARCH_OPTIONS.keys()
+    for option in SEARCH_OPTIONS.values():
+        assert taken[option.name] == (() if option.type is list else option.default), option.name
+
+
+def test_the_server_takes_no_option_of_a_search_that_is_none() -> None:
+    """A model that orders anew is the server's to choose: it has none."""
+    fields_of_json = {*SEARCH_FIELDS} - {"pipeline", "query", "filter"}
+    assert fields_of_json == SEARCH_OPTIONS.keys() - {"rerank", "device"}
 
 
 @pytest.mark.parametrize("option", [each for each in ALL if each.minimum is not None], ids=str)
