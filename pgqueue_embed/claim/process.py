@@ -46,7 +46,7 @@ from pgqueue_embed.queue.source_comparison import compare_slice, comparisons
 from pgqueue_embed.queue.work_items import WorkItem, add_items, alike
 from pgqueue_embed.source.ambiguous import hash_of_rows
 from pgqueue_embed.source.read import SourceRecord
-from pgqueue_embed.source.trust import look_often
+from pgqueue_embed.source.trust import check_trust_often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def process_claim(
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size)
         embedding = _embed(session, pipeline, reading, chunker, device)
-        with look_often(session.side, pipeline).kept(session.connection):
+        with check_trust_often(session.side, pipeline).kept(session.connection):
             commit = _write(session, pipeline, claim, reading, embedding)
     return ClaimOutcome(
         commit=commit, rate=_rate(claim, reading, embedding, time.monotonic() - started)

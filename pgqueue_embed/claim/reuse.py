@@ -22,7 +22,7 @@ from pgqueue_embed.db.vectors import unpack
 from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord
-from pgqueue_embed.source.trust import look_often
+from pgqueue_embed.source.trust import check_trust_often
 from pgqueue_embed.target import hash_of, hash_of_text, target_of
 
 # The rounding of halfvec included. A vector further off was not written by a worker.
@@ -86,7 +86,7 @@ class ReusingEmbedder:
             key_is_among=target_of(pipeline).key_is_among,
         )
         values = {"keys": self._keys, "hashes": list(hashes)}
-        trust = look_often(self._side, pipeline)
+        trust = check_trust_often(self._side, pipeline)
         doing = f"reading the vectors of {pipeline.target}"
         with trust.kept(self._side), on_users_tables(self._side, doing):
             rows = self._side.execute(query, values, binary=True).fetchall()

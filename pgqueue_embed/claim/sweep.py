@@ -1,4 +1,4 @@
-"""Sweeps: what a TRUNCATE leaves in the queue, a look through the ledger for what has gone with it.
+"""Sweeps of the ledger, which a TRUNCATE leaves in the queue, for what has gone with it.
 
 A user's TRUNCATE cannot queue the keys: it does not see them. It waits for whoever reads or writes
 the table, the re-check of a claim before its commit included, so that all that was ever written
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.claims import Claim
-from pgqueue_embed.queue.deleted import check_doubt, find_deleted, look_through, queue_deleted
+from pgqueue_embed.queue.deleted import check_doubt, find_deleted, queue_deleted, sweep_ledger
 from pgqueue_embed.queue.lease import renew
 from pgqueue_embed.queue.told import Told
 from pgqueue_embed.queue.work_items import WorkItem
@@ -37,20 +37,20 @@ def sweep_slice(
     To be committed by the claim, which does not touch the source: it is read on `side`. Of several
     sweeps the one that has the farthest to go does for all, since the TRUNCATE behind each has been
     committed: a partitioned table makes one for each partition. A sweep that no TRUNCATE has left
-    looks the whole ledger through before it begins. Raises PipelineFault when source or target
-    cannot be read, or so much is gone that the source is to be doubted.
+    goes through the whole ledger before it queues anything. Raises PipelineFault when source or
+    target cannot be read, or so much is gone that the source is to be doubted.
     """
     first, *others = sorted(sweeps(claim), key=lambda item: (item.sweep_after or "").encode())
     told = any(item.handling.allow_deletes for item in sweeps(claim))
     if not told and not first.sweep_after:
-        look = look_through(
+        swept = sweep_ledger(
             side,
             pipeline,
             Told(pipeline),
             slice_records=slice_records,
             on_slice=lambda: renew(connection),
         )
-        check_doubt(side, pipeline, look)
+        check_doubt(side, pipeline, swept)
     found = find_deleted(side, pipeline, first.sweep_after or "", slice_records=slice_records)
     queue_deleted(connection, pipeline, found.keys)
     done = others if found.last_key is not None else [first, *others]

@@ -20,7 +20,7 @@ from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
-from pgqueue_embed.source.trust import look
+from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, views_of
 from pgqueue_embed.untrusted.shell import command
@@ -34,7 +34,7 @@ PUT_BACK = "put it back as it was, or drop the pipeline"
 def check_tables(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
     """Check that source and target are as the pipeline knows them, and may be used."""
     subject = pipeline.name
-    look(connection, pipeline.spec)
+    check_trust(connection, pipeline.spec)
     target = target_of(pipeline)
     source = [column.name for column in pipeline.source_columns]
     missing = run(connection, missing_of(pipeline))

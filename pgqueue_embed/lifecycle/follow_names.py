@@ -24,7 +24,7 @@ from pgqueue_embed.pipeline.missing import missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.template import with_names
 from pgqueue_embed.source.check import ColumnFacts, check_source, columns_of, shape_of
-from pgqueue_embed.source.trust import look
+from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.target import views_of
 from pgqueue_embed.untrusted.shell import command
 
@@ -240,7 +240,7 @@ def _count(
             check_source(connection, replace(way.spec, where=None))
         except UsageError:
             return 0
-    look(connection, way.spec)
+    check_trust(connection, way.spec)
     query = sql.SQL(MATCHING).format(
         source=way.source.identifier,
         source_key=way.key.of("source"),

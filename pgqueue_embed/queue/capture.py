@@ -19,7 +19,7 @@ from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.captured_columns import captured_columns
 from pgqueue_embed.queue.triggers import EVENTS, create_function, create_trigger, enable_trigger
-from pgqueue_embed.source.trust import look
+from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.untrusted.shell import command
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ def install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     is never without a writer.
     """
     _check(connection, pipeline)
-    look(connection, pipeline.spec)
+    check_trust(connection, pipeline.spec)
     return _changed(connection, pipeline, lambda: _install(connection, pipeline))
 
 

@@ -69,7 +69,7 @@ select array(
 )
 """
 
-_LOOKING = "looking for what is gone from {}"
+_SWEEPING = "looking for what is gone from {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ class DeletedSlice:
 
 
 @dataclass(kw_only=True)
-class LedgerLook:
-    """What a look through the whole ledger has found: records, the unannounced deletions.
+class LedgerSweep:
+    """What a sweep of the whole ledger has found: records, the unannounced deletions.
 
     `places` are the keys behind which slices begin that have something to be queued.
     """
@@ -119,7 +119,7 @@ def find_deleted(
         "slice_records": slice_records,
         "last_key": after_key,
     }
-    doing = _LOOKING.format(pipeline.source)
+    doing = _SWEEPING.format(pipeline.source)
     with trusting(connection, pipeline.spec), on_users_tables(connection, doing):
         row = connection.execute(query, values).fetchone()
     keys, records, last_key = row or ([], 0, None)
@@ -140,56 +140,56 @@ def enqueue_deleted(
 
     Each slice of the ledger is its own commit; run again, it queues nothing twice that waits.
     Without `allow_deletes`, pauses the pipeline and raises PipelineFault if too much is gone: see
-    `LedgerLook.is_doubtful`.
+    `LedgerSweep.is_doubtful`.
     """
     in_flight = _deleted_in_flight(connection, pipeline)
     told = Told(pipeline)
-    look = look_through(connection, pipeline, told, slice_records=slice_records)
-    if look.is_doubtful and not allow_deletes:
+    swept = sweep_ledger(connection, pipeline, told, slice_records=slice_records)
+    if swept.is_doubtful and not allow_deletes:
         # Announcements made meanwhile were not known before.
         told = Told(pipeline)
-        look = look_through(connection, pipeline, told, slice_records=slice_records)
-        check_doubt(connection, pipeline, look)
+        swept = sweep_ledger(connection, pipeline, told, slice_records=slice_records)
+        check_doubt(connection, pipeline, swept)
     with connection.transaction():
         keep_pipeline(connection, pipeline)
         queue_deleted(connection, pipeline, in_flight)
     return sum(
-        _queue_slice(connection, pipeline, told, place, slice_records) for place in look.places
+        _queue_slice(connection, pipeline, told, place, slice_records) for place in swept.places
     )
 
 
-def look_through(
+def sweep_ledger(
     connection: Connection,
     pipeline: Pipeline,
     told: Told,
     *,
     slice_records: int,
     on_slice: Callable[[], None] = lambda: None,
-) -> LedgerLook:
-    """Look through the ledger for what the source has lost, and queue nothing."""
-    look = LedgerLook()
+) -> LedgerSweep:
+    """Go through the ledger for what the source has lost, and queue nothing."""
+    swept = LedgerSweep()
     after_key: str | None = ""
     while after_key is not None:
         found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
-        look.records += found.records
+        swept.records += found.records
         keys = told.without_waiting(connection, found.keys) if found.keys else []
         if keys:
-            look.places.append(after_key)
-            look.untold += told.count_untold(connection, keys)
+            swept.places.append(after_key)
+            swept.untold += told.count_untold(connection, keys)
         after_key = found.last_key
         on_slice()
-    return look
+    return swept
 
 
-def check_doubt(connection: Connection, pipeline: Pipeline, look: LedgerLook) -> None:
-    """Pause the pipeline and raise PipelineFault, which asks a person, if `look` is doubtful.
+def check_doubt(connection: Connection, pipeline: Pipeline, swept: LedgerSweep) -> None:
+    """Pause the pipeline and raise PipelineFault, which asks a person, if `swept` is doubtful.
 
     Not while a TRUNCATE has left a sweep that waits.
     """
-    if not look.is_doubtful or _truncate_was_seen(connection, pipeline):
+    if not swept.is_doubtful or _truncate_was_seen(connection, pipeline):
         return
     reason = (
-        f"{look.untold:,} of {look.records:,} records are gone from {pipeline.source}, {UNTOLD};"
+        f"{swept.untold:,} of {swept.records:,} records are gone from {pipeline.source}, {UNTOLD};"
         f" were they deleted, run: {command('enqueue', pipeline.name, '--allow-deletes')};"
         f" if not, mend the source and run: {command('resume', pipeline.name)}"
     )
@@ -232,7 +232,7 @@ def dispel_doubt(connection: Connection, pipeline: Pipeline) -> None:
 
 def _deleted_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
     query = sql.SQL(GONE_IN_FLIGHT).format(**source_names(pipeline))
-    doing = _LOOKING.format(pipeline.source)
+    doing = _SWEEPING.format(pipeline.source)
     with trusting(connection, pipeline.spec), on_users_tables(connection, doing):
         row = connection.execute(query, {"pipeline_id": pipeline.id}).fetchone()
     (keys,) = row or ([],)

@@ -27,7 +27,7 @@ from pgqueue_embed.queue.work_items import CHANGES
 from pgqueue_embed.source.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.source.check import check_condition
 from pgqueue_embed.source.read import and_chunk_is_of, relation, source_names
-from pgqueue_embed.source.trust import look, trusting
+from pgqueue_embed.source.trust import check_trust, trusting
 
 # A slice has twice as many records as changes wait, since each slice looks at all of those; with
 # more, it would be long before it is committed.
@@ -104,7 +104,7 @@ def enqueue(
     """Queue the records of `selection` that do not wait already; returns how many were.
 
     These are new and changed records, and with neither `where` nor `limit` those that the source
-    has lost, whose vectors go. If too much has gone (see deleted.LedgerLook), the pipeline is
+    has lost, whose vectors go. If too much has gone (see deleted.LedgerSweep), the pipeline is
     paused and PipelineFault raised; with `allow_deletes` it is queued, and such a pause ends.
     Each slice, of `slice_records` or as many as are good, is its own commit. An interrupted enqueue
     goes on where it stopped, and two machines that enqueue at once take turns. A scan that was
@@ -115,7 +115,7 @@ def enqueue(
     check_adopted(connection, pipeline)
     if allow_deletes and not selection.is_whole:
         raise UsageError("--allow-deletes: without --where and --limit only, what is gone is found")
-    look(connection, pipeline.spec, where=selection.where)
+    check_trust(connection, pipeline.spec, where=selection.where)
     if selection.where is not None:
         check_condition(connection, pipeline.source, selection.where)
     sizes = Sizes(

@@ -10,7 +10,7 @@ from pgqueue_embed.db.session import Connection
 ORPHAN_AGE = "1 hour"
 
 
-# How far the old ledger has been looked through says nothing of the new one.
+# How far a sweep of the old ledger is says nothing of the new one.
 MOVE_TO_SUCCESSORS = """
 update pgembed.work
 set pipeline_id = left_behind.successor_id,

@@ -26,7 +26,7 @@ ADOPTION_SECONDS = 60.0
 
 
 def notice_changed_sources(connection: Connection) -> None:
-    """Queue a comparison of each source with capture that is another than when it was looked at."""
+    """Queue a comparison of each source with capture that has become another since the last one."""
     for (name,) in connection.execute("select pgembed.notice_changed_sources()"):
         get_logger().warning("source is another one, all of it is compared", pipeline=name)
 
@@ -71,7 +71,7 @@ set available_at = clock_timestamp() + make_interval(secs => %s)
 where id = any(%s)
 """
 
-# Behind its end, what the source has lost is to be looked for, without an announcement.
+# Behind its end, a sweep finds what the source has lost, without an announcement.
 ADVANCE = """
 update pgembed.work
 set compare_after = %s,

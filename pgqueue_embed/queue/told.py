@@ -1,8 +1,8 @@
-"""Records whose deletion was announced already: by triggers, programs or earlier looks.
+"""Records whose deletion was announced already: by triggers, programs or earlier sweeps.
 
 Their keys wait in the queue, in no order that a slice of the ledger could be compared with. They
-are read once a look, when the first record is found to be gone, and kept as hashes of eight bytes:
-of two million keys, 16 MB. Of two keys with one hash, one may be left to the next look.
+are read once a sweep, when the first record is found to be gone, and kept as hashes of eight bytes:
+of two million keys, 16 MB. Of two keys with one hash, one may be left to the next sweep.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Told:
         return int(np.count_nonzero(~(_among(hashes, waiting) | _among(hashes, in_flight))))
 
     def without_waiting(self, connection: Connection, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` that do not wait to be looked at by a claim yet to come."""
+        """Return those of `keys` that do not wait for a claim yet to come."""
         waiting, _ = self._read(connection)
         known = _among(_hashes([keys]), waiting)
         return [key for key, waits in zip(keys, known, strict=True) if not waits]
@@ -70,7 +70,7 @@ def _portions(
 
 
 def _among(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:
-    """Return which of `hashes` are in `ordered`, without a look at all of it for each slice."""
+    """Return which of `hashes` are in `ordered`, without reading all of it for each slice."""
     if not len(ordered):
         return np.zeros(len(hashes), dtype=np.bool_)
     places = np.searchsorted(ordered, hashes).clip(max=len(ordered) - 1)

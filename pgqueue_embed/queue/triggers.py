@@ -168,7 +168,7 @@ COMPARING = """
     end if
 """
 
-# A worker looks the ledger through, from its beginning, for what the source has lost.
+# A worker sweeps the ledger, from its beginning, for what the source has lost.
 TRUNCATED = """
     insert into pgembed.work (pipeline_id, keys, records, priority, known, sweep_after)
     values ({pipeline_id}, '{{}}', 0, 0, true, '')

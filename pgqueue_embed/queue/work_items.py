@@ -43,7 +43,7 @@ class WorkItem:
     """One claimed row of pgembed.work; the deaths of its `handling` count the unmarked ones too.
 
     Instead of keys it may have `compare_after`, the key behind which to compare the source with the
-    ledger, or `sweep_after`, the key of the ledger behind which to look for records that the source
+    ledger, or `sweep_after`, the key behind which to sweep the ledger for records that the source
     has lost. One that was `delayed` was claimed in the order in which such items were due.
     """
 

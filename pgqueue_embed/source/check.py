@@ -18,7 +18,7 @@ from pgqueue_embed.pipeline.key import KEY_TYPES, Key
 from pgqueue_embed.pipeline.row import SourceShape
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.source.condition import refusal
-from pgqueue_embed.source.trust import look
+from pgqueue_embed.source.trust import check_trust
 
 # Types of text, numbers, truth, enumeration, time and addresses, and of a few others, have one
 # text whatever the settings of a session are.
@@ -43,7 +43,7 @@ def check_source(connection: Connection, spec: PipelineSpec) -> SourceShape:
     the key is of a type whose text is not its identity, or is not unique, a column has no text,
     or the condition is none.
     """
-    look(connection, spec)
+    check_trust(connection, spec)
     found = types_of(connection, spec)
     used = (*spec.id_fields, *spec.recipe.names(), *spec.copy_columns)
     _check_readable(connection, spec.source, used)

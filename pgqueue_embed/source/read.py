@@ -16,7 +16,7 @@ from pgqueue_embed.db.faults import naming_the_record, on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UntrustedCode
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.trust import look_often, trusting
+from pgqueue_embed.source.trust import check_trust_often, trusting
 from pgqueue_embed.target import target_of
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def read_records(
         "pipeline_id": pipeline.id,
         "limit_bytes": limit_bytes,
     }
-    trust = look_often(connection, pipeline)
+    trust = check_trust_often(connection, pipeline)
     doing = f"reading {pipeline.source}"
     try:
         with trust.kept(connection), on_users_tables(connection, doing):

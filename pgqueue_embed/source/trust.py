@@ -3,7 +3,7 @@
 PostgreSQL runs functions of views, casts of types, expressions of indexes, policies and triggers
 with the rights of whoever reads or writes. Where these belong to a role that has fewer rights, that
 role would get those of a worker, or of the person who enqueues. It is refused, then: every command
-and every worker looks before it touches a table, by this one check. A plain table whose columns
+and every worker makes this one check before it touches a table. A plain table whose columns
 have types of PostgreSQL's own runs no code of anybody, whoever owns it.
 """
 
@@ -30,7 +30,7 @@ from pgqueue_embed.untrusted.shell import command
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What a look at the tables of `wanted` has found: no code of a role with fewer rights.
+    """The tables of `wanted` were checked, and no code of a role with fewer rights was found.
 
     `may_change` tells that such a role owns one of the tables, and can bring some there any time.
     """
@@ -45,7 +45,7 @@ class Trust:
     def kept(self, connection: Connection) -> Iterator[None]:
         """Run the block only if it is so still; raises UntrustedCode.
 
-        Tables that may change are locked against it between another look and the block: all of it
+        Tables that may change are locked against it between another check and the block: all of it
         is one transaction then.
         """
         if not self.may_change:
@@ -53,7 +53,7 @@ class Trust:
             return
         with connection.transaction():
             run(connection, _locked(self.wanted))
-            look(
+            check_trust(
                 connection,
                 self.wanted,
                 where=self.where,
@@ -63,7 +63,7 @@ class Trust:
             yield
 
 
-def look(
+def check_trust(
     connection: Connection,
     wanted: PipelineSpec,
     *,
@@ -77,13 +77,15 @@ def look(
     `reads_source`. Raises UntrustedCode if code of a role
     with fewer rights would run with those of this one.
     """
-    return run(connection, looked(wanted, where, searching=searching, reads_source=reads_source))
+    return run(
+        connection, trust_checked(wanted, where, searching=searching, reads_source=reads_source)
+    )
 
 
-def looked(
+def trust_checked(
     wanted: PipelineSpec, where: str | None, *, searching: bool, reads_source: bool
 ) -> Steps[Trust]:
-    """Do what `look` does."""
+    """Do what `check_trust` does."""
     if wanted.trust_owners:
         return Trust(wanted=wanted, may_change=False)
     may_change, role, untrusted = False, "", None
@@ -115,19 +117,19 @@ def is_anything_untrusted(connection: Connection) -> bool:
 
 
 # A table of a trusted owner does not become a trap without the owner, and one of another owner is
-# looked at again each time it is used.
+# checked again each time it is used.
 REMEMBERED_SECONDS = 3.0
 
 _remembered: WeakKeyDictionary[Connection, dict[int, tuple[float, Trust]]] = WeakKeyDictionary()
 
 
-def look_often(connection: Connection, pipeline: Pipeline) -> Trust:
-    """Return the same for whoever asks for every claim: what was found a moment ago, if it was."""
+def check_trust_often(connection: Connection, pipeline: Pipeline) -> Trust:
+    """Do what `check_trust` does, for each claim: what was found a moment ago does."""
     remembered = _remembered.setdefault(connection, {})
     seen_at, trust = remembered.get(pipeline.id, (0.0, None))
     too_old = time.monotonic() - seen_at > REMEMBERED_SECONDS
     if trust is None or trust.wanted != pipeline.spec or too_old:
-        trust = look(connection, pipeline.spec)
+        trust = check_trust(connection, pipeline.spec)
         remembered[pipeline.id] = (time.monotonic(), trust)
     return trust
 
@@ -141,8 +143,10 @@ def trusting(
     searching: bool = False,
     reads_source: bool = True,
 ) -> Iterator[None]:
-    """Run the block only if no code of a role with fewer rights can run in it; see `look`."""
-    trust = look(connection, wanted, where=where, searching=searching, reads_source=reads_source)
+    """Run the block only if no code of a role with fewer rights can run: see `check_trust`."""
+    trust = check_trust(
+        connection, wanted, where=where, searching=searching, reads_source=reads_source
+    )
     with trust.kept(connection):
         yield
 
@@ -151,10 +155,10 @@ def trusted(
     wanted: PipelineSpec, where: str | None, *, searching: bool, reads_source: bool
 ) -> Steps[Trust]:
     """Do what `trusting` does, in a transaction and for what follows in it."""
-    trust = yield from looked(wanted, where, searching=searching, reads_source=reads_source)
+    trust = yield from trust_checked(wanted, where, searching=searching, reads_source=reads_source)
     if trust.may_change:
         yield from _locked(wanted)
-        yield from looked(wanted, where, searching=searching, reads_source=reads_source)
+        yield from trust_checked(wanted, where, searching=searching, reads_source=reads_source)
     return trust
 
 

@@ -200,7 +200,7 @@ def test_old_generation_claims_nothing_while_a_switch_waits_for_the_next_one(
 
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("column", ["sweep_after", "compare_after"])
-def test_look_through_the_ledger_begins_again_for_the_new_generation(
+def test_sweep_of_the_ledger_begins_again_for_the_new_generation(
     connection: Connection,
     session: Session,
     old: Pipeline,

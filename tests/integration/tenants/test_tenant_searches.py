@@ -15,7 +15,7 @@ from pgqueue_embed.errors import PgembedError, UntrustedCode
 from pgqueue_embed.lifecycle.alter import Changes, alter
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
-from pgqueue_embed.source.trust import is_anything_untrusted, look
+from pgqueue_embed.source.trust import check_trust, is_anything_untrusted
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.record import read_record
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -198,7 +198,7 @@ def test_code_is_found_whichever_role_it_belongs_to(connection: Connection, owne
         connection.execute(f"alter database {connection.info.dbname} owner to stranger")
     connection.execute(f"alter function yes() owner to {owner}")
     with pytest.raises(UntrustedCode, match=f"of role {owner} "):
-        look(connection, pipeline.spec)
+        check_trust(connection, pipeline.spec)
 
 
 def test_table_of_anybody_that_is_called_pipelines_is_not_asked_for_rights(
