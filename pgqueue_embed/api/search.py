@@ -54,15 +54,15 @@ def search(
     """Return up to `limit` chunks nearest in meaning to `query`, best first, behind `offset`.
 
     Instead of words, `vector` is one of the pipeline's model, shape (dimensions,), and `record` the
-    key of a record whose like is wanted, in its own type or as text: it is not found itself.
-    Found are chunks with a cosine similarity of at least `threshold`, -1 to 1, for which the SQL
-    condition `where` over columns of source and target holds: never fewer than there are. Each hit
-    has the values of `columns`. With `per_record` a record is found once, by its best chunk, and
-    `matched` counts those that reach the threshold. Words go through the pipeline's own model, on
-    the CPU of this machine, loaded at the first search of the process. The `rerank_top` nearest are
-    ordered by the cross-encoder `rerank`, a name or a folder, on `device`, and with `mmr`, 1 for
-    relevance alone to 0, for variety. With `hybrid`, what has the query's words is found, too: they
-    weigh `hybrid_weight`, 0 to 1, or what the pipeline has.
+    key of a record whose like is wanted, in its own type or as text: it is not found itself. Found
+    are chunks with a cosine similarity of at least `threshold`, -1, for all, to 1, for which the
+    SQL condition `where` over columns of source and target holds: never fewer than there are. Each
+    hit has the values of `columns`. With `per_record` a record is found once, by its best chunk,
+    and `matched` counts those that reach the threshold. Words go through the pipeline's own model,
+    on the CPU of this machine, loaded at the first search of the process. The `rerank_top` nearest
+    are ordered by the cross-encoder `rerank`, a name or a folder, on `device`, and with `mmr`, 1
+    for relevance alone to 0, for variety. With `hybrid`, what has the query's words is found, too:
+    they weigh `hybrid_weight`, 0 to 1, or what the pipeline has.
 
     It is read over a session that the pipeline's database keeps for searches, over `connection` or
     over one of `pool`, where neither a setting nor a lock stays behind, in a transaction of yours

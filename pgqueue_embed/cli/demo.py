@@ -133,7 +133,7 @@ def _ask(connection: Connection) -> None:
     for question in QUESTIONS:
         say(f'\npgembed search {PIPELINE} "{question}" --limit 2\n')
         vector = encoder.encode(question)
-        show_hits(search(connection, pipeline, vector, SearchRequest(limit=2, threshold=0.0)))
+        show_hits(search(connection, pipeline, vector, SearchRequest(limit=2)))
 
 
 def _show_way_on(conninfo: str) -> None:

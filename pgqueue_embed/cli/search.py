@@ -15,7 +15,7 @@ from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.cli.search_options import WantedSearch
 from pgqueue_embed.untrusted.plain_json import json_text
-from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
+from pgqueue_embed.vector_search.request import LEAST_COSINE, SearchRequest, no_vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,10 +121,16 @@ def _find(
     vector, unknown_share = _encoded(pipeline, query, model_path)
     _warn_of_unknown_words(pipeline, unknown_share)
     hits = find(connection, pipeline, vector, request, wanted.score(query))
-    if len(hits) < request.limit:
+    if not hits or (len(hits) < request.limit and request.threshold > LEAST_COSINE):
         behind = request.offset + len(hits) if hits else 0
         anything = replace(
-            request, limit=1, offset=behind, threshold=-1, mmr=None, words=None, lexical_weight=None
+            request,
+            limit=1,
+            offset=behind,
+            threshold=LEAST_COSINE,
+            mmr=None,
+            words=None,
+            lexical_weight=None,
         )
         others = find(connection, pipeline, vector, anything)
         if not hits:

@@ -25,7 +25,7 @@ from pgqueue_embed.vector_search.request import SearchRequest
 Find = Callable[[str], Sequence[Hit]]
 
 # As people search, with all that the measures look at.
-REQUEST = SearchRequest(limit=DEPTH, threshold=-1.0, per_record=True)
+REQUEST = SearchRequest(limit=DEPTH, per_record=True)
 
 
 @dataclass(frozen=True, kw_only=True)

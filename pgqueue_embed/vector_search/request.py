@@ -26,6 +26,9 @@ ORDER = "Order"
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
 
+# All that there is reaches it: what a threshold leaves out, somebody has asked for.
+LEAST_COSINE = -1.0
+
 # What is wanted, where something else was given.
 COSINES = (
     "a cosine similarity lies between -1 and 1; unrelated text is near 0, a good answer often above"
@@ -59,13 +62,14 @@ def _within(least: float, most: float, wanted: str) -> Callable[[Option, Any], N
 class SearchRequest:
     """How many chunks to return, and which ones.
 
-    Chunks have a cosine similarity of at least `threshold`; the first `offset` of them are left
-    out. `where` is an SQL condition over the columns of the source and of the target, and `columns`
-    are shown with each hit. With `per_record` each record is found once, by its best chunk. With
-    `mmr`, 1 for relevance alone to 0, the first `rerank_top` hits are ordered for variety; these
-    are those that a re-ranking orders, too. With `words` the search is hybrid: what has them, by
-    BM25, is fused with what is near, and `threshold` is for the latter. `lexical_weight`, 0 to 1,
-    is that of the words; None for the pipeline's. `condition_name` is what errors call `where`.
+    Chunks have a cosine similarity of at least `threshold`, -1 for all; the first `offset` of them
+    are left out. `where` is an SQL condition over the columns of the source and of the target, and
+    `columns` are shown with each hit. With `per_record` each record is found once, by its best
+    chunk. With `mmr`, 1 for relevance alone to 0, the first `rerank_top` hits are ordered for
+    variety; these are those that a re-ranking orders, too. With `words` the search is hybrid: what
+    has them, by BM25, is fused with what is near, and `threshold` is for the latter.
+    `lexical_weight`, 0 to 1, is that of the words; None for the pipeline's. `condition_name` is
+    what errors call `where`.
     """
 
     limit: Annotated[
@@ -86,8 +90,12 @@ class SearchRequest:
     ] = 0
     threshold: Annotated[
         float,
-        Option(help="Least cosine similarity, -1 to 1.", rule=_within(-1, 1, COSINES), panel=WHICH),
-    ] = 0.0
+        Option(
+            help="Least cosine similarity, -1, for all, to 1.",
+            rule=_within(-1, 1, COSINES),
+            panel=WHICH,
+        ),
+    ] = LEAST_COSINE
     where: Annotated[
         str | None,
         Option(

@@ -23,7 +23,7 @@ from pgqueue_embed.source.passages import Passage, WantedPassage, read_passages
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.query import has_vectors, search
 from pgqueue_embed.vector_search.query_vector import encoder_of
-from pgqueue_embed.vector_search.request import SearchRequest, no_vectors
+from pgqueue_embed.vector_search.request import LEAST_COSINE, SearchRequest, no_vectors
 from pgqueue_embed.web.failures import marked_parts
 from pgqueue_embed.web.rights import lacking_to_search
 from pgqueue_embed.web.site import Site
@@ -66,14 +66,14 @@ class SearchForm:
             per_record=given.get("per_record") == "1",
             hybrid=given.get("hybrid") == "1",
             limit=given.get("limit") or str(HITS),
-            threshold=given.get("threshold") or "0",
+            threshold=given.get("threshold", "").strip(),
             offset=int(offset) if offset.isascii() and offset.isdigit() and len(offset) < 7 else 0,
         )
 
     @property
     def has_filters(self) -> bool:
         """Whether more was asked for than words."""
-        usual = (self.limit, self.threshold) == (str(HITS), "0")
+        usual = (self.limit, self.threshold) == (str(HITS), "")
         given = self.where or self.columns or self.per_record or self.hybrid
         return bool(given or not usual)
 
@@ -86,7 +86,7 @@ class SearchForm:
         return SearchRequest(
             limit=limit,
             offset=self.offset,
-            threshold=_number("--threshold", self.threshold),
+            threshold=(_number("--threshold", self.threshold) if self.threshold else LEAST_COSINE),
             where=self.where or None,
             columns=tuple(split_columns(self.columns)) if self.columns else (),
             per_record=self.per_record,
@@ -103,7 +103,7 @@ class SearchForm:
             "per_record": "1" if self.per_record else None,
             "hybrid": "1" if self.hybrid else None,
             "limit": None if self.limit == str(HITS) else self.limit,
-            "threshold": None if self.threshold == "0" else self.threshold,
+            "threshold": self.threshold or None,
             "offset": offset or None,
         }
 
@@ -201,7 +201,8 @@ class Searching:
             note = f"chunks are shown without their documents: {error}"
             grants = lacking_to_search(connection, pipeline.name)
         if not hits:
-            note = "nothing reaches the threshold" if request.threshold > 0 else "nothing was found"
+            reaches_none = request.threshold > LEAST_COSINE
+            note = "nothing reaches the threshold" if reaches_none else "nothing was found"
         return Answer(
             found=[_found(hit, passage) for hit, passage in zip(hits, passages, strict=True)],
             note=note,

@@ -34,6 +34,8 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
     asked = {"limit": 3, "filter": {"kind": 7}, "columns": ["made"]}
     found = tool(served, "search", **SEARCH, **asked)
     assert found == served.post("/search", {**SEARCH, **asked}).json()
+    everything = tool(served, "search", **SEARCH, filter={"kind": 7}, limit=100)["hits"]
+    assert len(everything) == 80
     key = found["hits"][0]["key"]
     record = tool(served, "fetch_record", pipeline="reports", key=key)
     assert record["text"].startswith(f"chunk 0 of {key}")

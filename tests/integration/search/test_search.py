@@ -245,6 +245,7 @@ def test_what_the_threshold_leaves_out_is_said(
     all_of_them = pgembed(conninfo, *search_it, "-1")
     best, other = [hit["score"] for hit in json.loads(all_of_them.stdout)]
     assert all_of_them.stderr == ""
+    assert pgembed(conninfo, *search_it[:-1]) == all_of_them
     between = str((best + other) / 2)
     fewer = pgembed(conninfo, *search_it, between)
     assert len(json.loads(fewer.stdout)) == 1

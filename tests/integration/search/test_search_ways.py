@@ -206,6 +206,18 @@ def test_what_is_like_a_record_is_not_itself_and_nothing_is_missing(
     assert len({hit.key for hit in of_records} - {7}) == 3
 
 
+@pytest.mark.parametrize("per_record", [False, True])
+def test_without_a_threshold_nothing_that_fits_is_missing(
+    conninfo: str, reports: Pipeline, per_record: bool
+) -> None:
+    face = Database(conninfo).pipeline(reports.name)
+    hits = search(face, vector=QUERY, limit=2 * ROWS, per_record=per_record)
+    assert len(hits) == (ROWS if per_record else 2 * ROWS)
+    assert hits[-1].score < -0.9 or per_record
+    assert {hit.matched for hit in hits} == {2 if per_record else None}
+    assert all(hit.score >= 0 for hit in search(face, vector=QUERY, limit=2 * ROWS, threshold=0))
+
+
 @pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
 def test_the_length_of_a_vector_does_not_matter(
     conninfo: str, connection: Connection, reports: Pipeline, vector_type: str

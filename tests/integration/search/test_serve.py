@@ -88,6 +88,14 @@ def test_filter_is_data_and_finds_what_the_same_condition_does(served: Served) -
     assert served.post("/search", hostile).json() == {"hits": []}
 
 
+def test_without_a_threshold_there_are_as_many_hits_as_were_asked_for(served: Served) -> None:
+    asked = {**SEARCH, "filter": {"kind": 7}, "limit": 1000}
+    hits = served.post("/search", asked).json()["hits"]
+    assert len(hits) == 80
+    assert hits[-1]["score"] < 0
+    assert len(served.post("/search", {**asked, "threshold": 0}).json()["hits"]) < 80
+
+
 def test_numbers_keep_all_their_digits_on_both_ways(served: Served, shared_conninfo: str) -> None:
     amount = "12345678901234567890.123"
     asked = f'"limit": 1, "filter": {{"amount": {amount}}}, "columns": ["amount", "extra"]'
