@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.monitoring.snapshot import Snapshot
 
 SCREEN_SECONDS = 2.0
-# Ten machines that look for a file's sake should cost the server next to nothing.
+# Ten machines that write lines for a file should cost the server next to nothing.
 LINES_SECONDS = 15.0
 # Where nothing changes, a line now and then tells idle from hung.
 UNCHANGED_SECONDS = 3600.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """One look at a private server."""
+    """A private server as it was found."""
 
     running: bool
     """Whether it answers on its port."""

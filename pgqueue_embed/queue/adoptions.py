@@ -1,6 +1,6 @@
 """Adoptions: how far the adoption of a table is, and what was found in it.
 
-While one is unfinished, no other session may look for records to queue: it would queue what
+While one is unfinished, no other session may scan for records to queue: it would queue what
 is about to be adopted.
 """
 

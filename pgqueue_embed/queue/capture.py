@@ -189,7 +189,7 @@ def _is_partitioned(connection: Connection, pipeline: Pipeline) -> bool:
     return bool(partitioned)
 
 
-# What the source is made of from now on; what has become of it since it was last looked at is found
+# What the source is made of from now on; what has become of it since it was last noted is found
 # by the scan that follows. Without the right to note it, a worker does, and has all compared again.
 NOTE_IDENTITY = """
 update pgembed.pipelines

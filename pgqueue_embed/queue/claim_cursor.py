@@ -3,7 +3,7 @@
 While any session of the database holds an old snapshot, deleted items stay in the index, and a
 claim that starts at the front reads all of them. Items are claimed in order, so a worker starts
 where it claimed last, and from the front once in a while, for what others gave back. One that finds
-nothing there, or is idle, looks a little before it, too: the items of transactions that were
+nothing there, or is idle, begins a little before it, too: the items of transactions that were
 committed late.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 
-LOOK_BACK_SECONDS = 10.0
+FRONT_SECONDS = 10.0
 
 # Numbers are given when an item is queued, and not when that is committed. To read so many dead
 # items takes less than a millisecond.
@@ -22,19 +22,19 @@ NEARBY_ITEMS = 5_000
 class ClaimCursor:
     """The place in one pipeline's queue, by priority; shared by the loops of a process."""
 
-    def __init__(self, look_back_seconds: float = LOOK_BACK_SECONDS) -> None:
-        self._look_back_seconds = look_back_seconds
+    def __init__(self, front_seconds: float = FRONT_SECONDS) -> None:
+        self._front_seconds = front_seconds
         self._lock = threading.Lock()
         self._after: dict[int, int] = {}
-        self._next_look_back = 0.0
-        self._next_poll_of_all = 0.0
+        self._front_is_due_at = 0.0
+        self._poll_of_all_is_due_at = 0.0
 
     def start(self) -> dict[int, int]:
-        """Return after which id to look, by priority; nothing when it is time for the front."""
+        """Return after which id to claim, by priority; nothing when it is time for the front."""
         with self._lock:
             now = time.monotonic()
-            if now >= self._next_look_back:
-                self._next_look_back = now + self._look_back_seconds
+            if now >= self._front_is_due_at:
+                self._front_is_due_at = now + self._front_seconds
                 return {}
             return dict(self._after)
 
@@ -44,16 +44,16 @@ class ClaimCursor:
             return self._nearby()
 
     def poll(self) -> dict[int, int]:
-        """Return behind which id an idle worker looks, by priority; nothing if it is time for all.
+        """Return behind which id an idle worker polls, by priority; nothing if it is time for all.
 
         The claim that follows begins at the front then, too.
         """
         with self._lock:
             now = time.monotonic()
-            if now < self._next_poll_of_all:
+            if now < self._poll_of_all_is_due_at:
                 return self._nearby()
-            self._next_poll_of_all = now + self._look_back_seconds
-            self._next_look_back = 0.0
+            self._poll_of_all_is_due_at = now + self._front_seconds
+            self._front_is_due_at = 0.0
             return {}
 
     def _nearby(self) -> dict[int, int]:

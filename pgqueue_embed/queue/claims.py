@@ -101,7 +101,7 @@ def claim_items(
     """Lock up to `limit` work items of a pipeline, or return None when there are none to have.
 
     Of small items, as many as `limit` full ones have records; of those that run `alone`, one.
-    Looks behind `cursor` first, then a little before it; what was delayed and is due comes behind
+    Claims behind `cursor` first, then a little before it; what was delayed and is due comes behind
     the others of its priority. None does not mean that the pipeline is finished: other workers hold
     items.
     """
@@ -276,8 +276,8 @@ select exists (
 )
 """
 
-# From the end of the queue, too, and not beyond the place where it is worth looking: all of a queue
-# may be done and not vacuumed yet.
+# From the end of the queue, too, and not beyond the place of the last claims: all of a queue may
+# be done and not vacuumed yet.
 CLAIMABLE = """
 select distinct pipelines.id
 from unnest(%(pipeline_ids)s::bigint[], %(priorities)s::smallint[], %(after_ids)s::bigint[])
@@ -320,7 +320,7 @@ def claimable_pipelines(
 ) -> list[int]:
     """Return which active pipelines have an item to claim, locked ones included.
 
-    Looks a little before the place of a pipeline's cursor only, most of the time.
+    Most of the time, only a little before the place of a pipeline's cursor is read.
     """
     places = {each: cursors[each].poll() if each in cursors else {} for each in pipeline_ids}
     wanted = [

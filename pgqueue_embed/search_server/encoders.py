@@ -22,7 +22,7 @@ from pgqueue_embed.search_server.query_batches import CACHE_BYTES, Encoded, Quer
 from pgqueue_embed.vector_search.query_vector import MOST_MODELS, check_query, encoder_of
 
 # A model that this machine lacks is not looked for at each request.
-LOOK_AGAIN_SECONDS = 10.0
+RECHECK_SECONDS = 10.0
 
 Key = tuple[str, ModelUse]
 
@@ -97,7 +97,7 @@ class WarmEncoders:
         with self._lock:
             key = (pipeline.model_fingerprint, use_of(pipeline.spec))
             failure = self._failures.get(key)
-            if failure and time.monotonic() - failure.seen_monotonic < LOOK_AGAIN_SECONDS:
+            if failure and time.monotonic() - failure.seen_monotonic < RECHECK_SECONDS:
                 raise failure.error
             found = self._batches.get(key)
             if found is None:

@@ -1,4 +1,4 @@
-"""The size of rounds of searches: by what a look took in the last rounds of its kind."""
+"""The size of rounds of searches: by what an index scan took in the last rounds of its kind."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.request import SearchRequest
 
-# All looks of a round take as long as so many times what is sent besides, and no longer: where one
-# takes long, others are searched for beside it, not behind it. Both take longer where processors
-# are busy.
-ROUND_LOOKS = 16
+# All index scans of a round take as long as so many times what is sent besides, and no longer:
+# where one takes long, others are searched for beside it, not behind it. Both take longer
+# where processors are busy.
+ROUND_SCANS = 16
 
 LAST_ROUNDS = 8
 
@@ -21,9 +21,9 @@ MOST_KINDS = 256
 
 
 class Paces:
-    """What a look took in the last rounds of each kind, in units of what was sent besides.
+    """What an index scan took in the last rounds of each kind, in units of what was sent besides.
 
-    A look for five hits tells nothing of one for a thousand, whose rows a round holds besides.
+    A scan for five hits tells nothing of one for a thousand, whose rows a round holds besides.
     """
 
     def __init__(self) -> None:
@@ -47,5 +47,5 @@ def round_size(paces: Sequence[float]) -> int:
 
     A slow one counts at once: an index may be gone, or no longer in memory.
     """
-    pace = max(statistics.median(paces), paces[-1]) if paces else ROUND_LOOKS
-    return max(1, int(ROUND_LOOKS / pace))
+    pace = max(statistics.median(paces), paces[-1]) if paces else ROUND_SCANS
+    return max(1, int(ROUND_SCANS / pace))

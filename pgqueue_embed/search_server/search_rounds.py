@@ -1,7 +1,7 @@
-"""Searches that come together become one round: a transaction that looks near all of their vectors.
+"""Searches that come together become one round: a transaction that searches near all vectors.
 
-What a search sends besides its own look into an index takes as long as some such looks, and is sent
-once a round: while PostgreSQL searches, the next ones gather.
+What a search sends besides its own index scan takes as long as some such scans, and is sent once a
+round: while PostgreSQL searches, the next ones gather.
 """
 
 from __future__ import annotations

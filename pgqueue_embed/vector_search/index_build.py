@@ -90,9 +90,9 @@ def turn(connection: Connection, pipeline: Pipeline) -> Iterator[None]:
             connection.execute("select pg_advisory_unlock(%s)", (key,))
 
 
-# The server looks for its client while it builds: else it would go on for one that has been killed,
+# The server checks on its client while it builds: else it would go on for one that has been killed,
 # and refuse the next build meanwhile. From PostgreSQL 14, where the platform can tell.
-LOOK_FOR_CLIENT = "set client_connection_check_interval = '5s'"
+CHECK_CLIENT = "set client_connection_check_interval = '5s'"
 
 READ_SETTING = "select current_setting(%s)"
 WRITE_SETTING = "select set_config(%s, %s, false)"
@@ -118,7 +118,7 @@ def long_statements(
     settings = {**more, "statement_timeout": "0", "lock_timeout": "0"}
     before = {name: connection.value(READ_SETTING, (name,)) for name in settings}
     with suppress(psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
-        connection.execute(LOOK_FOR_CLIENT)
+        connection.execute(CHECK_CLIENT)
     for name, value in settings.items():
         connection.execute(WRITE_SETTING, (name, value))
     try:

@@ -1,7 +1,7 @@
 """An index that has lost recall is built anew, in place, while searches and writes go on.
 
 Vectors that come and go leave a graph whose paths lead nowhere. Once half as many chunks were
-written as there are, since the index was built or looked at, what searches find by it is measured
+written as there are, since the index was built or checked, what searches find by it is measured
 against exact search.
 """
 
@@ -67,9 +67,9 @@ where oid = to_regclass(%s)
 
 
 def index_to_check(connection: Connection, pipeline: Pipeline) -> VectorIndex | None:
-    """Return the declared index if so much was written since it was looked at; None else.
+    """Return the declared index if so much was written since it was checked; None else.
 
-    And where this role could not build it anew, or not note that it has looked.
+    And where this role could not build it anew, or not note that it has checked.
     """
     index = _declared_index(connection, pipeline)
     if index is None or index.method != "hnsw":

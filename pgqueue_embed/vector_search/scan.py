@@ -22,7 +22,8 @@ from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.together import NearestStep
 
 # Settings of this transaction alone; in SQL, since what people call in psql needs them, too. What
-# the looks of a round cost together would have PostgreSQL compile them, for longer than they take.
+# the index scans of a round cost together would have PostgreSQL compile them, for longer than they
+# take.
 WIDEN = """
 select pgembed.widen_scan(pipelines, %(count)s, %(scan)s), set_config('jit', 'off', true)
 from pgembed.pipelines

@@ -24,7 +24,7 @@ from pgqueue_embed.vector_search.rights import naming_missing_rights
 MOST_SESSIONS = 8
 
 # A server that has no room for another session may have some as soon as any client of it leaves.
-LOOK_AGAIN_SECONDS = 0.25
+POLL_SECONDS = 0.25
 
 Answer = TypeVar("Answer")
 
@@ -139,10 +139,10 @@ class Sessions:
             except NoRoom:
                 if lending.is_left:
                     raise CancelledError from None
-                if time.monotonic() + LOOK_AGAIN_SECONDS >= deadline:
+                if time.monotonic() + POLL_SECONDS >= deadline:
                     raise
             with self._given_back:
-                self._given_back.wait_for(lambda: self._idle, LOOK_AGAIN_SECONDS)
+                self._given_back.wait_for(lambda: self._idle, POLL_SECONDS)
 
     def _take(self) -> Connection | None:
         with self._lock:

@@ -1,7 +1,7 @@
 """Several searches that read alike, in one transaction: what all of them send is sent once.
 
 Each goes on by itself, step by step. Those that come to the same step at the same time get its
-rows together, and where steps differ by a vector alone, one statement looks near all of these.
+rows together, and where steps differ by a vector alone, one statement searches near all of these.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _sent(steps: Sequence[Step]) -> Steps[Sequence[Rows]]:
 
 @dataclass(kw_only=True)
 class Spent:
-    """The seconds that statements took: those that look near vectors, and all others."""
+    """The seconds that statements took: those that search near vectors, and all others."""
 
     near: float = 0.0
     besides: float = 0.0

@@ -21,7 +21,7 @@ from pgqueue_embed.worker.settings import MOST_PROCESSES
 
 # The rate is that of the last minute; claims have grown, and the device is warm, in the one before.
 SETTLING_SECONDS = 120.0
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 
 # One more process holds the model once more, and a minute is not like the other.
 WORTH = 1.1
@@ -41,11 +41,11 @@ class Growth:
         self._thread = threading.Thread(target=self._run, name="growth", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to measure."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Measure no more."""
         self._done.set()
 
     def give_up(self, processes: int) -> None:
@@ -80,7 +80,7 @@ class Growth:
         began = time.monotonic()
         ids: Sequence[int] = ()
         while time.monotonic() < began + SETTLING_SECONDS:
-            if self._done.wait(LOOK_SECONDS):
+            if self._done.wait(POLL_SECONDS):
                 return None
             before, ids = ids, self._worker_ids()
             if len(ids) < self.wanted or (before and before != ids):

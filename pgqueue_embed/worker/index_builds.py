@@ -35,7 +35,7 @@ from pgqueue_embed.vector_search.index_upkeep import check_index, index_to_check
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index, has_lexical_index
 from pgqueue_embed.worker.loop import Shared
 
-LOOK_SECONDS = 10.0
+POLL_SECONDS = 10.0
 
 # What could not be built is tried again after so long: the right may have been given.
 AGAIN_SECONDS = 600.0
@@ -75,7 +75,7 @@ class IndexBuilds:
                 self._build_all()
             except (PgembedError, psycopg.Error) as error:
                 get_logger().debug("no index built", reason=first_line(error))
-            if self._shared.settings.drain or self._shared.shutdown.asked.wait(LOOK_SECONDS):
+            if self._shared.settings.drain or self._shared.shutdown.asked.wait(POLL_SECONDS):
                 return
 
     def _build_all(self) -> None:

@@ -208,7 +208,7 @@ def _forget_reasons(unserved: Unserved, side: Connection) -> None:
 
 def _idle_delay(shared: Shared, idle_polls: int) -> float:
     delay = poll_delay_seconds(idle_polls, jitter=random.random())
-    # A draining worker waits for the last claims of others and for retries: look more often.
+    # A draining worker waits for the last claims of others and for retries: poll more often.
     return min(delay, 0.5) if shared.settings.drain else delay
 
 

@@ -25,7 +25,7 @@ from pgqueue_embed.pipeline.model import check_local_model, make_chunker, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.source_comparison import notice_changed_sources
 from pgqueue_embed.worker.settings import WorkerSettings
-from pgqueue_embed.worker.unserved import MODEL_LOOK_SECONDS, Unserved
+from pgqueue_embed.worker.unserved import MODEL_RECHECK_SECONDS, Unserved
 
 REFRESH_SECONDS = 3.0
 
@@ -197,7 +197,7 @@ class ServedPipelines:
             check_local_model(pipeline, self._settings.model_path)
         except PgembedError as error:
             get_logger().error("pipeline left to others", pipeline=pipeline.name, reason=str(error))
-            self.unserved.add(pipeline.id, str(error), seconds=MODEL_LOOK_SECONDS)
+            self.unserved.add(pipeline.id, str(error), seconds=MODEL_RECHECK_SECONDS)
             return False
         self.unserved.remove(pipeline.id)
         return True

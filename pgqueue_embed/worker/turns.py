@@ -12,7 +12,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.worker.fair_share import FairShare
 from pgqueue_embed.worker.gate import Gate
 
-# Suspects are rare; a busy loop looks for them this often, an idle one at every poll.
+# Suspects are rare; a busy loop polls for them this often, an idle one at every poll.
 SUSPECT_POLL_SECONDS = 2.0
 
 
@@ -27,7 +27,7 @@ class Turns:
     """Whose turn it is, for several threads; a claim is expected to take `claim_seconds`.
 
     Who works on a suspect enters `gate` alone, and all others share it. `in_hand` counts the claims
-    that are held at this moment, or looked for.
+    that are held at this moment, or polled for.
     """
 
     def __init__(self, *, claim_seconds: float) -> None:
@@ -47,7 +47,7 @@ class Turns:
     def turn(self, pipeline: Pipeline) -> Iterator[Turn]:
         """Charge a pipeline for the claim made inside the block, and while it lasts as expected.
 
-        Else every loop that looks meanwhile would take the same pipeline. A claim that is given
+        Else every loop that polls meanwhile would take the same pipeline. A claim that is given
         back counts as a whole turn at least: one that always is would starve the others.
         """
         turn, began = Turn(), time.monotonic()
@@ -61,7 +61,7 @@ class Turns:
             self._charge(pipeline, turn.seconds - self._claim_seconds, begun=-1)
 
     def suspects_due(self, *, idle: bool) -> bool:
-        """Return whether it is time to look for items that must run alone."""
+        """Return whether it is time to poll for items that must run alone."""
         with self._lock:
             due = idle or time.monotonic() >= self._next_suspect_poll
             if due:

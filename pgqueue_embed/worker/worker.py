@@ -58,7 +58,7 @@ class Worker:
 
     @property
     def claims_in_hand(self) -> int:
-        """How many claims its loops hold at this moment, or look for."""
+        """How many claims its loops hold at this moment, or poll for."""
         return self._shared.turns.in_hand if self._shared else 0
 
     @property

@@ -148,7 +148,7 @@ def test_processes_are_added_as_long_as_they_help(
 ) -> None:
     queue_documents(connection, texts(5))
     monkeypatch.setattr(growth, "SETTLING_SECONDS", 0.1)
-    monkeypatch.setattr(growth, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(growth, "POLL_SECONDS", 0.02)
     # The rates of a machine with a GPU: what is asked of the database but the number of workers.
     monkeypatch.setattr(
         growth,
@@ -177,7 +177,7 @@ def test_a_machine_without_a_gpu_has_one_process(
 ) -> None:
     queue_documents(connection, texts(5))
     monkeypatch.setattr(growth, "SETTLING_SECONDS", 0.1)
-    monkeypatch.setattr(growth, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(growth, "POLL_SECONDS", 0.02)
     command = Command(conninfo, tmp_path, None, light_settings(drain=False))
     command.start()
     growing = command.processes._growth

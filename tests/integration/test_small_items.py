@@ -186,7 +186,7 @@ def finish(conninfo: str, pipeline: Pipeline, cursor: ClaimCursor) -> None:
 def test_idle_worker_looks_a_little_before_its_place_and_at_all_once_in_a_while(
     conninfo: str, connection: Connection, pipeline: Pipeline
 ) -> None:
-    cursor = ClaimCursor(look_back_seconds=3600)
+    cursor = ClaimCursor(front_seconds=3600)
     cursors = {pipeline.id: cursor}
     assert claimable_pipelines(connection, [pipeline.id], alone=False, cursors=cursors) == []
     (first,) = connection.execute(
@@ -215,6 +215,6 @@ def test_idle_worker_looks_a_little_before_its_place_and_at_all_once_in_a_while(
     assert found_with(first + NEARBY_ITEMS + 2), "behind the place"
     assert not found_with(first), "too far before the place"
     assert found_with(first + 100), "of a transaction that was committed late"
-    back = ClaimCursor(look_back_seconds=0)
+    back = ClaimCursor(front_seconds=0)
     back.advance(0, [first + 2 * NEARBY_ITEMS])
     assert found_with(first, back), "when it is time for all"

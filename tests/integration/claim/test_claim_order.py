@@ -282,7 +282,7 @@ def test_items_given_back_behind_the_cursor_are_found(
     connection: Connection, rival: Connection
 ) -> None:
     fill(connection, 6)
-    cursor = ClaimCursor(look_back_seconds=3600.0)
+    cursor = ClaimCursor(front_seconds=3600.0)
     with claim_transaction(rival, lease_seconds=30):
         held = claim(rival, 2)
         with claim_transaction(connection, lease_seconds=30):

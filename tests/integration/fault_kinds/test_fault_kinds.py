@@ -163,7 +163,7 @@ def test_right_that_a_role_lacks_stops_this_worker_alone_until_it_is_granted(
     monkeypatch: pytest.MonkeyPatch,
     origin: str,
 ) -> None:
-    monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(unserved, "RECHECK_SECONDS", 0.2)
     ORIGINS[origin].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         wait_until(lambda: pending(connection, "notes") == 0, "the neighbour is embedded")
@@ -183,7 +183,7 @@ def test_reason_goes_when_others_have_done_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is left to others any more then, whether the right was granted or not."""
-    monkeypatch.setattr(unserved, "LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(unserved, "RECHECK_SECONDS", 0.2)
     ORIGINS["source's own condition"].arrange(connection, "42501")
     with working(conninfo, pipelines) as shared:
         reasons = shared.served.unserved.reasons
