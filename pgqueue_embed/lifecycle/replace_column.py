@@ -13,18 +13,10 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.copy_indexes import drop_unusable, dropped_if_broken_off
 from pgqueue_embed.lifecycle.replace_table import read_views, renew_views
+from pgqueue_embed.lifecycle.rights import copy_column_rights
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.index_build import element
-
-# Rights on the column alone; those on the table hold for every column of it.
-GRANTS = """
-select privilege_type, rolname, is_grantable
-from pg_attribute
-cross join lateral aclexplode(attacl)
-left join pg_roles on pg_roles.oid = grantee
-where attrelid = %(table)s::regclass and attname = %(column)s
-"""
 
 COMMENT = """
 select col_description(attrelid, attnum)
@@ -123,15 +115,8 @@ class ColumnReplacement:
     successor: Pipeline
 
     def copy_rights(self, connection: Connection) -> None:
-        for right, role, grantable in connection.execute(GRANTS, self._old).fetchall():
-            grant = sql.SQL("grant {} ({}) on {} to {} {}").format(
-                sql.SQL(right),
-                sql.Identifier(self.successor.spec.columns.embedding),
-                self.pipeline.target.identifier,
-                sql.Identifier(role) if role else sql.SQL("public"),
-                sql.SQL("with grant option" if grantable else ""),
-            )
-            connection.execute(grant)
+        old, new = (each.spec.columns.embedding for each in (self.pipeline, self.successor))
+        copy_column_rights(connection, self.pipeline.target, old, new)
 
     def check(self, connection: Connection) -> None:
         dependents = [name for (name,) in connection.execute(DEPENDENTS, self._old)]

@@ -15,6 +15,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
+from pgqueue_embed.lifecycle.rights import check_rights, copy_rights, owner_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import View, views_of
 from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
@@ -33,6 +34,7 @@ class TableReplacement:
 
     def check(self, connection: Connection) -> None:
         check_replaceable(connection, self.pipeline, self.successor)
+        check_rights(connection, self.pipeline.target, self.successor.target)
         for view in self._new_views(self._old_views(connection)):
             view.check(connection)
 
@@ -89,9 +91,8 @@ class TableReplacement:
 
 
 def _take_owner(connection: Connection, table: Table, view: Table) -> None:
-    owner = connection.value(OWNER, (table.quoted,))
     alter = sql.SQL("alter view {} owner to {}")
-    connection.execute(alter.format(view.identifier, sql.Identifier(owner)))
+    connection.execute(alter.format(view.identifier, owner_of(connection, table)))
 
 
 def _rename(connection: Connection, table: Table, other: Table) -> None:
@@ -118,61 +119,9 @@ def renew_own_view(connection: Connection, view: View) -> None:
         connection.execute(sql.SQL("drop view {}").format(parked.identifier))
 
 
-# Rights on the table and on single columns, if the other one has them too; those of the owner come
-# with the ownership.
-GRANTS = """
-with rights as (
-    select relacl as acl, null::name as column_name, relowner
-    from pg_class
-    where oid = %(table)s::regclass
-    union all
-    select attacl, attname, relowner
-    from pg_attribute
-    join pg_class on pg_class.oid = attrelid
-    where attrelid = %(table)s::regclass and attnum > 0 and attacl is not null
-)
-select privilege_type, column_name, rolname, is_grantable
-from rights
-cross join lateral aclexplode(acl)
-left join pg_roles on pg_roles.oid = grantee
-where grantee <> relowner
-    and (
-        column_name is null
-        or column_name in (
-            select attname
-            from pg_attribute
-            where attrelid = %(other)s::regclass and attnum > 0 and not attisdropped
-        )
-    )
-"""
-
-OWNER = "select pg_get_userbyid(relowner) from pg_class where oid = %s::regclass"
-
-
-def copy_rights(connection: Connection, old: Table, new: Table) -> None:
-    """Give `new` the owner of `old` and everybody the rights that they have on `old`."""
-    owner = connection.value(OWNER, (old.quoted,))
-    maker = connection.value(OWNER, (new.quoted,))
-    if owner != maker:
-        query = sql.SQL("alter table {} owner to {}")
-        for each in (new, *parts_of(connection, new)):
-            connection.execute(query.format(each.identifier, sql.Identifier(owner)))
-    tables = {"table": old.quoted, "other": new.quoted}
-    for right, column, role, grantable in connection.execute(GRANTS, tables).fetchall():
-        columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
-        grant = sql.SQL("grant {} {} on {} to {} {}").format(
-            sql.SQL(right),
-            columns,
-            new.identifier,
-            sql.Identifier(role) if role else sql.SQL("public"),
-            sql.SQL("with grant option" if grantable else ""),
-        )
-        connection.execute(grant)
-
-
 # What a table can have that neither `create` makes nor a replacement copies. An adopted one may say
 # that a chunk's id is unique, which the key and the index that it is made of are by themselves; of
-# a partitioned one, these are its primary key.
+# a partitioned one, these are its primary key. What a part has by itself is for whoever names it.
 EXTRAS = """
 select 'column ' || attname as extra
 from pg_attribute
@@ -209,6 +158,22 @@ select format('part %%s', pg_get_expr(relpartbound, pg_class.oid))
 from pg_inherits
 join pg_class on pg_class.oid = inhrelid
 where inhparent = %(table)s::regclass and relispartition and %(parts)s
+union all
+select format('%%s of the part %%s', extra, pg_get_expr(relpartbound, pg_class.oid))
+from pg_partition_tree(%(table)s::regclass) as part
+join pg_class on pg_class.oid = part.relid
+cross join lateral (
+    select 'row level security' where relrowsecurity
+    union all
+    select 'policy ' || polname from pg_policy where polrelid = part.relid
+    union all
+    select 'rule ' || rulename from pg_rewrite where ev_class = part.relid
+    union all
+    select 'trigger ' || tgname
+    from pg_trigger
+    where tgrelid = part.relid and not tgisinternal and tgparentid = 0
+) as of_part (extra)
+where level > 0
 union all
 select 'publication ' || pubname
 from pg_publication_rel
