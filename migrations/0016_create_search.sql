@@ -118,24 +118,32 @@ as $function$
                 order by %s
                 limit %s
             )
-            select *, count(*) over () >= pgembed.candidates($2, %L) as is_enough
+            select *, count(*) over () >= %s as is_enough
             from candidate
-            order by distance, key, chunk_index
+            -- Zero is added since PostgreSQL 17 and later trust that the scan names them in the order
+            -- of its distances, which it does not (pgvector README, "Iterative Index Scans").
+            order by distance + 0, key, chunk_index
             limit $2
         $statement$,
         pgembed.search_candidate(pipeline, chunk_rows, condition, columns, query),
         -- So that pages of chunks that are equally near do not overlap; an index has no such order.
         pgembed.search_distance(pipeline, scan, query) || case scan when 'exact' then ', key, chunk_index' else '' end,
         -- A bit a dimension tells few neighbours apart, so that all that the index has looked at are compared.
-        format(
-            case scan
-                when 'binary' then 'greatest(pgembed.candidates($2, %1$L), current_setting(''hnsw.ef_search'')::bigint)'
-                else 'pgembed.candidates($2, %1$L)'
-            end,
-            scan
-        ),
-        scan
+        case scan
+            when 'binary' then format('greatest(%s, current_setting(''hnsw.ef_search'')::bigint)', wanted)
+            else wanted
+        end,
+        wanted
     )
+    from (
+        select format(
+            'pgembed.candidates(%s * $2::bigint, %L)',
+            -- Without a condition an index looks at twice as many as are wanted of it: see widen_scan.
+            -- With one, it would look until it has found just these.
+            case when condition is not null and scan in ('none', 'halfvec') then 2 else 1 end,
+            scan
+        ) as wanted
+    ) as asked
 $function$;
 
 comment on function pgembed.search_statement is

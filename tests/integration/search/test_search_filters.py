@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from psycopg import sql
 
-from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.session import Connection, RawCursor, connect
+from pgqueue_embed.db.vectors import vector_text
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
+from pgqueue_embed.vector_search.relation import relation_of
+from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.searching import CONDITIONS, QUERY, ROWS, SEARCHED, ask, brute_force, scores
 
 PREPARED = SEARCHED
@@ -40,6 +47,36 @@ def test_scans_go_on_in_any_order_and_a_statement_puts_hits_in_theirs(
     for where in CONDITIONS:
         found = scores(ask(conninfo, indexed, limit=50, where=where)).tolist()
         assert found == sorted(found, reverse=True)
+
+
+def test_hits_are_in_their_order_where_the_scan_names_them_in_another(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    """PostgreSQL 17 and later take the rows of a scan to be in the order that was asked of it."""
+    vectors = np.random.default_rng(3).normal(size=(2 * ROWS, 8))
+    connection.execute(
+        "update reports_chunks set embedding = vector::vector"
+        " from unnest(%s::text[]) with ordinality as listed (vector, number)"
+        " where 2 * fulltext_id + chunk_index = number + 1",
+        ([str((each / np.linalg.norm(each)).tolist()) for each in vectors],),
+    )
+    options = IndexOptions(m=4, ef_construction=8)
+    build_index(connection, reports, plan(connection, reports, options))
+    database = sql.Identifier(connection.info.dbname)
+    for setting in ("enable_seqscan", "enable_sort"):
+        statement = sql.SQL("alter database {} set {} = off")
+        connection.execute(statement.format(database, sql.SQL(setting)))
+    request = SearchRequest(limit=300, where="id % 10 = 7")
+    with connect(conninfo) as session, session.transaction():
+        relation = relation_of(session, reports, request)
+        assert relation is not None
+        session.execute("select pgembed.widen_scan(pipelines, 300, 'none') from pgembed.pipelines")
+        session.execute("set local hnsw.ef_search = 10")  # so that it goes on many times
+        with RawCursor(session) as cursor:
+            rows = cursor.execute(relation.statement, (vector_text(QUERY), 300)).fetchall()
+    distances = [row[5] for row in rows]
+    assert len(distances) == 300
+    assert distances == sorted(distances)
 
 
 def test_each_record_once_by_its_best_chunk_with_how_many_match(
