@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import psycopg
@@ -23,9 +24,17 @@ from pgqueue_embed.queue.adoptions import begin_adoption
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.target import ChunkRows, target_of
+from pgqueue_embed.target.unusable_indexes import (
+    drop_unusable,
+    dropped_if_broken_off,
+    wait_for_builders,
+)
 
 # No record has so many chunks: a row with this index is in no record's way.
 REHEARSAL_INDEX = 2**31 - 1
+
+# The end of the name of an index that is built on the key.
+KEY_INDEX_SUFFIX = "_pgembed_key"
 
 
 def attach_table(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
@@ -144,26 +153,40 @@ def ensure_key_index(
 ) -> None:
     """Build an index on the key of a table that lacks one, while the table is used.
 
-    One that an interrupted build has left unusable is dropped first. Tells `on_build` that it will
-    take its time.
+    One that is being built is waited for, and one that an interrupted build has left unusable is
+    dropped first. Tells `on_build` that it will take its time.
     """
     if has_key_index(connection, pipeline):
         return
-    names = pipeline.spec.columns.fulltext_id
+    table, names = pipeline.target, pipeline.spec.columns.fulltext_id
     connection.refuse_pooler("building the index on the key")
-    on_build(f"building an index on {', '.join(names)} of {pipeline.target}")
-    index = _index_of(pipeline.target)
-    drop = sql.SQL("drop index concurrently if exists {}").format(index.identifier)
+    on_build(f"building an index on {', '.join(names)} of {table}")
+    wait_for_builders(connection, table)
+    if has_key_index(connection, pipeline):
+        return
+    index = _free_index(connection, table)
     build = sql.SQL("create index concurrently {} on {} ({})").format(
         sql.Identifier(index.name),
-        pipeline.target.identifier,
+        table.identifier,
         sql.SQL(", ").join(map(sql.Identifier, names)),
     )
-    connection.execute(drop)
-    connection.execute(build)
+    with dropped_if_broken_off(connection, table, index.name):
+        connection.execute(build)
 
 
-def _index_of(table: Table) -> Table:
-    suffix = "_pgembed_key"
+def _free_index(connection: Connection, table: Table) -> Table:
+    """Return what the index may be called, once what was left of it under that name is dropped.
+
+    The name may be that of an index on other columns, or of another table whose name begins so.
+    """
+    for number in count():
+        index = _index_of(table, f"{KEY_INDEX_SUFFIX}{number or ''}")
+        drop_unusable(connection, table, index.name)
+        if not connection.value("select to_regclass(%s) is not null", (index.quoted,)):
+            return index
+    raise AssertionError("there is always another number")
+
+
+def _index_of(table: Table, suffix: str) -> Table:
     stem = table.name.encode()[: MAX_IDENTIFIER_BYTES - len(suffix)].decode(errors="ignore")
     return Table(schema=table.schema, name=stem + suffix)

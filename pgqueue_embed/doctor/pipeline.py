@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 from tokenizers import Tokenizer
 
+from pgqueue_embed.adopt.attach import KEY_INDEX_SUFFIX
 from pgqueue_embed.db.errors import first_line, is_away, is_row_security
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.names import Table
@@ -19,10 +20,13 @@ from pgqueue_embed.lifecycle.follow_source import changed_types
 from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.source.unknown_tokens import READERS, WORRYING_SHARE, unknown_token_share
 from pgqueue_embed.target import Right, target_of, views_of
+from pgqueue_embed.target.parts import leaves
+from pgqueue_embed.target.unusable_indexes import is_being_built, unusable_indexes
 from pgqueue_embed.untrusted.shell import command
 from pgqueue_embed.vector_search.lexical import PG_TEXTSEARCH
 from pgqueue_embed.vector_search.lexical_index import lexical_indexes
@@ -88,11 +92,33 @@ order by 1
 
 
 def check_indexes(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:
-    """Check that no build of a vector index was cut short, which writers may keep up to date."""
-    for (index,) in connection.execute(CUT_SHORT, (pipeline.name,)):
+    """Check that no build of an index was cut short, which writers may keep up to date."""
+    of_vectors = [name for (name,) in connection.execute(CUT_SHORT, (pipeline.name,))]
+    for index in of_vectors:
         finding = f"index {index} is invalid: its build was cut short, and no search uses it"
         fix = f"{command('index', pipeline.name)}, with the options it had, or drop it"
         yield warning(pipeline.name, finding, fix)
+    yield from _other_indexes(connection, pipeline, of_vectors)
+
+
+def _other_indexes(
+    connection: Connection, pipeline: Pipeline, of_vectors: Sequence[str]
+) -> Iterator[Check]:
+    for table in leaves(connection, pipeline.target):
+        if is_being_built(connection, table):
+            continue
+        for index in unusable_indexes(connection, table):
+            if index.name not in of_vectors:
+                finding = f"index {index} of {table} is invalid: its build was cut short"
+                yield warning(pipeline.name, finding, _way_out(connection, pipeline, index))
+
+
+def _way_out(connection: Connection, pipeline: Pipeline, index: Table) -> str:
+    if KEY_INDEX_SUFFIX in index.name:
+        adoption = read_adoption(connection, pipeline)
+        if adoption is not None and not adoption.is_finished:
+            return command("adopt", pipeline.name)
+    return f"its owner: reindex index concurrently {index.quoted}, or drop it"
 
 
 def check_words(connection: Connection, pipeline: Pipeline) -> Iterator[Check]:

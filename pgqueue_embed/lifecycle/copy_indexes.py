@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
@@ -18,7 +17,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target.parts import drop_left_behind, index_whole, leaves
-from pgqueue_embed.vector_search.index_build import CLEAN_UP_SECONDS
+from pgqueue_embed.target.unusable_indexes import dropped_if_broken_off
 
 INDEXES = """
 select
@@ -132,44 +131,3 @@ def build_by_parts(
         # It takes what its parts have, and builds nothing.
         of_whole = create(table, sql.SQL(""))
         in_short_waits(connection, lambda: index_whole(connection, table, of_whole), table=table)
-
-
-UNUSABLE = """
-select format('%%I.%%I', nspname, relname)
-from pg_index
-join pg_class on pg_class.oid = indexrelid
-join pg_namespace on pg_namespace.oid = relnamespace
-where indrelid = %(table)s::regclass and not indisvalid and relname = coalesce(%(name)s, relname)
-"""
-
-
-def drop_unusable(connection: Connection, table: Table, name: str | None = None) -> None:
-    """Drop what a build that was broken off leaves: indexes of `table` that no query can use.
-
-    That called `name`, or any.
-    """
-    values = {"table": table.quoted, "name": name}
-    for (found,) in connection.execute(UNUSABLE, values).fetchall():
-        connection.execute(sql.SQL("drop index concurrently if exists {}").format(sql.SQL(found)))
-
-
-@contextmanager
-def dropped_if_broken_off(
-    connection: Connection, table: Table, name: str | None = None
-) -> Iterator[None]:
-    """Do what `drop_unusable` does once the build in the block fails, or is interrupted.
-
-    Unless that has to wait for somebody's open transaction, as the build did: the next one does it.
-    """
-    try:
-        yield
-    except BaseException:
-        with suppress(psycopg.Error):
-            before = connection.value("select current_setting('statement_timeout')")
-            set_timeout = "select set_config('statement_timeout', %s, false)"
-            connection.execute(set_timeout, (f"{CLEAN_UP_SECONDS}s",))
-            try:
-                drop_unusable(connection, table, name)
-            finally:
-                connection.execute(set_timeout, (before,))
-        raise

@@ -11,11 +11,11 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import next_name
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.lifecycle.copy_indexes import drop_unusable, dropped_if_broken_off
 from pgqueue_embed.lifecycle.replace_table import read_views, renew_views
 from pgqueue_embed.lifecycle.rights import copy_column_rights
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
+from pgqueue_embed.target.unusable_indexes import drop_unusable, dropped_if_broken_off
 from pgqueue_embed.vector_search.index_build import element
 
 COMMENT = """

@@ -1,4 +1,4 @@
-"""Who may do what with a table, its parts and its columns: the same with what replaces it."""
+"""Rights on a table, its parts and its columns, as they are on what replaces it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Bounds = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Right:
+class Granted:
     """What a `role`, or everybody for None, may do with a table, or with one column of it."""
 
     privilege: str
@@ -83,7 +83,7 @@ class Held:
     """The rights that others than the owner have on a table."""
 
     table: Table
-    rights: frozenset[Right]
+    rights: frozenset[Granted]
 
 
 def role_of(name: str | None) -> sql.Composable:
@@ -99,14 +99,16 @@ def owner_of(connection: Connection, table: Table) -> sql.Identifier:
 def held_on(connection: Connection, table: Table) -> dict[Bounds, Held]:
     """Return the rights on `table`, without bounds, and on each part of it, by its bounds."""
     tables: dict[Bounds, Table] = {}
-    rights: dict[Bounds, set[Right]] = {}
+    rights: dict[Bounds, set[Granted]] = {}
     for bounds, schema, name, privilege, column, role, may_grant in connection.execute(
         HELD, {"table": table.quoted}
     ):
         tables[tuple(bounds)] = Table(schema=schema, name=name)
         of_table = rights.setdefault(tuple(bounds), set())
         if privilege is not None:
-            of_table.add(Right(privilege=privilege, column=column, role=role, may_grant=may_grant))
+            of_table.add(
+                Granted(privilege=privilege, column=column, role=role, may_grant=may_grant)
+            )
     return {
         bounds: Held(table=each, rights=frozenset(rights[bounds]))
         for bounds, each in tables.items()
@@ -127,7 +129,7 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
         _make_those(connection, held, {each for each in wanted if each.column in columns})
 
 
-def on_every_part(held: Mapping[Bounds, Held]) -> frozenset[Right]:
+def on_every_part(held: Mapping[Bounds, Held]) -> frozenset[Granted]:
     """Return the rights that are the same on every part."""
     of_parts = [each.rights for bounds, each in held.items() if bounds]
     return frozenset.intersection(*of_parts) if of_parts else frozenset()
@@ -157,7 +159,7 @@ def _take_owner(connection: Connection, old: Table, new: Table) -> None:
         connection.execute(query.format(each.identifier, owner))
 
 
-def _make_those(connection: Connection, held: Held, wanted: Collection[Right]) -> None:
+def _make_those(connection: Connection, held: Held, wanted: Collection[Granted]) -> None:
     """Let the rights on a table be `wanted`: what default privileges have given may be more."""
     rights = set(held.rights)
     for role in {each.role for each in rights.difference(wanted)}:
@@ -196,17 +198,17 @@ def copy_column_rights(connection: Connection, table: Table, old: str, new: str)
     In the parts of `table`, too.
     """
     names = {"table": table.quoted, "old": old, "new": new}
-    wanted: dict[Table, set[Right]] = {}
-    there: dict[Table, set[Right]] = {}
+    wanted: dict[Table, set[Granted]] = {}
+    there: dict[Table, set[Granted]] = {}
     for schema, name, is_new, privilege, role, may_grant in connection.execute(ON_COLUMNS, names):
-        right = Right(privilege=privilege, column=new, role=role, may_grant=may_grant)
+        right = Granted(privilege=privilege, column=new, role=role, may_grant=may_grant)
         (there if is_new else wanted).setdefault(Table(schema=schema, name=name), set()).add(right)
     for each in wanted.keys() | there.keys():
         for statement in _changes(each, there.get(each, set()), wanted.get(each, set())):
             connection.execute(statement)
 
 
-def _changes(table: Table, there: set[Right], wanted: set[Right]) -> Iterator[sql.Composed]:
+def _changes(table: Table, there: set[Granted], wanted: set[Granted]) -> Iterator[sql.Composed]:
     """Yield what makes the rights on a column those that are wanted."""
     for right in sorted(there - wanted, key=str):
         yield sql.SQL("revoke {} ({}) on {} from {} cascade").format(

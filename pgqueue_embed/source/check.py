@@ -230,9 +230,38 @@ def _check_unique(connection: Connection, table: Table, names: Sequence[str]) ->
             f"{table} has several rows with the same {listed}, such as {twice}{heirs}; make it"
             " unique, or name another key with --id-field"
         )
+    begun = _invalid_index(connection, table, names)
     raise UsageError(
-        f"{table} has no unique key on {listed}; add one"
-        f" (create unique index on {table} ({listed})) or name another key with --id-field"
+        f"{table} has no unique key on {listed}"
+        f"{f'; add one (create unique index on {table} ({listed}))' if begun is None else begun} or"
+        " name another key with --id-field"
+    )
+
+
+# A build that two rows with one key have ended leaves one, too.
+INVALID = """
+select format('%%I.%%I', nspname, index.relname)
+from pg_index
+join pg_class as index on index.oid = indexrelid
+join pg_namespace on pg_namespace.oid = index.relnamespace
+where indrelid = %(quoted)s::regclass
+    and indisunique and not indisvalid and indpred is null
+    and {names_cover_index}
+order by 1
+limit 1
+"""
+
+
+def _invalid_index(connection: Connection, table: Table, names: Sequence[str]) -> str | None:
+    """Return what is wrong with an index that would make `names` unique, and the way out."""
+    query = sql.SQL(INVALID).format(names_cover_index=NAMES_COVER_INDEX)
+    values = {"names": list(names), "quoted": table.quoted}
+    row = connection.execute(query, values).fetchone()
+    if row is None:
+        return None
+    return (
+        f": index {row[0]} is invalid, since its build was cut short or found rows with the same"
+        f" key; reindex index concurrently {row[0]}, once there are none,"
     )
 
 

@@ -20,11 +20,9 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PgembedError, SetupError, UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target.parts import LEAVES, index_whole, is_partitioned, leaves
+from pgqueue_embed.target.unusable_indexes import CLEAN_UP_SECONDS
 from pgqueue_embed.vector_search.index import index_name
 from pgqueue_embed.vector_search.index_plan import IndexPlan
-
-# Dropping waits, as building does, for every transaction that uses the table.
-CLEAN_UP_SECONDS = 5.0
 
 
 class BuildInProgress(UsageError):

@@ -17,6 +17,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target.parts import LEAVES
+from pgqueue_embed.target.unusable_indexes import CLEAN_UP_SECONDS
 from pgqueue_embed.vector_search.evaluation import draw_queries, searched_recall
 from pgqueue_embed.vector_search.index import (
     VectorIndex,
@@ -26,7 +27,6 @@ from pgqueue_embed.vector_search.index import (
     vector_indexes,
 )
 from pgqueue_embed.vector_search.index_build import (
-    CLEAN_UP_SECONDS,
     build_settings,
     explained,
     turn,

@@ -15,7 +15,7 @@ from pgqueue_embed.db.session import BOOKKEEPING_SECONDS, connect
 from pgqueue_embed.embedding import DeviceThread, EmbeddingModel
 from pgqueue_embed.errors import PgembedError, SetupError
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.vector_search.index_build import CLEAN_UP_SECONDS
+from pgqueue_embed.target.unusable_indexes import CLEAN_UP_SECONDS
 from pgqueue_embed.worker import registry
 from pgqueue_embed.worker.heartbeat import Heartbeat
 from pgqueue_embed.worker.index_builds import IndexBuilds

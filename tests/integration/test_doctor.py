@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,6 +22,7 @@ from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
+from pgqueue_embed.queue.adoptions import begin_adoption
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
 from tests.support.models import make_tiny_model, share_loaded_models
@@ -40,13 +42,16 @@ def _tiny_default(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     monkeypatch.setattr(examination, "DEFAULT_MODEL", str(tiny_model))
 
 
-def make_reports(connection: Connection, model: Path, documents: list[str]) -> Pipeline:
+def make_reports(
+    connection: Connection, model: Path, documents: list[str], **fields: Any
+) -> Pipeline:
     spec = checked(
         PipelineSpec(
             name="reports",
             source=make_source(connection, documents),
             target=Table(schema="public", name="reports_chunks"),
             text_fields=("body",),
+            **fields,
         )
     )
     return creating.create(connection, spec, str(model)).pipeline
@@ -76,20 +81,47 @@ def only_fault(checks: Iterator[Check]) -> Check:
     return found[0]
 
 
+def cut_short(conninfo: str, connection: Connection, table: str, body: str) -> None:
+    """Begin to build the index `spoiled` on `table`, and do not wait for its end."""
+    with connect(conninfo) as writer, writer.transaction():
+        writer.execute(f"lock table {table} in row exclusive mode")
+        connection.execute("set statement_timeout = '300 ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(f"create index concurrently spoiled on {table} {body}")
+        connection.execute("reset statement_timeout")
+
+
 def test_index_whose_build_was_cut_short_is_told_of(
     conninfo: str, connection: Connection, reports: Pipeline
 ) -> None:
-    with connect(conninfo) as writer, writer.transaction():
-        writer.execute("lock table public.reports_chunks in row exclusive mode")
-        connection.execute("set statement_timeout = '300 ms'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            connection.execute(
-                "create index concurrently spoiled on public.reports_chunks"
-                " using hnsw (embedding public.vector_cosine_ops)"
-            )
+    body = "using hnsw (embedding public.vector_cosine_ops)"
+    cut_short(conninfo, connection, "public.reports_chunks", body)
     found = only_fault(examine(conninfo))
     assert found.finding.startswith("index spoiled is invalid: its build was cut short")
     assert "pgembed index reports" in str(found.fix)
+
+
+@pytest.mark.parametrize("partition_by", [None, "hash:2"])
+def test_any_other_index_whose_build_was_cut_short_is_told_of(
+    conninfo: str, connection: Connection, tiny_model: Path, partition_by: str | None
+) -> None:
+    make_reports(connection, tiny_model, ENGLISH, partition_by=partition_by)
+    table = "public.reports_chunks" if partition_by is None else "public.reports_chunks_1"
+    cut_short(conninfo, connection, table, "(tokens)")
+    found = only_fault(examine(conninfo))
+    assert found.finding == f"index public.spoiled of {table} is invalid: its build was cut short"
+    assert found.fix == 'its owner: reindex index concurrently "public"."spoiled", or drop it'
+
+
+def test_index_that_an_interrupted_adoption_has_left_is_replaced_by_it(
+    conninfo: str, connection: Connection, reports: Pipeline
+) -> None:
+    begin_adoption(connection, reports, ())
+    cut_short(conninfo, connection, "public.reports_chunks", "(fulltext_id)")
+    connection.execute("alter index spoiled rename to reports_chunks_pgembed_key")
+    found = only_fault(examine(conninfo))
+    assert found.finding.startswith("index public.reports_chunks_pgembed_key of")
+    assert found.fix == "pgembed adopt reports"
 
 
 def test_a_healthy_pipeline_has_no_faults(conninfo: str, reports: Pipeline) -> None:

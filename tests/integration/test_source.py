@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -141,6 +142,18 @@ def test_key_that_is_not_unique_is_refused_with_the_way_out(
     connection.execute("create table public.reports (id int, body text)")
     connection.execute(index)
     expected = r"no unique key on id; add one \(create unique index on public\.reports \(id\)\)"
+    with pytest.raises(UsageError, match=expected):
+        check(connection)
+
+
+def test_unique_index_whose_build_was_cut_short_is_named(connection: Connection) -> None:
+    connection.execute("create table public.reports (id int, body text)")
+    connection.execute("insert into public.reports values (1, 'a'), (1, 'b')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        connection.execute("create unique index concurrently spoiled on public.reports (id)")
+    expected = (
+        r"no unique key on id: index public\.spoiled is invalid.*; reindex index concurrently"
+    )
     with pytest.raises(UsageError, match=expected):
         check(connection)
 
