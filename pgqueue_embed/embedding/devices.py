@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -151,9 +152,10 @@ def is_out_of_memory(exception: BaseException) -> bool:
 
 
 def release_memory(device: str) -> None:
-    """Give cached blocks back to the device. Costs time: for use after out of memory only."""
+    """Give back to the device what nothing needs. Costs time: for use after out of memory only."""
     import torch
 
+    gc.collect()  # an error and its frames refer to one another, and to what a pass had made
     if kind_of(device) == "mps":
         torch.mps.empty_cache()
     elif kind_of(device) == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import pgqueue_embed.__main__
 import pgqueue_embed.bench.process
 import pgqueue_embed.worker.process
+from pgqueue_embed.embedding.devices import release_memory
 from pgqueue_embed.garbage import OBJECTS_BEFORE_A_LOOK
 
 
@@ -47,3 +49,14 @@ def test_programs_look_for_garbage_seldom(
     with pytest.raises(Begun):
         program()
     assert gc.get_threshold()[0] == OBJECTS_BEFORE_A_LOOK
+
+
+def test_out_of_memory_is_answered_by_a_look() -> None:
+    class Holder:
+        me: Holder
+
+    holder = Holder()
+    holder.me, held = holder, weakref.ref(holder)
+    del holder
+    release_memory("cpu")
+    assert held() is None
