@@ -112,17 +112,19 @@ def evaluate_judged(
                     lambda done, of: line.update(f"by words: {done} of {of} queries"),
                 )
                 weighed = weigh(connection, pipelines[0], rankings, judgements, seed=seed)
-                if not dry_run:
+                if not (dry_run or weighed.is_worse):
                     try:
                         keep_weight(connection, pipelines[0], weighed.weight)
                     except NotKept as error:
                         refused = error  # what was measured is shown all the same
+    kept = weighed is not None and not (dry_run or weighed.is_worse or refused)
     if as_json:
-        print_json({**asdict(found), **({"hybrid": asdict(weighed)} if weighed else {})})
+        hybrid = {"hybrid": {**asdict(weighed), "kept": kept}} if weighed else {}
+        print_json({**asdict(found), **hybrid})
     else:
         _show(found)
         if weighed is not None:
-            _show_weight(name, weighed, kept=not dry_run and refused is None)
+            _show_weight(name, weighed, kept=kept)
     if refused is not None:
         raise refused
 
@@ -172,7 +174,9 @@ def _show(found: Comparison) -> None:
 
 def _show_weight(name: str, weighed: Weighed, *, kept: bool) -> None:
     """Say what words add, by the queries that the weight was not found by."""
-    measure = "nDCG@10"
+    from pgqueue_embed.vector_search.weighing import CHOSEN_BY
+
+    measure = CHOSEN_BY
     vectors, hybrid = (each[measure].mean for each in (weighed.vectors, weighed.hybrid))
     say(
         f"with --hybrid, by {_queries(weighed.queries)} that did not choose the weight: {measure}"
@@ -180,6 +184,13 @@ def _show_weight(name: str, weighed: Weighed, *, kept: bool) -> None:
     )
     if kept:
         say(f"hybrid searches of {name} now use a weight of {weighed.weight:g}")
+    elif weighed.is_worse:
+        change = _cell(weighed.change[measure], "+")
+        say(
+            f"a weight of {weighed.weight:g}, the best one by the other queries, is worse by"
+            f" {measure} than the {weighed.present:g} of now, {change}: it is not kept, and"
+            " searches are as before"
+        )
     else:
         say(f"{weighed.weight:g} is the best weight; searches are as before")
 

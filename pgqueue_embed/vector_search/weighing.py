@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.fusion import fused
@@ -15,12 +16,15 @@ from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judged_search import REQUEST, canonical
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.kept import keep
-from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT
+from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT, ready
 from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Mean, by_query, estimates
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Those nearest to the usual one first: of equally good ones, the first is taken.
 WEIGHTS = sorted((each / 10 for each in range(11)), key=lambda each: abs(each - USUAL_WEIGHT))
+
+# What the best weight is best by.
+CHOSEN_BY = "nDCG@10"
 
 # One chooses the weight, another one tells what it is worth.
 LEAST_QUERIES = 2
@@ -34,14 +38,22 @@ class Weighed:
     """The weight that was best by one half of the queries, and what it does by the other half.
 
     `vectors` and `hybrid` are the measures of the `queries` of that other half, by name, and
-    `difference` the latter's less the former's.
+    `difference` the latter's less the former's; `change` is less those of the weight that searches
+    have at `present`.
     """
 
     weight: float
+    present: float
     queries: int
     vectors: Mapping[str, Mean]
     hybrid: Mapping[str, Mean]
     difference: Mapping[str, Mean]
+    change: Mapping[str, Mean]
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the other half says so: the first one may be a single query."""
+        return self.change[CHOSEN_BY].mean < 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +109,25 @@ def weigh(
         # Noise in the last digits would choose among equal ones.
         return round(float(by_query(found, relevance)[:, 0].mean()), 9)
 
-    weight = max(WEIGHTS, key=quality)
+    weight, present = max(WEIGHTS, key=quality), run(connection, ready(pipeline)).weight
     relevance = {each: judged[each] for each in told_by}
-    vectors, hybrid = (by_query(rankings.fused(told_by, each), relevance) for each in (0.0, weight))
-    found = estimates(np.concatenate([vectors, hybrid, hybrid - vectors], axis=1), seed)
-    of_vectors, of_hybrid, difference = (
+    vectors, hybrid, of_now = (
+        by_query(rankings.fused(told_by, each), relevance) for each in (0.0, weight, present)
+    )
+    columns = [vectors, hybrid, hybrid - vectors, hybrid - of_now]
+    found = estimates(np.concatenate(columns, axis=1), seed)
+    of_vectors, of_hybrid, difference, change = (
         dict(zip(MEASURES, found[at : at + len(MEASURES)], strict=True))
         for at in range(0, len(found), len(MEASURES))
     )
     return Weighed(
         weight=weight,
+        present=present,
         queries=len(told_by),
         vectors=of_vectors,
         hybrid=of_hybrid,
         difference=difference,
+        change=change,
     )
 
 

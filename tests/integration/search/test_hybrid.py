@@ -182,6 +182,49 @@ def test_fusion_is_by_ranks() -> None:
     assert list(fused(many, [DEPTH + 2], 0.1))[-4:] == [100, 101, 103, 104]
 
 
+class Encoder:
+    """Encodes all words alike."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def encode(self, _words: str, _truncate_dim: int | None) -> object:
+        return QUERY
+
+
+@pytest.mark.parametrize("present", [None, 0.2])
+def test_weight_that_the_other_half_finds_worse_is_not_kept(
+    connection: Connection,
+    conninfo: str,
+    reports: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    present: float | None,
+) -> None:
+    """Two queries: one is for words alone, and the other one for vectors alone."""
+    monkeypatch.setattr(query_vector, "QueryEncoder", Encoder)
+    connection.execute("update pgembed.pipelines set lexical_weight = %s", (present,))
+    queries, qrels = tmp_path / "queries", tmp_path / "qrels"
+    queries.write_text("word\tthe catheter number 30\nvector\tthe catheter number 140\n")
+    qrels.write_text("word 0 31 1\nvector 0 1 1\n")
+    command = ("evaluate", "reports", "--queries", str(queries), "--judgements", str(qrels))
+    by_word = None
+    for seed in map(str, range(20)):
+        ran = pgembed(conninfo, *command, "--seed", seed, "--json", "--dry-run")
+        if json.loads(ran.stdout)["hybrid"]["weight"] > 0.5:
+            by_word = seed
+    assert by_word is not None
+    ran = pgembed(conninfo, *command, "--seed", by_word)
+    assert ran.exit_code == 0
+    usual = present or lexical.USUAL_WEIGHT
+    assert f"is worse by nDCG@10 than the {usual:g} of now" in ran.stdout
+    assert "it is not kept, and searches are as before" in ran.stdout
+    assert connection.value("select lexical_weight from pgembed.pipelines") == present
+    found = json.loads(pgembed(conninfo, *command, "--seed", by_word, "--json").stdout)["hybrid"]
+    assert (found["present"], found["kept"]) == (usual, False)
+    assert found["change"]["nDCG@10"]["mean"] < 0
+
+
 def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     connection: Connection,
     conninfo: str,
@@ -190,14 +233,6 @@ def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Identifiers that vectors never find: words alone are best then."""
-
-    class Encoder:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
-        def encode(self, _words: str, _truncate_dim: int | None) -> object:
-            return QUERY
-
     monkeypatch.setattr(query_vector, "QueryEncoder", Encoder)
     queries, qrels = tmp_path / "queries", tmp_path / "qrels"
     asked = [(at, f"the catheter number {at}") for at in range(20, 40)]
@@ -219,6 +254,7 @@ def test_evaluate_finds_the_weight_by_one_half_and_tells_it_by_the_other(
     assert found["vectors"]["nDCG@10"]["mean"] == 0
     assert found["hybrid"]["nDCG@10"]["mean"] == 1
     assert found["difference"]["nDCG@10"]["mean"] == 1
+    assert (found["present"], found["kept"]) == (lexical.USUAL_WEIGHT, True)
     assert connection.value(kept) == found["weight"] > 0.5
     assert run(connection, lexical.ready(reports)).weight == found["weight"]
     monkeypatch.setattr(query_vector, "_encoders", OrderedDict())
