@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.pipeline.pipeline import Pipeline
     from pgqueue_embed.vector_search.hit import Hit
     from pgqueue_embed.vector_search.judged_search import Comparison, Find
+    from pgqueue_embed.vector_search.kept import NotKept
     from pgqueue_embed.vector_search.measures import Mean
     from pgqueue_embed.vector_search.request import SearchRequest
     from pgqueue_embed.vector_search.weighing import Search, Weighed
@@ -85,9 +86,8 @@ def evaluate_judged(
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
     from pgqueue_embed.vector_search.judged_search import compare
-    from pgqueue_embed.vector_search.kept import NotKept
     from pgqueue_embed.vector_search.lexical_index import has_lexical_index
-    from pgqueue_embed.vector_search.weighing import LEAST_QUERIES, keep_weight, rank, weigh
+    from pgqueue_embed.vector_search.weighing import LEAST_QUERIES, rank, weigh
 
     queries, judgements = files.read()
     with connect(conninfo) as connection:
@@ -113,10 +113,7 @@ def evaluate_judged(
                 )
                 weighed = weigh(connection, pipelines[0], rankings, judgements, seed=seed)
                 if not (dry_run or weighed.is_worse):
-                    try:
-                        keep_weight(connection, pipelines[0], weighed.weight)
-                    except NotKept as error:
-                        refused = error  # what was measured is shown all the same
+                    refused = _keep(connection, pipelines[0], weighed)
     kept = weighed is not None and not (dry_run or weighed.is_worse or refused)
     if as_json:
         hybrid = {"hybrid": {**asdict(weighed), "kept": kept}} if weighed else {}
@@ -127,6 +124,18 @@ def evaluate_judged(
             _show_weight(name, weighed, kept=kept)
     if refused is not None:
         raise refused
+
+
+def _keep(connection: Connection, pipeline: Pipeline, weighed: Weighed) -> NotKept | None:
+    """Return why the weight is not kept, if so: what was measured is shown all the same."""
+    from pgqueue_embed.vector_search.kept import NotKept
+    from pgqueue_embed.vector_search.weighing import keep_weight
+
+    try:
+        keep_weight(connection, pipeline, weighed.weight)
+    except NotKept as error:
+        return error
+    return None
 
 
 def _finder(

@@ -22,7 +22,7 @@ from pgqueue_embed.search_server.faults import told
 from pgqueue_embed.search_server.service import SearchService
 from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search.hit_json import hit_json
-from pgqueue_embed.vector_search.record import joined
+from pgqueue_embed.vector_search.record import MOST_CHUNKS, joined
 from pgqueue_embed.version import VERSION
 
 INSTRUCTIONS = (
@@ -149,17 +149,22 @@ class _Tools:
     async def fetch_record(self, pipeline: PipelineName, key: RecordKey) -> str:
         """Give the whole text of a record, and where its pieces stand in it.
 
-        A piece with a chunk of null has another text by now, which is not there.
+        A piece with a chunk of null has another text by now, which is not there. Of a very long
+        record it is the beginning: has_more is true then.
         """
         with _explained():
             chunks = await self._service.record(pipeline, key)
             if not chunks:
                 raise ToolError(f"{pipeline} has no vectors of a record {key!r}")
+            has_more = len(chunks) > MOST_CHUNKS
+            chunks = chunks[:MOST_CHUNKS]
             places = [asdict(each) for each in chunks]
             for each in places:
                 if each["chunk"] is not None:
                     del each["chunk"]
-            return json_text({"key": key, "text": joined(chunks), "chunks": places})
+            return json_text(
+                {"key": key, "text": joined(chunks), "chunks": places, "has_more": has_more}
+            )
 
     async def list_pipelines(self) -> str:
         """List what can be searched: each pipeline's name, its tables and its model."""

@@ -50,10 +50,11 @@ class StoredChunk:
 
 
 def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[StoredChunk]:
-    """Return the stored chunks of a record in order, MOST_CHUNKS at most; none without it.
+    """Return the stored chunks of a record in order; none without it.
 
-    `key` is as in a hit. Raises UsageError for what can be no key, PipelineFault where the target
-    may not be read, and PipelineReplaced where another generation has replaced it.
+    Of more than MOST_CHUNKS, one more than these. `key` is as in a hit. Raises UsageError for what
+    can be no key, PipelineFault where the target may not be read, and PipelineReplaced where
+    another generation has replaced it.
     """
     columns = pipeline.spec.columns
     query = sql.SQL(READ).format(
@@ -69,7 +70,7 @@ def read_record(connection: Connection, pipeline: Pipeline, key: str) -> list[St
         [wanted] = run(connection, canonical_keys(pipeline, [key]))
     try:
         with reading_chunks(connection, pipeline, "reading its chunks"):
-            rows = connection.execute(query, {"key": wanted, "limit": MOST_CHUNKS}).fetchall()
+            rows = connection.execute(query, {"key": wanted, "limit": MOST_CHUNKS + 1}).fetchall()
             run(connection, check_present(pipeline))
     except PipelineFault:
         run(connection, check_present(pipeline))

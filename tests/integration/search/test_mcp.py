@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import patch
 
+from pgqueue_embed.search_server import assistants
+from pgqueue_embed.vector_search import record as record_of
 from tests.support.commands import pgembed
 from tests.support.serving import SEARCH, Served
 
@@ -40,6 +43,12 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
     record = tool(served, "fetch_record", pipeline="reports", key=key)
     assert record["text"].startswith(f"chunk 0 of {key}")
     assert [each["chunk_index"] for each in record["chunks"]] == [0, 1]
+    assert record["has_more"] is False
+    with patch.object(record_of, "MOST_CHUNKS", 1), patch.object(assistants, "MOST_CHUNKS", 1):
+        beginning = tool(served, "fetch_record", pipeline="reports", key=key)
+    assert [each["chunk_index"] for each in beginning["chunks"]] == [0]
+    assert beginning["has_more"] is True
+    assert "chunk 1 of" not in beginning["text"]
     assert tools["search"]["inputSchema"]["additionalProperties"] is False
     for name, arguments, says in (
         (
