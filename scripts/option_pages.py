@@ -13,7 +13,7 @@ from typing import Any
 
 from pgqueue_embed.cli.declared_pipelines import INDEX_KEYS
 from pgqueue_embed.configuration.database import PARTS
-from pgqueue_embed.configuration.values import shown
+from pgqueue_embed.configuration.values import value_text
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 from pgqueue_embed.pipeline.target_columns import TargetColumns
@@ -65,7 +65,7 @@ def _type(option: Option) -> str:
 
 
 def _default(option: Option) -> str:
-    return option.usual or ("" if option.default is None else f"`{shown(option.default)}`")
+    return option.usual or ("" if option.default is None else f"`{value_text(option.default)}`")
 
 
 def _help(option: Option) -> str:

@@ -1,8 +1,9 @@
 """Adopting: a table of vectors that is there becomes the target of a pipeline.
 
-In order: `prepare` checks tables and model, `compare` computes a sample of the vectors again,
-`attach_table` makes the pipeline and the columns that the table lacks, and `adopt_records` goes
-through the source: what is right is settled, everything else queued. `survey` only looks.
+In order: `prepare_adoption` checks tables and model, `compare_sample` computes a sample of the
+vectors again, `attach_table` makes the pipeline and the columns that the table lacks, and
+`adopt_records` goes through the source: what is right is settled, everything else queued. `survey`
+only looks.
 """
 
 from pgqueue_embed.adopt.attach import attach_table, ensure_key_index
@@ -10,7 +11,7 @@ from pgqueue_embed.adopt.candidate import (
     Candidate,
     local_model,
     make_judge,
-    prepare,
+    prepare_adoption,
     resumable,
 )
 from pgqueue_embed.adopt.dry_run import Survey, survey
@@ -20,7 +21,7 @@ from pgqueue_embed.adopt.sample import (
     SAMPLE_CHUNKS,
     Agreement,
     check_agreement,
-    compare,
+    compare_sample,
     describe_agreement,
 )
 from pgqueue_embed.adopt.scan import adopt_records
@@ -35,12 +36,12 @@ __all__ = [
     "adopt_records",
     "attach_table",
     "check_agreement",
-    "compare",
+    "compare_sample",
     "describe_agreement",
     "ensure_key_index",
     "local_model",
     "make_judge",
-    "prepare",
+    "prepare_adoption",
     "resumable",
     "survey",
 ]

@@ -62,7 +62,7 @@ class Candidate:
         return make_judge(self.model, self.pipeline)
 
 
-def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) -> Candidate:
+def prepare_adoption(connection: Connection, spec: PipelineSpec, model_reference: str) -> Candidate:
     """Check tables and model; makes nothing.
 
     Raises UsageError for what is wrong with the tables or the settings, ModelError for a model that
@@ -70,7 +70,7 @@ def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     """
     check_schema(connection)
     spec = checked(spec)
-    records, table = check_tables(connection, spec)
+    records, table = check_adoptable(connection, spec)
     fitted = fit_model(replace(spec, vector_type=table.vector_type), model_reference)
     check_dimensions(spec, table, fitted.identity.dimensions)
     return Candidate(
@@ -82,7 +82,7 @@ def prepare(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     )
 
 
-def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[SourceShape, StoredTable]:
+def check_adoptable(connection: Connection, spec: PipelineSpec) -> tuple[SourceShape, StoredTable]:
     """Return what source and target hold; raises UsageError unless the one can be adopted."""
     _check_options(spec)
     records = check_source(connection, spec)
@@ -91,7 +91,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> tuple[SourceShap
 
 # What can be said of chunks that are there. The rest is about making them, or cannot be told from
 # them, as what the model read around a chunk.
-SETTINGS = (
+ADOPTABLE_SETTINGS = (
     *("name", "source", "target", "id_fields", "text_fields", "template", "where", "columns"),
     *("chunking", "chunk_tokens", "overlap_tokens", "vector_type", "max_attempts", "priority"),
     *("document_prompt", "query_prompt", "control_tokens", "pooling"),
@@ -101,7 +101,9 @@ SETTINGS = (
 def _check_options(spec: PipelineSpec) -> None:
     for each in options_of(PipelineSpec):
         value = getattr(spec, each.field)
-        if each.field not in SETTINGS and value != (() if each.type is list else each.default):
+        if each.field not in ADOPTABLE_SETTINGS and value != (
+            () if each.type is list else each.default
+        ):
             flag = each.said(value) if each.type is bool else each.flag
             raise UsageError(
                 f"{flag}: a table that is there cannot be adopted with it; leave it out, or embed"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import sql
 
 from pgqueue_embed.adopt.judge import Placed
-from pgqueue_embed.adopt.stored_chunks import place_of, read_vectors, table_names
+from pgqueue_embed.adopt.stored_chunks import ctid_of, read_vectors, table_names
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.embedding.rows import unit_rows
@@ -104,7 +104,7 @@ def _fill(
 def _values(rows: Sequence[tuple[str, Placed]]) -> dict[str, object]:
     chunks = [each.chunk for _, each in rows]
     return {
-        "places": [place_of(each.stored.version) for _, each in rows],
+        "places": [ctid_of(each.stored.version) for _, each in rows],
         "keys": [key for key, _ in rows],
         "indexes": [chunk.index for chunk in chunks],
         "texts": [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pgqueue_embed.adopt.attach import attach_table, ensure_key_index
-from pgqueue_embed.adopt.candidate import local_model, make_judge, prepare, resumable
-from pgqueue_embed.adopt.sample import check_agreement, compare
+from pgqueue_embed.adopt.candidate import local_model, make_judge, prepare_adoption, resumable
+from pgqueue_embed.adopt.sample import check_agreement, compare_sample
 from pgqueue_embed.adopt.scan import adopt_records
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.spec import PipelineSpec
@@ -21,14 +21,14 @@ def adopt(
 ) -> Counts:
     """Adopt the target of `spec`, or go on with it; returns what was found.
 
-    Raises as `prepare`, `check_agreement` and `attach_table` do, and then nothing is changed.
+    Raises as `prepare_adoption`, `check_agreement` and `attach_table` do; then nothing is changed.
     """
     pipeline = resumable(connection, spec.name, spec)
     if pipeline is not None:
         judge = make_judge(local_model(pipeline), pipeline)
     else:
-        candidate = prepare(connection, spec, model_reference)
-        agreement = compare(
+        candidate = prepare_adoption(connection, spec, model_reference)
+        agreement = compare_sample(
             connection, candidate, sample_chunks=sample_chunks, min_cosine=min_cosine
         )
         check_agreement(candidate, agreement)

@@ -59,7 +59,7 @@ class Agreement:
         return float(np.median(self.cosines))
 
 
-def compare(
+def compare_sample(
     connection: Connection,
     candidate: Candidate,
     *,

@@ -25,7 +25,13 @@ from pgqueue_embed.ledger import records
 from pgqueue_embed.ledger.commits import Commit, record_commit
 from pgqueue_embed.ledger.verdicts import Current, Finding, Found
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.queue.adoptions import Adoption, Counts, advance, read_adoption, take_turn
+from pgqueue_embed.queue.adoptions import (
+    Adoption,
+    Counts,
+    advance_adoption,
+    read_adoption,
+    take_adoption_turn,
+)
 from pgqueue_embed.queue.deleted import is_doubtful
 from pgqueue_embed.queue.enqueue import Slice
 from pgqueue_embed.queue.work_items import Handling, add_items
@@ -97,7 +103,7 @@ def _settle_slice(
 
     None if another session has done the slice.
     """
-    if not take_turn(connection, pipeline, adoption):
+    if not take_adoption_turn(connection, pipeline, adoption):
         return None
     keys = [record.key for record in judged.records]
     records.lock_records(connection, pipeline, keys)
@@ -112,7 +118,7 @@ def _settle_slice(
     _settle(connection, pipeline, judged, worths)
     counts = replace(count_assessments(judged, worths), settled=len(keys) - len(worths))
     walking = "source" if judged.last_key is not None else "target"
-    advance(connection, pipeline, walking=walking, last_key=judged.last_key, counts=counts)
+    advance_adoption(connection, pipeline, walking=walking, last_key=judged.last_key, counts=counts)
     return counts
 
 
@@ -243,7 +249,7 @@ def _walk_table(
     connection: Connection, pipeline: Pipeline, _judge: Judge, adoption: Adoption
 ) -> Slice | None:
     def queue_slice() -> Slice | None:
-        if not take_turn(connection, pipeline, adoption):
+        if not take_adoption_turn(connection, pipeline, adoption):
             return None
         with trusting(connection, pipeline.spec):
             keys = table_keys(connection, pipeline, adoption.last_key, KEYS_PER_SLICE)
@@ -254,7 +260,7 @@ def _walk_table(
         allowed = not is_doubtful(so_far.gone, so_far.records)
         add_items(connection, pipeline.id, gone, Handling(allow_deletes=allowed))
         finished = len(keys) < KEYS_PER_SLICE
-        advance(
+        advance_adoption(
             connection,
             pipeline,
             walking="finished" if finished else "target",

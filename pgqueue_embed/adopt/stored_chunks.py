@@ -113,11 +113,11 @@ def read_vectors(
 ) -> NDArray[np.float32]:
     """Return the vectors of the rows `versions`, float32 of shape (rows, dimensions)."""
     query = sql.SQL(VECTORS).format(**table_names(connection, pipeline))
-    places = [place_of(version) for version in versions]
+    places = [ctid_of(version) for version in versions]
     vectors = dict(connection.execute(query, {"places": places}).fetchall())
     return np.array([vectors[version] for version in versions], np.float32)
 
 
-def place_of(version: str) -> str:
+def ctid_of(version: str) -> str:
     """Return the place of a row in its table, out of its version."""
     return version.rpartition(" ")[0]

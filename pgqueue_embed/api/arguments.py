@@ -21,7 +21,7 @@ def argument(option: Option) -> str:
 def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a pipeline among `arguments`, by name; a single column is a tuple."""
     return {
-        option.name: columns_of(name, value) if option.type is list else value
+        option.name: given_columns(name, value) if option.type is list else value
         for option in PIPELINE_OPTIONS.values()
         if (value := arguments.get(name := argument(option))) is not None
     }
@@ -43,7 +43,7 @@ def unusual(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def columns_of(name: str, given: Any) -> tuple[str, ...]:
+def given_columns(name: str, given: Any) -> tuple[str, ...]:
     """Return the columns that argument `name` names, one or several; raises UsageError."""
     names = (given,) if isinstance(given, str) else given
     check_names(name, names)

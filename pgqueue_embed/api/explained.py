@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 
 from pgqueue_embed.db.errors import first_line, refused
-from pgqueue_embed.db.faults import kind_of
+from pgqueue_embed.db.faults import error_type
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import (
@@ -44,7 +44,7 @@ def explained() -> Iterator[None]:
 
 
 def _kind(error: psycopg.Error) -> type[PgembedError]:
-    kind = kind_of(error)
+    kind = error_type(error)
     return kind if kind in (MissingRight, DatabaseUnavailable) else SetupError
 
 

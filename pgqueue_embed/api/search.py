@@ -11,7 +11,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.pq import TransactionStatus
 
-from pgqueue_embed.api.arguments import columns_of, pipeline_name
+from pgqueue_embed.api.arguments import given_columns, pipeline_name
 from pgqueue_embed.api.explained import explained
 from pgqueue_embed.api.pipeline import Pipeline
 from pgqueue_embed.db.session import Connection
@@ -19,7 +19,7 @@ from pgqueue_embed.db.steps import read_on, read_on_async
 from pgqueue_embed.errors import DatabaseUnavailable, PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.key_values import RecordKey
 from pgqueue_embed.pipeline.option import shown
-from pgqueue_embed.vector_search.asked import Asked, Plan, Read, plan_of
+from pgqueue_embed.vector_search.asked import Asked, Read, SearchPlan, search_plan
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.known import Known
 from pgqueue_embed.vector_search.options import OrderOptions, request_of
@@ -80,7 +80,7 @@ def search(
         asked = _asked(locals(), connection, pool)
         reader = _reader(pipeline.sessions, connection, pool, keeps=where is None)
         known = _known_over(pipeline.sessions, connection, pool)
-        return _run(plan_of(pipeline_name(pipeline.name), asked, known), reader)
+        return _run(search_plan(pipeline_name(pipeline.name), asked, known), reader)
 
 
 async def search_async(
@@ -118,7 +118,7 @@ async def search_async(
         asked = _asked(locals(), connection, pool)
         reader = _async_reader(pipeline.sessions, connection, pool, keeps=where is None)
         known = _known_over(pipeline.sessions, connection, pool)
-        return await _run_async(plan_of(pipeline_name(pipeline.name), asked, known), reader)
+        return await _run_async(search_plan(pipeline_name(pipeline.name), asked, known), reader)
 
 
 def _check_pipeline(pipeline: object) -> None:
@@ -132,7 +132,7 @@ def _asked(given: Mapping[str, Any], connection: object, pool: object) -> Asked:
     if connection is not None and pool is not None:
         raise UsageError("connection and pool: give one of them")
     request = request_of(
-        given["query"], {**given, "columns": columns_of("columns", given["columns"])}
+        given["query"], {**given, "columns": given_columns("columns", given["columns"])}
     )
     if given["hybrid"] and given["query"] is None:
         raise UsageError("hybrid finds by words, too; give a query, in words")
@@ -257,7 +257,7 @@ def _over_session(read: Read, *, keeps: bool) -> Callable[[Connection], Any]:
     return work
 
 
-def _run(plan: Plan, reader: Reader) -> list[Hit]:
+def _run(plan: SearchPlan, reader: Reader) -> list[Hit]:
     try:
         part = next(plan)
         while True:
@@ -272,7 +272,7 @@ def _run(plan: Plan, reader: Reader) -> list[Hit]:
         return hits
 
 
-async def _run_async(plan: Plan, reader: AsyncReader) -> list[Hit]:
+async def _run_async(plan: SearchPlan, reader: AsyncReader) -> list[Hit]:
     try:
         part = next(plan)
         while True:

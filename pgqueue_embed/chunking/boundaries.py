@@ -26,7 +26,9 @@ _WORD_OR_BETTER = bytes(value >= WORD for value in range(256))
 _LEGAL = bytes(value > NOWHERE for value in range(256))
 
 
-def plan(classes: bytes, *, max_tokens: int, overlap_tokens: int) -> Iterator[tuple[int, int]]:
+def plan_chunks(
+    classes: bytes, *, max_tokens: int, overlap_tokens: int
+) -> Iterator[tuple[int, int]]:
     """Yield the token ranges ``(first, end)`` of the chunks of one document, in order.
 
     Every token is in a range. A range holds at most ``max_tokens``, unless one character alone

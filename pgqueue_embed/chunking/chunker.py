@@ -150,7 +150,9 @@ class Chunker:
         else:
             overlap = min(self.overlap_tokens, (budget - 1) // 2)
             most = budget - self._slack(budget)
-            ranges = boundaries.plan(tokens.cuts.classes, max_tokens=most, overlap_tokens=overlap)
+            ranges = boundaries.plan_chunks(
+                tokens.cuts.classes, max_tokens=most, overlap_tokens=overlap
+            )
             if not self.whole and len(document) > MOST_CHARACTERS:
                 ranges = _shortened(tokens.cuts.starts, ranges)
             drafts = list(_slices(number, document, tokens.ids, tokens.cuts, ranges, budget))
@@ -187,7 +189,9 @@ class Chunker:
         if self.whole:
             _refuse_longer(count, budget)
         even_share = -(-count // -(-count // budget))
-        ranges = boundaries.plan(tokens.cuts.classes, max_tokens=even_share, overlap_tokens=0)
+        ranges = boundaries.plan_chunks(
+            tokens.cuts.classes, max_tokens=even_share, overlap_tokens=0
+        )
         parts = list(_slices(draft.document, text, tokens.ids, tokens.cuts, ranges, budget))
         if len(parts) < 2:
             raise RecordFault(
@@ -206,7 +210,9 @@ class Chunker:
         for number, (text, tokens) in enumerate(zip(_CANARIES, read, strict=True)):
             if tokens.cuts is not None:
                 classes = tokens.cuts.classes
-                ranges = boundaries.plan(classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4)
+                ranges = boundaries.plan_chunks(
+                    classes, max_tokens=_CANARY_TOKENS, overlap_tokens=4
+                )
                 drafts += _slices(
                     number,
                     text,

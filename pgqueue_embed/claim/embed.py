@@ -19,7 +19,7 @@ from pgqueue_embed.ledger.verdicts import Finding, Found
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.untrusted.foreign_text import MOST_CHARACTERS, printable
 
-Progress = Callable[[], None]
+OnProgress = Callable[[], None]
 
 # Far more than a claim of ordinary records has: only a document of megabytes is parted.
 PORTION_CHUNKS = 8_192
@@ -29,7 +29,7 @@ class Embedder(Protocol):
     """Gives chunks their vectors; see embedding.DeviceThread."""
 
     def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+        self, chunks: Sequence[Chunk], *, on_progress: OnProgress, anew: bool = False
     ) -> Embedded:
         """Return the vectors of `chunks`; calls `on_progress` in this thread as batches end.
 
@@ -54,7 +54,7 @@ class DocumentChunker(Protocol):
         documents: Sequence[str],
         contexts: Sequence[Context] | None = None,
         *,
-        on_progress: Progress = lambda: None,
+        on_progress: OnProgress = lambda: None,
     ) -> list[ChunkedDocument]:
         """Return the chunks of each document; calls `on_progress` as it gets on."""
         ...
@@ -92,7 +92,7 @@ def embed_records(
     chunker: DocumentChunker,
     embedder: Embedder,
     verify: Callable[[], None],
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> EmbeddingResult:
     """Chunk and embed `records` (each with whether to embed it again); every one gets a finding.
 
@@ -120,7 +120,7 @@ def _chunk(
     result: EmbeddingResult,
     records: Sequence[tuple[SourceRecord, bool]],
     chunker: DocumentChunker,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> list[_Prepared]:
     """Return `records` with their chunks, but for those that cannot be chunked."""
     prepared: list[_Prepared] = []
@@ -157,7 +157,7 @@ def _embed(
     prepared: Sequence[_Prepared],
     embedder: Embedder,
     verify: Callable[[], None],
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
     """Add the vectors of `prepared` to `result`, and the records that have none."""
 
@@ -182,7 +182,7 @@ def _embed_chunks(
     result: EmbeddingResult,
     embedder: Embedder,
     chunks: Sequence[Chunk],
-    on_progress: Progress,
+    on_progress: OnProgress,
     *,
     anew: bool,
 ) -> NDArray[np.float32]:

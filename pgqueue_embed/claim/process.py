@@ -21,8 +21,7 @@ from pgqueue_embed.claim.lateness import charge_late, is_hash_readable, is_late,
 from pgqueue_embed.claim.reuse import ReusingEmbedder, reusable_keys
 from pgqueue_embed.claim.size import ClaimSize, Rate
 from pgqueue_embed.claim.suspects import give_up_reason, isolate, suspects
-from pgqueue_embed.claim.sweep import SLICE_RECORDS as SWEPT_RECORDS
-from pgqueue_embed.claim.sweep import sweep_slice, sweeps
+from pgqueue_embed.claim.sweep import SWEPT_RECORDS, sweep_slice, sweeps
 from pgqueue_embed.claim.truncate import truncating
 from pgqueue_embed.claim.write import Findings, Written, write
 from pgqueue_embed.db.errors import first_line
@@ -41,8 +40,7 @@ from pgqueue_embed.queue.claims import (
 )
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 from pgqueue_embed.queue.lease import claim_transaction, renew
-from pgqueue_embed.queue.source_comparison import SLICE_RECORDS as COMPARED_RECORDS
-from pgqueue_embed.queue.source_comparison import compare_slice, comparisons
+from pgqueue_embed.queue.source_comparison import COMPARED_RECORDS, compare_slice, comparisons
 from pgqueue_embed.queue.work_items import WorkItem, add_items, alike
 from pgqueue_embed.source.ambiguous import hash_of_rows
 from pgqueue_embed.source.read import SourceRecord

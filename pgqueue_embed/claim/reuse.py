@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.claim.embed import Embedder, Progress
+from pgqueue_embed.claim.embed import Embedder, OnProgress
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import unpack
@@ -52,7 +52,7 @@ class ReusingEmbedder:
         self._keys = list(keys)
 
     def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+        self, chunks: Sequence[Chunk], *, on_progress: OnProgress, anew: bool = False
     ) -> Embedded:
         """Return the vectors of `chunks`; raises PipelineFault if the target cannot be read."""
         if anew or not self._keys:

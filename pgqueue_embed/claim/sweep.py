@@ -16,7 +16,7 @@ from pgqueue_embed.queue.lease import renew
 from pgqueue_embed.queue.told import Told
 from pgqueue_embed.queue.work_items import WorkItem
 
-SLICE_RECORDS = 50_000
+SWEPT_RECORDS = 50_000
 
 
 def sweeps(claim: Claim) -> list[WorkItem]:
@@ -30,7 +30,7 @@ def sweep_slice(
     pipeline: Pipeline,
     claim: Claim,
     *,
-    slice_records: int = SLICE_RECORDS,
+    slice_records: int = SWEPT_RECORDS,
 ) -> None:
     """Queue what a slice of the ledger has lost, and note how far it is.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.claim.embed import Embedder, Progress
+from pgqueue_embed.claim.embed import Embedder, OnProgress
 from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.embedding.rows import first_dimensions
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -24,7 +24,7 @@ class TruncatingEmbedder:
     dimensions: int
 
     def embed(
-        self, chunks: Sequence[Chunk], *, on_progress: Progress, anew: bool = False
+        self, chunks: Sequence[Chunk], *, on_progress: OnProgress, anew: bool = False
     ) -> Embedded:
         """Return shortened vectors of length 1; raises RecordFault where nothing is left."""
         embedded = self.embedder.embed(chunks, on_progress=on_progress, anew=anew)

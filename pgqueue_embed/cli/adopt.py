@@ -51,7 +51,7 @@ def adopt(
 
     Example: pgembed adopt reports --source-table event_text --text-field foi_text --dry-run
     """
-    from pgqueue_embed.adopt import local_model, make_judge, prepare, resumable
+    from pgqueue_embed.adopt import local_model, make_judge, prepare_adoption, resumable
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
 
@@ -68,7 +68,7 @@ def adopt(
         if pipeline is not None:
             judge = make_judge(local_model(pipeline), pipeline)
         else:
-            candidate = prepare(connection, wanted.spec(name), wanted.model)
+            candidate = prepare_adoption(connection, wanted.spec(name), wanted.model)
             agreement = _compare(connection, candidate, comparison)
             if dry_run:
                 _survey(connection, candidate)
@@ -82,9 +82,9 @@ def _compare(
     connection: Connection, candidate: Candidate, comparison: SampleComparison
 ) -> Agreement:
     """Compare, say what was seen, and raise UsageError if that is not enough."""
-    from pgqueue_embed.adopt import check_agreement, compare, describe_agreement
+    from pgqueue_embed.adopt import check_agreement, compare_sample, describe_agreement
 
-    agreement = compare(
+    agreement = compare_sample(
         connection,
         candidate,
         sample_chunks=comparison.given["sample"],

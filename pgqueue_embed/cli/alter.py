@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgqueue_embed.cli import pipeline_options as options
-from pgqueue_embed.cli.build_progress import sentence, share, watched_build
+from pgqueue_embed.cli.build_progress import sentence, share_done, watched_build
 from pgqueue_embed.cli.display import one_line, say
-from pgqueue_embed.cli.options import OptionGroup, columns_of, connected
+from pgqueue_embed.cli.options import OptionGroup, connected, listed_columns
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import ALTERABLE
@@ -68,7 +68,7 @@ class WantedChanges(OptionGroup):
         value = self.given[option.name]
         if value is None or option.type is not list:
             return value
-        return columns_of([each for each in value if each or not option.may_go])
+        return listed_columns([each for each in value if each or not option.may_go])
 
     def is_empty(self) -> bool:
         """Whether nothing is asked for."""
@@ -234,7 +234,7 @@ def _switch(
             lines.say(f"{pipeline.name}: {step}")
 
         def show_build(found: BuildProgress) -> None:
-            line.update(f"building an index, {sentence(found)}{share(found)}")
+            line.update(f"building an index, {sentence(found)}{share_done(found)}")
 
         with watched_build(conninfo, successor, show_build):
             switched = switch(

@@ -66,9 +66,9 @@ def apply(
 
 def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
     from pgqueue_embed.configuration.apply import check
-    from pgqueue_embed.configuration.plan import compare
+    from pgqueue_embed.configuration.plan import make_plan
 
-    plan = compare(connection, declared)
+    plan = make_plan(connection, declared)
     check(connection, plan)
     show_plan(plan)
     if not plan.is_settled:
@@ -77,9 +77,9 @@ def _dry_run(connection: Connection, declared: Sequence[Declared]) -> None:
 
 def _ask(conninfo: str, connection: Connection, declared: Sequence[Declared]) -> None:
     """Show what is to be done, and do it once a person says so, holding no lock meanwhile."""
-    from pgqueue_embed.configuration.plan import compare
+    from pgqueue_embed.configuration.plan import make_plan
 
-    plan = compare(connection, declared)
+    plan = make_plan(connection, declared)
     show_plan(plan)
     if not plan.is_settled:
         confirm("Do it?")
@@ -92,10 +92,10 @@ def _apply(
     """Do what is to be done, which must be what was `agreed`, if anything was."""
     from pgqueue_embed.configuration.apply import apply as carry_out
     from pgqueue_embed.configuration.apply import taking_turns
-    from pgqueue_embed.configuration.plan import compare
+    from pgqueue_embed.configuration.plan import make_plan
 
     with taking_turns(conninfo, on_wait=_say_waiting):
-        plan = compare(connection, declared)
+        plan = make_plan(connection, declared)
         if agreed is None:
             show_plan(plan)
         elif plan != agreed:

@@ -30,14 +30,14 @@ def watched_build(
 
     def show_both(found: BuildProgress, seconds_left: float | None) -> None:
         ends = "" if seconds_left is None else f", ends in {duration(max(1.0, seconds_left))}"
-        lines.say(f"{sentence(found)}{share(found)}{ends}")
+        lines.say(f"{sentence(found)}{share_done(found)}{ends}")
         show(found)
 
     with watched(conninfo, pipeline, show_both, every_seconds=POLL_SECONDS):
         yield
 
 
-def share(found: BuildProgress) -> str:
+def share_done(found: BuildProgress) -> str:
     """Return how much of the phase is done, to stand behind its name, if it says so."""
     return f": {100 * found.done // found.total} %" if found.total else ""
 

@@ -56,12 +56,12 @@ def create(
 
 def _dry_run(connection: Connection, spec: PipelineSpec, model: str) -> None:
     """Refuse what could not be made, and say what the pipeline would take."""
-    from pgqueue_embed.cli.estimate import estimated, show
+    from pgqueue_embed.cli.estimate import estimated, show_estimate
     from pgqueue_embed.estimation.subject import of_spec
     from pgqueue_embed.lifecycle.create import check_tables
 
     check_tables(connection, spec)
-    show(estimated(connection, of_spec(connection, spec, model), None))
+    show_estimate(estimated(connection, of_spec(connection, spec, model), None))
     say("nothing was made")
 
 

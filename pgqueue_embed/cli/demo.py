@@ -92,7 +92,7 @@ def _embed(conninfo: str) -> float:
 
 
 def _show_work(connection: Connection, seconds: float) -> None:
-    from pgqueue_embed.cli.status import show
+    from pgqueue_embed.cli.status import show_snapshot
     from pgqueue_embed.demo import PIPELINE, shares
     from pgqueue_embed.monitoring.snapshot import read_snapshot
 
@@ -103,7 +103,7 @@ def _show_work(connection: Connection, seconds: float) -> None:
         table.add_row(share.worker, *(f"{number:,}" for number in numbers))
     console().print(table)
     say("\npgembed status, the same as SELECT * FROM pgembed.progress:\n")
-    show(read_snapshot(connection, PIPELINE), notes=False)
+    show_snapshot(read_snapshot(connection, PIPELINE), notes=False)
 
 
 def _show_failures(connection: Connection) -> None:

@@ -71,7 +71,7 @@ def estimate(
     if as_json:
         print_json(found.as_json())
     else:
-        show(found)
+        show_estimate(found)
 
 
 def estimated(connection: Connection, subject: Subject, rate: float | None) -> Estimate:
@@ -90,7 +90,7 @@ def estimated(connection: Connection, subject: Subject, rate: float | None) -> E
         return of(connection, subject.pipeline, subject.chunker, rate_of, on_progress=line.update)
 
 
-def show(found: Estimate) -> None:
+def show_estimate(found: Estimate) -> None:
     """Print an estimate on one screen."""
     pipeline, out = found.pipeline, console()
     cut = (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pgqueue_embed.vector_search.kept import NotKept
     from pgqueue_embed.vector_search.measures import Mean
     from pgqueue_embed.vector_search.request import SearchRequest
-    from pgqueue_embed.vector_search.weighing import Search, Weighed
+    from pgqueue_embed.vector_search.weighing import SearchWords, Weighed
 
 JudgementsFile = Annotated[
     Path | None,
@@ -85,7 +85,7 @@ def evaluate_judged(
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.catalog import load_pipeline
-    from pgqueue_embed.vector_search.judged_search import compare
+    from pgqueue_embed.vector_search.judged_search import compare_searches
     from pgqueue_embed.vector_search.lexical_index import has_lexical_index
     from pgqueue_embed.vector_search.weighing import LEAST_QUERIES, rank, weigh
 
@@ -95,7 +95,7 @@ def evaluate_judged(
         names = [name] if against is None else [name, against]
         pipelines = [load_pipeline(connection, each) for each in names]
         with progress_console().status("loading the model") as line:
-            found = compare(
+            found = compare_searches(
                 connection,
                 [(each, _finder(connection, each, pipelines[0], model_path)) for each in pipelines],
                 queries,
@@ -149,7 +149,7 @@ def _finder(
 
 def _searcher(
     connection: Connection, pipeline: Pipeline, first: Pipeline, model_path: str | None
-) -> Search:
+) -> SearchWords:
     from pgqueue_embed.vector_search.query import search
     from pgqueue_embed.vector_search.query_vector import QueryEncoder
 

@@ -99,7 +99,7 @@ def _read(
     if same_error_as is None:
         return dead_letters.read_failures(connection, name, limit=limit), None
     pipeline = load_pipeline(connection, name)
-    kind = dead_letters.kind_of(connection, pipeline, same_error_as)
+    kind = dead_letters.failure_kind(connection, pipeline, same_error_as)
     rows = dead_letters.read_failures(connection, name, limit=limit, kind=kind)
     return rows, dead_letters.count_failures(connection, pipeline, kind)
 
@@ -184,7 +184,7 @@ def retry(
         pipeline = load_pipeline(connection, name)
         kind = None
         if same_error_as is not None:
-            kind = dead_letters.kind_of(connection, pipeline, same_error_as)
+            kind = dead_letters.failure_kind(connection, pipeline, same_error_as)
         retried = dead_letters.retry(connection, pipeline, key or None, kind=kind)
     if not retried:
         say(f"{name} has no dead letters")

@@ -126,7 +126,7 @@ def annotation(option: Option) -> Any:
     return Annotated[type_ if option.default is not None else type_ | None, shown]
 
 
-def columns_of(lists: Sequence[str]) -> tuple[str, ...]:
+def listed_columns(lists: Sequence[str]) -> tuple[str, ...]:
     """Return the columns that an option names, given once or often: ``a,b`` or ``a``, ``b``."""
     return tuple(name for each in lists for name in split_columns(each))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pgqueue_embed.cli.display import plain_table
 from pgqueue_embed.monitoring import words
-from pgqueue_embed.monitoring.news import parted, share, stopped_line
+from pgqueue_embed.monitoring.news import parted, share_of_work, stopped_line
 from pgqueue_embed.quantities import count, duration, size
 from pgqueue_embed.untrusted.foreign_text import printable
 
@@ -206,7 +206,7 @@ def _worker_columns(snapshot: Snapshot, canvas: Canvas) -> list[_Column]:
         _Column("Device", _device, is_number=False, rank=4),
         _Column("30 min", lambda each: _minutes(each, canvas), is_number=False, rank=3),
         _Column("Records/s", _rate),
-        _Column("Share", lambda each: share(each, snapshot), rank=1),
+        _Column("Share", lambda each: share_of_work(each, snapshot), rank=1),
         _Column("Done", lambda each: f"{each.row['records']:,}", rank=2),
         _Column("Memory", lambda each: size(each.row["memory_bytes"]), rank=5),
         _Column("Commit", _last_commit),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgqueue_embed.cli.options import OptionGroup, columns_of
+from pgqueue_embed.cli.options import OptionGroup, listed_columns
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import Option
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS, spec_of_options
@@ -82,7 +82,7 @@ class WantedPipeline(OptionGroup):
         value = self.given[option.name]
         if value is not None and option.type is dict:
             return _column_names(value)
-        return columns_of(value) if value is not None and option.type is list else value
+        return listed_columns(value) if value is not None and option.type is list else value
 
 
 def _column_names(pairs: list[str]) -> dict[str, str]:

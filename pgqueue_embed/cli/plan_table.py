@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pgqueue_embed.cli.display import console, one_line
-from pgqueue_embed.configuration.values import shown
+from pgqueue_embed.configuration.values import value_text
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 from pgqueue_embed.untrusted.shell import command
 
@@ -74,12 +74,16 @@ def _rows(comparison: PlannedPipeline) -> Iterator[Row]:
     values = comparison.declared.values
     for key in PIPELINE_OPTIONS.values():
         if key.name in values and (key.name in ALWAYS or values[key.name] != key.default):
-            yield key.name, shown(values[key.name]), ""
+            yield key.name, value_text(values[key.name]), ""
 
 
 def _change(difference: Difference) -> Row:
     when = "at once" if difference.at_once else "by a new generation"
-    return difference.key, f"{shown(difference.present)} → {shown(difference.wanted)}", when
+    return (
+        difference.key,
+        f"{value_text(difference.present)} → {value_text(difference.wanted)}",
+        when,
+    )
 
 
 def _sum(plan: Plan) -> str:

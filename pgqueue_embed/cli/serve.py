@@ -71,10 +71,10 @@ def _app(conninfo: str, device: str, names: Sequence[str]) -> App:
     """Return the application, its models loaded."""
     import gc
 
-    from pgqueue_embed.search_server.app import make_app
+    from pgqueue_embed.search_server.app import make_search_app
     from pgqueue_embed.search_server.encoders import WarmEncoders
 
-    app = make_app(conninfo, WarmEncoders(device), names)
+    app = make_search_app(conninfo, WarmEncoders(device), names)
     # To look through the libraries for garbage takes a second, in which no request is answered.
     gc.collect()
     gc.freeze()

@@ -10,7 +10,7 @@ import typer
 
 from pgqueue_embed.cli.display import console, one_line, plain_table, say
 from pgqueue_embed.cli.options import connected
-from pgqueue_embed.configuration.values import Value, shown
+from pgqueue_embed.configuration.values import Value, value_text
 from pgqueue_embed.pipeline.options import PIPELINE_OPTIONS
 from pgqueue_embed.untrusted.foreign_text import escaped
 
@@ -49,7 +49,7 @@ def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
 
     Example: pgembed show reports --toml >> pgembed.toml
     """
-    from pgqueue_embed.configuration.declared import settings_of
+    from pgqueue_embed.configuration.declared import declared_settings
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect
     from pgqueue_embed.pipeline.generations import with_successors
@@ -61,8 +61,8 @@ def show(conninfo: str, name: Name = None, toml: Toml = False) -> None:
             Shown(
                 pipeline=each,
                 successor=(successor := _successor(each, pipelines)),
-                present=settings_of(connection, each),
-                decided=settings_of(connection, each, successor),
+                present=declared_settings(connection, each),
+                decided=declared_settings(connection, each, successor),
             )
             for each in pipelines
             if each.successor_of not in {other.id for other in pipelines}
@@ -127,8 +127,8 @@ def _heading(title: str) -> RenderableType:
 def _row(key: Option, present: Value | None, coming: Value | None) -> list[RenderableType]:
     from rich.text import Text
 
-    value = Text(one_line(shown(present)), style="dim" if present == key.default else "")
-    other = one_line(shown(coming)) if coming != present else ""
+    value = Text(one_line(value_text(present)), style="dim" if present == key.default else "")
+    other = one_line(value_text(coming)) if coming != present else ""
     return [f"  {key.name}", value, *([other] if other else [])]
 
 

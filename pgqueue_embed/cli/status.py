@@ -63,7 +63,7 @@ def status(
     elif as_json:
         print_json(as_values(snapshot))
     else:
-        show(snapshot)
+        show_snapshot(snapshot)
 
 
 def as_values(snapshot: Snapshot) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def as_values(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def show(snapshot: Snapshot, *, notes: bool = True) -> None:
+def show_snapshot(snapshot: Snapshot, *, notes: bool = True) -> None:
     """Print pipelines and workers, and below them what a person may do next."""
     from rich.console import Group
 

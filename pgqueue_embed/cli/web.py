@@ -43,11 +43,11 @@ def web(
     from pgqueue_embed.web_server import require_server_extra, serve
 
     require_server_extra()
-    from pgqueue_embed.web import make_app, make_site
+    from pgqueue_embed.web import make_site, make_web_app
 
     site = make_site(conninfo, allows_actions=allow_actions)
     serve(
-        lambda _url: make_app(site),
+        lambda _url: make_web_app(site),
         listening.listening(port),
         name="web",
         challenge="Basic",

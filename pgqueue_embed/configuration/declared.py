@@ -42,7 +42,7 @@ class Declared:
         return written(self.spec, self.model, sync=self.sync)
 
 
-def settings_of(
+def declared_settings(
     connection: Connection, pipeline: Pipeline, generation: Pipeline | None = None
 ) -> dict[str, Value]:
     """Return the settings of a pipeline, or what its next `generation` makes them, by key."""

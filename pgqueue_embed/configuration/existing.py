@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pgqueue_embed.configuration.declared import SYNC, settings_of
-from pgqueue_embed.configuration.values import Value, shown
+from pgqueue_embed.configuration.declared import SYNC, declared_settings
+from pgqueue_embed.configuration.values import Value, value_text
 from pgqueue_embed.db.names import join_columns, join_qualified, parse_table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding import full_name
@@ -44,10 +44,10 @@ def make_or_keep(
 def refuse_differences(connection: Connection, name: str, asked: Mapping[str, Any]) -> None:
     """Raise UsageError for options that the pipeline called `name` has otherwise; it lists them."""
     pipeline = load_pipeline(connection, name)
-    present = settings_of(connection, pipeline)
+    present = declared_settings(connection, pipeline)
     columns = vars(pipeline.spec.columns)
     differences = {
-        key: (shown(is_), shown(wanted))
+        key: (value_text(is_), value_text(wanted))
         for key, is_, wanted in _compared(present, columns, asked)
         if wanted not in (is_, AUTO)
     }
@@ -80,7 +80,7 @@ def _joined(names: Any) -> Any:
 
 
 def _wanted(option: Option, value: Any, schema: str) -> Value:
-    """Return the value of an option as `settings_of` has it."""
+    """Return the value of an option as `declared_settings` has it."""
     if option.name in TABLES:
         table = parse_table(value, schema)
         return join_qualified(table.schema, table.name)

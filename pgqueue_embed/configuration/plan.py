@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgqueue_embed.configuration.declared import SYNC, Declared, settings_of
-from pgqueue_embed.configuration.values import Value, shown
+from pgqueue_embed.configuration.declared import SYNC, Declared, declared_settings
+from pgqueue_embed.configuration.values import Value, value_text
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.lifecycle.alter import Changes
 from pgqueue_embed.pipeline.catalog import load_pipelines
@@ -80,7 +80,7 @@ class Plan:
         return all(each.is_settled for each in self.comparisons)
 
 
-def compare(connection: Connection, declared: Sequence[Declared]) -> Plan:
+def make_plan(connection: Connection, declared: Sequence[Declared]) -> Plan:
     """Return what is to be done so that the database has the `declared` pipelines.
 
     Raises UsageError for what cannot be altered, or not while a next generation is being made.
@@ -109,11 +109,11 @@ def _comparison(
         raise declared.place.error(
             f"it is the next generation of pipeline '{former.name}'; declare that one"
         )
-    differences = _differences(declared, settings_of(connection, pipeline))
+    differences = _differences(declared, declared_settings(connection, pipeline))
     _check_can_be_altered(declared, differences)
     successor = _first(present, successor_of=pipeline.id)
     if successor is not None:
-        differences = _differences(declared, settings_of(connection, pipeline, successor))
+        differences = _differences(declared, declared_settings(connection, pipeline, successor))
         _check_successor(declared, differences)
     return PlannedPipeline(
         declared=declared, pipeline=pipeline, successor=successor, differences=differences
@@ -160,9 +160,10 @@ def _check_can_be_altered(declared: Declared, differences: Sequence[Difference])
     for each in differences:
         if each.key not in (SYNC, *ALTERABLE):
             raise declared.place.error(
-                f"{each.key} cannot be altered from {shown(each.present)} to {shown(each.wanted)};"
-                f" write it back, or declare a pipeline of another name and target_table, or"
-                f" remove this one first: {command('drop', declared.spec.name)}"
+                f"{each.key} cannot be altered from {value_text(each.present)} to"
+                f" {value_text(each.wanted)}; write it back, or declare a pipeline of another"
+                f" name and target_table, or remove this one first:"
+                f" {command('drop', declared.spec.name)}"
             )
 
 
@@ -171,7 +172,7 @@ def _check_successor(declared: Declared, differences: Sequence[Difference]) -> N
     for each in differences:
         if not each.at_once:
             raise declared.place.error(
-                f"its next generation has {each.key} {shown(each.present)}, and the file says"
-                f" {shown(each.wanted)}; write it so, or end that generation first:"
+                f"its next generation has {each.key} {value_text(each.present)}, and the file says"
+                f" {value_text(each.wanted)}; write it so, or end that generation first:"
                 f" {command('alter', declared.spec.name, '--switch')}, or --abort"
             )

@@ -8,10 +8,10 @@ from typing import Any
 Value = Any
 
 
-def shown(value: Value | None) -> str:
+def value_text(value: Value | None) -> str:
     """Return a value of a file for reading."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {shown(each)}" for key, each in value.items())
+        return ", ".join(f"{key} = {value_text(each)}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(value)
     if isinstance(value, bool):

@@ -126,7 +126,7 @@ def is_raised_by_a_function(error: psycopg.Error) -> bool:
 WITHOUT_OUR_SCHEMA = ("3F000", "42P01", "42703", "42883")
 
 
-def kind_of(error: psycopg.Error) -> type[PgembedError]:
+def error_type(error: psycopg.Error) -> type[PgembedError]:
     """Return what an error of a statement of ours is for a program; see the tree of errors.
 
     What is worth trying again, since another session was in the way, counts as a database that is

@@ -45,7 +45,7 @@ TEXT_SETTINGS = {
 # come first otherwise. Rows that a policy hides would pass for deleted ones: with row_security off,
 # PostgreSQL raises an error instead. The isolation is for a single statement, without a BEGIN.
 # Constraints of tables that are read stay out of plans, which would run what is immutable in them.
-SETTINGS = {
+SESSION_SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     "row_security": "off",
     "default_transaction_isolation": "read committed",
@@ -245,7 +245,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.info.server_version >= since
             and (bounds.get(name) or name not in self.info.options)
         }
-        return {**SETTINGS, **timeouts}
+        return {**SESSION_SETTINGS, **timeouts}
 
     def _pin_session(self) -> str:
         settings = _set(tuple(self._pinned().items()), is_local=False)

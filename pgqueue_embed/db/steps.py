@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from pgqueue_embed.db.packed import PackedArray, PackedArrayDumper
 from pgqueue_embed.db.session import (
     READ_COMMITTED,
-    SETTINGS,
+    SESSION_SETTINGS,
     Connection,
     Cursor,
     RawCursor,
@@ -147,7 +147,7 @@ def _with_our_settings(connection: AnyConnection, steps: Steps[Answer]) -> Steps
 
 
 # What a session of ours has from its beginning.
-LENT_SETTINGS = {"client_encoding": "UTF8", **SETTINGS}
+LENT_SETTINGS = {"client_encoding": "UTF8", **SESSION_SETTINGS}
 
 SET = (
     sql.SQL("select {}")
@@ -176,7 +176,7 @@ def _set_first(steps: Steps[Answer], *, begins: bool) -> Steps[Answer]:
     return (yield from steps)
 
 
-def guarded(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:
+def in_savepoint(connection: AnyConnection, steps: Steps[Answer]) -> Steps[Answer]:
     """Run `steps` in a transaction in which, after an error of theirs, more can be read."""
     yield Step("savepoint pgembed_steps")
     try:

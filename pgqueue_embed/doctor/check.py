@@ -46,7 +46,7 @@ def failed(subject: str, finding: str, fix: str | None = None) -> Check:
     return Check(mark=Mark.FAILED, subject=subject, finding=finding, fix=fix)
 
 
-def guarded(subject: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+def guarded_checks(subject: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     """Run `checks`; what one of them raises is its failure, so that the next ones go on."""
     try:
         yield from checks()

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import database, pipeline
-from pgqueue_embed.doctor.check import Check, Mark, failed, guarded, warning
+from pgqueue_embed.doctor.check import Check, Mark, failed, guarded_checks, warning
 from pgqueue_embed.doctor.machine import Models, check_machine
 from pgqueue_embed.embedding import AS_ITS_FILES_SAY, ModelUse
 from pgqueue_embed.errors import DatabaseUnavailable
@@ -28,7 +28,7 @@ def examine(
     to look at. Without any pipeline, the default model is tried. Raises UsageError for an unknown
     pipeline.
     """
-    yield from guarded("machine", check_machine)
+    yield from guarded_checks("machine", check_machine)
     models = Models()
     pipelines: list[Pipeline] = []
     try:
@@ -43,19 +43,19 @@ def examine(
                 yield from _examine_pipelines(connection, models, pipelines)
     tried = model_name or (None if pipelines else DEFAULT_MODEL)
     if tried:
-        yield from guarded(tried, lambda: models.check_model(tried, use))
+        yield from guarded_checks(tried, lambda: models.check_model(tried, use))
 
 
 def _database_is_ready(connection: Connection, conninfo: str) -> Generator[Check, None, bool]:
-    yield from guarded("connection", lambda: database.check_connection(connection, conninfo))
-    yield from guarded("private server", lambda: database.check_account(conninfo))
-    yield from guarded("PostgreSQL", lambda: database.check_server(connection))
-    yield from guarded("pgvector", lambda: database.check_extension(connection))
-    schema = list(guarded("schema", lambda: database.check_migrations(connection)))
+    yield from guarded_checks("connection", lambda: database.check_connection(connection, conninfo))
+    yield from guarded_checks("private server", lambda: database.check_account(conninfo))
+    yield from guarded_checks("PostgreSQL", lambda: database.check_server(connection))
+    yield from guarded_checks("pgvector", lambda: database.check_extension(connection))
+    schema = list(guarded_checks("schema", lambda: database.check_migrations(connection)))
     yield from schema
     if any(check.mark is Mark.FAILED for check in schema):
         return False
-    rights = list(guarded("rights", lambda: database.check_rights(connection)))
+    rights = list(guarded_checks("rights", lambda: database.check_rights(connection)))
     yield from rights
     return connection.execute(READABLE).fetchone() == (True,)
 
@@ -77,14 +77,16 @@ def _examine_pipeline(
     connection: Connection, models: Models, examined: Pipeline
 ) -> Iterator[Check]:
     name = examined.name
-    tables = list(guarded(name, lambda: pipeline.check_tables(connection, examined)))
+    tables = list(guarded_checks(name, lambda: pipeline.check_tables(connection, examined)))
     yield from tables
-    yield from guarded(name, lambda: pipeline.check_capture(connection, examined))
-    yield from guarded(name, lambda: pipeline.check_indexes(connection, examined))
-    yield from guarded(name, lambda: pipeline.check_words(connection, examined))
-    yield from guarded(name, lambda: models.check_pipeline(examined))
+    yield from guarded_checks(name, lambda: pipeline.check_capture(connection, examined))
+    yield from guarded_checks(name, lambda: pipeline.check_indexes(connection, examined))
+    yield from guarded_checks(name, lambda: pipeline.check_words(connection, examined))
+    yield from guarded_checks(name, lambda: models.check_pipeline(examined))
     model = models.of_pipeline(examined)
     # What is wrong with the tables has been told.
     if model is not None and not any(check.mark is Mark.FAILED for check in tables):
         tokenizer = model.tokenizer
-        yield from guarded(name, lambda: pipeline.check_text(connection, examined, tokenizer))
+        yield from guarded_checks(
+            name, lambda: pipeline.check_text(connection, examined, tokenizer)
+        )

@@ -22,7 +22,7 @@ VERIFY_EVERY_BATCHES = 500
 # Some tenths of a second on a fast GPU, well below any lease on a slow one.
 GPU_BATCHES_AHEAD = 4
 
-Rows = tuple[int, ...]
+RowNumbers = tuple[int, ...]
 
 
 class Model(Protocol):
@@ -64,7 +64,7 @@ class Model(Protocol):
 class Pass:
     """A pass of the device under way over some rows of a batch; ``read`` waits for it."""
 
-    rows: Rows
+    rows: RowNumbers
     length: int
     read: Callable[[], Vectors]
 
@@ -146,12 +146,12 @@ class BatchRunner:
 
     def finish(
         self, chunks: Sequence[Chunk], launched: Pass
-    ) -> Iterator[tuple[Rows, Vectors | None]]:
+    ) -> Iterator[tuple[RowNumbers, Vectors | None]]:
         """Yield rows of a pass and their vectors, waiting for the device.
 
         None instead of vectors marks rows for which the model has no usable vector.
         """
-        again: Sequence[Rows] = ()
+        again: Sequence[RowNumbers] = ()
         try:
             yield launched.rows, launched.read()
         except NonFiniteVectors as fault:
@@ -165,7 +165,7 @@ class BatchRunner:
 
     def run(
         self, chunks: Sequence[Chunk], batches: Iterable[Batch]
-    ) -> Iterator[tuple[Rows, Vectors | None]]:
+    ) -> Iterator[tuple[RowNumbers, Vectors | None]]:
         """Launch batches and finish them, as many ahead as a worker's are."""
         ahead: deque[Sequence[Pass]] = deque()
         for batch in batches:
@@ -176,12 +176,14 @@ class BatchRunner:
 
     def _finish_first(
         self, chunks: Sequence[Chunk], ahead: deque[Sequence[Pass]], batches: int
-    ) -> Iterator[tuple[Rows, Vectors | None]]:
+    ) -> Iterator[tuple[RowNumbers, Vectors | None]]:
         for _ in range(batches):
             for launched in ahead.popleft():
                 yield from self.finish(chunks, launched)
 
-    def _start(self, chunks: Sequence[Chunk], rows: Rows, length: int) -> Callable[[], Vectors]:
+    def _start(
+        self, chunks: Sequence[Chunk], rows: RowNumbers, length: int
+    ) -> Callable[[], Vectors]:
         self._verify(len(rows), length)
         self._batches += 1
         return self._model.launch([chunks[row] for row in rows], length=length)
@@ -214,7 +216,7 @@ class BatchRunner:
         self.limits = self.limits.halved(rows, length)
 
 
-def _without(rows: Rows, bad: set[int]) -> list[Rows]:
+def _without(rows: RowNumbers, bad: set[int]) -> list[RowNumbers]:
     """Put a good row in the place of each bad one, so that the shape stays; [] if none is."""
     good = [row for row in rows if row not in bad]
     return [tuple(good[0] if row in bad else row for row in rows)] if good else []

@@ -89,7 +89,7 @@ class Chooser:
         return replace(limits, sizes_to_try=sizes)
 
 
-def key_of(device: str, requested: str, digest: str) -> str:
+def learnt_key(device: str, requested: str, digest: str) -> str:
     """Return the name of what is learnt of a model, of this digest, on this machine."""
     import torch
 

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from pgqueue_embed.chunking import Chunk
-from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Pass, Rows
+from pgqueue_embed.embedding.batch_runner import BatchRunner, Model, Pass, RowNumbers
 from pgqueue_embed.embedding.embedded import Embedded
 from pgqueue_embed.embedding.rows import NonFiniteVectors, Vectors, WrongVectors
 from pgqueue_embed.embedding.shapes import Batch, plan_batches
@@ -58,7 +58,7 @@ class _Call:
     def is_done(self) -> bool:
         return self.unfinished == 0 or self.error is not None
 
-    def store(self, rows: Rows, vectors: Vectors | None) -> None:
+    def store(self, rows: RowNumbers, vectors: Vectors | None) -> None:
         if vectors is None:
             self.unusable.update(rows)
         else:
@@ -369,7 +369,7 @@ class DeviceThread(Generic[LoadedModel]):
         if best is not None:
             self._on_batch_size(model, best)
 
-    def _progress(self, call: _Call, rows: Rows, vectors: Vectors | None) -> None:
+    def _progress(self, call: _Call, rows: RowNumbers, vectors: Vectors | None) -> None:
         with self._condition:
             call.store(rows, vectors)
             self.batches_completed += 1

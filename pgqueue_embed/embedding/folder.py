@@ -14,7 +14,7 @@ WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.mod
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "*.bin", "*.pt", "*.h5", "*.msgpack")
 
 # What a library reads later, and has no words for when it cannot.
-SETTINGS = ("config.json", "modules.json", "_map.json", "config_sentence_transformers.json")
+CONFIG_FILES = ("config.json", "modules.json", "_map.json", "config_sentence_transformers.json")
 
 _PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "sentencepiece")
@@ -58,7 +58,7 @@ def check_folder(path: Path, name: str, kind: str = EMBEDDING) -> None:
     _refuse_other_kinds(path, name, kind)
     refuse_pickles(files, name)
     for file in files:
-        if file.endswith(SETTINGS):
+        if file.endswith(CONFIG_FILES):
             _read_json(path / file)
     _refuse_code(path, name)
     missing = list(_missing_files(path, set(files)))

@@ -12,7 +12,7 @@ import numpy as np
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import network, transfers
 from pgqueue_embed.embedding.choice import Choice
-from pgqueue_embed.embedding.chooser import Chooser, key_of
+from pgqueue_embed.embedding.chooser import Chooser, learnt_key
 from pgqueue_embed.embedding.contest import LONGEST_BATCH_SECONDS, Contest, Run
 from pgqueue_embed.embedding.devices import (
     choose_device,
@@ -54,7 +54,7 @@ _LONGEST_TRY = 4_096
 _LONGEST_SAMPLE = 512
 SAMPLED_BATCHES = 16
 
-Read = Callable[[], Vectors]
+ReadVectors = Callable[[], Vectors]
 
 
 class EmbeddingModel(PlacedModel):
@@ -131,7 +131,7 @@ class EmbeddingModel(PlacedModel):
             # A look-up gains nothing from products that are faster.
             variants = variants if len(variants) == 1 else (FP32,)
             memory = None
-        key = key_of(device, self._requested, self.fingerprint.digest) if memory else ""
+        key = learnt_key(device, self._requested, self.fingerprint.digest) if memory else ""
         self._chooser = Chooser(variants, device, memory=memory, key=key)
         self._chooser.settle(*self._settle(device, self._chooser.order))
         self.limits = TABLE_LOOK_UP
@@ -158,7 +158,7 @@ class EmbeddingModel(PlacedModel):
         """
         return self._reading(chunks, length, partial(self._raw, self._documents, chunks, length))()
 
-    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
+    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> ReadVectors:
         """Start a `forward` beside others; call what it returns for the vectors.
 
         It, or the read, raises what `forward` does. Rows that a lower precision has no vector for,
@@ -169,7 +169,7 @@ class EmbeddingModel(PlacedModel):
 
     def _reading(
         self, chunks: Sequence[Chunk], length: int | None, read: Callable[[], Raw]
-    ) -> Read:
+    ) -> ReadVectors:
         """Return what reads the vectors of chunks, and looks how they were computed."""
         started, launched_in = time.monotonic(), self._placed
 
@@ -322,7 +322,7 @@ class EmbeddingModel(PlacedModel):
         """Return the length of a query as the model reads it, or a little more."""
         return self._queries.sequence_tokens(len(chunk.token_ids))
 
-    def launch_queries(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
+    def launch_queries(self, chunks: Sequence[Chunk], *, length: int | None = None) -> ReadVectors:
         """Start a batch of queries, padded to ``length``; call what it returns for the vectors.
 
         In the model's own precision. It, or the read, raises TooLong or NonFiniteVectors.

@@ -229,7 +229,7 @@ class PlacedModel:
             test = SelfTest.of(own)
             return test, test
         documents, queries = (
-            self_test.compare(reader, chunks, library, self._raw)
+            self_test.compare_with_library(reader, chunks, library, self._raw)
             for reader in (self._documents, self._queries)
         )
         return documents, queries

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.chunking.encoding import unknown_id
-from pgqueue_embed.embedding.model import EmbeddingModel, Read
+from pgqueue_embed.embedding.model import EmbeddingModel, ReadVectors
 
 
 class QueryModel:
@@ -52,7 +52,7 @@ class QueryModel:
         ids = self._model.query_chunk(query).token_ids
         return float((ids == unknown_id(self._model.tokenizer)).mean()) if len(ids) else 0.0
 
-    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> Read:
+    def launch(self, chunks: Sequence[Chunk], *, length: int | None = None) -> ReadVectors:
         """Start a batch of queries; call what it returns for the vectors."""
         return self._model.launch_queries(chunks, length=length)
 

@@ -64,7 +64,7 @@ def shortest(chunks: Sequence[Chunk]) -> list[int]:
     return order[:_SHORT_TEXTS]
 
 
-def compare(
+def compare_with_library(
     reader: TaskReader, canaries: Sequence[Chunk], library: LibraryNetwork, compute: Compute
 ) -> SelfTest:
     """Compare with the vectors of the library; let it read the texts where ids give others.

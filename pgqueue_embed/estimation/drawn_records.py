@@ -71,7 +71,7 @@ select (select count(*) from drawn), array(select key from drawn order by random
 """
 
 
-def draw(connection: Connection, pipeline: Pipeline) -> DrawnRecords:
+def draw_records(connection: Connection, pipeline: Pipeline) -> DrawnRecords:
     """Return keys of records of the source; all of a small one.
 
     No rows in some blocks prove nothing: more are drawn, up to all of them. Raises PipelineFault

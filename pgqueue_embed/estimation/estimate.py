@@ -9,7 +9,7 @@ from typing import Any
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.estimation.drawn_records import DrawnRecords, draw
+from pgqueue_embed.estimation.drawn_records import DrawnRecords, draw_records
 from pgqueue_embed.estimation.rate import ChunkRate
 from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
 from pgqueue_embed.estimation.text_sample import ChunkBytes, TextSample, take_sample
@@ -106,7 +106,7 @@ def estimate(
     Raises UsageError for a source without records, PipelineFault for one that cannot be read.
     """
     on_progress(f"drawing records of {pipeline.source}")
-    drawn = draw(connection, pipeline)
+    drawn = draw_records(connection, pipeline)
     if not drawn.keys:
         which = " that match --where" if pipeline.spec.where else ""
         raise UsageError(f"{pipeline.source} has no rows{which}: there is nothing to estimate from")

@@ -23,7 +23,7 @@ from pgqueue_embed.pipeline.key import Key
 from pgqueue_embed.pipeline.missing import missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.pipeline.template import with_names
-from pgqueue_embed.source.check import ColumnFacts, check_source, columns_of, shape_of
+from pgqueue_embed.source.check import ColumnFacts, check_source, shape_of, table_columns
 from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.target import views_of
 from pgqueue_embed.untrusted.shell import command
@@ -93,7 +93,7 @@ def present_names(
     if missing is None:
         return OtherNames(source=pipeline.source, columns={})
     source = told.source if told else _source_of_now(connection, pipeline, missing)
-    columns = columns_of(connection, source)
+    columns = table_columns(connection, source)
     gone = [each for each in pipeline.source_columns if each.name not in columns]
     _check_copied(pipeline, gone, missing)
     known = {} if told is None else told.columns

@@ -11,7 +11,7 @@ from pgqueue_embed.local_server.ports import HOST
 
 # For loading many vectors on a workstation that does other work too. Durability is PostgreSQL's
 # default (fsync, synchronous_commit and full_page_writes stay on): a commit survives a power cut.
-SETTINGS: Mapping[str, str] = {
+SERVER_SETTINGS: Mapping[str, str] = {
     "listen_addresses": HOST,
     # TCP only: the path of a socket in a data folder soon passes the limit (macOS: 103 bytes).
     "unix_socket_directories": "",
@@ -42,7 +42,7 @@ _PORT_LINE = re.compile(r"^port = '(\d{1,5})'$", re.MULTILINE)
 def config_text(port: int, extra_settings: Mapping[str, str]) -> str:
     """Return the text of ``embedded.conf``; ``extra_settings`` win over ours."""
     settings = {
-        **SETTINGS,
+        **SERVER_SETTINGS,
         **machine_settings(SHARED_MEMORY_FOLDER),
         **extra_settings,
         "port": str(port),

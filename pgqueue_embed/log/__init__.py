@@ -9,13 +9,13 @@ from pgqueue_embed.log.lines import (
     configure,
     get_logger,
 )
-from pgqueue_embed.log.masking import MOST_CHARACTERS, mask
+from pgqueue_embed.log.masking import MOST_LOGGED_CHARACTERS, mask
 
 __all__ = [
     "FORMATS",
     "LEVELS",
     "LOGGER",
-    "MOST_CHARACTERS",
+    "MOST_LOGGED_CHARACTERS",
     "Forwarding",
     "LogSettings",
     "configure",

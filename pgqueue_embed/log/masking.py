@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # What a line of a log, and a traceback in it, may have at most.
-MOST_CHARACTERS = 20_000
+MOST_LOGGED_CHARACTERS = 20_000
 
 _PASSWORD = re.compile(r"(password\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", re.IGNORECASE)
 _WORD = re.compile(r"\S+")
@@ -18,8 +18,8 @@ def mask(text: str) -> str:
     It is cut to MOST_CHARACTERS first, and looked at a word at a time: what a server or a library
     repeats of a document must not cost more than its length.
     """
-    is_whole = len(text) <= MOST_CHARACTERS
-    shown = text[:MOST_CHARACTERS]
+    is_whole = len(text) <= MOST_LOGGED_CHARACTERS
+    shown = text[:MOST_LOGGED_CHARACTERS]
     masked = _WORD.sub(
         lambda word: _without_password(word[0], is_whole or word.end() < len(shown)),
         _PASSWORD.sub(r"\1***", shown),

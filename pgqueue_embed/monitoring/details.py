@@ -36,7 +36,7 @@ class Details:
         return next((each for each in measured if each is not None), None)
 
 
-SETTINGS = """
+READ_SETTINGS = """
 select *
 from pgembed.settings
 where %(name)s in (pipeline, next_of)
@@ -69,7 +69,7 @@ group by 1
 def read_details(connection: Connection, name: str) -> Details:
     """Return a closer look at the pipeline `name`; raises UsageError when there is none."""
     values = {"name": name, "seconds": QUARTER_SECONDS}
-    settings = read_rows(connection, SETTINGS, values)
+    settings = read_rows(connection, READ_SETTINGS, values)
     if not settings:
         raise UsageError(f"there is no pipeline '{name}'{connection.place_if_private}")
     day = read_rows(connection, DAY, values)

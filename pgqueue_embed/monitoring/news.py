@@ -41,7 +41,7 @@ def stopped_line(stopped: Sequence[WorkerState]) -> str:
     return f"ended in the last 10 minutes: {told}"
 
 
-def share(worker: WorkerState, snapshot: Snapshot) -> str:
+def share_of_work(worker: WorkerState, snapshot: Snapshot) -> str:
     """Return which part of all records is settled by a worker: ``35 %``."""
     total = sum(each.pace.records_per_second for each in snapshot.workers if each.pace)
     if not worker.pace or not total or not worker.is_live:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pgqueue_embed.pipeline.columns import Column, literal
-from pgqueue_embed.pipeline.template import Field, Part, field_names, parse_template, split_at_chunk
+from pgqueue_embed.pipeline.template import (
+    Field,
+    TemplatePart,
+    field_names,
+    parse_template,
+    split_at_chunk,
+)
 
 BETWEEN_FIELDS = "\n\n"
 
@@ -38,11 +44,11 @@ class Recipe:
         named = (*self.document_names(), *field_names((*before, *after)))
         return tuple(dict.fromkeys(named))
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TemplatePart, ...]:
         """Return the parts of the template; none without one."""
         return () if self.template is None else parse_template(self.template, "--template")
 
-    def around_chunk(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    def around_chunk(self) -> tuple[tuple[TemplatePart, ...], tuple[TemplatePart, ...]]:
         """Return what goes before and after every chunk."""
         if self.chunk_template is None:
             return (), ()
@@ -101,7 +107,7 @@ class Document:
         before, after = self.recipe.around_chunk()
         return sql.SQL("array[{}, {}]").format(self._all(before, alias), self._all(after, alias))
 
-    def _filled(self, parts: Sequence[Part], alias: str) -> sql.Composable:
+    def _filled(self, parts: Sequence[TemplatePart], alias: str) -> sql.Composable:
         """Fill in a template, unless nothing but its own text would be in it."""
         some_text = sql.SQL(" or ").join(
             sql.SQL("{} ~ '[^[:space:]]'").format(self._text(name, alias))
@@ -109,7 +115,7 @@ class Document:
         )
         return sql.SQL("case when {} then {} end").format(some_text, self._all(parts, alias))
 
-    def _all(self, parts: Sequence[Part], alias: str) -> sql.Composable:
+    def _all(self, parts: Sequence[TemplatePart], alias: str) -> sql.Composable:
         return _joined(
             [
                 self._text(part.name, alias) if isinstance(part, Field) else literal(part)

@@ -35,7 +35,7 @@ COLUMNS = tuple(
     for column in APART.get(each.name, (each.name,))
 )
 # Those of the settings that do.
-SETTINGS = tuple(each.name for each in fields(PipelineSpec) if each.name not in APART)
+PLAIN_SETTINGS = tuple(each.name for each in fields(PipelineSpec) if each.name not in APART)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class SourceShape:
 def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> dict[str, Any]:
     """Return the row of a new pipeline, by column; what it leaves out has a default."""
     return {
-        **{name: _stored(getattr(spec, name)) for name in SETTINGS},
+        **{name: _stored(getattr(spec, name)) for name in PLAIN_SETTINGS},
         "source_schema": spec.source.schema,
         "source_table": spec.source.name,
         "key_columns": columns_json(records.key.columns),
@@ -107,7 +107,7 @@ def from_row(row: Sequence[Any]) -> Pipeline:
         where=values.pop("where_condition"),
         target=Table(schema=values.pop("target_schema"), name=values.pop("target_table")),
         columns=TargetColumns(**names),
-        **{name: values.pop(name) for name in SETTINGS},
+        **{name: values.pop(name) for name in PLAIN_SETTINGS},
     )
     return Pipeline(spec=spec, key=key, document=document, **values)
 

@@ -25,17 +25,17 @@ class Field:
     name: str
 
 
-Part = str | Field
+TemplatePart = str | Field
 
 
-def parse_template(text: str, option: str) -> tuple[Part, ...]:
+def parse_template(text: str, option: str) -> tuple[TemplatePart, ...]:
     """Return the literal texts and fields of a template, in order.
 
     ``$name`` or ``${any name}`` is a field, ``$$`` a dollar; ``\\n``, ``\\t`` and ``\\\\`` are what
     they are in most languages. Raises UsageError, naming `option`, for any other dollar and for a
     template without a field.
     """
-    parts: list[Part] = []
+    parts: list[TemplatePart] = []
     end = 0
     for token in _TOKEN.finditer(text):
         parts += [text[end : token.start()], _part(token, option)]
@@ -64,7 +64,7 @@ def with_names(text: str, names: Mapping[str, str]) -> str:
     return _TOKEN.sub(renamed, text)
 
 
-def _part(token: re.Match[str], option: str) -> Part:
+def _part(token: re.Match[str], option: str) -> TemplatePart:
     name = token[1] if token[1] is not None else token[2]
     if name is not None:
         check_identifier(name)
@@ -77,8 +77,8 @@ def _part(token: re.Match[str], option: str) -> Part:
     return _ESCAPES[token[0]]
 
 
-def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
-    merged: list[Part] = []
+def _merge(parts: Sequence[TemplatePart]) -> tuple[TemplatePart, ...]:
+    merged: list[TemplatePart] = []
     for part in parts:
         last = merged[-1] if merged else None
         if isinstance(part, str) and isinstance(last, str):
@@ -88,12 +88,14 @@ def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(merged)
 
 
-def field_names(parts: Sequence[Part]) -> tuple[str, ...]:
+def field_names(parts: Sequence[TemplatePart]) -> tuple[str, ...]:
     """Return the names of the fields, each once, in order."""
     return tuple(dict.fromkeys(part.name for part in parts if isinstance(part, Field)))
 
 
-def split_at_chunk(parts: Sequence[Part]) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+def split_at_chunk(
+    parts: Sequence[TemplatePart],
+) -> tuple[tuple[TemplatePart, ...], tuple[TemplatePart, ...]]:
     """Return what a chunk template puts before and after the chunk.
 
     Raises UsageError unless it says ``$chunk`` exactly once and names a column beside it.

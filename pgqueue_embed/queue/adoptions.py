@@ -111,13 +111,13 @@ for no key update
 """
 
 
-def take_turn(connection: Connection, pipeline: Pipeline, adoption: Adoption) -> bool:
+def take_adoption_turn(connection: Connection, pipeline: Pipeline, adoption: Adoption) -> bool:
     """Lock the cursor until the transaction ends; returns whether it still is where it was."""
     values = (pipeline.id, adoption.walking, adoption.last_key)
     return connection.execute(TURN, values).fetchone() is not None
 
 
-def advance(
+def advance_adoption(
     connection: Connection,
     pipeline: Pipeline,
     *,

@@ -88,7 +88,7 @@ where pipelines.id = %(pipeline_id)s
 """
 
 
-def kind_of(connection: Connection, pipeline: Pipeline, key: str) -> str:
+def failure_kind(connection: Connection, pipeline: Pipeline, key: str) -> str:
     """Return what the error of dead letter `key` has in common with others of its kind.
 
     Raises UsageError if it is no dead letter.

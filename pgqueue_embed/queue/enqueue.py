@@ -22,7 +22,7 @@ from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.deleted import dispel_doubt, enqueue_deleted
 from pgqueue_embed.queue.first_slice import QUEUE_FIRST_SLICE
 from pgqueue_embed.queue.item_size import records_per_item
-from pgqueue_embed.queue.scan_cursor import advance, open_scan, take_turn
+from pgqueue_embed.queue.scan_cursor import advance_scan, open_scan, take_scan_turn
 from pgqueue_embed.queue.work_items import CHANGES
 from pgqueue_embed.source.ambiguous import HASH_OF_ROWS, keys_that_occur_twice, warn_of
 from pgqueue_embed.source.check import check_condition
@@ -180,14 +180,14 @@ def _scan_slice(
     connection: Connection, pipeline: Pipeline, selection: Selection, sizes: Sizes
 ) -> Slice:
     with connection.transaction():
-        turn = take_turn(connection, pipeline, selection.as_text())
+        turn = take_scan_turn(connection, pipeline, selection.as_text())
         if turn is None:
             return Slice(scanned=0, queued=0, finished=True)
         last_key, queued_before = turn
         room = None if selection.limit is None else selection.limit - queued_before
         done = queue_slice(connection, pipeline, selection, last_key, sizes, room=room)
         finished = done.ended or (room is not None and done.queued >= room)
-        advance(connection, pipeline, done.reached, done.queued, finished=finished)
+        advance_scan(connection, pipeline, done.reached, done.queued, finished=finished)
     return Slice(scanned=done.scanned, queued=done.queued, finished=finished)
 
 

@@ -53,7 +53,7 @@ def is_scanning(connection: Connection, pipeline: Pipeline) -> bool:
     return bool(connection.value(query, (pipeline.id,)))
 
 
-def take_turn(
+def take_scan_turn(
     connection: Connection, pipeline: Pipeline, selection: str
 ) -> tuple[str | None, int] | None:
     """Return (last key, records queued) of the scan, or None when another machine finished it.
@@ -76,7 +76,7 @@ def take_turn(
     return None if finished else (last_key, queued)
 
 
-def advance(
+def advance_scan(
     connection: Connection,
     pipeline: Pipeline,
     last_key: str | None,

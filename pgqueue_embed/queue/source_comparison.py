@@ -19,7 +19,7 @@ from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 from pgqueue_embed.queue.work_items import WorkItem
 
 # Short texts are hashed in a second or so, those of 60 kB within a lease.
-SLICE_RECORDS = 10_000
+COMPARED_RECORDS = 10_000
 
 # An adoption is about to settle what a comparison would queue to be embedded.
 ADOPTION_SECONDS = 60.0
@@ -42,7 +42,7 @@ def compare_slice(
     pipeline: Pipeline,
     claim: Claim,
     *,
-    slice_records: int = SLICE_RECORDS,
+    slice_records: int = COMPARED_RECORDS,
 ) -> None:
     """Queue what a slice of the source has that the ledger has not, and note how far it is.
 

@@ -1,4 +1,4 @@
 """Search over HTTP and for assistants: a warm encoder, batches of queries, a bounded pool.
 
-`app.make_app` joins it all; `SearchService` is what every door, HTTP or MCP, asks.
+`app.make_search_app` joins it all; `SearchService` is what every door, HTTP or MCP, asks.
 """

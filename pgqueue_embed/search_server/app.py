@@ -43,7 +43,7 @@ CLIENT_LEFT = 499
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def make_app(conninfo: str, encoders: WarmEncoders, names: Sequence[str] = ()) -> App:
+def make_search_app(conninfo: str, encoders: WarmEncoders, names: Sequence[str] = ()) -> App:
     """Return the application over the pipelines called `names`, or all, their models loaded.
 
     Raises PgembedError where there is no database, or a pipeline that was named has no model here.

@@ -24,7 +24,7 @@ from pgqueue_embed.vector_search.query_vector import MOST_MODELS, check_query, e
 # A model that this machine lacks is not looked for at each request.
 RECHECK_SECONDS = 10.0
 
-Key = tuple[str, ModelUse]
+ModelKey = tuple[str, ModelUse]
 
 
 class Encoder(Protocol):
@@ -68,8 +68,8 @@ class WarmEncoders:
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
         self._lock = threading.Lock()
-        self._batches: OrderedDict[Key, QueryBatches] = OrderedDict()
-        self._failures: dict[Key, _Failure] = {}
+        self._batches: OrderedDict[ModelKey, QueryBatches] = OrderedDict()
+        self._failures: dict[ModelKey, _Failure] = {}
 
     async def encode(self, pipeline: Pipeline, texts: Sequence[str]) -> Encoded:
         """Return the vectors of queries; raises Overloaded, UsageError or ModelError."""
@@ -112,13 +112,13 @@ class WarmEncoders:
                 batches.close()
             self._batches.clear()
 
-    def _loaded(self, key: Key) -> QueryBatches | None:
+    def _loaded(self, key: ModelKey) -> QueryBatches | None:
         found = self._batches.get(key)
         if found is not None:
             self._batches.move_to_end(key)
         return found
 
-    def _load(self, key: Key, pipeline: Pipeline) -> QueryBatches:
+    def _load(self, key: ModelKey, pipeline: Pipeline) -> QueryBatches:
         try:
             resolved = check_local_model(pipeline)
             device = DeviceThread(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from pgqueue_embed.db.errors import refused
-from pgqueue_embed.db.faults import kind_of
+from pgqueue_embed.db.faults import error_type
 from pgqueue_embed.db.session import OutOfTime
 from pgqueue_embed.errors import PgembedError, as_arguments
 from pgqueue_embed.log import get_logger
@@ -42,7 +42,7 @@ def _status(error: Exception) -> int:
     if isinstance(error, PgembedError):
         return error.status
     if isinstance(error, psycopg.Error):
-        return kind_of(error).status
+        return error_type(error).status
     return 500
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pgqueue_embed.service.job import RESTART_SECONDS, STOP_SECONDS, Job
-from pgqueue_embed.service.programs import run, succeeds
+from pgqueue_embed.service.programs import run_program, succeeds
 
 # The Mac stays awake for as long as pgembed lives: `exec` leaves it the shell's process id.
 AWAKE = 'caffeinate -i -s -w $$ & exec "$@"'
@@ -52,7 +52,7 @@ class Launchd:
         """Start the job; one that runs is stopped first."""
         self._log_file(name).parent.mkdir(parents=True, exist_ok=True)
         self.unload(name)
-        run(["launchctl", "bootstrap", self._domain, str(self.file(name))])
+        run_program(["launchctl", "bootstrap", self._domain, str(self.file(name))])
 
     def unload(self, name: str) -> None:
         """Stop the job."""

@@ -11,7 +11,7 @@ from pgqueue_embed.errors import SetupError
 PATIENCE_SECONDS = 150
 
 
-def run(command: Sequence[str]) -> None:
+def run_program(command: Sequence[str]) -> None:
     """Run a program to its end; raises SetupError with what it said last if it fails."""
     finished = _run(command)
     if finished.returncode:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgqueue_embed.errors import SetupError
 from pgqueue_embed.service.job import RESTART_SECONDS, STOP_SECONDS, Job
-from pgqueue_embed.service.programs import run, succeeds
+from pgqueue_embed.service.programs import run_program, succeeds
 
 SYSTEM_FOLDER = Path("/etc/systemd/system")
 LINGERING_USERS = Path("/var/lib/systemd/linger")
@@ -63,13 +63,13 @@ class Systemd:
     def load(self, name: str) -> None:
         """Enable the unit and start it; one that runs is stopped first."""
         self._reach()
-        run([*self._systemctl, "enable", _unit(name)])
-        run([*self._systemctl, "restart", _unit(name)])
+        run_program([*self._systemctl, "enable", _unit(name)])
+        run_program([*self._systemctl, "restart", _unit(name)])
 
     def _reach(self) -> None:
         """Have the files read; raises SetupError with the way out where nothing manages units."""
         try:
-            run([*self._systemctl, "daemon-reload"])
+            run_program([*self._systemctl, "daemon-reload"])
         except SetupError as error:
             if self.is_system or "bus" not in str(error):
                 raise

@@ -57,7 +57,7 @@ def check_source(connection: Connection, spec: PipelineSpec) -> SourceShape:
 
 def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """Return the same by the catalogue alone; raises UsageError for a column that cannot be."""
-    return shape_of(spec, columns_of(connection, spec.source))
+    return shape_of(spec, table_columns(connection, spec.source))
 
 
 def shape_of(spec: PipelineSpec, columns: Mapping[str, ColumnFacts]) -> SourceShape:
@@ -89,7 +89,7 @@ def check_condition(connection: Connection, table: Table, where: str) -> None:
         raise UsageError(f"--where is not a condition over {table}: {refused}")
 
 
-def columns_of(connection: Connection, table: Table) -> dict[str, ColumnFacts]:
+def table_columns(connection: Connection, table: Table) -> dict[str, ColumnFacts]:
     """Return the columns of a source by name; raises UsageError if it is not there."""
     query = sql.SQL(
         """

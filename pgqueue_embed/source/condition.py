@@ -8,7 +8,7 @@ from psycopg import sql
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.faults import UNKNOWN
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.db.steps import AnyConnection, Step, Steps, guarded, run, sent
+from pgqueue_embed.db.steps import AnyConnection, Step, Steps, in_savepoint, run, sent
 from pgqueue_embed.source.read import condition
 
 # As it was typed, so that what PostgreSQL says is about that; and inside CASE, where a parenthesis
@@ -28,16 +28,18 @@ def refusal(connection: Connection, relation: sql.Composable, where: str) -> str
     A statement that follows a semicolon in it is refused, and not executed.
     """
     with connection.transaction():
-        return run(connection, refused(connection, relation, where))
+        return run(connection, refusal_found(connection, relation, where))
 
 
-def refused(connection: AnyConnection, relation: sql.Composable, where: str) -> Steps[str | None]:
+def refusal_found(
+    connection: AnyConnection, relation: sql.Composable, where: str
+) -> Steps[str | None]:
     """Do what `refusal` does, in a transaction."""
     for form in FORMS:
         query = sql.SQL(form).format(relation=relation, where=condition(where))
         try:
             # In the protocol of a binary answer a query is one statement.
-            yield from guarded(connection, sent(Step(query, (), binary=True)))
+            yield from in_savepoint(connection, sent(Step(query, (), binary=True)))
         except psycopg.Error as error:
             if connection.closed:
                 raise

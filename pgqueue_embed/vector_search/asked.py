@@ -47,7 +47,7 @@ class Compute:
     work: Callable[[], Any]
 
 
-Plan: TypeAlias = Generator[Read | Compute, Any, list[Hit]]
+SearchPlan: TypeAlias = Generator[Read | Compute, Any, list[Hit]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Asked:
         return partial(cross_encoder(self.rerank, self.device).scores, str(self.query))
 
 
-def plan_of(name: str, asked: Asked, known: Known) -> Plan:
+def search_plan(name: str, asked: Asked, known: Known) -> SearchPlan:
     """Return how the pipeline called `name` is searched, from what is `known` on.
 
     Raises PgembedError.

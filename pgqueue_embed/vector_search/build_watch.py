@@ -13,7 +13,7 @@ from pgqueue_embed.db import applications
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.index_build import BuildProgress, read_progress
+from pgqueue_embed.vector_search.index_build import BuildProgress, read_build_progress
 
 
 class PhasePace:
@@ -71,6 +71,6 @@ def _watch(
         connect(conninfo, application_name=applications.INDEX_PROGRESS) as connection,
     ):
         while not finished.wait(every_seconds):
-            found = read_progress(connection, pipeline)
+            found = read_build_progress(connection, pipeline)
             if found is not None:
                 show(found, pace.seconds_left(found, time.monotonic()))

@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 K = 60
 
 # So many of each ranking are fused, however many are asked for, so that pages are of one order.
-DEPTH = 100
+FUSED_DEPTH = 100
 
 
 def fused(
@@ -25,12 +25,12 @@ def fused(
     """
     scores: dict[Thing, float] = {}
     for ranking, weight in ((by_words, lexical_weight), (by_vectors, 1 - lexical_weight)):
-        for rank, thing in enumerate(ranking[:DEPTH], start=1):
+        for rank, thing in enumerate(ranking[:FUSED_DEPTH], start=1):
             scores[thing] = scores.get(thing, 0.0) + weight * (K + 1) / (K + rank)
     # Stable: of equal ones, those with the words first, since vectors always rank something.
     best = sorted(scores, key=lambda thing: -scores[thing])
     return {thing: scores[thing] for thing in best} | {
-        thing: 0.0 for thing in by_vectors[DEPTH:] if thing not in scores
+        thing: 0.0 for thing in by_vectors[FUSED_DEPTH:] if thing not in scores
     }
 
 

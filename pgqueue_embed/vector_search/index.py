@@ -100,7 +100,7 @@ def plan(connection: Connection, pipeline: Pipeline, options: IndexOptions) -> I
     table is gone, SetupError when pgvector is too old for it.
     """
     options = _of_vectors(pipeline, options)
-    check_dimensions(pipeline.spec, pipeline.dimensions, options)
+    check_indexable(pipeline.spec, pipeline.dimensions, options)
     _check_version(connection, options)
     element = element_type(pipeline.spec.vector_type, options.quantize)
     rows = count_vectors(connection, pipeline)
@@ -133,7 +133,7 @@ def check_declared(spec: PipelineSpec, dimensions: int) -> None:
     """Raise UsageError for a declared index that vectors of so many dimensions cannot have."""
     options = declared(spec)
     if options is not None:
-        check_dimensions(spec, dimensions, options)
+        check_indexable(spec, dimensions, options)
 
 
 def lacks_declared(connection: Connection, pipeline: Pipeline) -> bool:
@@ -183,7 +183,7 @@ def plan_of_copies(
     return max(plans, key=lambda each: each.memory_megabytes, default=None)
 
 
-def check_dimensions(spec: PipelineSpec, dimensions: int, options: IndexOptions) -> None:
+def check_indexable(spec: PipelineSpec, dimensions: int, options: IndexOptions) -> None:
     """Raise UsageError, naming what fits, for vectors of too many dimensions for such an index."""
     element = element_type(spec.vector_type, options.quantize)
     if dimensions <= MAX_DIMENSIONS[element]:

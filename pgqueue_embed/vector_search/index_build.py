@@ -158,7 +158,7 @@ class Build(ABC):
         except BaseException as error:
             self._clean_up(table, name)
             if isinstance(error, psycopg.Error):
-                raise explained(error, table, name) from None
+                raise build_error(error, table, name) from None
             raise
 
     def of_parts(self, name: str) -> None:
@@ -174,7 +174,7 @@ class Build(ABC):
         try:
             in_short_waits(self.connection, change, table=table)
         except psycopg.Error as error:
-            raise explained(error, table, name) from None
+            raise build_error(error, table, name) from None
 
     def _drop_whole(self, name: str) -> None:
         """Drop the index of the whole, and what it has of parts, if it is of no use."""
@@ -327,7 +327,7 @@ def parameters(plan: IndexPlan) -> sql.Composable:
     )
 
 
-def explained(error: psycopg.Error, table: Table, name: str) -> PgembedError:
+def build_error(error: psycopg.Error, table: Table, name: str) -> PgembedError:
     """Return what a build means that has failed with `error`, in one line."""
     reason = first_line(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -382,7 +382,7 @@ where datname = current_database()
 """
 
 
-def read_progress(connection: Connection, pipeline: Pipeline) -> BuildProgress | None:
+def read_build_progress(connection: Connection, pipeline: Pipeline) -> BuildProgress | None:
     """Return how far a build on the pipeline's target table is, or None when there is none."""
     row = connection.execute(LEAVES + PROGRESS, {"table": pipeline.target.quoted}).fetchone()
     if row is None:

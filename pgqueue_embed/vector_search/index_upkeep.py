@@ -27,8 +27,8 @@ from pgqueue_embed.vector_search.index import (
     vector_indexes,
 )
 from pgqueue_embed.vector_search.index_build import (
+    build_error,
     build_settings,
-    explained,
     turn,
 )
 from pgqueue_embed.vector_search.index_plan import IndexOptions
@@ -175,7 +175,7 @@ def _rebuild(
             except BaseException as error:
                 _clean_up(connection, pipeline, on_warning)
                 if isinstance(error, psycopg.Error):
-                    raise explained(error, pipeline.target, name) from None
+                    raise build_error(error, pipeline.target, name) from None
                 raise
 
 

@@ -68,7 +68,7 @@ def canonical(connection: Connection, pipeline: Pipeline, judgements: Judgements
     }
 
 
-def compare(
+def compare_searches(
     connection: Connection,
     searches: Sequence[tuple[Pipeline, Find]],
     queries: Mapping[str, str],

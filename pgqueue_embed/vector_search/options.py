@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pgqueue_embed.pipeline.option import Option, in_order, options_of
-from pgqueue_embed.vector_search.request import ORDER, SearchRequest
+from pgqueue_embed.vector_search.request import ORDER_PANEL, SearchRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,20 +18,22 @@ class OrderOptions:
         str | None,
         Option(
             help="Order by a cross-encoder, a name or a folder: it reads query and chunk together.",
-            panel=ORDER,
+            panel=ORDER_PANEL,
             behind="per_record",
         ),
     ] = None
     device: Annotated[
         str,
-        Option(help="Where --rerank computes: auto, mps, cuda or cpu.", panel=ORDER, behind="mmr"),
+        Option(
+            help="Where --rerank computes: auto, mps, cuda or cpu.", panel=ORDER_PANEL, behind="mmr"
+        ),
     ] = "auto"
     hybrid: Annotated[
         bool,
         Option(
             help="Find by the query's words, too: model numbers, names, exact terms. It takes an"
             " index of words: pgembed index NAME --lexical.",
-            panel=ORDER,
+            panel=ORDER_PANEL,
             behind="mmr",
         ),
     ] = False

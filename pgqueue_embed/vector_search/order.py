@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pgqueue_embed.vector_search.hit import Hit, HitWithVector
 from pgqueue_embed.vector_search.request import SearchRequest
-from pgqueue_embed.vector_search.variety import read_vectors, scaled, varied
+from pgqueue_embed.vector_search.variety import parse_vectors, scaled, varied
 
 # Returns how well each of some chunks answers the query, more for better.
 Score = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -39,7 +39,7 @@ def _in_better_order(hits: Sequence[Hit], mmr: float | None, score: Score | None
     if score is not None:
         hits, relevance = _read_again(hits, score)
     if mmr is not None and hits:
-        vectors = read_vectors([hit.vector for hit in hits if isinstance(hit, HitWithVector)])
+        vectors = parse_vectors([hit.vector for hit in hits if isinstance(hit, HitWithVector)])
         hits = [hits[at] for at in varied(relevance, vectors, mmr)]
     return hits
 

@@ -17,7 +17,7 @@ from pgqueue_embed.db.steps import AnyConnection, Step, Steps, run
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.source.condition import refused
+from pgqueue_embed.source.condition import refusal_found
 from pgqueue_embed.source.condition_names import possible_columns
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.request import SearchRequest
@@ -179,7 +179,7 @@ def _check_condition(
     """
     where = request.where or ""
     relation = sql.SQL(found.relation.replace("%", "%%"))
-    why = yield from refused(connection, relation, where)
+    why = yield from refusal_found(connection, relation, where)
     if why is not None:
         named = possible_columns(where)
         known = yield Step(COLUMNS, (pipeline.id,))

@@ -20,8 +20,8 @@ from pgqueue_embed.pipeline.option import (
 from pgqueue_embed.untrusted.shell import command
 
 # The panels of the help of `search`.
-WHICH = "Options"
-ORDER = "Order"
+MAIN_PANEL = "Options"
+ORDER_PANEL = "Order"
 
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
@@ -77,7 +77,7 @@ class SearchRequest:
         Option(
             help="Show at most so many.",
             rule=_count,
-            panel=WHICH,
+            panel=MAIN_PANEL,
         ),
     ] = 5
     offset: Annotated[
@@ -85,7 +85,7 @@ class SearchRequest:
         Option(
             help="Leave the first so many out.",
             rule=_within(0, math.inf, "give 0 or more"),
-            panel=WHICH,
+            panel=MAIN_PANEL,
         ),
     ] = 0
     threshold: Annotated[
@@ -93,7 +93,7 @@ class SearchRequest:
         Option(
             help="Least cosine similarity, -1, for all, to 1.",
             rule=_within(-1, 1, COSINES),
-            panel=WHICH,
+            panel=MAIN_PANEL,
         ),
     ] = LEAST_COSINE
     where: Annotated[
@@ -101,7 +101,7 @@ class SearchRequest:
         Option(
             help="Only where this SQL condition over columns of source and target holds.",
             rule=_condition,
-            panel=WHICH,
+            panel=MAIN_PANEL,
         ),
     ] = None
     columns: Annotated[
@@ -110,19 +110,19 @@ class SearchRequest:
             help="Columns of source or target to show: a,b.",
             rule=_names,
             metavar="<str>",
-            panel=WHICH,
+            panel=MAIN_PANEL,
         ),
     ] = ()
     per_record: Annotated[
         bool,
-        Option(help="Each record once, by its best chunk, with how many match.", panel=WHICH),
+        Option(help="Each record once, by its best chunk, with how many match.", panel=MAIN_PANEL),
     ] = False
     rerank_top: Annotated[
         int,
         Option(
             help="How many of the nearest to order so.",
             rule=_within(1, MOST_REFINED, TOPS),
-            panel=ORDER,
+            panel=ORDER_PANEL,
         ),
     ] = 50
     mmr: Annotated[
@@ -130,7 +130,7 @@ class SearchRequest:
         Option(
             help="Order for variety: 1 for relevance alone, to 0; 0.7 is usual.",
             rule=_within(0, 1, TRADE_OFFS),
-            panel=ORDER,
+            panel=ORDER_PANEL,
         ),
     ] = None
     words: str | None = None
@@ -140,7 +140,7 @@ class SearchRequest:
             name="hybrid_weight",
             help="Weight of the words, 0 to 1. Defaults to what evaluate has found, or 0.5.",
             rule=_within(0, 1, WEIGHTS),
-            panel=ORDER,
+            panel=ORDER_PANEL,
         ),
     ] = None
     condition_name: str = "--where"

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from pgqueue_embed.db.errors import first_line, is_row_security
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.db.steps import Answer, AnyConnection, Step, Steps, guarded, run
+from pgqueue_embed.db.steps import Answer, AnyConnection, Step, Steps, in_savepoint, run
 from pgqueue_embed.errors import MissingRight, RoleFault, UntrustedCode
 
 
@@ -106,7 +106,7 @@ def with_rights_named(
 ) -> Steps[Answer]:
     """Do what `naming_missing_rights` does, for `steps` in a transaction."""
     try:
-        return (yield from guarded(connection, steps))
+        return (yield from in_savepoint(connection, steps))
     except UntrustedCode:
         raise
     except (RoleFault, psycopg.errors.InsufficientPrivilege) as error:

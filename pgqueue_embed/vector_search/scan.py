@@ -13,7 +13,7 @@ from pgqueue_embed.pipeline.columns import raw
 from pgqueue_embed.pipeline.key_values import key_of
 from pgqueue_embed.pipeline.option import MOST_COUNT
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.fusion import DEPTH, firsts, fused
+from pgqueue_embed.vector_search.fusion import FUSED_DEPTH, firsts, fused
 from pgqueue_embed.vector_search.hit import Hit, HitWithVector
 from pgqueue_embed.vector_search.lexical import GIN, ranked_by_words, ready
 from pgqueue_embed.vector_search.near import Origin
@@ -205,8 +205,8 @@ def _hybrid(
 ) -> Steps[list[Hit]]:
     """Read what is `near`, fused with what has the words of the request."""
     weight = yield from scan.lexical_weight()
-    by_vectors = firsts((yield from near(scan, max(wanted, DEPTH))), identity)
-    by_words = firsts((yield from scan.by_words(DEPTH)), identity)
+    by_vectors = firsts((yield from near(scan, max(wanted, FUSED_DEPTH))), identity)
+    by_words = firsts((yield from scan.by_words(FUSED_DEPTH)), identity)
     scores = fused(list(by_vectors), list(by_words), weight)
     hits = by_words | by_vectors
     ordered = [replace(hits[each], hybrid_score=score) for each, score in scores.items()]

@@ -38,6 +38,6 @@ def scaled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return (scores - low) / (high - low) if high > low else np.ones_like(scores)
 
 
-def read_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+def parse_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
     """Return vectors as pgvector writes them; shape (n, dimensions)."""
     return np.array([text[1:-1].split(",") for text in texts], np.float32)

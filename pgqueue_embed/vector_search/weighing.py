@@ -30,7 +30,7 @@ CHOSEN_BY = "nDCG@10"
 LEAST_QUERIES = 2
 
 # Returns what a search finds for words as a request says.
-Search = Callable[[str, SearchRequest], Sequence[Hit]]
+SearchWords = Callable[[str, SearchRequest], Sequence[Hit]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Rankings:
 
 
 def rank(
-    search: Search,
+    search: SearchWords,
     queries: Mapping[str, str],
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Rankings:

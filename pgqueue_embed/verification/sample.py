@@ -95,7 +95,7 @@ from pg_partition_tree(to_regclass(%s))
 """
 
 
-def draw(connection: Connection, pipeline: Pipeline, chunks: int) -> list[DrawnChunk]:
+def draw_chunks(connection: Connection, pipeline: Pipeline, chunks: int) -> list[DrawnChunk]:
     """Return up to `chunks` stored chunks, each of which had the same chance; all of a small table.
 
     Reads some ten blocks for each, drawn with TABLESAMPLE, however large the table is.

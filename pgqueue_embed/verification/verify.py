@@ -20,7 +20,7 @@ from pgqueue_embed.queue.adoptions import check_adopted
 from pgqueue_embed.queue.work_items import Handling, add_items
 from pgqueue_embed.verification.reread import inputs_of
 from pgqueue_embed.verification.result import Compared, Verification
-from pgqueue_embed.verification.sample import DrawnChunk, draw
+from pgqueue_embed.verification.sample import DrawnChunk, draw_chunks
 
 BATCH_CHUNKS = 8
 
@@ -40,7 +40,7 @@ def verify(
     tables that cannot be read.
     """
     check_adopted(connection, pipeline)
-    drawn = draw(connection, pipeline, options.sample)
+    drawn = draw_chunks(connection, pipeline, options.sample)
     if not drawn:
         return Verification(compared=(), outdated=0, min_cosine=options.min_cosine)
     resolved = check_local_model(pipeline, model_path)

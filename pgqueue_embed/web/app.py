@@ -39,7 +39,7 @@ def make_site(conninfo: str, *, allows_actions: bool = False) -> Site:
     )
 
 
-def make_app(site: Site) -> ASGIApp:
+def make_web_app(site: Site) -> ASGIApp:
     """Return the application; it is to stand behind a `web_server.Guard`."""
     pages, failures = Pages(site), Failures(site)
     routes = [

@@ -150,7 +150,7 @@ def worker(state: WorkerState, snapshot: Snapshot) -> WorkerView:
         sign=words.sign(says),
         tone=STATE_TONES.get(says.split()[0], "calm"),
         rate=words.rate(state.pace.records_per_second if state.pace and state.is_live else 0),
-        share=news.share(state, snapshot),
+        share=news.share_of_work(state, snapshot),
         memory=size(state.row["memory_bytes"]),
         commit="–" if ago is None else duration(ago),
         chart=columns(state.minutes, ends_at=snapshot.now, step=MINUTE, noun="record"),

@@ -13,7 +13,7 @@ from pgqueue_embed.adopt import (
     adopt_records,
     attach_table,
     check_agreement,
-    compare,
+    compare_sample,
     make_judge,
     resumable,
     scan,
@@ -264,18 +264,18 @@ def test_vectors_of_the_model_agree_and_those_of_another_are_refused(
     source = make_source(connection, documents)
     make_vectors(connection, own_rows(documents))
     candidate = candidate_of(connection, source)
-    agreement = compare(connection, candidate)
+    agreement = compare_sample(connection, candidate)
     check_agreement(candidate, agreement)
     assert agreement.share == 1.0
     connection.execute("update vectors set embedding = '[1,0,0,0,0,0,0,0]'")
     with pytest.raises(UsageError, match="another model, pooling or prompt made them"):
-        check_agreement(candidate, compare(connection, candidate))
+        check_agreement(candidate, compare_sample(connection, candidate))
     connection.execute("update vectors set text_chunk = 'something else'")
     with pytest.raises(UsageError, match=r"with another text.*nothing would be adopted"):
-        check_agreement(candidate, compare(connection, candidate))
+        check_agreement(candidate, compare_sample(connection, candidate))
     connection.execute("truncate vectors")
     with pytest.raises(UsageError, match="has no chunks to adopt"):
-        compare(connection, candidate)
+        compare_sample(connection, candidate)
 
 
 def test_one_wrong_vector_in_a_hundred_is_found_out_and_embedded_again(
@@ -289,7 +289,7 @@ def test_one_wrong_vector_in_a_hundred_is_found_out_and_embedded_again(
         " (select min(ctid) from vectors v where v.fulltext_id = 7)"
     )
     candidate = candidate_of(connection, source)
-    agreement = compare(connection, candidate, sample_chunks=1_000)
+    agreement = compare_sample(connection, candidate, sample_chunks=1_000)
     check_agreement(candidate, agreement)
     assert agreement.doubtful == ("7",)
     pipeline, counts = adopt(connection, source, doubtful=agreement.doubtful)

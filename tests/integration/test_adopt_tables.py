@@ -10,7 +10,7 @@ import pytest
 from pgqueue_embed.adopt import (
     attach_table,
     check_agreement,
-    compare,
+    compare_sample,
     ensure_key_index,
 )
 from pgqueue_embed.cli.search import show_hits
@@ -42,7 +42,7 @@ def test_comparison_out_of_range_is_refused(
     source = make_source(connection, texts(2))
     make_vectors(connection, own_rows(texts(2)))
     with pytest.raises(UsageError, match=line):
-        compare(connection, candidate_of(connection, source), **options)
+        compare_sample(connection, candidate_of(connection, source), **options)
 
 
 # Tables that cannot be adopted
@@ -252,7 +252,7 @@ def test_vectors_of_every_type_are_adopted(
         rows[0] = (*rows[0][:2], np.ones(3, np.float32))
     make_vectors(connection, rows, vector=vector)
     candidate = candidate_of(connection, source)
-    check_agreement(candidate, compare(connection, candidate))
+    check_agreement(candidate, compare_sample(connection, candidate))
     pipeline, counts = adopt(connection, source)
     assert counts.wrong_vectors == (1 if vector == "vector" else 0)
     assert counts.adopted + counts.wrong_vectors == 6

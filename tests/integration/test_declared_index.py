@@ -14,7 +14,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from pgqueue_embed.queue.scan_cursor import open_scan
 from pgqueue_embed.vector_search.index import vector_indexes
-from pgqueue_embed.vector_search.index_build import read_progress
+from pgqueue_embed.vector_search.index_build import read_build_progress
 from pgqueue_embed.vector_search.lexical_index import has_lexical_index
 from tests.support.building import build_waits, someone_writes
 from tests.support.commands import pgembed
@@ -78,7 +78,9 @@ def test_a_build_whose_worker_was_killed_is_begun_anew_by_the_next(
     with someone_writes(conninfo, pipeline), light_process(conninfo, tmp_path) as worker:
         wait_until(lambda: build_waits(connection, pipeline), "the build waits for the writer")
         worker.process.kill()
-        wait_until(lambda: read_progress(connection, pipeline) is None, "the server gives it up")
+        wait_until(
+            lambda: read_build_progress(connection, pipeline) is None, "the server gives it up"
+        )
         assert [valid for *_, valid in built(connection, pipeline)] == [False]
     with light_process(conninfo, tmp_path) as worker:
         assert worker.wait() == 0
@@ -93,7 +95,7 @@ def test_a_worker_that_stays_builds_it_and_drops_what_it_cannot_finish(
         with someone_writes(conninfo, pipeline):
             wait_until(lambda: build_waits(connection, pipeline), "the build waits for the writer")
             worker.supervisor.stop()
-            wait_until(lambda: read_progress(connection, pipeline) is None, "it is cut short")
+            wait_until(lambda: read_build_progress(connection, pipeline) is None, "it is cut short")
         worker.wait()
     assert built(connection, pipeline) == []
 

@@ -13,7 +13,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.catalog import load_pipeline
 from pgqueue_embed.verification import sample
-from pgqueue_embed.verification.sample import draw
+from pgqueue_embed.verification.sample import draw_chunks
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, set_text
 from tests.support.pipelines import make_pipeline
@@ -182,7 +182,7 @@ def test_each_chunk_has_the_same_chance_however_full_its_block_is(
     monkeypatch.setattr(sample, "BLOCKS_A_CHUNK", 2)
     shares = []
     for _ in range(40):
-        drawn = draw(connection, pipeline, 50)
+        drawn = draw_chunks(connection, pipeline, 50)
         assert len({each.key for each in drawn}) == 50
         shares.append(sum(each.text == "x" for each in drawn) / 50)
     assert 0.2 < sum(shares) / 40 < 0.47

@@ -12,7 +12,7 @@ from psycopg import sql
 from tokenizers import Tokenizer
 
 from pgqueue_embed.adopt import adopt_records, attach_table, ensure_key_index
-from pgqueue_embed.adopt.candidate import Candidate, check_tables
+from pgqueue_embed.adopt.candidate import Candidate, check_adoptable
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
@@ -81,7 +81,7 @@ def candidate_of(connection: Connection, source: Table, **fields: Any) -> Candid
         "overlap_tokens": 4,
     }
     spec = checked(PipelineSpec(source=source, **{**defaults, **fields}))
-    records, table = check_tables(connection, spec)
+    records, table = check_adoptable(connection, spec)
     return Candidate(
         spec=replace(spec, vector_type=table.vector_type),
         records=records,

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.vector_search.index_build import read_progress
+from pgqueue_embed.vector_search.index_build import read_build_progress
 
 
 @contextmanager
@@ -23,5 +23,5 @@ def someone_writes(conninfo: str, pipeline: Pipeline) -> Iterator[None]:
 
 def build_waits(connection: Connection, pipeline: Pipeline) -> bool:
     """Return whether a build has made its index and waits for somebody who writes."""
-    progress = read_progress(connection, pipeline)
+    progress = read_build_progress(connection, pipeline)
     return progress is not None and progress.waits_for_pid is not None

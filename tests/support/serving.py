@@ -100,7 +100,7 @@ class Served:
 def serving(conninfo: str, names: Sequence[str] = ()) -> Iterator[Served]:
     """Serve the pipelines of the fake model, in a thread of this process."""
     # Imported here: the protocol of assistants takes a second.
-    from pgqueue_embed.search_server.app import HEALTH, make_app
+    from pgqueue_embed.search_server.app import HEALTH, make_search_app
 
     model, warm = FakeQueryModel(), WarmEncoders()
     with (
@@ -108,7 +108,7 @@ def serving(conninfo: str, names: Sequence[str] = ()) -> Iterator[Served]:
         patch.object(encoders, "open_model", lambda *_: model),
     ):
         server = Server(
-            lambda _url: make_app(conninfo, warm, names),
+            lambda _url: make_search_app(conninfo, warm, names),
             Listening(port=0),
             open_paths=[HEALTH],
         )

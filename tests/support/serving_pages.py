@@ -18,7 +18,7 @@ import pytest
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.web import live as live_module
-from pgqueue_embed.web import make_app, make_site, searching
+from pgqueue_embed.web import make_site, make_web_app, searching
 from pgqueue_embed.web.site import Site, url
 from pgqueue_embed.web_server import Listening, Server
 from tests.support.watching import HOSTILE, ODD_NAME, WordEncoder, make_world
@@ -41,7 +41,7 @@ class World:
 @contextmanager
 def serving(site: Site, **listening: Any) -> Iterator[httpx.Client]:
     server = Server(
-        lambda _url: make_app(site),
+        lambda _url: make_web_app(site),
         Listening(port=0, **listening),
         challenge="Basic",
         on_stop=site.live.end,

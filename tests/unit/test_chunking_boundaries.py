@@ -19,7 +19,7 @@ from pgqueue_embed.chunking.boundaries import (
 
 def plan(classes: list[int], max_tokens: int, overlap_tokens: int = 0) -> list[tuple[int, int]]:
     return list(
-        boundaries.plan(bytes(classes), max_tokens=max_tokens, overlap_tokens=overlap_tokens)
+        boundaries.plan_chunks(bytes(classes), max_tokens=max_tokens, overlap_tokens=overlap_tokens)
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue_embed.doctor.check import Mark, guarded
+from pgqueue_embed.doctor.check import Mark, guarded_checks
 from pgqueue_embed.doctor.machine import check_machine
 from pgqueue_embed.embedding import precision
 from pgqueue_embed.embedding.devices import (
@@ -152,6 +152,6 @@ def test_torch_that_cannot_be_loaded_is_told_with_the_way_out(
     for needs_it in (lambda: choose_device("auto"), lambda: open_network(model, AS_ITS_FILES_SAY)):
         with pytest.raises(ModelError, match=r"torch cannot be loaded: .*; install it"):
             needs_it()
-    (told,) = guarded("machine", check_machine)
+    (told,) = guarded_checks("machine", check_machine)
     assert told.mark is Mark.FAILED
     assert "\n" not in told.finding

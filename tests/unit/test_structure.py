@@ -27,6 +27,7 @@ QUESTION_WORDS = {
 
 # Those of the Python interface are called like what they stand for.
 FACES = {"Pipeline", "Worker"}
+FACES_OF_FUNCTIONS = {"search"}
 
 
 def functions() -> Iterator[tuple[str, int]]:
@@ -80,6 +81,30 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert {name for name, count in names.items() if count > 1} == FACES
+
+
+def imported_functions() -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of what a module of the package imports from another one, if a function.
+
+    Commands are called like what they run.
+    """
+    trees = {file: ast.parse(file.read_bytes()) for file in PACKAGE.rglob("*.py")}
+    of_package = {
+        (".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts), node.name)
+        for file, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and file.parent != PACKAGE / "cli"
+    }
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                yield from {(str(node.module), each.name) for each in node.names} & of_package
+
+
+def test_no_two_functions_that_are_imported_have_one_name() -> None:
+    names = Counter(name for _, name in set(imported_functions()))
+    assert {name for name, count in names.items() if count > 1} == FACES_OF_FUNCTIONS
 
 
 @pytest.mark.parametrize(

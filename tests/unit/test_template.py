@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from pgqueue_embed.db.names import join_columns, split_columns
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.template import Field, Part, parse_template, split_at_chunk
+from pgqueue_embed.pipeline.template import Field, TemplatePart, parse_template, split_at_chunk
 
 
-def parse(text: str) -> tuple[Part, ...]:
+def parse(text: str) -> tuple[TemplatePart, ...]:
     return parse_template(text, "--template")
 
 
@@ -29,7 +29,9 @@ def parse(text: str) -> tuple[Part, ...]:
         ("$a\n100 %s {x}", (Field("a"), "\n100 %s {x}")),
     ],
 )
-def test_template_is_split_into_texts_and_fields(text: str, parts: tuple[Part, ...]) -> None:
+def test_template_is_split_into_texts_and_fields(
+    text: str, parts: tuple[TemplatePart, ...]
+) -> None:
     assert parse(text) == parts
 
 

@@ -11,7 +11,7 @@ from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli.declared_pipelines import read_pipelines
 from pgqueue_embed.configuration.apply import Applied, taking_turns
 from pgqueue_embed.configuration.apply import apply as carry_out
-from pgqueue_embed.configuration.plan import compare
+from pgqueue_embed.configuration.plan import make_plan
 from pgqueue_embed.db.locks import APPLY_LOCK
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.pipeline.catalog import load_pipeline, load_pipelines
@@ -132,7 +132,7 @@ def test_vectors_in_a_column_of_the_source_are_declared_and_shown(
 def apply_here(conninfo: str, file: Path) -> list[Applied]:
     """Do what the command does, without its output, which is one for all threads."""
     with connect(conninfo) as session, taking_turns(conninfo):
-        return carry_out(session, compare(session, read_pipelines(file)))
+        return carry_out(session, make_plan(session, read_pipelines(file)))
 
 
 def test_two_machines_that_apply_at_once_take_turns(

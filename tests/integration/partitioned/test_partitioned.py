@@ -24,7 +24,7 @@ from pgqueue_embed.vector_search.index import (
     plan,
     vector_indexes,
 )
-from pgqueue_embed.vector_search.index_build import read_progress
+from pgqueue_embed.vector_search.index_build import read_build_progress
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.conditions import wait_until
 from tests.support.corpus import texts
@@ -119,7 +119,7 @@ def test_index_is_built_part_by_part_and_an_interrupted_build_goes_on(
 
 def waits_in_second_part(connection: Connection, pipeline: Pipeline) -> Callable[[], bool]:
     def waits() -> bool:
-        found = read_progress(connection, pipeline)
+        found = read_build_progress(connection, pipeline)
         return (
             found is not None
             and (found.part, found.parts) == (2, 3)

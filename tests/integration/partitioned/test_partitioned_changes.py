@@ -22,7 +22,7 @@ from pgqueue_embed.vector_search.index import (
     count_vectors,
     vector_indexes,
 )
-from pgqueue_embed.verification.sample import draw
+from pgqueue_embed.verification.sample import draw_chunks
 from tests.support.altering import begin, embed, signature
 from tests.support.commands import pgembed
 from tests.support.corpus import make_source, texts
@@ -189,7 +189,7 @@ def test_what_looks_at_vectors_looks_at_all_parts(
     connection: Connection, reports: Pipeline
 ) -> None:
     chunks = connection.value("select count(*) from public.reports_chunks")
-    assert len(draw(connection, reports, 1_000)) == chunks
+    assert len(draw_chunks(connection, reports, 1_000)) == chunks
     assert count_vectors(connection, reports) == chunks
 
 

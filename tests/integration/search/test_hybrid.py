@@ -17,7 +17,7 @@ from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search import lexical, query_vector
-from pgqueue_embed.vector_search.fusion import DEPTH, fused
+from pgqueue_embed.vector_search.fusion import FUSED_DEPTH, fused
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.request import SearchRequest
 from tests.support.commands import pgembed
@@ -103,7 +103,7 @@ def test_never_fewer_than_there_are_and_pages_are_of_one_order(
         )
     ]
     assert pages == whole
-    assert "152" in keys(whole)[: DEPTH // 2]
+    assert "152" in keys(whole)[: FUSED_DEPTH // 2]
 
 
 def test_common_words_have_candidates_with_all_of_them(
@@ -178,8 +178,8 @@ def test_fusion_is_by_ranks() -> None:
     assert scores["c"] == pytest.approx(61 / 2 * (1 / 63 + 1 / 61))
     assert list(fused(vectors, words, 0.0))[:3] == vectors
     assert list(fused(vectors, words, 1.0))[:2] == words
-    many = list(range(DEPTH + 5))
-    assert list(fused(many, [DEPTH + 2], 0.1))[-4:] == [100, 101, 103, 104]
+    many = list(range(FUSED_DEPTH + 5))
+    assert list(fused(many, [FUSED_DEPTH + 2], 0.1))[-4:] == [100, 101, 103, 104]
 
 
 class Encoder:

@@ -28,7 +28,7 @@ from pgqueue_embed.vector_search.index import (
     plan,
     vector_indexes,
 )
-from pgqueue_embed.vector_search.index_build import build_index, read_progress
+from pgqueue_embed.vector_search.index_build import build_index, read_build_progress
 from pgqueue_embed.vector_search.index_plan import IndexOptions
 from tests.support.building import build_waits
 from tests.support.commands import pgembed
@@ -232,7 +232,9 @@ def test_whoever_asks_it_to_leave_cancels_the_build_and_leaves_nothing_behind(
         wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
         assert vector_indexes(connection, reports)[0].valid is False
         process.send_signal(number)
-        wait_until(lambda: read_progress(connection, reports) is None, "the build is cancelled")
+        wait_until(
+            lambda: read_build_progress(connection, reports) is None, "the build is cancelled"
+        )
     process.wait(timeout=30)
     assert process.returncode == code
     assert vector_indexes(connection, reports) == []
@@ -248,7 +250,9 @@ def test_a_build_whose_client_was_killed_ends_and_the_next_one_is_not_refused(
         wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
         process.kill()
         process.wait(timeout=30)
-        wait_until(lambda: read_progress(connection, reports) is None, "the server gives it up")
+        wait_until(
+            lambda: read_build_progress(connection, reports) is None, "the server gives it up"
+        )
     build(connection, reports)
     assert [index.valid for index in vector_indexes(connection, reports)] == [True]
 
@@ -292,7 +296,7 @@ def test_two_builds_at_once_do_not_drop_each_others_index(
         with someone_writes(conninfo, reports):
             thread.start()
             wait_until(lambda: build_waits(connection, reports), "the build waits for the writer")
-            progress = read_progress(connection, reports)
+            progress = read_build_progress(connection, reports)
             assert progress is not None
             assert progress.waits_for_pid is not None
             with pytest.raises(UsageError, match="being built already"):

@@ -70,11 +70,13 @@ def world(shared_conninfo: str, tmp_path_factory: pytest.TempPathFactory) -> str
 
 @contextmanager
 def running(conninfo: str) -> Iterator[None]:
-    from pgqueue_embed.search_server.app import make_app
+    from pgqueue_embed.search_server.app import make_search_app
 
     with announced() as private:
         server = Server(
-            lambda _url: make_app(conninfo, WarmEncoders()), Listening(port=0), private=private
+            lambda _url: make_search_app(conninfo, WarmEncoders()),
+            Listening(port=0),
+            private=private,
         )
         thread = Thread(target=server.run)
         thread.start()
