@@ -78,7 +78,7 @@ class Pipeline:
         `where` is an SQL condition over the source, `limit` the most records to queue;
         `everything` queues those that are embedded already too. `allow_deletes` says that what is
         not in the source has been deleted: without it, more than a tenth and 1,000 records gone,
-        without anybody telling, pause the pipeline and raise PipelineFault.
+        unannounced, pause the pipeline and raise PipelineFault.
 
         Example::
 

@@ -155,7 +155,7 @@ def _known_over(
 ) -> Known:
     """Return what is known of pipelines over what a search is made over.
 
-    A transaction of a program's may see what it has changed itself, and nobody else does yet.
+    A transaction of a program's may see what it has changed itself, and no other session does yet.
     """
     if connection is None and pool is None:
         return sessions.known

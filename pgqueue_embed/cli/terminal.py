@@ -57,7 +57,7 @@ class Terminal:
 
     @property
     def has_keys(self) -> bool:
-        """Whether somebody can press a key."""
+        """Whether a key can be pressed."""
         return self._keyboard is not None
 
     @property

@@ -130,8 +130,8 @@ def error_type(error: psycopg.Error) -> type[PgembedError]:
     """Return what an error of a statement of ours is for a program; see the tree of errors.
 
     What is worth trying again, since another session was in the way, counts as a database that is
-    away. UsageError is for a value that PostgreSQL cannot read, PgembedError for what nobody
-    expects.
+    away. UsageError is for a value that PostgreSQL cannot read, PgembedError for what is
+    not expected.
     """
     if is_of_the_role(error):
         return MissingRight

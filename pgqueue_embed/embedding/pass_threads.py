@@ -90,9 +90,9 @@ def _run(future: Future[Any], compute: Callable[[], Any]) -> None:
 
 
 def _end(jobs: SimpleQueue[Job | None], threads: int) -> None:
-    """Let the threads go, behind what they have begun; what has not begun, nobody waits for.
+    """Let the threads go, behind what they have begun; what has not begun is not waited for.
 
-    Nor for the threads: an object is given up anywhere, and in one of them, too.
+    Nor are the threads: an object is given up anywhere, and in one of them, too.
     """
     with suppress(Empty):
         while True:

@@ -1,4 +1,4 @@
-"""The last check of vectors before anybody sees them."""
+"""The last check of vectors before they are used."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Progress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of the source is done, as far as anybody can tell without reading it."""
+        """Whether all of the source is done, as far as can be told without reading it."""
         return is_complete(vars(self))
 
     @classmethod

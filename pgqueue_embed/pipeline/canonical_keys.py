@@ -1,4 +1,4 @@
-"""Keys that somebody gives as texts, as the queue, the ledger and hits have them."""
+"""Keys that are given as texts, as the queue, the ledger and hits have them."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def _install_on(connection: Connection, pipeline: Pipeline, table: Table) -> Non
             connection.execute(enable_trigger(pipeline, event, table))
 
 
-# A trigger fires in anybody's transaction, with the rights of its function's owner.
+# A trigger fires in any writer's transaction, with the rights of its function's owner.
 RIGHTS = """
 select
     relkind in ('r', 'p'),

@@ -4,7 +4,7 @@ A row that the pipeline's condition no longer lets in is such a record too.
 
 Enqueue walks the source and cannot see what is not there; this walks the ledger, and the items in
 flight, whose claims may be about to commit a record that has just gone. A source that has lost much
-without anybody telling may not be the source any more, or not be readable as a whole: nothing is
+without an announcement may not be the source any more, or not be readable as a whole: nothing is
 queued then, the pipeline is paused, and a person is asked.
 """
 

@@ -30,7 +30,7 @@ where work.id = left_behind.id
 def move_work_to_successors(connection: Connection, *, wait: bool = True) -> None:
     """Give work of generations that are gone to those that replaced them.
 
-    What somebody has locked just now is left behind unless it is to `wait`.
+    What another session has locked just now is left behind unless it is to `wait`.
     """
     if_locked = sql.SQL("" if wait else "skip locked")
     connection.execute(sql.SQL(MOVE_TO_SUCCESSORS).format(if_locked=if_locked))

@@ -36,7 +36,7 @@ MOST_ROUNDS = MOST_SESSIONS - 1
 
 @dataclass(eq=False, kw_only=True)
 class _Asked:
-    """A search that somebody waits for."""
+    """A search that a client waits for."""
 
     vector: NDArray[np.float32]
     answer: asyncio.Future[list[Hit]]

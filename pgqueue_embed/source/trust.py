@@ -4,7 +4,7 @@ PostgreSQL runs functions of views, casts of types, expressions of indexes, poli
 with the rights of whoever reads or writes. Where these belong to a role that has fewer rights, that
 role would get those of a worker, or of the person who enqueues. It is refused, then: every command
 and every worker makes this one check before it touches a table. A plain table whose columns
-have types of PostgreSQL's own runs no code of anybody, whoever owns it.
+have types of PostgreSQL's own runs no code of any role, whoever owns it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def is_being_built(connection: Connection, table: Table) -> bool:
 
 
 def wait_for_builders(connection: Connection, table: Table) -> None:
-    """Wait until nobody builds an index of `table` concurrently.
+    """Wait until no session builds an index of `table` concurrently.
 
     The server goes on with what a client has asked for who was killed.
     """
@@ -74,7 +74,7 @@ def dropped_if_broken_off(
 ) -> Iterator[None]:
     """Do what `drop_unusable` does once the build in the block fails, or is interrupted.
 
-    Unless that has to wait for somebody's open transaction, as the build did: the next one does it.
+    Unless that has to wait for another open transaction, as the build did: the next one does it.
     """
     try:
         yield

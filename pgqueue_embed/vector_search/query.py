@@ -150,7 +150,7 @@ def nearest(
 def _refused(
     pipeline: Pipeline, near: Near, request: SearchRequest, error: PipelineFault, why: str
 ) -> PgembedError:
-    """Return whose fault it is: what was asked for, or the tables, which answer nobody then."""
+    """Return whose fault it is: what was asked for, or the tables, which answer no search then."""
     says = f"cannot search {pipeline.target}"
     has_values = request.where is not None or isinstance(near, LikeRecord)
     if error.is_of_the_table or not has_values:

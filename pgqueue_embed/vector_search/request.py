@@ -26,7 +26,7 @@ ORDER_PANEL = "Order"
 # All of them are compared with one another, or read by a model.
 MOST_REFINED = 1_000
 
-# All that there is reaches it: what a threshold leaves out, somebody has asked for.
+# All that there is reaches it: what a threshold leaves out was to be left out.
 LEAST_COSINE = -1.0
 
 # What is wanted, where something else was given.
