@@ -36,7 +36,7 @@ $function$;
 comment on function pgembed.search_distance is
     'The distance of a chunk in search_relation from the vector that the SQL query gives, by an index that quantizes so, or as no index has it: exact. For the other functions.';
 
-create function pgembed.candidates(k bigint, scan text)
+create function pgembed.candidates(k bigint, scan text, has_condition boolean default false)
 returns bigint
 language sql
 immutable
@@ -44,7 +44,15 @@ set search_path = pg_catalog, pg_temp
 as $function$
     -- Of so many as there never are, all.
     select least(k, 9223372036854775807 / times) * times
-    from (values (case scan when 'halfvec' then 2 when 'binary' then 20 else 1 end)) as wanted (times)
+    from (
+        select case scan
+            when 'binary' then 20
+            -- Without a condition an index looks at twice as many as are wanted of it: see widen_scan.
+            -- With one, it would look until it has found just these.
+            when 'halfvec' then case when has_condition then 4 else 2 end
+            else case when has_condition then 2 else 1 end
+        end
+    ) as wanted (times)
 $function$;
 
 comment on function pgembed.candidates is
@@ -136,13 +144,7 @@ as $function$
         wanted
     )
     from (
-        select format(
-            'pgembed.candidates(%s * $2::bigint, %L)',
-            -- Without a condition an index looks at twice as many as are wanted of it: see widen_scan.
-            -- With one, it would look until it has found just these.
-            case when condition is not null and scan in ('none', 'halfvec') then 2 else 1 end,
-            scan
-        ) as wanted
+        select format('pgembed.candidates($2::bigint, %L, %L)', scan, condition is not null) as wanted
     ) as asked
 $function$;
 

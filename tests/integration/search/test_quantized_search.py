@@ -132,10 +132,11 @@ def test_program_and_sql_find_what_brute_force_finds(quantized: Quantized, limit
 
 @on_every_kind
 @pytest.mark.parametrize("per_record", [False, True])
+@pytest.mark.parametrize("where", [None, "id > 0"])
 def test_all_are_found_by_who_asks_for_more_than_can_be(
-    quantized: Quantized, per_record: bool
+    quantized: Quantized, per_record: bool, where: str | None
 ) -> None:
-    request = SearchRequest(limit=2**63 - 1, offset=1, threshold=-1.0, per_record=per_record)
+    request = SearchRequest(limit=2**63 - 1, offset=1, per_record=per_record, where=where)
     with connect(quantized.conninfo) as own:
         assert len(search(own, quantized.pipeline, QUERIES[0], request)) == len(VECTORS) - 1
 
