@@ -27,6 +27,7 @@ from pgqueue_embed.errors import PgembedError, UsageError, as_arguments
 from pgqueue_embed.local_server import config, serverlog
 from pgqueue_embed.log import mask
 from pgqueue_embed.pipeline.template import parse_template
+from pgqueue_embed.untrusted import plain_json
 from pgqueue_embed.untrusted.foreign_text import (
     MOST_CHARACTERS,
     REPLACEMENT,
@@ -128,12 +129,14 @@ READERS: dict[str, Callable[[str], object]] = {
     "options in messages": as_arguments,
     "sentences": lambda text: texts._SENTENCE.split(text),
     "names of weights": lambda text: weights._OF_A_HEAD.search(text),
+    "numbers of JSON": lambda text: plain_json.MARKED.sub("", text),
 }
 
 SEEDS = (
     *("://a:", "://", "a:b@", "password=", "password ", "password='\\", "x", " ", "\n", "\\"),
     *("${", "$a", "$", "$$", '"', "',", '"a".', "--a-", "--a", "-", "FATAL: ", "ERROR:  "),
     *("port = '1", "[CLS] ", " [SEP]", "failed:", "\x1b", "\u202e", "out of memor", "，", "中"),
+    f'"{plain_json.MARK}',
 )
 SMALL, LARGE = 10_000, 80_000
 
@@ -186,4 +189,5 @@ def test_every_regular_expression_is_looked_at() -> None:
         "pipeline/template.py",
         "source/condition_names.py",
         "untrusted/foreign_text.py",
+        "untrusted/plain_json.py",
     }
