@@ -20,7 +20,7 @@ from pgqueue_embed.cli.search_options import WantedSearch
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes
-from pgqueue_embed.pipeline.option import Option, options_of
+from pgqueue_embed.pipeline.option import Option, options_of, shown
 from pgqueue_embed.pipeline.options import ALTERABLE, PIPELINE_OPTIONS, Beside
 from pgqueue_embed.pipeline.spec import PipelineSpec
 from pgqueue_embed.search_server.bodies import SEARCH_FIELDS
@@ -28,6 +28,7 @@ from pgqueue_embed.vector_search.options import SEARCH_OPTIONS
 from pgqueue_embed.worker.settings import WorkerSettings
 
 README = Path(__file__).parents[2] / "README.md"
+SEARCHES = README.parent / "docs" / "search.md"
 OF_WORKERS = options_of(WorkerSettings)
 ALL = [*PIPELINE_OPTIONS.values(), *OF_WORKERS]
 
@@ -127,6 +128,18 @@ def test_what_is_no_choice_is_refused_with_the_choices() -> None:
 def test_change_of_what_cannot_be_altered_is_an_error_of_the_program() -> None:
     with pytest.raises(TypeError, match="id_fields"):
         Changes(id_fields=("key",))
+
+
+def test_the_document_on_searches_has_a_row_for_each_option_with_its_default() -> None:
+    (table,) = re.findall(r"\| option \| default \|.*?\n\n", SEARCHES.read_text("utf-8"), re.DOTALL)
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()[2:] if row]
+    stated = {flag.strip("`"): default for flag, default in rows}
+    assert stated.keys() - {"--json", "--model-path"} == {
+        option.flag for option in SEARCH_OPTIONS.values()
+    }
+    for option in SEARCH_OPTIONS.values():
+        if type(option.default) in (int, float, str):
+            assert re.split(r"[ ,]", stated[option.flag])[0] == shown(option.default).strip("'")
 
 
 def test_readme_names_the_defaults() -> None:
