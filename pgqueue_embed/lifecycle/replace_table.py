@@ -16,6 +16,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
 from pgqueue_embed.lifecycle.rights import check_rights, copy_rights, owner_of
+from pgqueue_embed.lifecycle.storage_parameters import copy_parameters
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import View, views_of
 from pgqueue_embed.target.chunk_table import FOREIGN_KEY_NAME
@@ -47,6 +48,7 @@ class TableReplacement:
     def exchange(self, connection: Connection) -> None:
         old, new = self.pipeline.target, self.successor.target
         self.copy_rights(connection)
+        copy_parameters(connection, old, new)
         own = self._old_views(connection)
         views = read_views(connection, old, own=[view.table for view in own])
         comment = connection.execute(

@@ -10,21 +10,11 @@ from psycopg import sql
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.target.parts import parts_of
+from pgqueue_embed.target.parts import TREE, Bounds, parts_of
 
-# A table and its parts, and theirs, each by the bounds that lead to it: of the table itself, none.
 # Rights of the owner come with the ownership. In one statement: both tables are locked, and there
 # may be hundreds of parts.
-HELD = """
-with recursive tree as (
-    select to_regclass(%(table)s)::oid as relid, '{}'::text[] collate "C" as bounds
-    union all
-    select pg_class.oid, bounds || pg_get_expr(relpartbound, pg_class.oid) collate "C"
-    from tree
-    join pg_inherits on inhparent = relid
-    join pg_class on pg_class.oid = inhrelid
-    where relispartition
-)
+HELD = TREE + sql.SQL("""
 select bounds, nspname, relname, privilege_type, column_name, rolname, is_grantable
 from tree
 join pg_class on pg_class.oid = relid
@@ -40,7 +30,7 @@ left join lateral (
 ) as granted on grantee <> relowner
 left join pg_roles on pg_roles.oid = grantee
 order by relid
-"""
+""")
 
 COLUMNS = """
 select attname
@@ -49,8 +39,6 @@ where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped
 """
 
 OWNER = "select pg_get_userbyid(relowner) from pg_class where oid = to_regclass(%s)"
-
-Bounds = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,6 +211,21 @@ def is_partitioned(connection: Connection, table: Table) -> bool:
     return bool(found)
 
 
+# A table and its parts, and theirs, each by the bounds that lead to it: of the table itself, none.
+TREE = sql.SQL("""
+with recursive tree as (
+    select to_regclass(%(table)s)::oid as relid, '{}'::text[] collate "C" as bounds
+    union all
+    select pg_class.oid, bounds || pg_get_expr(relpartbound, pg_class.oid) collate "C"
+    from tree
+    join pg_inherits on inhparent = relid
+    join pg_class on pg_class.oid = inhrelid
+    where relispartition
+)
+""")
+
+Bounds = tuple[str, ...]
+
 PARTS = """
 select nspname, relname
 from pg_partition_tree(to_regclass(%s))

@@ -32,10 +32,11 @@ from tests.support.altering import (
     unusable,
 )
 from tests.support.commands import pgembed
+from tests.support.corpus import texts
 from tests.support.fakes import FakeDevice
 from tests.support.oracle import assert_converged
 from tests.support.rows import one_value
-from tests.support.working import drain
+from tests.support.working import drain, embed_documents
 
 pytestmark = pytest.mark.usefixtures("fake_next_model", "quick_switch")
 
@@ -72,6 +73,35 @@ def test_indexes_rights_views_and_comment_are_taken_over(
     finally:
         connection.execute("drop owned by reader_of_vectors")
         connection.execute("drop role reader_of_vectors")
+
+
+@pytest.mark.parametrize("partition_by", [None, "hash:2"])
+def test_storage_parameters_are_taken_over(
+    connection: Connection, session: Session, partition_by: str | None
+) -> None:
+    pipeline = embed_documents(connection, session, texts(12), partition_by=partition_by)
+    parts = ["reports_chunks"] if partition_by is None else ["reports_chunks_0", "reports_chunks_1"]
+    for part in parts:
+        connection.execute(
+            f"alter table {part} set (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90,"
+            " toast.autovacuum_enabled = off)"
+        )
+    connection.execute(f"alter table {parts[0]} set (parallel_workers = 2)")
+    before = storage_parameters(connection)
+    assert len(before) == 2 * len(parts)
+    embed(session, begin(connection, pipeline))
+    switch(connection, pipeline)
+    assert storage_parameters(connection) == before
+
+
+def storage_parameters(connection: Connection) -> list[tuple[str, bool, list[str]]]:
+    """Return what is set on each table of chunks and on what holds its long values."""
+    return connection.execute(
+        "select relation.relname, kind.oid <> relation.oid, array(select unnest(kind.reloptions)"
+        " order by 1) from pg_class as relation join pg_class as kind on kind.oid in (relation.oid,"
+        " relation.reltoastrelid) where relation.relname like 'reports_chunks%' and"
+        " kind.reloptions is not null and relation.relkind = 'r' order by 1, 2"
+    ).fetchall()
 
 
 def features(connection: Connection) -> list[tuple[object, ...]]:
