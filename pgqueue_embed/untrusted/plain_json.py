@@ -26,7 +26,12 @@ def json_text(value: Any, *, indent: int | None = None, allow_nan: bool = False)
 
 def exact_json(text: str | bytes) -> Any:
     """Read JSON, its fractions as Decimal, with all their digits."""
-    return json.loads(text, parse_float=Decimal)
+    try:
+        return json.loads(text, parse_float=Decimal)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python makes no int of more than 4,300 digits
+        return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
 def _plain(value: Any) -> Any:

@@ -226,6 +226,38 @@ def test_numbers_of_columns_keep_all_their_digits(
     assert f"extra: [{amount}]\n" in shown
 
 
+def test_values_that_python_has_not_are_shown_as_postgresql_writes_them(
+    conninfo: str, connection: Connection, tiny: Pipeline, tiny_model: Path
+) -> None:
+    embed_with(tiny_model, conninfo, tiny)
+    many = "1" + "0" * 5_000
+    connection.execute(
+        f"""
+        alter table reports
+            add column until date default 'infinity',
+            add column at_all timestamptz[] default '{{-infinity,2026-01-01 UTC}}',
+            add column made timestamp default '0044-03-15 12:00 BC',
+            add column closes time default '24:00',
+            add column takes interval default '100000000 years',
+            add column lasts interval default '-infinity',
+            add column many jsonb default '[1, {many}, 0.5]'
+        """
+    )
+    search_it = ("search", "reports", "pump", "--limit", "1", "--json")
+    columns = "until,at_all,made,closes,takes,lasts,many"
+    ran = pgembed(conninfo, *search_it, "--columns", columns)
+    shown = json.loads(ran.stdout.replace(many, '"many"'))[0]["columns"]
+    assert shown == {
+        "until": "infinity",
+        "at_all": ["-infinity", "2026-01-01T00:00:00+00:00"],
+        "made": "0044-03-15 12:00:00 BC",
+        "closes": "24:00:00",
+        "takes": "100000000 years",
+        "lasts": "-infinity",
+        "many": [1, "many", 0.5],
+    }
+
+
 def test_when_nothing_reaches_the_threshold_the_best_score_is_said(
     conninfo: str, tiny: Pipeline, tiny_model: Path
 ) -> None:
