@@ -45,7 +45,7 @@ def json_object(body: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
     unknown = [name for name in given if name not in fields]
     if unknown:
         raise UsageError(f"{unknown[0]!r} is none of the fields {', '.join(fields)}")
-    if "filter" in given and b"." in body:  # a number to look for has all its digits
+    if given.get("filter"):  # a number to look for has all its digits
         given["filter"] = exact_json(body)["filter"]
     return given
 
@@ -57,9 +57,9 @@ def _refuse_constant(name: str) -> Any:
 def search_of(given: Mapping[str, Any]) -> Search:
     """Return the search that a JSON object asks for; raises UsageError for what is none."""
     asked = {name: value for name, value in given.items() if value is not None}
-    columns = given.get("columns") or []
+    columns = asked.get("columns", [])
     check_names("columns", columns)
-    asked |= {"hybrid": given.get("hybrid") or False, "columns": tuple(columns)}
+    asked |= {"columns": tuple(columns)}
     wanted = given.get("filter")
     if wanted is not None and not isinstance(wanted, dict):
         raise UsageError('filter: give an object of columns, such as {"event_type": "D"}')

@@ -42,7 +42,8 @@ class EmbeddingRequest:
 
 def embedding_request(given: Mapping[str, Any]) -> EmbeddingRequest:
     """Return what a JSON object asks for; raises UsageError for what no request can be."""
-    encoding = given.get("encoding_format") or "float"
+    encoding = given.get("encoding_format")
+    encoding = "float" if encoding is None else encoding
     if encoding not in ("float", "base64"):
         raise UsageError(f"encoding_format {encoding!r}: give float or base64")
     dimensions = given.get("dimensions")

@@ -112,6 +112,34 @@ def test_numbers_keep_all_their_digits_on_both_ways(served: Served, shared_conni
     assert f'"columns": {{"amount": {amount}, "extra": {{"a": [{amount}, 1E-9]}}}}' in answer.text
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("7", 80),
+        ("7e0", 80),
+        ("70E-1", 80),
+        ("7.00000000000000000001", 0),
+        ("7000000000000000000001e-21", 0),
+        ('{"<": 1e400}', 4000),
+        ('{"<": 1.5e400}', 4000),
+    ],
+)
+def test_number_is_compared_as_it_is_written(
+    served: Served, shared_conninfo: str, wanted: str, found: int
+) -> None:
+    asked = f'"limit": 1000, "filter": {{"exact": {wanted}}}'
+    body = f'{{"pipeline": "reports", "query": "a", {asked}}}'
+    with connect(shared_conninfo) as connection:
+        connection.execute("alter table public.reports add column exact numeric")
+        try:
+            connection.execute("update public.reports set exact = kind")
+            answer = served.client.post("/search", content=body.encode())
+        finally:
+            connection.execute("alter table public.reports drop column exact")
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["hits"]) == min(1000, found)
+
+
 INPUT = {"model": "reports", "input": "a"}
 
 
@@ -153,6 +181,8 @@ REFUSED: list[tuple[str, object, int, str]] = [
     ("/search", {**SEARCH, "per_record": 1}, 400, "^per_record 1"),
     ("/search", {**SEARCH, "columns": "kind"}, 400, "^columns 'kind': give a list"),
     ("/search", {**SEARCH, "columns": ["kind", 1]}, 400, "give a list of names"),
+    ("/search", {**SEARCH, "columns": {}}, 400, "give a list of names"),
+    ("/search", {**SEARCH, "hybrid": ""}, 400, "^hybrid '': give"),
     ("/search", {**SEARCH, "threshold": 10**400}, 400, "^threshold 1000"),
     ("/search", {**SEARCH, "mmr": 10**400}, 400, "^mmr 1000"),
     ("/search", {**SEARCH, "hybrid": True, "hybrid_weight": 10**400}, 400, "^hybrid_weight 1000"),
@@ -180,6 +210,7 @@ REFUSED: list[tuple[str, object, int, str]] = [
     ("/v1/embeddings", {**INPUT, "input": ["a"] * 2049}, 400, "at most 2,048"),
     ("/v1/embeddings", {**INPUT, "input": ["a", ""]}, 400, "empty"),
     ("/v1/embeddings", {**INPUT, "encoding_format": "int8"}, 400, "^encoding_format 'int8'"),
+    ("/v1/embeddings", {**INPUT, "encoding_format": {}}, 400, "^encoding_format {}"),
     ("/v1/embeddings", {**INPUT, "dimensions": 4}, 400, "^dimensions 4: the vectors"),
     ("/none", {}, 404, "is nothing here"),
     ("/health", {}, 405, "is nothing here"),
