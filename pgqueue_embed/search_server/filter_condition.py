@@ -14,7 +14,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.steps import run
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.untrusted.plain_json import json_text
+from pgqueue_embed.untrusted.plain_json import finite, json_text
 from pgqueue_embed.vector_search.query import check_present
 
 
@@ -24,7 +24,8 @@ def condition_of(
     """Return a filter as SQL, in which its values are data; raises UsageError for what is none."""
     query = "select pgembed.search_condition(pipelines, %s) from pgembed.pipelines where id = %s"
     try:
-        wanted = Jsonb(dict(given), dumps=json_text)
+        # An assistant's 1e999 has become infinity.
+        wanted = Jsonb(finite(dict(given)), dumps=json_text)
         condition: str | None = connection.value(query, (wanted, pipeline.id))
         return condition
     except psycopg.Error as error:

@@ -11,12 +11,14 @@ from pgqueue_embed.vector_search import record as record_of
 from tests.support.commands import pgembed
 from tests.support.serving import SEARCH, Served
 
+HEADERS = {"accept": "application/json, text/event-stream"}
+
 
 def call(served: Served, method: str, **params: Any) -> Any:
     answer = served.client.post(
         "/mcp",
         json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params},
-        headers={"accept": "application/json, text/event-stream"},
+        headers=HEADERS,
     )
     return answer.json()["result"]
 
@@ -83,6 +85,19 @@ def test_assistant_finds_the_same_and_may_change_nothing(served: Served) -> None
         answer = tool(served, name, **arguments)
         assert says in answer, name
         assert "\n" not in answer
+
+
+def test_number_of_a_filter_that_python_has_not_is_compared_all_the_same(served: Served) -> None:
+    arguments = json.dumps({**SEARCH, "limit": 3, "filter": {"kind": {"<": "N"}}})
+    for number, says in (("1e999", "Infinity"), ("1e9", "chunk")):
+        asked = arguments.replace('"N"', number)
+        answer = served.client.post(
+            "/mcp",
+            content='{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name":'
+            f' "search", "arguments": {asked}}}}}',
+            headers={**HEADERS, "content-type": "application/json"},
+        )
+        assert says in answer.text
 
 
 def test_assistant_may_start_it_by_itself(served: Served, shared_conninfo: str) -> None:
