@@ -52,6 +52,7 @@ create table pgembed.pipelines (
     ef_search integer,
     ef_search_scan text,
     ef_search_parameters jsonb,
+    ef_search_k bigint,
     ef_search_recall double precision,
     index_checked_chunks bigint,
     lexical_weight double precision,
@@ -76,7 +77,7 @@ create table pgembed.pipelines (
     constraint pipelines_max_attempts_is_positive check (max_attempts > 0),
     constraint pipelines_priority_is_limited check (priority between 1 and 100),
     constraint pipelines_index_is_known check (index_method in ('hnsw', 'ivfflat') and quantize in ('none', 'halfvec', 'binary')),
-    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and ef_search between 1 and 1000),
+    constraint pipelines_ef_search_is_of_an_index check ((ef_search is null) = (ef_search_scan is null) and (ef_search is null) = (ef_search_parameters is null) and (ef_search is null) = (ef_search_k is null) and ef_search between 1 and 1000),
     constraint pipelines_recall_is_a_share check (ef_search_recall between 0 and 1),
     constraint pipelines_lexical_weight_is_a_share check (lexical_weight between 0 and 1),
     constraint pipelines_lexical_is_of_chunks check (not lexical or (into_column is null and text)),
@@ -175,6 +176,8 @@ comment on column pgembed.pipelines.ef_search_scan is
     'What the index held that it was found for, as pgembed.vector_indexes.quantize says; of another one it means nothing.';
 comment on column pgembed.pipelines.ef_search_parameters is
     'What that index was built with, as pgembed.vector_indexes.parameters says; by one that is built otherwise, searches do not use it.';
+comment on column pgembed.pipelines.ef_search_k is
+    'For how many nearest chunks that was found enough; of more, searches take no less than where nobody has measured.';
 comment on column pgembed.pipelines.ef_search_recall is
     'The share of the nearest chunks that pgembed evaluate found with it then, 0 to 1.';
 comment on column pgembed.pipelines.index_checked_chunks is

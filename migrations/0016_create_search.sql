@@ -260,7 +260,11 @@ begin
         'hnsw.ef_search', greatest(
             -- 40 is what pgvector takes by itself, and tells nothing of a person's wish.
             nullif(nullif(current_setting('hnsw.ef_search', true), ''), '40')::bigint,
-            least(1000, coalesce(case when measured is not null then greatest(measured, candidates) end, greatest(40, 2 * candidates)))
+            least(1000, case
+                when measured is not null and k <= pipeline.ef_search_k then greatest(measured, candidates)
+                -- For more than it was measured for, no less than where nobody has measured.
+                else greatest(measured, 40, 2 * candidates)
+            end)
         ),
         'ivfflat.probes', greatest(
             nullif(current_setting('ivfflat.probes', true), '')::bigint,

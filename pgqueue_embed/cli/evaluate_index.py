@@ -80,7 +80,7 @@ def evaluate_index(
         refused: NotKept | None = None
         if least is not None and least.ef_search is not None and not dry_run:
             try:
-                evaluation.keep_effort(connection, pipeline, found.index, least)
+                evaluation.keep_effort(connection, pipeline, found, least)
             except NotKept as error:
                 refused = error  # what took minutes to measure is shown all the same
     kept = not dry_run and refused is None

@@ -300,6 +300,7 @@ set name = replaced.name,
     ef_search_parameters = case
         when keeps_effort then replaced.ef_search_parameters else successor.ef_search_parameters
     end,
+    ef_search_k = case when keeps_effort then replaced.ef_search_k else successor.ef_search_k end,
     ef_search_recall = case
         when keeps_effort then replaced.ef_search_recall else successor.ef_search_recall
     end,

@@ -175,25 +175,30 @@ update pgembed.pipelines
 set ef_search = %(ef_search)s,
     ef_search_scan = vector_indexes.quantize,
     ef_search_parameters = parameters,
+    ef_search_k = %(k)s,
     ef_search_recall = %(recall)s
 from pgembed.vector_indexes
 where id = %(id)s and vector_indexes.pipeline = name and index_name = %(index)s
 """
 
 
-def keep_effort(connection: Connection, pipeline: Pipeline, index: str, effort: Effort) -> None:
+def keep_effort(
+    connection: Connection, pipeline: Pipeline, found: Evaluation, effort: Effort
+) -> None:
     """Let the searches of the pipeline use its ef_search, as long as an index is built like this.
 
-    What share it found is kept along. Raises NotKept where that is refused or the index is gone.
+    For how many nearest, and what share of them it found, is kept along. Raises NotKept where that
+    is refused or the index is gone.
     """
     shares = [each for each in (effort.recall, effort.query_recall) if each is not None]
     values = {
         "id": pipeline.id,
-        "index": index,
+        "index": found.index,
+        "k": found.k,
         "ef_search": effort.ef_search,
         "recall": min(shares, default=None),
     }
-    keep(connection, KEEP, values, what=f"ef_search {effort.ef_search} of {index}")
+    keep(connection, KEEP, values, what=f"ef_search {effort.ef_search} of {found.index}")
 
 
 KEPT = "select ef_search from pgembed.pipelines where id = %s"

@@ -127,7 +127,7 @@ def test_what_was_measured_by_a_person_is_the_measure(connection: Connection) ->
     before = leaves(connection)
     connection.execute(
         "update pgembed.pipelines set ef_search = 40, ef_search_scan = 'none',"
-        " ef_search_recall = 0.1, ef_search_parameters = parameters"
+        " ef_search_recall = 0.1, ef_search_k = 10, ef_search_parameters = parameters"
         " from pgembed.vector_indexes where vector_indexes.pipeline = name"
     )
     write(connection, VECTORS)

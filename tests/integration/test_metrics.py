@@ -231,7 +231,7 @@ def test_what_workers_and_evaluations_found_is_told(
     )
     connection.execute(
         "update pgembed.pipelines set ef_search = 120, ef_search_scan = 'none',"
-        " ef_search_parameters = '{}', ef_search_recall = 0.985"
+        " ef_search_parameters = '{}', ef_search_k = 10, ef_search_recall = 0.985"
     )
     found = parsed(pgembed(conninfo, "metrics").stdout)
     assert [each.value for each in found["pgembed_worker_canary_cosine"].samples] == [0.99931]

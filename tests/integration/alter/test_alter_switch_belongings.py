@@ -180,7 +180,8 @@ def test_switch_builds_its_indexes_with_the_memory_that_index_would(
 
 EFFORT = """
 update pgembed.pipelines
-set ef_search = 120, ef_search_scan = 'none', ef_search_parameters = '{}', ef_search_recall = 0.9
+set ef_search = 120, ef_search_scan = 'none', ef_search_parameters = '{}', ef_search_k = 10,
+    ef_search_recall = 0.9
 where name = 'reports'
 """
 

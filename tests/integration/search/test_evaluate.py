@@ -97,8 +97,20 @@ def test_effort_is_that_of_the_index_it_was_found_for(
     build(connection, reports)
     evaluated(conninfo)
     assert effort_of_a_search(connection, "binary")[0] == "400"
-    many = effort_of_a_search(connection, "none", k=700)
-    assert many[0] == "700"
+
+
+@pytest.mark.parametrize("quantize", ["none", "binary"])
+def test_searches_for_more_take_no_less_effort_than_where_nobody_has_measured(
+    conninfo: str, connection: Connection, reports: Pipeline, quantize: str
+) -> None:
+    build(connection, reports, quantize=quantize)
+    counts = (5, 10, 11, 20, 40, 200, 700)
+    usual = {k: int(effort_of_a_search(connection, quantize, k)[0]) for k in counts}
+    kept = evaluated(conninfo, "--recall", "0.1")["ef_search"]
+    assert isinstance(kept, int)
+    assert kept < usual[10]
+    found = {k: int(effort_of_a_search(connection, quantize, k)[0]) for k in counts}
+    assert found == {**usual, 5: kept, 10: kept}
 
 
 def test_effort_is_not_that_of_an_index_built_otherwise(
