@@ -223,7 +223,7 @@ def _evaluated(
     ]
     evaluation = evaluate(connection, pipeline, asked, k=K)
     effort = evaluation.least(LEAST_FILTERED_RECALL) or evaluation.efforts[-1]
-    keep_effort(connection, pipeline, evaluation.index, effort)
+    keep_effort(connection, pipeline, evaluation, effort)
     return effort, evaluation.efforts
 
 

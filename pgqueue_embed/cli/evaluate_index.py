@@ -125,10 +125,10 @@ def _show(
     say(f"{found.index}, by {count(stored, 'stored chunk')}{own}, {found.k} nearest each")
     out.print(_table(found))
     if chosen is None:
-        best = max(found.efforts, key=lambda each: each.recall or 0)
         say(
-            f"no ef_search reaches a recall of {recall:g}; {best.ef_search} is nearest. An index of"
-            " more finds more: pgembed index --quantize none, or --m 32 --ef-construction 200"
+            f"no ef_search reaches a recall of {recall:g}; {found.nearest().ef_search} is nearest."
+            " An index of more finds more: pgembed index --quantize none, or --m 32"
+            " --ef-construction 200"
         )
     elif kept:
         say(f"searches of {pipeline.name} now use ef_search {chosen}, the least for {recall:g}")

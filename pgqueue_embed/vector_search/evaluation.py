@@ -65,6 +65,11 @@ class Effort:
     p50_seconds: float
     p95_seconds: float
 
+    @property
+    def least_share(self) -> float:
+        """The lesser one of both shares."""
+        return min(each for each in (self.recall, self.query_recall, 1.0) if each is not None)
+
     def reaches(self, recall: float, *, less_errors: float = 0.0) -> bool:
         """Return whether both shares, less so many standard errors, are at least `recall`."""
         shares = (
@@ -99,6 +104,10 @@ class Evaluation:
         ]
         enough = [each for at, each in enumerate(self.efforts) if all(reaching[at:])]
         return enough[0] if enough else None
+
+    def nearest(self) -> Effort:
+        """Return the least of the efforts that come nearest to finding everything."""
+        return max(self.efforts, key=lambda each: each.least_share)
 
 
 def draw_queries(connection: Connection, pipeline: Pipeline, count: int, seed: int) -> list[Query]:
@@ -190,13 +199,12 @@ def keep_effort(
     For how many nearest, and what share of them it found, is kept along. Raises NotKept where that
     is refused or the index is gone.
     """
-    shares = [each for each in (effort.recall, effort.query_recall) if each is not None]
     values = {
         "id": pipeline.id,
         "index": found.index,
         "k": found.k,
         "ef_search": effort.ef_search,
-        "recall": min(shares, default=None),
+        "recall": effort.least_share,
     }
     keep(connection, KEEP, values, what=f"ef_search {effort.ef_search} of {found.index}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,16 @@ def test_an_effort_that_reaches_it_within_its_standard_error_is_not_enough() -> 
     assert least_of(efforts, 0.99) == 80
     assert least_of(efforts, 0.993) == 160  # there is no more of it
     assert least_of(efforts, 0.995) is None
+
+
+def test_the_nearest_effort_is_that_of_stored_chunks_and_queries_alike() -> None:
+    stored = [effort(10, 0.9), effort(20, 1.0), effort(40, 1.0), effort(80, 1.0)]
+    shares = (0.2, 0.5, 0.8, 0.8)
+    efforts = [
+        replace(each, query_recall=share) for each, share in zip(stored, shares, strict=True)
+    ]
+    found = Evaluation(index="of_reports", k=10, exact=effort(None, 1.0), efforts=efforts)
+    assert found.nearest().ef_search == 40
 
 
 def test_few_queries_choose_an_effort_that_reaches_it_for_all() -> None:
