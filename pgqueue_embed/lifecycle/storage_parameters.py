@@ -13,7 +13,8 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.target.parts import TREE, Bounds
 
-# Those of the table that holds long values are set by names that begin with toast.
+# Those of the table that holds long values are set by names that begin with toast. A table in parts
+# has none itself.
 PARAMETERS = TREE + sql.SQL("""
 select bounds, nspname, relation.relname, set_by_name
 from tree
@@ -25,6 +26,7 @@ cross join lateral (
     from (values ('', relation.reloptions), ('toast.', toast.reloptions)) as kind (prefix, options)
     cross join lateral pg_options_to_table(options)
 ) as found (set_by_name)
+where relation.relkind = 'r'
 """)
 
 
@@ -37,15 +39,14 @@ class _Set:
 
 
 def copy_parameters(connection: Connection, old: Table, new: Table) -> None:
-    """Set on `new` and its parts what is set on `old`; what is set on them alone stays.
+    """Set on `new`, or its parts, what is set on `old`; what is set on them alone stays.
 
-    On a part that of the part with the same bounds, or else what is set on every part of `old`.
+    On a part that of the part with the same bounds, or else what is set on all of `old`.
     """
     before, after = _set_on(connection, old), _set_on(connection, new)
-    of_parts = [each.values for bounds, each in before.items() if bounds]
-    usual = frozenset.intersection(*of_parts) if of_parts else frozenset()
+    everywhere = frozenset.intersection(*(each.values for each in before.values()))
     for bounds, each in after.items():
-        wanted = before[bounds].values if bounds in before else usual
+        wanted = before[bounds].values if bounds in before else everywhere
         for name, value in sorted(wanted - each.values):
             _set(connection, each.table, name, value)
 

@@ -80,18 +80,41 @@ def test_storage_parameters_are_taken_over(
     connection: Connection, session: Session, partition_by: str | None
 ) -> None:
     pipeline = embed_documents(connection, session, texts(12), partition_by=partition_by)
-    parts = ["reports_chunks"] if partition_by is None else ["reports_chunks_0", "reports_chunks_1"]
-    for part in parts:
-        connection.execute(
-            f"alter table {part} set (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90,"
-            " toast.autovacuum_enabled = off)"
-        )
-    connection.execute(f"alter table {parts[0]} set (parallel_workers = 2)")
+    tables = set_storage_parameters(connection)
+    connection.execute(f"alter table {tables[0]} set (parallel_workers = 2)")
     before = storage_parameters(connection)
-    assert len(before) == 2 * len(parts)
+    assert len(before) == 2 * len(tables)
     embed(session, begin(connection, pipeline))
     switch(connection, pipeline)
     assert storage_parameters(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("partition_by", "then"), [(None, "hash:2"), ("hash:2", ""), ("hash:2", "hash:3")]
+)
+def test_storage_parameters_of_all_parts_are_set_on_all_new_ones(
+    connection: Connection, session: Session, partition_by: str | None, then: str
+) -> None:
+    pipeline = embed_documents(connection, session, texts(12), partition_by=partition_by)
+    set_storage_parameters(connection)
+    wanted = [each[1:] for each in storage_parameters(connection)][:2]
+    embed(session, begin(connection, pipeline, Changes(partition_by=then)))
+    switch(connection, pipeline)
+    found = storage_parameters(connection)
+    assert [each[1:] for each in found] == wanted * (len(found) // 2)
+    assert len(found) == 2 * max(1, int(then[5:] or 0))
+
+
+def set_storage_parameters(connection: Connection) -> list[str]:
+    """Set some on each table that holds chunks, and on what holds its long values; return them."""
+    query = "select relname from pg_class where relname like 'reports_chunks%' and relkind = 'r'"
+    tables = [name for (name,) in connection.execute(query + " order by 1").fetchall()]
+    for table in tables:
+        connection.execute(
+            f"alter table {table} set (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90,"
+            " toast.autovacuum_enabled = off)"
+        )
+    return tables
 
 
 def storage_parameters(connection: Connection) -> list[tuple[str, bool, list[str]]]:
