@@ -1,4 +1,4 @@
-"""The cost of many changes of single rows: idle polls, claims, and a look for deleted records."""
+"""The cost of many changes of single rows: idle polls, claims, and a sweep for deleted records."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
     yield _polls(bench, bench.sizes.changes * 15)
     yield _claims(bench, bench.sizes.changes)
     for records in bench.sizes.gone_records:
-        yield _look(bench, records)
+        yield _sweep(bench, records)
 
 
 def _queue(connection: Connection, pipeline: Pipeline, records: int, item_records: int) -> None:
@@ -126,8 +126,8 @@ def _claims(bench: Bench, records: int) -> Measured:
     return Measured(figures=figures)
 
 
-def _look(bench: Bench, records: int) -> Measured:
-    """Time a look for gone records, of which as many are queued as the ledger has."""
+def _sweep(bench: Bench, records: int) -> Measured:
+    """Time a sweep for deleted records, of which as many are queued as the ledger has."""
     conninfo = new_database(bench.server)
     with connect(conninfo) as connection:
         make_source(connection)
@@ -143,7 +143,7 @@ def _look(bench: Bench, records: int) -> Measured:
             seconds.append(time.perf_counter() - started)
     drop_database(bench.server, conninfo)
     note = "all gone, all told by triggers, all waiting"
-    return Measured(figures=[_figure("look for gone records", records, "s", seconds, note)])
+    return Measured(figures=[_figure("sweep for deleted records", records, "s", seconds, note)])
 
 
 def _figure(name: str, records: int, unit: str, values: list[float], note: str) -> Figure:
