@@ -29,8 +29,7 @@ COMPARING = "comparing its vectors"
 
 def texts_of(pipeline: Pipeline) -> list[Readable]:
     """Return what is read for the texts of chunks."""
-    target = Readable(pipeline.target)
-    return [target] if pipeline.spec.text else [target, Readable(pipeline.source, _text(pipeline))]
+    return _readable(pipeline, ())
 
 
 def read_by(pipeline: Pipeline, request: SearchRequest) -> list[Readable]:
@@ -40,9 +39,18 @@ def read_by(pipeline: Pipeline, request: SearchRequest) -> list[Readable]:
         return texts_of(pipeline)
     if names_whole_rows(where):
         return [Readable(pipeline.target), Readable(pipeline.source)]
-    text = () if pipeline.spec.text else _text(pipeline)
-    columns = (*pipeline.key.names, *text, *request.columns, *possible_columns(where))
-    return [Readable(pipeline.target), Readable(pipeline.source, columns)]
+    named = (*pipeline.key.names, *request.columns, *possible_columns(where))
+    return _readable(pipeline, named)
+
+
+def _readable(pipeline: Pipeline, named: tuple[str, ...]) -> list[Readable]:
+    """Return what is read, with the columns of the source that are `named`."""
+    spec = pipeline.spec
+    if spec.into_column is not None:
+        return [Readable(pipeline.source, (*_text(pipeline), spec.into_column, *named))]
+    of_source = (*(() if spec.text else _text(pipeline)), *named)
+    target = Readable(pipeline.target)
+    return [target, Readable(pipeline.source, of_source)] if of_source else [target]
 
 
 def _text(pipeline: Pipeline) -> tuple[str, ...]:

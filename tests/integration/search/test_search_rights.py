@@ -13,6 +13,7 @@ from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.pipeline.catalog import load_pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from tests.support.corpus import texts
 from tests.support.documents import marked_block
@@ -38,7 +39,8 @@ def searcher(connection: Connection, conninfo: str) -> Iterator[str]:
     connection.execute(block)
     connection.execute("create role assistant login password 'secret' in role pgembed_searcher")
     yield make_conninfo(conninfo, user="assistant", password="secret")
-    connection.execute("drop owned by pgembed_searcher; drop role assistant, pgembed_searcher")
+    connection.execute("drop owned by assistant, pgembed_searcher")
+    connection.execute("drop role assistant, pgembed_searcher")
 
 
 @pytest.mark.on_both_servers
@@ -62,6 +64,19 @@ def test_and_for_nothing_else(searcher: str) -> None:
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 role.execute(statement)
+
+
+def test_of_vectors_in_a_column_the_columns_that_are_read_are_enough_and_named(
+    connection: Connection, conninfo: str, letters: Pipeline, searcher: str
+) -> None:
+    connection.execute("alter table public.letters add column made date")
+    for request, columns in (({}, "a, b, body, embedding"), ({"columns": ("made",)}, "made")):
+        with pytest.raises(PgembedError) as raised:
+            ask(searcher, letters, **request)
+        grant = f"grant select ({columns}) on public.letters to assistant"
+        assert str(raised.value).endswith(f"missing: {grant}")
+        connection.execute(grant)
+        assert ask(searcher, letters, **request)
 
 
 def test_a_table_of_a_condition_that_may_not_be_read_is_named_with_its_grant(
