@@ -44,7 +44,8 @@ def copy_parameters(connection: Connection, old: Table, new: Table) -> None:
     On a part that of the part with the same bounds, or else what is set on all of `old`.
     """
     before, after = _set_on(connection, old), _set_on(connection, new)
-    everywhere = frozenset.intersection(*(each.values for each in before.values()))
+    of_all = [each.values for each in before.values()]
+    everywhere = frozenset.intersection(*of_all) if of_all else frozenset()
     for bounds, each in after.items():
         wanted = before[bounds].values if bounds in before else everywhere
         for name, value in sorted(wanted - each.values):
