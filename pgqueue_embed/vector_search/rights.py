@@ -69,18 +69,19 @@ order by 1, 2
 """
 
 
-# Of a condition's tables only PostgreSQL knows, which tells their names without their schemas.
+# Of a condition's tables only PostgreSQL knows, which tells their names without their schemas; and
+# the schema of the extension is in no list.
 REFUSED = "permission denied for "
 NAMED = """
 select format('grant usage on schema %%I to %%I', nspname, current_user)
 from pg_namespace
-where nspname = %(name)s and not has_schema_privilege(oid, 'usage')
+where nspname = any(%(names)s) and not has_schema_privilege(oid, 'usage')
 union all
 select format('grant select on %%I.%%I to %%I', nspname, relname, current_user)
 from pg_class
 join pg_namespace on pg_namespace.oid = relnamespace
 where
-    relname = %(name)s
+    relname = any(%(names)s)
     and relkind in ('r', 'p', 'v', 'm', 'f')
     and not has_table_privilege(pg_class.oid, 'select')
 """
@@ -134,10 +135,13 @@ def _missing(tables: Sequence[Readable]) -> Steps[list[str]]:
 
 def _missing_by_name(says: str) -> Steps[list[str]]:
     """Return the GRANT for what PostgreSQL says is refused: a table of a person's condition."""
-    if not says.startswith(REFUSED):
+    _, is_refused, named = says.partition(REFUSED)
+    if not is_refused:
         return []
-    name = says.rpartition(" ")[2]
-    return [grant for (grant,) in (yield Step(NAMED, {"name": name}))]
+    # Its kind has one word or two: schema, table, materialized view.
+    words = named.split(" ")
+    names = [" ".join(words[1:]), " ".join(words[2:])]
+    return [grant for (grant,) in (yield Step(NAMED, {"names": names}))]
 
 
 def with_grants(says: str, tables: Sequence[Readable] = ()) -> Steps[str]:

@@ -82,13 +82,26 @@ def test_of_vectors_in_a_column_the_columns_that_are_read_are_enough_and_named(
 def test_a_table_of_a_condition_that_may_not_be_read_is_named_with_its_grant(
     connection: Connection, searcher: str
 ) -> None:
-    connection.execute("create schema shop; create table shop.orders (id bigint)")
+    connection.execute('create schema "Shop"; create table "Shop"."My orders" (id bigint)')
     with connect(searcher) as role:
         pipeline = load_pipeline(role, "reports")
-    where = "mdr_text_key in (select id from shop.orders)"
-    for missing in ("usage on schema shop", "select on shop.orders"):
+    where = 'mdr_text_key in (select id from "Shop"."My orders")'
+    for missing in ('usage on schema "Shop"', 'select on "Shop"."My orders"'):
         with pytest.raises(PgembedError, match=f"missing: grant {missing} to assistant"):
             ask(searcher, pipeline, where=where)
         connection.execute(f"grant {missing} to assistant")
     assert ask(searcher, pipeline, where=where) == []
-    connection.execute("drop schema shop cascade")
+    connection.execute('drop schema "Shop" cascade')
+
+
+def test_the_schema_of_the_extension_is_named_with_its_grant(
+    connection: Connection, searcher: str
+) -> None:
+    connection.execute('create schema "Of vectors"; alter extension vector set schema "Of vectors"')
+    missing = 'grant usage on schema "Of vectors" to assistant'
+    with connect(searcher) as role:
+        pipeline = load_pipeline(role, "reports")
+    with pytest.raises(PgembedError, match=f"missing: {missing}$"):
+        ask(searcher, pipeline)
+    connection.execute(missing)
+    assert ask(searcher, pipeline)
