@@ -42,6 +42,8 @@ Against = Annotated[
     ),
 ]
 
+MOST_WIDTH = 400
+
 # Of fewer queries, those that were drawn again and again spread less than others would.
 FEW_QUERIES = 30
 
@@ -165,7 +167,8 @@ def _searcher(
 
 def _show(found: Comparison) -> None:
     say(f"by {_queries(found.queries)} with {count(found.relevant, 'relevant record')}")
-    console().print(_table(found))
+    # As wide as the pipelines' names make it: a row of numbers that is folded is none to read.
+    console().print(_table(found), width=MOST_WIDTH, crop=False)
     for system in found.systems:
         if system.missing:
             lacking = count(system.missing, "relevant record")
@@ -221,7 +224,7 @@ def _table(found: Comparison) -> Table:
 
 def _cell(estimate: Mean, sign: str) -> str:
     low, high = (format(each, f"{sign}.3f") for each in (estimate.low, estimate.high))
-    return f"{estimate.mean:{sign}.3f}  {low} to {high}"
+    return f"{estimate.mean:{sign}.3f} {low} to {high}"
 
 
 def _verdict(first: str, second: str, difference: Mapping[str, Mean]) -> str:

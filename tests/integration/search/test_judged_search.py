@@ -106,6 +106,9 @@ def test_pipelines_are_compared_by_the_same_queries(
         assert difference["mean"] == pytest.approx(share - 1)
         assert difference["low"] < share - 1 < difference["high"] < 0
     shown = pgembed(conninfo, "evaluate", "reports", *files, "--against", "other").stdout
+    lines = [line for line in shown.splitlines() if "@" in line]
+    assert [line.split()[0] for line in lines[:3]] == ["nDCG@10", "Recall@100", "MRR@10"]
+    assert all(len(line) < 80 for line in lines)
     assert "by 41 queries with 41 relevant records" in shown
     assert "without vectors in other: 1 relevant record" in shown
     assert "other is worse by nDCG@10, Recall@100, MRR@10 than reports" in shown
