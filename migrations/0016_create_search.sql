@@ -343,7 +343,8 @@ begin
     begin
         loop
             execute format(
-                'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index), bool_or(is_enough) from (%s) as nearest',
+                -- A vector of zeros alone is like nothing: its distance is no number.
+                'select array_agg(row(key, 1 - distance, chunk_index, start_char, end_char, chunk)::pgembed.hit order by distance, key, chunk_index) filter (where distance <> ''NaN''), bool_or(is_enough) from (%s) as nearest',
                 pgembed.search_statement(pipeline, pgembed.chunk_rows(pipeline), condition, '{}', scan)
             )
             into hits, is_enough using query, k;

@@ -30,11 +30,11 @@ from pgembed.pipelines
 where id = %(id)s
 """
 
-# How many chunks of a record a search for it would find.
+# How many chunks of a record a search for it would find; NaN, of a vector of zeros, is above all.
 MATCHED = """
 select {key}, count(*)
 from {relation}
-where {condition} and {key_is_among_keys} and 1 - {distance} >= $2
+where {condition} and {key_is_among_keys} and 1 - {distance} between $2 and 2
 group by 1
 """
 

@@ -90,6 +90,25 @@ def test_a_vector_of_pgvector_is_taken_as_it_is(connection: Connection, reports:
     assert rows == [(row[0],) for row in find(connection, k=3)]
 
 
+def test_vectors_of_zeros_are_like_nothing_to_the_program_and_in_sql(
+    connection: Connection, conninfo: str, reports: Pipeline
+) -> None:
+    connection.execute(
+        "update reports_chunks set embedding = array_fill(0::real, array[8])::vector"
+        " where fulltext_id = 7 and chunk_index = 0"
+    )
+    by_program = [hit.key_text for hit in ask(conninfo, reports, where="id in (7, 8)")]
+    by_sql = connection.execute(
+        "select key, score from pgembed.search('reports', %s::real[], 10, '{\"id\": [7, 8]}')",
+        (QUERY.tolist(),),
+    ).fetchall()
+    assert by_program == [key for key, _ in by_sql]
+    assert sorted(by_program) == ["7", "8", "8"]
+    assert all(-1 <= score <= 1 for _, score in by_sql)
+    (of_record,) = ask(conninfo, reports, where="id = 7", per_record=True)
+    assert of_record.matched == 1
+
+
 def test_settings_of_the_transaction_are_as_before(
     connection: Connection, indexed: Pipeline
 ) -> None:
