@@ -12,7 +12,18 @@ import gc
 OBJECTS_BEFORE_A_LOOK = 20_000
 LOOKS_BEFORE_AN_OLDER_ONE = 20
 
+USUAL = gc.get_threshold()
+
 
 def collect_seldom() -> None:
     """Let this process look for garbage less often; for programs of ours, not for a host's."""
     gc.set_threshold(OBJECTS_BEFORE_A_LOOK, LOOKS_BEFORE_AN_OLDER_ONE, LOOKS_BEFORE_AN_OLDER_ONE)
+
+
+def collect_as_usual() -> None:
+    """Let this process look for garbage as Python does; for servers.
+
+    A request leaves a few objects in a circle, such as an error with the frames that it went
+    through, which may hold its body several times: of a hundred requests, gigabytes.
+    """
+    gc.set_threshold(*USUAL)

@@ -10,6 +10,7 @@ import typer
 from pgqueue_embed.cli.display import say
 from pgqueue_embed.cli.listening_options import ListeningOptions, ListenPort
 from pgqueue_embed.cli.options import connected, log_settings
+from pgqueue_embed.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from pgqueue_embed.web_server.answers import App
@@ -99,6 +100,7 @@ def mcp(conninfo: str, names: Names = None) -> None:
     from pgqueue_embed.search_server.service import SearchService
 
     log_settings(quiet=True).apply()
+    collect_as_usual()
     service = SearchService(conninfo, DirectEncoder(), names or ())
     try:
         service.check()

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pgqueue_embed.garbage import collect_as_usual
 from pgqueue_embed.log import Forwarding, get_logger
 from pgqueue_embed.web_server.answers import App
 from pgqueue_embed.web_server.guard import MOST_BODY_BYTES, Guard
@@ -102,6 +103,7 @@ def serve(
     `on_started` is called with the URL once requests are answered. Raises UsageError where it
     cannot listen.
     """
+    collect_as_usual()
     log = get_logger()
 
     def tell() -> None:

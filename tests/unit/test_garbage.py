@@ -12,7 +12,9 @@ import pgqueue_embed.__main__
 import pgqueue_embed.bench.process
 import pgqueue_embed.worker.process
 from pgqueue_embed.embedding.devices import release_memory
-from pgqueue_embed.garbage import OBJECTS_BEFORE_A_LOOK
+from pgqueue_embed.garbage import OBJECTS_BEFORE_A_LOOK, USUAL, collect_seldom
+from pgqueue_embed.web_server import Listening, serve
+from pgqueue_embed.web_server.answers import App
 
 
 class Begun(Exception):
@@ -49,6 +51,18 @@ def test_programs_look_for_garbage_seldom(
     with pytest.raises(Begun):
         program()
     assert gc.get_threshold()[0] == OBJECTS_BEFORE_A_LOOK
+
+
+def test_servers_look_for_garbage_as_usual() -> None:
+    """An error keeps the frames that it went through, and they the bodies of requests."""
+
+    def begin(_url: str) -> App:
+        raise Begun
+
+    collect_seldom()
+    with pytest.raises(Begun):
+        serve(begin, Listening(port=0), name="serve")
+    assert gc.get_threshold() == USUAL
 
 
 def test_out_of_memory_is_answered_by_a_look() -> None:
