@@ -21,6 +21,9 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server import paces, search_rounds
 from pgqueue_embed.search_server.bodies import search_of
 from pgqueue_embed.search_server.service import SearchService
+from pgqueue_embed.vector_search.index import plan
+from pgqueue_embed.vector_search.index_build import build_index
+from pgqueue_embed.vector_search.index_plan import IndexOptions
 from pgqueue_embed.vector_search.lexical_index import build_lexical_index
 from pgqueue_embed.vector_search.query import search_together
 from pgqueue_embed.vector_search.relation import relation_of
@@ -108,12 +111,19 @@ def test_searches_that_come_together_find_what_each_finds_alone(
 def test_a_search_that_fails_fails_alone(
     conninfo: str, connection: Connection, reports: Pipeline, rounds: list[int]
 ) -> None:
-    given = [asked({"columns": ["made"], "limit": 400}, number) for number in range(16)]
+    given = [asked({"columns": ["share"], "limit": 400}, number) for number in range(16)]
+    build_index(connection, reports, plan(connection, reports, IndexOptions()))
+    # So that the column is computed of what the index names, and of nothing else.
+    connection.execute(
+        "alter table public.reports add column share integer"
+        " generated always as (1000 / (made - date '2000-01-01')) virtual;"
+        f"alter database {connection.info.dbname} set enable_sort = off"
+    )
 
     async def failing(service: SearchService) -> None:
         before = await at_once(service, given)
-        # No date of Python's: what finds this record cannot be read.
-        connection.execute("update public.reports set made = 'infinity' where id = 700")
+        # Divided by zero: what finds this record cannot be read.
+        connection.execute("update public.reports set made = '2000-01-01' where id = 700")
         rounds.clear()
         after = await at_once(service, given)
         assert rounds[0] == len(given)
