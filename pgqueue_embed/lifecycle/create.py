@@ -151,10 +151,12 @@ def _lacks_halfvec(connection: Connection, fitted: Fitted, settled: PipelineSpec
     )
 
 
-# The name of the pipeline or its target is taken.
+# The name of the pipeline or its target is taken; or that of the type of the target's rows, where
+# another session commits between two looks of PostgreSQL's.
 TAKEN = (
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateColumn,
+    psycopg.errors.DuplicateObject,
     psycopg.errors.UniqueViolation,
 )
 
