@@ -151,6 +151,13 @@ def _apply(conninfo: str) -> list[str]:
         def init_connection(self, connection: Connection) -> None:
             connection.execute("set search_path to pgembed")
 
+        def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
+            """Apply and mark in one transaction: yoyo takes two, and could be ended in between."""
+            self.ensure_internal_schema_updated()
+            with self.transaction():
+                migration.process_steps(self, "apply", force=force)
+                self.mark_one(migration)
+
     logging.getLogger("yoyo").setLevel(logging.ERROR)
     with Backend(parse_uri("postgresql+psycopg://"), "_yoyo_migration") as backend:
         backend.init_database()

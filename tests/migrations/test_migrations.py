@@ -202,6 +202,27 @@ def test_locked_table_fails_the_migration_in_one_line_and_changes_nothing(
     assert migrate(conninfo)[-1] == "0099_alter_work"
 
 
+def test_migration_that_is_not_marked_has_changed_nothing(
+    connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sees what a migration changed sees its name, too; an end in between leaves neither."""
+    for path in migrations_folder().glob("*.sql"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "0099_later.sql").write_text(
+        f"-- depends: {available_migrations()[-1]}\ncreate table pgembed.later (id int);\n"
+    )
+    monkeypatch.setattr(migrate_module, "migrations_folder", lambda: tmp_path)
+    connection.execute(
+        "alter table pgembed._yoyo_migration"
+        " add constraint unmarked check (migration_id <> '0099_later')"
+    )
+    with pytest.raises(psycopg.errors.CheckViolation):
+        migrate(conninfo)
+    assert connection.execute("select to_regclass('pgembed.later')").fetchone() == (None,)
+    connection.execute("alter table pgembed._yoyo_migration drop constraint unmarked")
+    assert migrate(conninfo) == ["0099_later"]
+
+
 @pytest.mark.on_both_servers
 def test_extension_may_live_in_any_schema(empty_conninfo: str) -> None:
     with connect(empty_conninfo) as connection:
