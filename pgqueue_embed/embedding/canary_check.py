@@ -8,7 +8,8 @@ import numpy as np
 
 from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.embedding import canaries
-from pgqueue_embed.embedding.rows import Vectors, agreement
+from pgqueue_embed.embedding.references import References
+from pgqueue_embed.embedding.rows import Vectors, agreement, is_unit, lowest_cosine
 
 # Embeds chunks in one batch, padded to a length or to the longest.
 Embed = Callable[[Sequence[Chunk], int | None], Vectors]
@@ -17,26 +18,48 @@ Embed = Callable[[Sequence[Chunk], int | None], Vectors]
 # computes for seconds whenever a model is opened.
 ON_CPU = 2
 
+# Of a vector in fp32 to itself, computed again: what differs is rounding.
+_SAME = 0.99999
+
 
 class CanaryCheck:
     """The canaries of a model; ``references`` are the vectors in fp32 on the CPU, by number.
 
-    ``sequence_tokens`` gives the length of a chunk as the model reads it.
+    ``sequence_tokens`` gives the length of a chunk as the model reads it; ``kept`` is the file of
+    references that are computed once for some starts.
     """
 
     def __init__(self, chunks: Sequence[Chunk], sequence_tokens: Callable[[Chunk], int]) -> None:
         self.chunks = chunks
         self._lengths = [sequence_tokens(chunk) for chunk in chunks]
         self._references: dict[int, Vectors] = {}
+        self.kept: References | None = None
 
     def remember(self, references: Mapping[int, Vectors]) -> None:
         """Take what is known already of some of them."""
         self._references.update(references)
 
     def complete(self, embed: Embed) -> None:
-        """Compute the references that are not known; ``embed`` does so in fp32 on the CPU."""
-        if len(self._references) < len(self.chunks):
-            self._references = dict(enumerate(self._vectors(embed, ON_CPU)))
+        """Learn the references: kept ones, or by ``embed``, which computes in fp32 on the CPU."""
+        if len(self._references) == len(self.chunks):
+            return
+        vectors = self._recalled()
+        if vectors is None:
+            vectors = self._vectors(embed, ON_CPU)
+            if self.kept is not None:
+                self.kept.keep(vectors)
+        self._references = dict(enumerate(vectors))
+
+    def _recalled(self) -> Vectors | None:
+        """Return what an earlier start has kept, if it agrees with all that is known now."""
+        known = sorted(self._references)
+        if self.kept is None or not known:
+            return None
+        now = np.stack([self._references[number] for number in known])
+        vectors = self.kept.recall((len(self.chunks), now.shape[1]))
+        if vectors is None or not is_unit(vectors):
+            return None
+        return vectors if lowest_cosine(vectors[known], now) >= _SAME else None
 
     def agreement(self, embed: Embed, at_once: int | None) -> float:
         """Return the lowest cosine of all canaries, so many at once, or all.

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgqueue_embed.embedding.references import References
 from pgqueue_embed.embedding.shapes import SIZES
 from pgqueue_embed.untrusted.bounded_file import UnreadableFile, read_json
 from pgqueue_embed.whole_file import replacing
@@ -69,6 +70,10 @@ class Memory:
         """Return what was learnt in the last days; None where nothing was."""
         learnt = None if self._anew else self._read().get(key)
         return None if learnt is None or learnt.is_old else learnt
+
+    def references(self, key: str) -> References | None:
+        """Return the file of known texts' vectors of one model; None with ``anew``."""
+        return None if self._anew else References(self._folder, key, KEPT_SECONDS)
 
     def keep(self, key: str, learnt: Learnt) -> None:
         """Keep what was learnt, in the place of what was known."""

@@ -132,6 +132,7 @@ class EmbeddingModel(PlacedModel):
             variants = variants if len(variants) == 1 else (FP32,)
             memory = None
         key = learnt_key(device, self._requested, self.fingerprint.digest) if memory else ""
+        self._canaries.kept = memory.references(self._references_key()) if memory else None
         self._chooser = Chooser(variants, device, memory=memory, key=key)
         self._chooser.settle(*self._settle(device, self._chooser.order))
         self.limits = TABLE_LOOK_UP
@@ -139,6 +140,13 @@ class EmbeddingModel(PlacedModel):
             self.limits = self._chooser.sized(limits_for(kind_of(device)))
             self._rival = self.choice.rival if memory else None
             self._chooser.keep()
+
+    def _references_key(self) -> str:
+        """Return the name of the canaries' vectors in fp32: all that they depend on."""
+        texts = (chunk.text for chunk in self._canaries.chunks)
+        return " | ".join(
+            (learnt_key("cpu", "fp32", self.fingerprint.digest), repr(self._use), *texts)
+        )
 
     @property
     def choice(self) -> Choice:

@@ -11,6 +11,9 @@ from pgqueue_embed.errors import ModelError, RecordFault
 
 Vectors = NDArray[np.float32]
 
+# How far from 1 rounding takes a squared length.
+_UNIT = 1e-4
+
 
 class NonFiniteVectors(RecordFault):
     """The model gave no usable vector for some rows: NaN, infinity or zero length.
@@ -67,6 +70,12 @@ def unit_rows(raw: NDArray[np.floating]) -> Vectors:
         raise NonFiniteVectors(tuple(int(row) for row in np.flatnonzero(unusable)))
     scaled: Vectors = vectors / lengths[:, None].astype(np.float32)
     return scaled
+
+
+def is_unit(vectors: Vectors) -> bool:
+    """Tell whether each row has length 1, as far as float32 tells."""
+    lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return bool((np.abs(lengths - 1) < _UNIT).all())
 
 
 # Of a vector of length 1 in half precision: of a shorter rest, rounding would choose the direction.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from pgqueue_embed.embedding import (
     DeviceThread,
     EmbeddingModel,
     Memory,
+    ModelUse,
     chooser,
     keep_heap,
     resolve_model,
@@ -304,6 +306,28 @@ def test_what_was_learnt_is_used_and_named_by_what_it_depends_on(
     found_fastest(monkeypatch, BF16)
     anew = load(folder, memory=Memory(tmp_path, anew=True))
     assert anew.choice.variant == BF16
+
+
+def test_known_texts_are_computed_in_fp32_once_for_many_starts(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS)
+    first = load(folder, memory=Memory(tmp_path))
+    canaries = len(first._canaries.chunks)
+    computed = Counter[str]()
+    plain = EmbeddingModel._plain_forward
+
+    def counted(model: EmbeddingModel, chunks: Sequence[Chunk], *length: int | None) -> Vectors:
+        computed[model.precision] += len(chunks)
+        return plain(model, chunks, *length)
+
+    monkeypatch.setattr(EmbeddingModel, "_plain_forward", counted)
+    again = load(folder, memory=Memory(tmp_path))
+    assert again.canary_cosine == pytest.approx(first.canary_cosine, abs=1e-4)
+    assert computed == {"bf16": canaries}
+    other_use = ModelUse(document_prompt="passage: ")
+    load(folder, memory=Memory(tmp_path), use=other_use)
+    assert computed == {"bf16": 2 * canaries, "fp32": canaries}
 
 
 def test_what_was_remembered_and_does_not_agree_any_more_is_passed_over(

@@ -205,7 +205,7 @@ def test_locked_table_fails_the_migration_in_one_line_and_changes_nothing(
 def test_migration_that_is_not_marked_has_changed_nothing(
     connection: Connection, conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever sees what a migration changed sees its name, too; an end in between leaves neither."""
+    """Who sees what a migration changed sees its name, too; an end in between leaves neither."""
     for path in migrations_folder().glob("*.sql"):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "0099_later.sql").write_text(
