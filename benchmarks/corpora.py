@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,18 @@ def maude() -> Corpus:
     """Return the 2,000 device-event reports that lie in the repository (English, long)."""
     with gzip.open(MAUDE, "rt", encoding="utf-8", newline="") as file:
         return Corpus(name="MAUDE", documents=[row["foi_text"] for row in csv.DictReader(file)])
+
+
+def shuffled_reports(records: int) -> Corpus:
+    """Return reports; from the second round on their words are shuffled, so that all differ."""
+    reports, shuffle = maude().documents, random.Random(1)
+    documents: list[str] = []
+    for number in range(records):
+        words = reports[number % len(reports)].split(" ")
+        if number >= len(reports):
+            shuffle.shuffle(words)
+        documents.append(" ".join(words))
+    return Corpus(name="MAUDE, words shuffled", documents=documents)
 
 
 def wikipedia() -> Corpus:

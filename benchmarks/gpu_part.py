@@ -5,14 +5,13 @@ Skipped where torch finds no GPU.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import ceiling
 from benchmarks.bench import Bench
-from benchmarks.corpora import Corpus, maude
+from benchmarks.corpora import Corpus, shuffled_reports
 from benchmarks.database import cloned, queued_database
 from benchmarks.figures import Figure, Measured, Reach, interleaved, ratio
 from benchmarks.random_model import large_model
@@ -63,7 +62,7 @@ def measure(bench: Bench) -> Iterator[Measured]:
 
 
 def _measure(bench: Bench, device: str, load: Load) -> Measured:
-    corpus = Corpus(name=f"{load.name}, reports", documents=shuffled(load.records))
+    corpus = replace(shuffled_reports(load.records), name=f"{load.name}, reports")
     template = queued_database(bench.server, corpus.documents, load.model)
     variants: dict[str, Callable[[], float | Run]] = {}
     notes = [f"{load.name} on {describe_device(device)}"]
@@ -99,19 +98,6 @@ def _measure(bench: Bench, device: str, load: Load) -> Measured:
         for name, found in outcomes.items()
     ]
     return Measured(figures=figures, reaches=[reach], notes=notes)
-
-
-def shuffled(records: int) -> list[str]:
-    """Return reports; from the second round on their words are shuffled, so that all differ."""
-    reports = maude().documents
-    shuffle = random.Random(1)
-    documents: list[str] = []
-    for number in range(records):
-        words = reports[number % len(reports)].split(" ")
-        if number >= len(reports):
-            shuffle.shuffle(words)
-        documents.append(" ".join(words))
-    return documents
 
 
 def _tokenising(model: EmbeddingModel, chunks: list[Chunk], corpus: Corpus) -> Callable[[], float]:

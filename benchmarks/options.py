@@ -15,7 +15,7 @@ class Sizes:
     times_over: dict[str, int] = field(
         default_factory=lambda: {"Wikipedia": 2, "MAUDE": 15, "Tang poems": 5}
     )
-    fed_records: int = 20_000
+    fed_records: tuple[int, int] = (20_000, 60_000)
     poems: int = 4_000
     queue_records: tuple[int, ...] = (1_000_000, 10_000_000)
     claims: int = 1_000
@@ -41,7 +41,7 @@ QUICK = Sizes(
     glosses=300,
     stub_records=3_000,
     times_over={},
-    fed_records=3_000,
+    fed_records=(3_000, 6_000),
     poems=500,
     queue_records=(1_000_000,),
     claims=200,

@@ -28,12 +28,13 @@ from tests.support.fakes import FixedPipelines
 DIMENSIONS = 384
 SPECIAL_TOKENS = 2
 OPERATIONS = 100  # MiniLM's pass has about so many
-# The most that a batch has: a chunk is read as at least a token, and two special ones.
-ROWS = limits_for("mps").max_tokens_per_batch // 3
 
 
 class StubModel:
-    """Fulfils batch_runner.Model: one constant unit vector for every chunk, in a Mac's batches."""
+    """Fulfils batch_runner.Model: one constant unit vector for every chunk.
+
+    ``kind`` is that of the device whose batches it is given.
+    """
 
     name = "stub"
     device = "cpu"
@@ -42,10 +43,12 @@ class StubModel:
     chunks_in_fp32 = 0
     passes_at_once = 1
     canary_cosine = 1.0
-    limits = limits_for("mps")
 
-    def __init__(self) -> None:
-        self._vectors = np.full((ROWS, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
+    def __init__(self, kind: str = "mps") -> None:
+        self.limits = limits_for(kind)
+        # A chunk is read as at least a token, and two special ones.
+        rows = self.limits.max_tokens_per_batch // (SPECIAL_TOKENS + 1)
+        self._vectors = np.full((rows, DIMENSIONS), DIMENSIONS**-0.5, np.float32)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -87,10 +90,11 @@ class PacedModel(StubModel):
     has ended. They are called one by one by Python, or all by one call of torch's.
     """
 
-    device = "mps"  # which is given some batches at once
-
-    def __init__(self, tokens_per_second: float, *, in_one_call: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self, tokens_per_second: float, kind: str = "mps", *, in_one_call: bool = True
+    ) -> None:
+        super().__init__(kind)
+        self.device = kind  # which is given some batches at once
         self.busy_seconds = 0.0
         self._seconds_per_token = 1 / tokens_per_second
         self._free_at = 0.0
