@@ -119,12 +119,16 @@ _SIZES = {
     "positions": "max_position_embeddings",
     "epsilon": "layer_norm_eps",
 }
-_DISTIL_SIZES = _SIZES | {
+_DISTIL_SIZES = {
+    "vocabulary": "vocab_size",
     "width": "dim",
     "inner_width": "hidden_dim",
     "layers": "n_layers",
     "heads": "n_heads",
+    "positions": "max_position_embeddings",
 }
+# Fixed in the code of DistilBERT, whatever its files say.
+_EPSILON = 1e-12
 _LIKE_BERT = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 _MPNET = Names(
     query="attention.attn.q",
@@ -164,8 +168,7 @@ def plan_of(config: Settings) -> NetworkPlan:
     require(config.keys() <= known, "a setting that is not known")
     require(config[activation] == "gelu", "its activation")
     require(all(config.get(name, usual) == usual for name, usual in _USUAL.items()), "its kind")
-    # Fixed in the code of DistilBERT.
-    found = {"layer_norm_eps": 1e-12, **config}
+    found = {"layer_norm_eps": _EPSILON, **config}
     plan = _plan(kind, config, {field: found[name] for field, name in sizes.items()})
     require(plan.width % plan.heads == 0, "its heads")
     return plan
@@ -173,7 +176,7 @@ def plan_of(config: Settings) -> NetworkPlan:
 
 def _plan(kind: str, config: Settings, sizes: dict[str, Any]) -> NetworkPlan:
     if kind == "distilbert":
-        return NetworkPlan(architecture="DistilBertModel", names=_DISTIL, **sizes)
+        return NetworkPlan(architecture="DistilBertModel", names=_DISTIL, epsilon=_EPSILON, **sizes)
     if kind == "mpnet":
         kinds = {"architecture": "MPNetModel", "names": _MPNET}
         return NetworkPlan(padding_id=1, distances=True, **(sizes | kinds))

@@ -5,6 +5,7 @@ That they are the library's is seen in test_light_models.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -84,7 +85,34 @@ def test_tokenizer_that_its_settings_contradict(
     assert light(folder) is None
 
 
+def test_added_token_that_the_settings_have_otherwise(tmp_path: Path) -> None:
+    folder = ZOO["bert-mean"].save(tmp_path / "model")
+    state = json.loads((folder / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    token = {"content": "pump", **flags}
+    number = state["model"]["vocab"]["pump"]
+    state["added_tokens"].append({"id": number, **token})
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    for flag in flags:
+        edit(folder, "tokenizer_config.json", added_tokens_decoder={number: token})
+        assert light(folder) is not None
+        # The library has the token of these settings, and reads pumping otherwise.
+        other = token | {flag: True}
+        edit(folder, "tokenizer_config.json", added_tokens_decoder={number: other})
+        assert light(folder) is None
+
+
 # What is not understood -----------------------------------------------------------------------
+
+
+def test_a_number_that_the_code_of_a_network_fixes_is_not_asked_of_its_files(
+    tmp_path: Path,
+) -> None:
+    folder = ZOO["distilbert-dense"].save(tmp_path / "model")
+    assert light(folder) is not None
+    edit(folder, "config.json", layer_norm_eps=0.5)
+    assert light(folder) is None
+    assert open_light(folder, AS_ITS_FILES_SAY) is None
 
 
 def edited(name: str, **settings: Any) -> Callable[[Path], None]:
