@@ -34,6 +34,8 @@ class CanaryCheck:
         self._lengths = [sequence_tokens(chunk) for chunk in chunks]
         self._references: dict[int, Vectors] = {}
         self.kept: References | None = None
+        # Whether they are those of an earlier start, of which a few only were compared.
+        self.are_kept = False
 
     def remember(self, references: Mapping[int, Vectors]) -> None:
         """Take what is known already of some of them."""
@@ -45,10 +47,16 @@ class CanaryCheck:
             return
         vectors = self._recalled()
         if vectors is None:
-            vectors = self._vectors(embed, ON_CPU)
-            if self.kept is not None:
-                self.kept.keep(vectors)
-        self._references = dict(enumerate(vectors))
+            self.learn(embed)
+            return
+        self._references, self.are_kept = dict(enumerate(vectors)), True
+
+    def learn(self, embed: Embed) -> None:
+        """Compute the references by ``embed``, in fp32 on the CPU, and keep them."""
+        vectors = self._vectors(embed, ON_CPU)
+        if self.kept is not None:
+            self.kept.keep(vectors)
+        self._references, self.are_kept = dict(enumerate(vectors)), False
 
     def _recalled(self) -> Vectors | None:
         """Return what an earlier start has kept, if it agrees with all that is known now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -71,13 +72,16 @@ class Chooser:
         if self._memory is None:
             return
         known = self._learnt or Learnt(variant=str(self.choice.variant))
+        refused = tuple(map(str, self.choice.refused))
         self._learnt = replace(
             known,
             variant=str(self.choice.variant),
             rates={str(each): rate for each, rate in self._rates.items()},
-            refused=tuple(map(str, self.choice.refused)),
+            refused=refused,
             is_confirmed=self.choice.is_confirmed,
             batch_tokens=batch_tokens or known.batch_tokens,
+            # What is refused is so for days, however long the rest has been known.
+            learnt_at=known.learnt_at if set(refused) <= set(known.refused) else time.time(),
         )
         self._memory.keep(self._key, self._learnt)
 

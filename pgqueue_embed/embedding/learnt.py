@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,10 @@ class Memory:
         return None if self._anew else References(self._folder, key, KEPT_SECONDS)
 
     def keep(self, key: str, learnt: Learnt) -> None:
-        """Keep what was learnt, in the place of what was known."""
+        """Keep what was learnt, in the place of what was known, but for what was refused."""
         with self._turn():
             known = {each: kept for each, kept in self._read().items() if not kept.is_old}
-            self._write({**known, key: learnt})
+            self._write({**known, key: _together(known.get(key), learnt)})
 
     @property
     def _file(self) -> Path:
@@ -123,6 +123,18 @@ class Memory:
         content = json.dumps({key: asdict(each) for key, each in known.items()}, indent=1)
         with suppress(OSError), replacing(self._file) as new:
             new.write(f"{content}\n".encode())
+
+
+def _together(known: Learnt | None, learnt: Learnt) -> Learnt:
+    """Return what is to be kept, where another process may have told of the same meanwhile.
+
+    A text has refused a variant there: that is no less true for who has not met such a text.
+    """
+    if known is None or set(known.refused) <= set(learnt.refused):
+        return learnt
+    if learnt.variant in known.refused:
+        return known
+    return replace(learnt, refused=sorted({*known.refused, *learnt.refused}))
 
 
 def _entry(found: Any) -> Learnt | None:

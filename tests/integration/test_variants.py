@@ -30,6 +30,7 @@ from pgqueue_embed.embedding import model as models
 from pgqueue_embed.embedding.choice import Choice
 from pgqueue_embed.embedding.contest import TURNS
 from pgqueue_embed.embedding.devices import describe_processor
+from pgqueue_embed.embedding.learnt import KEPT_SECONDS
 from pgqueue_embed.embedding.light_network import LightNetwork
 from pgqueue_embed.embedding.precision import (
     BF16,
@@ -330,6 +331,24 @@ def test_known_texts_are_computed_in_fp32_once_for_many_starts(
     assert computed == {"bf16": 2 * canaries, "fp32": canaries}
 
 
+@pytest.mark.parametrize("turned", [[-1, -2], [-1]], ids=["exchanged", "damaged"])
+def test_kept_vectors_of_known_texts_refuse_nothing_that_agrees_with_those_of_now(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path, turned: list[int]
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS)
+    first = load(folder, memory=Memory(tmp_path))
+    (file,) = tmp_path.glob("canaries-*")
+    right = file.read_bytes()
+    wrong = np.frombuffer(right, np.float32).reshape(-1, first.dimensions).copy()
+    longest = np.argsort([len(chunk.text) for chunk in first._canaries.chunks])[turned]
+    wrong[longest] = -wrong[longest[::-1]]
+    file.write_bytes(wrong.tobytes())
+    again = load(folder, memory=Memory(tmp_path))
+    assert (again.choice.variant, again.choice.refused) == (BF16_WEIGHTS, ())
+    assert again.canary_cosine == pytest.approx(first.canary_cosine, abs=1e-4)
+    assert file.read_bytes() == right
+
+
 def test_what_was_remembered_and_does_not_agree_any_more_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
@@ -371,6 +390,24 @@ def test_what_a_users_text_has_refused_is_not_taken_again(
     again = load(folder, memory=Memory(tmp_path))
     assert (again.choice.variant, again.choice.rival) == (FP32, None)
     assert {*again.choice.refused} == {BF16_WEIGHTS, BF16}
+
+
+def test_what_is_refused_stays_so_for_days_however_long_the_rest_is_known(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    found_fastest(monkeypatch, BF16_WEIGHTS)
+    load(folder, memory=Memory(tmp_path))
+    file = tmp_path / "batch-sizes.json"
+    ((key, known),) = json.loads(file.read_text()).items()
+    almost_old = known["learnt_at"] - KEPT_SECONDS + 60
+    file.write_text(json.dumps({key: known | {"learnt_at": almost_old}}))
+    model = load(folder, memory=Memory(tmp_path))
+    model.sample_batches(1)
+    monkeypatch.setattr(models, "agreement", disagree)
+    compute(model, 1)
+    (kept,) = json.loads(file.read_text()).values()
+    assert kept["refused"] == ["bf16 weights"]
+    assert kept["learnt_at"] >= known["learnt_at"]
 
 
 def test_a_variant_that_is_changed_to_is_held_to_the_users_texts_as_well(

@@ -81,6 +81,16 @@ def test_what_this_program_does_not_write_is_not_taken_from_the_file(
     assert memory.recall("c") == SOMETHING
 
 
+def test_what_another_process_has_refused_meanwhile_stays_refused(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    told = replace(SOMETHING, variant="fp32", refused=["bf16 weights"])
+    memory.keep("a", told)
+    memory.keep("a", replace(SOMETHING, variant="bf16 weights", refused=[], batch_tokens=1_024))
+    assert memory.recall("a") == told
+    memory.keep("a", replace(SOMETHING, refused=["bf16"]))
+    assert memory.recall("a") == replace(SOMETHING, refused=["bf16", "bf16 weights"])
+
+
 def test_who_was_stopped_with_the_file_in_hand_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
