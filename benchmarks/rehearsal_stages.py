@@ -250,7 +250,7 @@ def _prepare(
     del reference, revision
     return Prepared(
         spec=spec,
-        records=check_tables(connection, spec),
+        shape=check_tables(connection, spec),
         model=fake_identity(DIMENSIONS),
         tokenizer=None,
         notes=(),

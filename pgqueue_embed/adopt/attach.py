@@ -13,7 +13,7 @@ from pgqueue_embed.adopt.candidate import Candidate
 from pgqueue_embed.adopt.table_check import MADE
 from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.locks import in_short_waits
-from pgqueue_embed.db.names import MAX_IDENTIFIER_BYTES, Table
+from pgqueue_embed.db.names import Table, with_suffix
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.errors import UsageError
@@ -59,7 +59,7 @@ def attach_table(connection: Connection, candidate: Candidate, doubtful: Sequenc
 
 def _take(connection: Connection, candidate: Candidate, doubtful: Sequence[str]) -> Pipeline:
     _add_columns(connection, candidate)
-    insert_pipeline(connection, to_row(candidate.spec, candidate.records, candidate.identity))
+    insert_pipeline(connection, to_row(candidate.spec, candidate.shape, candidate.identity))
     pipeline = load_pipeline(connection, candidate.spec.name)
     with trusting(connection, pipeline.spec):
         _rehearse(connection, pipeline)
@@ -182,11 +182,10 @@ def _free_index(connection: Connection, table: Table) -> Table:
     for number in count():
         index = _index_of(table, f"{KEY_INDEX_SUFFIX}{number or ''}")
         drop_unusable(connection, table, index.name)
-        if not connection.value("select to_regclass(%s) is not null", (index.quoted,)):
+        if not connection.has_relation(index):
             return index
     raise AssertionError("there is always another number")
 
 
 def _index_of(table: Table, suffix: str) -> Table:
-    stem = table.name.encode()[: MAX_IDENTIFIER_BYTES - len(suffix)].decode(errors="ignore")
-    return Table(schema=table.schema, name=stem + suffix)
+    return Table(schema=table.schema, name=with_suffix(table.name, suffix))

@@ -47,7 +47,7 @@ class Candidate:
     """A table to adopt, and the pipeline that it would be the target of."""
 
     spec: PipelineSpec
-    records: SourceShape
+    shape: SourceShape
     table: StoredTable
     identity: ModelIdentity
     model: ReferenceModel
@@ -55,7 +55,7 @@ class Candidate:
     @property
     def pipeline(self) -> Pipeline:
         """The pipeline as it would be, to read its tables by; there is no such row yet."""
-        return unmade(self.spec, self.records, self.identity)
+        return unmade(self.spec, self.shape, self.identity)
 
     def judge(self) -> Judge:
         """Return what judges the records of the pipeline."""
@@ -70,12 +70,12 @@ def prepare_adoption(connection: Connection, spec: PipelineSpec, model_reference
     """
     check_schema(connection)
     spec = checked(spec)
-    records, table = check_adoptable(connection, spec)
+    shape, table = check_adoptable(connection, spec)
     fitted = fit_model(replace(spec, vector_type=table.vector_type), model_reference)
     check_dimensions(spec, table, fitted.identity.dimensions)
     return Candidate(
         spec=fitted.spec,
-        records=records,
+        shape=shape,
         table=table,
         identity=fitted.identity,
         model=fitted.model,
@@ -85,8 +85,8 @@ def prepare_adoption(connection: Connection, spec: PipelineSpec, model_reference
 def check_adoptable(connection: Connection, spec: PipelineSpec) -> tuple[SourceShape, StoredTable]:
     """Return what source and target hold; raises UsageError unless the one can be adopted."""
     _check_options(spec)
-    records = check_source(connection, spec)
-    return records, check_table(connection, spec, records.key)
+    shape = check_source(connection, spec)
+    return shape, check_table(connection, spec, shape.key)
 
 
 # What can be said of chunks that are there. The rest is about making them, or cannot be told from

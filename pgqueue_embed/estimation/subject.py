@@ -49,12 +49,12 @@ def of_spec(connection: Connection, spec: PipelineSpec, model_reference: str) ->
     a model that is not to be had.
     """
     with on_users_tables(connection, f"reading {spec.source}"):
-        records = check_source(connection, spec)
+        shape = check_source(connection, spec)
     if spec.partition_by is not None:
-        check_bounds(connection, parse_partitioning(spec.partition_by), records.key)
+        check_bounds(connection, parse_partitioning(spec.partition_by), shape.key)
     fitted = fit_model(spec, model_reference)
     settled = with_vector_type(fitted.spec, fitted.identity, has_halfvec=True)
-    pipeline = unmade(settled, records, fitted.identity)
+    pipeline = unmade(settled, shape, fitted.identity)
     return _subject(pipeline, fitted.model, resolve_model(model_reference))
 
 

@@ -241,7 +241,7 @@ def _next_spec(pipeline: Pipeline, changes: Changes) -> PipelineSpec:
 
 
 def _make_successor(connection: Connection, pipeline: Pipeline, prepared: Prepared) -> Pipeline:
-    made = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+    made = create_pipeline(connection, prepared.spec, prepared.shape, prepared.model)
     connection.execute(
         "update pgembed.pipelines set successor_of = %s where id = %s", (pipeline.id, made.id)
     )

@@ -49,7 +49,7 @@ class Prepared:
     """A pipeline that can be made: its tables are checked, and its model is on this machine."""
 
     spec: PipelineSpec
-    records: SourceShape
+    shape: SourceShape
     model: ModelIdentity
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]
@@ -74,7 +74,7 @@ def make(connection: Connection, prepared: Prepared, *, sync: bool = False) -> C
     With `sync`, the triggers too: see `capture.install`.
     """
     with connection.transaction():
-        pipeline = create_pipeline(connection, prepared.spec, prepared.records, prepared.model)
+        pipeline = create_pipeline(connection, prepared.spec, prepared.shape, prepared.model)
         if sync:
             capture.install(connection, pipeline)
     unknown = _unknown_tokens(connection, pipeline, prepared.tokenizer)
@@ -103,13 +103,13 @@ def prepare(
 ) -> Prepared:
     """Check tables and model; raises as `create` does, and makes nothing."""
     spec = checked(spec)
-    records = check_tables(connection, spec)
+    shape = check_tables(connection, spec)
     fitted = fit_model(spec, model_reference, revision)
     settled = settle_vector_type(connection, fitted.spec, fitted.identity)
     half = _lacks_halfvec(connection, fitted, settled)
     return Prepared(
         spec=settled,
-        records=records,
+        shape=shape,
         model=fitted.identity,
         tokenizer=fitted.model.tokenizer,
         notes=(*_notes(fitted), *([half] if half else [])),
@@ -178,16 +178,16 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> SourceShape:
     source that cannot be read.
     """
     with on_users_tables(connection, f"reading {spec.source}"):
-        records = check_source(connection, spec)
+        shape = check_source(connection, spec)
     _check_name_is_free(connection, spec)
-    new_target(spec, records.key, records.document).check(connection)
+    new_target(spec, shape.key, shape.document).check(connection)
     codec = VectorCodec(connection)
     if spec.vector_type != AUTO and not codec.supports(spec.vector_type):
         raise UsageError(
             f"pgvector {codec.version} on this server has no {spec.vector_type}"
             " (it came with 0.7); use --vector-type vector or upgrade the extension"
         )
-    return records
+    return shape
 
 
 def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
@@ -199,7 +199,7 @@ def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:
 
 
 def create_pipeline(
-    connection: Connection, spec: PipelineSpec, records: SourceShape, model: ModelIdentity
+    connection: Connection, spec: PipelineSpec, shape: SourceShape, model: ModelIdentity
 ) -> Pipeline:
     """Make the pipeline and its target, both or neither, and return the pipeline.
 
@@ -207,7 +207,7 @@ def create_pipeline(
     create was faster.
     """
     spec = settle_vector_type(connection, spec, model)
-    target = new_target(spec, records.key, records.document)
+    target = new_target(spec, shape.key, shape.document)
     dimensions = kept_dimensions(spec, model)
     check_declared(spec, dimensions)
 
@@ -215,7 +215,7 @@ def create_pipeline(
         codec = VectorCodec(connection)
         is_made = target.create(connection, codec, dimensions=dimensions, pipeline_name=spec.name)
         found = {"target_is_made": is_made, "chunk_text": target.text_query}
-        insert_pipeline(connection, {**to_row(spec, records, model), **found})
+        insert_pipeline(connection, {**to_row(spec, shape, model), **found})
 
     try:
         # A foreign key locks the source for a moment.

@@ -46,15 +46,15 @@ class SourceShape:
     document: Document
 
 
-def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> dict[str, Any]:
+def to_row(spec: PipelineSpec, shape: SourceShape, model: ModelIdentity) -> dict[str, Any]:
     """Return the row of a new pipeline, by column; what it leaves out has a default."""
     return {
         **{name: _stored(getattr(spec, name)) for name in PLAIN_SETTINGS},
         "source_schema": spec.source.schema,
         "source_table": spec.source.name,
-        "key_columns": columns_json(records.key.columns),
-        "document_columns": columns_json(records.document.columns),
-        "copied_columns": columns_json(records.document.copied),
+        "key_columns": columns_json(shape.key.columns),
+        "document_columns": columns_json(shape.document.columns),
+        "copied_columns": columns_json(shape.document.copied),
         "where_condition": spec.where,
         "target_schema": spec.target.schema,
         "target_table": spec.target.name,
@@ -67,14 +67,14 @@ def to_row(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> di
     }
 
 
-def unmade(spec: PipelineSpec, records: SourceShape, model: ModelIdentity) -> Pipeline:
+def unmade(spec: PipelineSpec, shape: SourceShape, model: ModelIdentity) -> Pipeline:
     """Return a pipeline as it would be, to read its tables by; there is no such row yet."""
     return Pipeline(
         spec=spec,
         id=0,
         state="active",
-        key=records.key,
-        document=records.document,
+        key=shape.key,
+        document=shape.document,
         target_is_made=True,
         dimensions=kept_dimensions(spec, model),
         model=model.name,

@@ -81,10 +81,10 @@ def candidate_of(connection: Connection, source: Table, **fields: Any) -> Candid
         "overlap_tokens": 4,
     }
     spec = checked(PipelineSpec(source=source, **{**defaults, **fields}))
-    records, table = check_adoptable(connection, spec)
+    shape, table = check_adoptable(connection, spec)
     return Candidate(
         spec=replace(spec, vector_type=table.vector_type),
-        records=records,
+        shape=shape,
         table=table,
         identity=FAKE_MODEL,
         model=FakeModel(),

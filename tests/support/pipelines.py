@@ -42,9 +42,9 @@ def make_pipeline(
         "overlap_tokens": 4,
     }
     spec = checked(PipelineSpec(name=name, source=source, **{**defaults, **fields}))
-    records = check_tables(connection, spec)
+    shape = check_tables(connection, spec)
     model = replace(FAKE_MODEL, dimensions=dimensions)
-    return create_pipeline(connection, spec, records, model)
+    return create_pipeline(connection, spec, shape, model)
 
 
 def queue_all(connection: Connection, documents: Sequence[str], **fields: Any) -> Pipeline:
@@ -72,5 +72,5 @@ def prepare_with_fake_model(
     model = replace(FAKE_MODEL, name=reference)
     if reference != FAKE_MODEL.name:
         model = replace(model, fingerprint="e" * 64, dimensions=4)
-    records = check_tables(connection, spec)
-    return Prepared(spec=spec, records=records, model=model, tokenizer=None, notes=())
+    shape = check_tables(connection, spec)
+    return Prepared(spec=spec, shape=shape, model=model, tokenizer=None, notes=())
