@@ -13,7 +13,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.db.vectors import VectorCodec
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import source_names
-from pgqueue_embed.target import column_names
+from pgqueue_embed.target import column_names, target_of
 
 # A shorter vector has no direction worth the name; half precision rounds lengths by less than the
 # tolerance.
@@ -90,12 +90,11 @@ def _order(connection: Connection, pipeline: Pipeline) -> list[str]:
 
 def table_names(connection: Connection, pipeline: Pipeline) -> dict[str, sql.Composable]:
     """Return the SQL names that statements over a table to adopt share; its alias is ``target``."""
-    key = pipeline.key
     return {
         **column_names(pipeline.spec.columns),
         **source_names(pipeline),
         "target": pipeline.target.identifier,
-        "key_is_among_keys": key.among("target", pipeline.spec.columns.fulltext_id, "keys"),
+        "key_is_among_keys": target_of(pipeline).key_is_among,
         "version": sql.SQL(VERSION),
         "extension": sql.Identifier(VectorCodec(connection).schema),
     }

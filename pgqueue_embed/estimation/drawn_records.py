@@ -154,11 +154,7 @@ def read_texts(
 
     A record that has gone since it was drawn is not among them.
     """
-    query = sql.SQL(READ).format(
-        **source_names(pipeline),
-        key_is_among_keys=pipeline.key.among("source", pipeline.key.names, "keys"),
-        copied_bytes=_copied_bytes(pipeline),
-    )
+    query = sql.SQL(READ).format(**source_names(pipeline), copied_bytes=_copied_bytes(pipeline))
     with _reading(connection, pipeline):
         values = {"keys": list(keys), "limit_bytes": limit_bytes}
         rows = connection.execute(query, values).fetchall()

@@ -107,15 +107,13 @@ def read_current(
 ) -> dict[str, Current]:
     """Return how each record stands now; to be called with the records locked.
 
-    Those that are `unread` pass for present ones with the hash verdicts.UNREAD.
-
-    Raises PipelineFault when source or target cannot be read, LeaseLost if the pipeline is gone or
-    has another target now. The statement has locked the target table before it looks, and a switch
-    of generations locks it too: the table is the pipeline's until we commit.
+    Those that are `unread` pass for present ones with the hash verdicts.UNREAD. Raises
+    PipelineFault when source or target cannot be read, LeaseLost if the pipeline is gone or has
+    another target now. The statement has locked the target table before it looks, and a switch of
+    generations locks it too: the table is the pipeline's until we commit.
     """
-    query = sql.SQL((UNREAD_RECORDS if unread else READ_RECORDS) + STANDING)
-    among = pipeline.key.among("source", pipeline.key.names, "keys")
-    query_of_pipeline = query.format(**source_names(pipeline), key_is_among_keys=among)
+    statement = (UNREAD_RECORDS if unread else READ_RECORDS) + STANDING
+    query = sql.SQL(statement).format(**source_names(pipeline))
     values = {
         "pipeline_id": pipeline.id,
         "keys": list(keys),
@@ -124,29 +122,32 @@ def read_current(
         "embedding": pipeline.spec.columns.embedding,
     }
     with on_users_tables(connection, f"reading {pipeline.source} again under the records' locks"):
-        rows = connection.execute(query_of_pipeline, values).fetchall()
+        rows = connection.execute(query, values).fetchall()
     if keys and not rows:
         raise LeaseLost(f"{pipeline.name} was replaced or dropped while its records were embedded")
     of_key: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
         of_key.setdefault(row[0], []).append(row)
-    return {
-        key: Current(
-            key=key,
-            present=row[1],
-            excluded=row[2],
-            has_chunks=row[3],
-            document_hash=hash_of_rows([each[4] for each in same]),
-            state=row[5],
-            generation=row[6],
-            ledger_hash=row[7],
-            chunks_agree=row[8],
-            attempts=row[9],
-            failed_hash=row[10],
-        )
-        for key, (row, *_) in of_key.items()
-        for same in [of_key[key]]
-    }
+    return {key: _current(same) for key, same in of_key.items()}
+
+
+def _current(rows: Sequence[tuple[Any, ...]]) -> Current:
+    """Return how a record stands, of which the source has one row, or several by mistake."""
+    key, present, excluded, has_chunks, _, *of_ledger = rows[0]
+    state, generation, ledger_hash, chunks_agree, attempts, failed_hash = of_ledger
+    return Current(
+        key=key,
+        present=present,
+        excluded=excluded,
+        has_chunks=has_chunks,
+        document_hash=hash_of_rows([row[4] for row in rows]),
+        state=state,
+        generation=generation,
+        ledger_hash=ledger_hash,
+        chunks_agree=chunks_agree,
+        attempts=attempts,
+        failed_hash=failed_hash,
+    )
 
 
 SETTLE = """
@@ -203,6 +204,12 @@ from unnest(%(keys)s::text[], %(attempts)s::integer[], %(hashes)s::bytea[], %(er
 where records.pipeline_id = %(pipeline_id)s and records.key = pgembed.ledger_key(charged.key)
 """
 
+# Behind each of the statements below. The array is made once, and looked up by the index.
+OF_KEYS = """
+where pipeline_id = %(pipeline_id)s
+    and key = any(array(select pgembed.ledger_key(listed) from unnest(%(keys)s::text[]) as listed))
+"""
+
 MARK_DEAD = """
 update pgembed.records
 set state = 'dead',
@@ -212,9 +219,16 @@ set state = 'dead',
     embedded_at = null,
     worker_id = null,
     dead_at = clock_timestamp()
-where pipeline_id = %(pipeline_id)s
-    and key = any(array(select pgembed.ledger_key(listed) from unnest(%(keys)s::text[]) as listed))
 """
+
+CLEAR_FAILURES = """
+update pgembed.records
+set attempts = 0,
+    failed_hash = null,
+    last_error = null
+"""
+
+FORGET = "delete from pgembed.records"
 
 
 def charge(
@@ -238,41 +252,22 @@ def charge(
 
 def mark_dead(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Give up on the records `keys`, whose last failure is charged already."""
-    if keys:
-        values = {
-            "pipeline_id": pipeline.id,
-            "generation": pipeline.generation,
-            "keys": list(keys),
-        }
-        connection.execute(MARK_DEAD, values)
+    _execute_of_keys(connection, MARK_DEAD, pipeline, keys, generation=pipeline.generation)
 
 
 def clear_failures(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Drop the failed attempts at another text of the records `keys`, which are settled."""
-    if keys:
-        connection.execute(
-            """
-            update pgembed.records
-            set attempts = 0, failed_hash = null, last_error = null
-            where pipeline_id = %s
-                and key = any(
-                    array(select pgembed.ledger_key(listed) from unnest(%s::text[]) as listed)
-                )
-            """,
-            (pipeline.id, list(keys)),
-        )
+    _execute_of_keys(connection, CLEAR_FAILURES, pipeline, keys)
 
 
 def forget(connection: Connection, pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Delete the ledger rows of records that the source no longer has."""
+    _execute_of_keys(connection, FORGET, pipeline, keys)
+
+
+def _execute_of_keys(
+    connection: Connection, change: str, pipeline: Pipeline, keys: Sequence[str], **values: object
+) -> None:
     if keys:
-        connection.execute(
-            """
-            delete from pgembed.records
-            where pipeline_id = %s
-                and key = any(
-                    array(select pgembed.ledger_key(listed) from unnest(%s::text[]) as listed)
-                )
-            """,
-            (pipeline.id, list(keys)),
-        )
+        of_keys = {"pipeline_id": pipeline.id, "keys": list(keys)}
+        connection.execute(change + OF_KEYS, {**of_keys, **values})

@@ -126,28 +126,26 @@ class Key:
             return self.text(alias)
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(columns))
 
-    def among(self, alias: str, names: Sequence[str], keys: str) -> sql.Composable:
-        """Return the condition that the key in the table `alias` is in the parameter `keys`.
+    def among(self, alias: str, names: Sequence[str]) -> sql.Composable:
+        """Return the condition that the key in the table `alias` is in the parameter ``keys``.
 
         Of one column ``"target"."fulltext_id" = any(%(keys)s::text[]::bigint[])``, of two
         ``("target"."a", "target"."b") in (select … from unnest(%(keys)s::text[]) as listed …)``.
         """
         if len(self.columns) > 1:
-            return self.looked_up(alias, names, keys)
-        return sql.SQL("{} = any(%({})s::text[]::{}[])").format(
-            self.of(alias, names), sql.SQL(keys), self._type(0)
+            return self.looked_up(alias, names)
+        return sql.SQL("{} = any(%(keys)s::text[]::{}[])").format(
+            self.of(alias, names), self._type(0)
         )
 
-    def looked_up(self, alias: str, names: Sequence[str], keys: str) -> sql.Composable:
+    def looked_up(self, alias: str, names: Sequence[str]) -> sql.Composable:
         """Return the same condition for a partitioned table, of which each key is in one part.
 
         PostgreSQL looks each of a list of rows up in its own part; of an array, all in each.
         """
-        parameter = sql.SQL("%({})s::text[]").format(sql.SQL(keys))
-        return sql.SQL("({}) in (select {} from unnest({}) as listed (key))").format(
+        return sql.SQL("({}) in (select {} from unnest(%(keys)s::text[]) as listed (key))").format(
             self.listed(alias, names),
             sql.SQL(", ").join(self.values(sql.SQL("listed.key"))),
-            parameter,
         )
 
     def present(self, alias: str) -> sql.Composable:

@@ -62,8 +62,7 @@ def read_passages(
 
     Raises PipelineFault for a source that cannot be read, RoleFault for the want of a right.
     """
-    among = pipeline.key.among("source", pipeline.key.names, "keys")
-    query = sql.SQL(PASSAGES).format(**source_names(pipeline), key_is_among_keys=among)
+    query = sql.SQL(PASSAGES).format(**source_names(pipeline))
     values = {
         "keys": [each.key for each in wanted],
         "starts": [max(each.start, 0) for each in wanted],

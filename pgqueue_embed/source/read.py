@@ -44,9 +44,9 @@ class SourceRecord:
 def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
     """Return the SQL names and expressions of a pipeline that statements over its source share.
 
-    Their aliases are ``source``, ``target``, and ``listed`` for keys of the queue. NULL and empty
-    text have one hash. Such a statement must be executed with parameters, if only with none: a %
-    of the user's is doubled in it.
+    Their aliases are ``source``, ``target``, and ``listed`` for keys of the queue; the parameter of
+    `key_is_among_keys` is ``keys``. NULL and empty text have one hash. Such a statement must be
+    executed with parameters, if only with none: a % of the user's is doubled in it.
     """
     key = pipeline.key
     target_key = pipeline.spec.columns.fulltext_id
@@ -56,6 +56,7 @@ def source_names(pipeline: Pipeline) -> dict[str, sql.Composable]:
         "source_key": key.of("source"),
         "source_key_text": key.text("source"),
         "source_present": key.present("source"),
+        "key_is_among_keys": key.among("source", key.names),
         "target_key": key.of("target", target_key),
         "target_key_text": key.text("target", target_key),
         "listed_key": key.value(sql.SQL("listed.key")),
@@ -209,8 +210,7 @@ def read_records(
     # Numpy and a tokenizer come along, and the source is known to commands that need neither.
     from pgqueue_embed.chunking import Context
 
-    among = pipeline.key.among("source", pipeline.key.names, "keys")
-    query = sql.SQL(READ).format(**source_names(pipeline), key_is_among_keys=among)
+    query = sql.SQL(READ).format(**source_names(pipeline))
     values = {
         "keys": list(keys),
         "embed_again": list(embed_again),
@@ -254,8 +254,7 @@ def with_key(
     connection: Connection, pipeline: Pipeline, error: PipelineFault, keys: Sequence[str]
 ) -> PipelineFault:
     """Return `error`, naming the one of the records `keys` that cannot be read, if it is that."""
-    among = pipeline.key.among("source", pipeline.key.names, "keys")
-    query = sql.SQL(PROBE).format(**source_names(pipeline), key_is_among_keys=among)
+    query = sql.SQL(PROBE).format(**source_names(pipeline))
 
     def probe(some: Sequence[str]) -> None:
         with (

@@ -164,8 +164,8 @@ class ChunkTable:
     @property
     def key_is_among(self) -> sql.Composable:
         if self.partitioning is None:
-            return self.key.among("target", self.columns.fulltext_id, "keys")
-        return self.key.looked_up("target", self.columns.fulltext_id, "keys")
+            return self.key.among("target", self.columns.fulltext_id)
+        return self.key.looked_up("target", self.columns.fulltext_id)
 
     @property
     def written_columns(self) -> Sequence[str]:

@@ -99,7 +99,7 @@ class SourceColumn:
 
     @property
     def key_is_among(self) -> sql.Composable:
-        return self.key.among("target", self.columns.fulltext_id, "keys")
+        return self.key.among("target", self.columns.fulltext_id)
 
     @property
     def written_columns(self) -> Sequence[str]:
@@ -191,7 +191,7 @@ class SourceColumn:
             "document_hash": self.document.hash("source"),
             "source_key": self.key.of("source"),
             "chunk_key": self.key.value(sql.SQL("chunk.key")),
-            "key_is_among_keys": self.key.among("source", self.key.names, "keys"),
+            "key_is_among_keys": self.key.among("source", self.key.names),
             "key_as_fulltext_id": sql.SQL(", ").join(
                 sql.SQL("{} as {}").format(column, sql.Identifier(name))
                 for column, name in zip(source_key, self.columns.fulltext_id, strict=True)

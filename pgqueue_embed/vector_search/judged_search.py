@@ -17,7 +17,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import target_of
 from pgqueue_embed.vector_search.hit import Hit
 from pgqueue_embed.vector_search.judgements import Judgements
-from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Mean, by_query, estimates
+from pgqueue_embed.vector_search.measures import DEPTH, Mean, by_query, estimates_by_name
 from pgqueue_embed.vector_search.reading import COMPARING, reading_chunks
 from pgqueue_embed.vector_search.request import SearchRequest
 
@@ -93,22 +93,17 @@ def compare_searches(
         _search_all(pipeline.name, find, queries, relevance, on_progress)
         for (pipeline, find), relevance in zip(searches, of_pipelines, strict=True)
     ]
-    # Drawn at once, so that the intervals are of the same queries.
-    columns = [*values, values[1] - values[0]] if len(values) == 2 else values
-    found = estimates(np.concatenate(columns, axis=1), seed)
-    parts = [
-        dict(zip(MEASURES, found[at : at + len(MEASURES)], strict=True))
-        for at in range(0, len(found), len(MEASURES))
-    ]
+    differences = [values[1] - values[0]] if len(values) == 2 else []
+    found = estimates_by_name([*values, *differences], seed)
     systems = [
         Judged(pipeline=pipeline.name, model=pipeline.model, measures=measures, missing=lacking)
-        for (pipeline, _), measures, lacking in zip(searches, parts, missing, strict=False)
+        for (pipeline, _), measures, lacking in zip(searches, found, missing, strict=False)
     ]
     return Comparison(
         queries=len(queries),
         relevant=len(_relevant(of_pipelines[0])),
         systems=systems,
-        difference=parts[2] if len(parts) == 3 else None,
+        difference=found[-1] if differences else None,
     )
 
 
@@ -144,18 +139,18 @@ def _count_missing(connection: Connection, pipeline: Pipeline, judgements: Judge
 EMBEDDED = """
 select count(distinct {key})
 from {rows} as target
-where {embedding} is not null and {key_is_among_keys}
+where {embedding} is not null and {key_is_among}
 """
 
 
 def _count_embedded(connection: Connection, pipeline: Pipeline, keys: list[str]) -> int:
     """Return how many records of `keys` have vectors."""
-    names = pipeline.spec.columns.fulltext_id
+    target = target_of(pipeline)
     query = sql.SQL(EMBEDDED).format(
-        key=pipeline.key.text("target", names),
-        rows=target_of(pipeline).vector_rows,
+        key=pipeline.key.text("target", pipeline.spec.columns.fulltext_id),
+        rows=target.vector_rows,
         embedding=sql.Identifier("target", pipeline.spec.columns.embedding),
-        key_is_among_keys=pipeline.key.among("target", names, "keys"),
+        key_is_among=target.key_is_among,
     )
     with reading_chunks(connection, pipeline, COMPARING):
         return int(connection.value(query, {"keys": keys}))

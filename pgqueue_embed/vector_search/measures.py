@@ -82,6 +82,15 @@ def by_query(
     )
 
 
+def estimates_by_name(values: Sequence[NDArray[np.float64]], seed: int) -> list[dict[str, Mean]]:
+    """Return the means of each of `values`, all as `by_query` gives them, by the measure's name.
+
+    They are of the same queries, of which the same are drawn for all of them.
+    """
+    found = iter(estimates(np.concatenate(values, axis=1), seed))
+    return [{name: next(found) for name in MEASURES} for _ in values]
+
+
 def estimates(values: NDArray[np.float64], seed: int) -> list[Mean]:
     """Return the means of `values`, shape (queries, measures), by column, with their intervals.
 

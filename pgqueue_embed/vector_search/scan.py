@@ -87,7 +87,7 @@ class Scan:
             relation=self._relation.relation,
             condition=f"({self.request.where or 'true'}\n)",
             distance=self._relation.distance,
-            key_is_among_keys=raw(key.among("chunk", key_names, "keys")).replace("%(keys)s", "$3"),
+            key_is_among_keys=raw(key.among("chunk", key_names)).replace("%(keys)s", "$3"),
         )
         return dict((yield self._step(query, self.request.threshold, list(keys))))
 

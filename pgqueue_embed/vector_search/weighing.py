@@ -17,7 +17,7 @@ from pgqueue_embed.vector_search.judged_search import REQUEST, canonical
 from pgqueue_embed.vector_search.judgements import Judgements
 from pgqueue_embed.vector_search.kept import keep
 from pgqueue_embed.vector_search.lexical import USUAL_WEIGHT, ready
-from pgqueue_embed.vector_search.measures import DEPTH, MEASURES, Mean, by_query, estimates
+from pgqueue_embed.vector_search.measures import DEPTH, Mean, by_query, estimates_by_name
 from pgqueue_embed.vector_search.request import SearchRequest
 
 # Those nearest to the usual one first: of equally good ones, the first is taken.
@@ -114,11 +114,8 @@ def weigh(
     vectors, hybrid, of_now = (
         by_query(rankings.fused(told_by, each), relevance) for each in (0.0, weight, present)
     )
-    columns = [vectors, hybrid, hybrid - vectors, hybrid - of_now]
-    found = estimates(np.concatenate(columns, axis=1), seed)
-    of_vectors, of_hybrid, difference, change = (
-        dict(zip(MEASURES, found[at : at + len(MEASURES)], strict=True))
-        for at in range(0, len(found), len(MEASURES))
+    of_vectors, of_hybrid, difference, change = estimates_by_name(
+        [vectors, hybrid, hybrid - vectors, hybrid - of_now], seed
     )
     return Weighed(
         weight=weight,
