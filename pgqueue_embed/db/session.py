@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 from pgqueue_embed.db import applications
 from pgqueue_embed.db.dsn import describe_dsn, how_to_reach, place_if_private, place_of
 from pgqueue_embed.db.errors import first_line, is_no_room, is_nothing_there
+from pgqueue_embed.db.names import Table
 from pgqueue_embed.errors import DatabaseUnavailable, UsageError
 
 Answer = TypeVar("Answer")
@@ -215,6 +216,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """Return the first value of a query's first row, None if there is no row."""
         row = self.execute(query, values).fetchone()
         return None if row is None else row[0]
+
+    def has_relation(self, table: Table) -> bool:
+        """Return whether the name of `table` is that of a table, view, index or sequence."""
+        return bool(self.value("select to_regclass(%s) is not null", (table.quoted,)))
 
     def refuse_pooler(self, what: str) -> None:
         """Raise UsageError if `what`, which lives in its session, would lose it behind a pooler."""

@@ -12,12 +12,8 @@ from pgqueue_embed.db.errors import dependents
 from pgqueue_embed.db.locks import in_short_waits
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.catalog import (
-    is_paused,
-    load_pipelines,
-    pause_pipeline,
-    resume_pipeline,
-)
+from pgqueue_embed.pipeline.catalog import is_paused, pause_pipeline, resume_pipeline
+from pgqueue_embed.pipeline.generations import successor_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue import capture
 from pgqueue_embed.source.trust import trusting
@@ -33,12 +29,13 @@ def drop_pipeline(connection: Connection, pipeline: Pipeline, *, delete_vectors:
 
     Raises UsageError for what the role may not remove, or others use.
     """
-    successors = [each for each in load_pipelines(connection) if each.successor_of == pipeline.id]
-    with _paused(connection, [*successors, pipeline]), connection.transaction():
-        for each in (*successors, pipeline):
+    successor = successor_of(connection, pipeline)
+    generations = [pipeline] if successor is None else [successor, pipeline]
+    with _paused(connection, generations), connection.transaction():
+        for each in generations:
             _remove(connection, each)
         # From here on users' writes wait, and what they had queued before is there.
-        for each in (*successors, pipeline):
+        for each in generations:
             capture.remove(connection, each)
             _delete_work(connection, each)
             if delete_vectors or each is not pipeline:

@@ -174,8 +174,7 @@ where not exists (
 
 def _source_of_now(connection: Connection, pipeline: Pipeline, missing: str) -> Table:
     """Return the source by its name, or, without one of that name, what hangs on it tells."""
-    there = "select to_regclass(%s) is not null"
-    if connection.value(there, (pipeline.source.quoted,)):
+    if connection.has_relation(pipeline.source):
         return pipeline.source
     views = views_of(pipeline.spec, pipeline.key, pipeline.document)
     values = {

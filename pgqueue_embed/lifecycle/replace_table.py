@@ -15,7 +15,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
-from pgqueue_embed.lifecycle.rights import check_rights, copy_rights, owner_of
+from pgqueue_embed.lifecycle.rights import check_rights, copy_rights, take_owner
 from pgqueue_embed.lifecycle.storage_parameters import copy_parameters
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.target import View, views_of
@@ -86,15 +86,10 @@ class TableReplacement:
         for view in views:
             renew_own_view(connection, view)
         for view in new:
-            _take_owner(connection, self.pipeline.target, view.table)
+            take_owner(connection, self.pipeline.target, view.table)
         for view in old:
             if view.table not in [each.table for each in views]:
                 connection.execute(sql.SQL("drop view {}").format(view.table.identifier))
-
-
-def _take_owner(connection: Connection, table: Table, view: Table) -> None:
-    alter = sql.SQL("alter view {} owner to {}")
-    connection.execute(alter.format(view.identifier, owner_of(connection, table)))
 
 
 def _rename(connection: Connection, table: Table, other: Table) -> None:
@@ -299,7 +294,7 @@ def rename_all(connection: Connection, table: Table, former: Table) -> None:
     _rename_own(connection, table, former.name)
     for part in parts_of(connection, table):
         wanted = part_of(table, part, former)
-        if wanted is not None and not _is_taken(connection, wanted):
+        if wanted is not None and not connection.has_relation(wanted):
             _rename(connection, part, wanted)
             _rename_own(connection, wanted, part.name)
 
@@ -310,16 +305,10 @@ def _rename_own(connection: Connection, table: Table, stem: str) -> None:
         if not name.startswith(stem):
             continue
         wanted = Table(schema=table.schema, name=table.name + name.removeprefix(stem))
-        if not _is_taken(connection, wanted):
+        if not connection.has_relation(wanted):
             query = sql.SQL("alter {} {} rename to {}").format(
                 sql.SQL("sequence" if kind == "S" else "index"),
                 sql.Identifier(table.schema, name),
                 sql.Identifier(wanted.name),
             )
             connection.execute(query)
-
-
-def _is_taken(connection: Connection, table: Table) -> bool:
-    query = "select to_regclass(%s) is not null"
-    taken = connection.value(query, (table.quoted,))
-    return bool(taken)

@@ -79,7 +79,7 @@ def role_of(name: str | None) -> sql.Composable:
     return sql.SQL("public") if name is None else sql.Identifier(name)
 
 
-def owner_of(connection: Connection, table: Table) -> sql.Identifier:
+def _owner_of(connection: Connection, table: Table) -> sql.Identifier:
     """Return the role that owns `table`."""
     return sql.Identifier(connection.value(OWNER, (table.quoted,)))
 
@@ -108,7 +108,7 @@ def copy_rights(connection: Connection, old: Table, new: Table) -> None:
 
     On a part those that they have on the part with the same bounds, or else on every part of `old`.
     """
-    _take_owner(connection, old, new)
+    take_owner(connection, old, new)
     before, after = held_on(connection, old), held_on(connection, new)
     columns = {None, *(name for (name,) in connection.execute(COLUMNS, (new.quoted,)))}
     usual = on_every_part(before)
@@ -138,9 +138,10 @@ def check_rights(connection: Connection, old: Table, new: Table) -> None:
             )
 
 
-def _take_owner(connection: Connection, old: Table, new: Table) -> None:
-    owner = owner_of(connection, old)
-    if owner == owner_of(connection, new):
+def take_owner(connection: Connection, old: Table, new: Table) -> None:
+    """Give `new`, a table with its parts or a view, the owner of the table `old`."""
+    owner = _owner_of(connection, old)
+    if owner == _owner_of(connection, new):
         return
     for each in (new, *parts_of(connection, new)):
         query = sql.SQL("alter table {} owner to {}")

@@ -79,7 +79,7 @@ def switch(
     if successor is None:
         raise UsageError(f"{pipeline.name} has no next generation to switch to")
     try:
-        _wait_until_complete(connection, successor, patience_seconds, on_step, all_but=LAST_RECORDS)
+        _wait_until_last_records(connection, successor, patience_seconds, on_step)
         on_step("looking for what has changed meanwhile")
         if catch_up(connection, pipeline, successor):
             # A record that is being claimed is queued once more, however often one looks.
@@ -129,19 +129,17 @@ def _make_ready(
         note_checked(connection, successor)
 
 
-def _wait_until_complete(
+def _wait_until_last_records(
     connection: Connection,
     successor: Pipeline,
     patience_seconds: float,
     on_step: Callable[[str], None],
-    *,
-    all_but: int = 0,
 ) -> None:
-    """Wait until at most `all_but` records are left; raises NotComplete if some are in the end."""
+    """Wait until at most LAST_RECORDS are left; raises NotComplete if any are when time is up."""
     deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         pending = pending_records(connection, successor)
-        if pending <= all_but:
+        if pending <= LAST_RECORDS:
             return
         on_step(f"{pending:,} records to embed yet")
         time.sleep(POLL_SECONDS)
@@ -176,7 +174,7 @@ def _exchange_when_complete(
     deadline = time.monotonic() + patience_seconds
     while True:
         left_seconds = deadline - time.monotonic()
-        _wait_until_complete(connection, successor, left_seconds, on_step, all_but=LAST_RECORDS)
+        _wait_until_last_records(connection, successor, left_seconds, on_step)
         on_step("switching")
         began = time.monotonic()
         try:

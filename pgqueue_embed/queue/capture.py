@@ -20,6 +20,7 @@ from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.captured_columns import captured_columns
 from pgqueue_embed.queue.triggers import EVENTS, create_function, create_trigger, enable_trigger
 from pgqueue_embed.source.trust import check_trust
+from pgqueue_embed.target.parts import is_partitioned
 from pgqueue_embed.untrusted.shell import command
 
 Result = TypeVar("Result")
@@ -168,7 +169,7 @@ def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     incomplete = _incomplete(connection, pipeline)
     captured = captured_columns(connection, pipeline)
     version = connection.info.server_version
-    partitioned = _is_partitioned(connection, pipeline)
+    partitioned = is_partitioned(connection, pipeline.source)
     for event in EVENTS:
         make = create_function(
             pipeline, event, captured, server_version=version, partitioned=partitioned
@@ -180,13 +181,6 @@ def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
         _install_on(connection, pipeline, table)
     connection.execute(NOTE_IDENTITY, (pipeline.id,))
     return incomplete
-
-
-def _is_partitioned(connection: Connection, pipeline: Pipeline) -> bool:
-    partitioned = connection.value(
-        "select relkind = 'p' from pg_class where oid = %s::regclass", (pipeline.source.quoted,)
-    )
-    return bool(partitioned)
 
 
 # What the source is made of from now on; what has become of it since it was last noted is found

@@ -65,8 +65,7 @@ class View(ABC):
 
     def is_there(self, connection: Connection) -> bool:
         """Return whether anything has the view's name."""
-        found = connection.value("select to_regclass(%s) is not null", (self.table.quoted,))
-        return bool(found)
+        return connection.has_relation(self.table)
 
     def is_made(self, connection: Connection) -> bool:
         """Return whether the view is there, and not something else that has its name."""

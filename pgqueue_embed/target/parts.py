@@ -77,8 +77,7 @@ def check(connection: Connection, table: Table, partitioning: Partitioning, key:
     check_bounds(connection, partitioning, key)
     for number, _ in enumerate(_values(partitioning)):
         part = _part(table, str(number))
-        taken = connection.value("select to_regclass(%s) is not null", (part.quoted,))
-        if taken:
+        if connection.has_relation(part):
             raise UsageError(
                 f"{part}, a part of {table}, exists already; rename it, or name another table with"
                 " --target-table"
