@@ -18,10 +18,10 @@ from pgqueue_embed.cli.enqueue import queue_records
 from pgqueue_embed.cli.options import connected, log_settings, wants_log
 from pgqueue_embed.cli.worker_options import WorkerOptions
 from pgqueue_embed.errors import SetupError, UsageError
-from pgqueue_embed.pipeline.pipeline import WORKER, Pipeline
+from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.quantities import count
 from pgqueue_embed.untrusted.shell import command
-from pgqueue_embed.worker.settings import WorkerSettings, check_processes
+from pgqueue_embed.worker.settings import WORKER, WorkerSettings, check_processes
 from pgqueue_embed.worker.stop_reasons import DRAINED
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def is_next(connection: Connection, pipeline: Pipeline) -> bool:
 def with_successors(connection: Connection, names: Sequence[str]) -> list[Pipeline]:
     """Return the pipelines called `names`, or all, and the next generations of them.
 
-    Raises UsageError for an unknown name.
+    Raises NotFound for an unknown name.
     """
     named = load_pipelines(connection, names)
     ids = {each.id for each in named}

@@ -74,7 +74,3 @@ class Pipeline:
         """All columns of the source that are read, each once; `where` may use any others."""
         columns = (*self.key.columns, *self.document.columns, *self.document.copied)
         return tuple({column.name: column for column in columns}.values())
-
-
-# The panel of the help of `work`.
-WORKER = "Worker"

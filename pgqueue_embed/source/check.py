@@ -56,12 +56,15 @@ def check_source(connection: Connection, spec: PipelineSpec) -> SourceShape:
 
 
 def types_of(connection: Connection, spec: PipelineSpec) -> SourceShape:
-    """Return the same by the catalogue alone; raises UsageError for a column that cannot be."""
+    """Return key and document of the source as the catalogue has their columns.
+
+    Raises UsageError for a table or column that is not there, or cannot be used so.
+    """
     return shape_of(spec, table_columns(connection, spec.source))
 
 
 def shape_of(spec: PipelineSpec, columns: Mapping[str, ColumnFacts]) -> SourceShape:
-    """Return the same of a source with `columns`, by name."""
+    """Return key and document of a source that has `columns`, by name; raises UsageError."""
     table, recipe = spec.source, spec.recipe
     for name in (*spec.id_fields, *recipe.names(), *spec.copy_columns):
         if name not in columns:

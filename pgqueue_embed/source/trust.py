@@ -74,8 +74,8 @@ def check_trust(
     """Return that this role may use the tables of `wanted`; `where` is a condition besides its own.
 
     With `searching`, the target is read and nothing written, and the source is read only if it
-    `reads_source`. Raises UntrustedCode if code of a role
-    with fewer rights would run with those of this one.
+    `reads_source`. Raises UntrustedCode if code of a role with fewer rights would run with those of
+    this one.
     """
     return run(
         connection, trust_checked(wanted, where, searching=searching, reads_source=reads_source)

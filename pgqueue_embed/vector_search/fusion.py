@@ -20,8 +20,9 @@ def fused(
 ) -> dict[Thing, float]:
     """Return the things of both rankings, best first, with a score of 0 to 1: 1 is first in both.
 
-    The first DEPTH of each count; what vectors rank behind these follows, in their order, with a
-    score of 0. The score is (61 (1 - w) / (60 + rank by vectors)) + (61 w / (60 + rank by words)).
+    The first FUSED_DEPTH of each count; what vectors rank behind these follows, in their order,
+    with a score of 0. The score is
+    (61 (1 - w) / (60 + rank by vectors)) + (61 w / (60 + rank by words)).
     """
     scores: dict[Thing, float] = {}
     for ranking, weight in ((by_words, lexical_weight), (by_vectors, 1 - lexical_weight)):

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.log import mask
 from pgqueue_embed.pipeline.option import Option, check_options
-from pgqueue_embed.pipeline.pipeline import WORKER
+
+# The panel of the help of `work`.
+WORKER = "Worker"
 
 # A day: ten leases, in milliseconds, are a timeout that PostgreSQL takes.
 MAX_SECONDS = 86_400
