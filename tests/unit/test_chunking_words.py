@@ -266,6 +266,12 @@ def test_tokenizer_that_may_read_over_a_space_reads_whole_texts(
     assert isinstance(reader_of(made), TextReader)
 
 
+def test_private_copy_is_not_copied_again() -> None:
+    made = private_copy(minilm())
+    assert private_copy(made) is made
+    assert private_copy(minilm(), control_tokens=True) is not made
+
+
 @pytest.mark.parametrize("name", ["byte-bpe", "sentencepiece"])
 def test_tokenizer_of_another_kind_reads_whole_texts(name: str) -> None:
     assert isinstance(reader_of(private_copy(TOKENIZERS[name])), TextReader)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pgqueue_embed
@@ -63,6 +63,7 @@ def test_what_nobody_can_see_is_replaced_and_nothing_else() -> None:
 
 
 @given(st.text())
+@example("\U000e0041")  # of two surrogates in JSON
 def test_lines_keep_their_layout_and_json_its_meaning(text: str) -> None:
     lines = printable_lines(f"  {text}\n\tb")
     assert lines.startswith("  ")

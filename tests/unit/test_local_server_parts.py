@@ -15,7 +15,7 @@ from pgqueue_embed.local_server import LocalServer, config, default_server, dist
 from pgqueue_embed.local_server.account import Account
 from pgqueue_embed.local_server.config import config_text, configured_port
 from pgqueue_embed.local_server.folders import write_private_file
-from pgqueue_embed.local_server.layout import ServerLayout
+from pgqueue_embed.local_server.layout import MAX_LOG_BYTES, ServerLayout
 from pgqueue_embed.local_server.lock import exclusive_lock
 from pgqueue_embed.local_server.ports import HOST, is_free, pick_port
 from pgqueue_embed.local_server.postmaster import live_pid, recorded_pid, remove_stale_pid_file
@@ -98,6 +98,19 @@ def test_pid_file_of_a_dead_process_is_left_to_postgresql(tmp_path: Path) -> Non
     layout.pid_file.write_text(f"{process.pid}\n{tmp_path}\n")
     remove_stale_pid_file(layout)
     assert layout.pid_file.exists()
+
+
+def test_one_log_before_the_present_one_is_kept(tmp_path: Path) -> None:
+    layout = ServerLayout(tmp_path)
+    layout.rotate_log()
+    layout.log_file.write_bytes(b"x" * MAX_LOG_BYTES)
+    layout.rotate_log()
+    assert layout.log_size() == MAX_LOG_BYTES
+    with layout.log_file.open("ab") as log:
+        log.write(b"y")
+    layout.rotate_log()
+    assert layout.log_size() == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{layout.log_file.name}.1"]
 
 
 def test_private_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:

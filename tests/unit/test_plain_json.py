@@ -6,6 +6,7 @@ import json
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -29,6 +30,8 @@ WRITTEN: list[tuple[Any, str]] = [
     ([Decimal("1.5"), {"a": [Decimal("2.5"), '"2.5']}], '[1.5, {"a": [2.5, "\\"2.5"]}]'),
     (date(2026, 1, 2), '"2026-01-02"'),
     (timedelta(minutes=1), "60.0"),
+    (b"\x01\xff", r'"\\x01ff"'),
+    (UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
 ]
 
 

@@ -307,3 +307,4 @@ def test_chinese_text_is_measured_in_bytes_as_its_limit_is(
     assert done is not None
     assert done.rate is not None
     assert done.rate.text_bytes == len(document.encode())
+    assert done.rate.items == 1
