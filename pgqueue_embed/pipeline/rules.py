@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pgqueue_embed.db.names import check_identifier
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import Option
-from pgqueue_embed.pipeline.partitioning import parse_partitioning
+from pgqueue_embed.pipeline.option import Option, check_where
 
 # In the place of a prompt: none is put in front of a text, though the model names one.
 NO_PROMPT = "none"
@@ -28,12 +27,6 @@ def check_columns(option: Option, names: tuple[str, ...]) -> None:
             raise UsageError(f"{option.flag} names '{name}' twice")
 
 
-def check_text(option: Option, text: str) -> None:
-    """Raise UsageError for an empty condition."""
-    if not text.strip():
-        raise UsageError(f"{option.flag} is empty; leave it out, or give a condition")
-
-
-def check_partitioning(_: Option, text: str) -> None:
-    """Raise UsageError for what says no parts."""
-    parse_partitioning(text)
+def check_condition(_option: Option, where: object) -> None:
+    """Raise UsageError for what is no text of a condition, or an empty one."""
+    check_where(where)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.pipeline.document import Recipe
 from pgqueue_embed.pipeline.option import Option
-from pgqueue_embed.pipeline.rules import check_columns, check_partitioning, check_prompt, check_text
+from pgqueue_embed.pipeline.rules import check_columns, check_condition, check_prompt
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 # The panels of the help of `create`, and of what `show` prints.
@@ -118,7 +118,7 @@ class PipelineSpec:
             help="Only rows matching this SQL condition are records of the pipeline, now and"
             " later.",
             panel=TABLES,
-            rule=check_text,
+            rule=check_condition,
             alter="Which rows are records, an SQL condition; '' for all.",
             may_go=True,
         ),
@@ -195,7 +195,6 @@ class PipelineSpec:
             " range:year:2024,2025,2026 for a part from each value to the next, and one for the"
             " rest, where the key has that column.",
             panel=TABLES,
-            rule=check_partitioning,
             alter="Part the target table by the key, hash:16 or range:year:2024,2025; '' for one"
             " table.",
             may_go=True,

@@ -14,9 +14,9 @@ from pgqueue_embed.pipeline.option import (
     check_names,
     check_options,
     check_type,
-    check_where,
     check_within,
 )
+from pgqueue_embed.pipeline.rules import check_condition
 from pgqueue_embed.untrusted.shell import command
 
 # The panels of the help of `search`.
@@ -41,10 +41,6 @@ WEIGHTS = "give a number from 0 to 1, the weight of words beside vectors"
 
 def _count(option: Option, value: Any) -> None:
     check_count(option.flag, value)
-
-
-def _condition(_option: Option, value: Any) -> None:
-    check_where(value)
 
 
 def _names(option: Option, value: Any) -> None:
@@ -100,7 +96,7 @@ class SearchRequest:
         str | None,
         Option(
             help="Only where this SQL condition over columns of source and target holds.",
-            rule=_condition,
+            rule=check_condition,
             panel=MAIN_PANEL,
         ),
     ] = None
