@@ -23,7 +23,6 @@ PARAGRAPH = 6
 _SMALLEST_FILL = {PARAGRAPH: (1, 2), SENTENCE: (1, 2), CLAUSE: (3, 4), WORD: (0, 1)}
 _LAST_RESORTS = (JOINT, INSIDE)
 _WORD_OR_BETTER = bytes(value >= WORD for value in range(256))
-_LEGAL = bytes(value > NOWHERE for value in range(256))
 
 
 def plan_chunks(

@@ -27,6 +27,6 @@ def check_columns(option: Option, names: tuple[str, ...]) -> None:
             raise UsageError(f"{option.flag} names '{name}' twice")
 
 
-def check_condition(_option: Option, where: object) -> None:
+def check_where_option(_option: Option, where: object) -> None:
     """Raise UsageError for what is no text of a condition, or an empty one."""
     check_where(where)

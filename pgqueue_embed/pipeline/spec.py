@@ -8,7 +8,7 @@ from typing import Annotated
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.pipeline.document import Recipe
 from pgqueue_embed.pipeline.option import Option
-from pgqueue_embed.pipeline.rules import check_columns, check_condition, check_prompt
+from pgqueue_embed.pipeline.rules import check_columns, check_prompt, check_where_option
 from pgqueue_embed.pipeline.target_columns import TargetColumns
 
 # The panels of the help of `create`, and of what `show` prints.
@@ -118,7 +118,7 @@ class PipelineSpec:
             help="Only rows matching this SQL condition are records of the pipeline, now and"
             " later.",
             panel=TABLES,
-            rule=check_condition,
+            rule=check_where_option,
             alter="Which rows are records, an SQL condition; '' for all.",
             may_go=True,
         ),

@@ -24,7 +24,6 @@ _UNSHOWABLE = (
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
 _RUN = re.compile(f"[{_UNSHOWABLE}]+")
-_ONE = re.compile(f"[{_UNSHOWABLE}]")
 # A line of output ends as ever, and JSON and TOML are laid out with tabs.
 _BUT_LAYOUT = re.compile(f"(?![\n\t])[{_UNSHOWABLE}]")
 

@@ -16,7 +16,7 @@ from pgqueue_embed.pipeline.option import (
     check_type,
     check_within,
 )
-from pgqueue_embed.pipeline.rules import check_condition
+from pgqueue_embed.pipeline.rules import check_where_option
 from pgqueue_embed.untrusted.shell import command
 
 # The panels of the help of `search`.
@@ -96,7 +96,7 @@ class SearchRequest:
         str | None,
         Option(
             help="Only where this SQL condition over columns of source and target holds.",
-            rule=check_condition,
+            rule=check_where_option,
             panel=MAIN_PANEL,
         ),
     ] = None
