@@ -119,10 +119,10 @@ def retry(
     if keys is not None:
         return _retry_keys(connection, pipeline, keys)
     retried = 0
-    slice_keys, last_key = _next_slice(connection, pipeline, kind, "", slice_records)
-    while slice_keys:
-        retried += _count(connection, PUT_BACK, (slice_keys, pipeline.id))
-        slice_keys, last_key = _next_slice(connection, pipeline, kind, last_key, slice_records)
+    last_key: str | None = None
+    while rows := _next_slice(connection, pipeline, kind, last_key, slice_records):
+        retried += _count(connection, PUT_BACK, ([key for key, _ in rows], pipeline.id))
+        last_key = rows[-1][1]
     return retried
 
 
@@ -152,7 +152,7 @@ select coalesce(long_key, key), key
 from pgembed.records
 where pipeline_id = %s
     and dead_at is not null
-    and key > %s
+    and (%s::text is null or key > %s)
     and (%s::text is null or error_kind is not distinct from %s)
 order by key
 limit %s
@@ -160,9 +160,8 @@ limit %s
 
 
 def _next_slice(
-    connection: Connection, pipeline: Pipeline, kind: str | None, last_key: str, limit: int
-) -> tuple[list[str], str]:
-    """Return the keys of some dead letters, and the last of them as it is in the ledger."""
-    values = (pipeline.id, last_key, kind, kind, limit)
-    rows = connection.execute(NEXT_SLICE, values).fetchall()
-    return [key for key, _ in rows], rows[-1][1] if rows else last_key
+    connection: Connection, pipeline: Pipeline, kind: str | None, last_key: str | None, limit: int
+) -> list[tuple[str, str]]:
+    """Return the keys of some dead letters, each with what it is in the ledger."""
+    values = (pipeline.id, last_key, last_key, kind, kind, limit)
+    return connection.execute(NEXT_SLICE, values).fetchall()

@@ -37,7 +37,7 @@ FIND_DELETED = """
 with slice as materialized (
     select key as ledger_key, coalesce(long_key, key) as key
     from pgembed.records
-    where pipeline_id = %(pipeline_id)s and key > %(last_key)s
+    where pipeline_id = %(pipeline_id)s {behind}
     order by ledger_key
     limit %(slice_records)s
 ),
@@ -111,9 +111,11 @@ def find_deleted(
 ) -> DeletedSlice:
     """Return what is gone of the `slice_records` records of the ledger behind `after_key`.
 
-    Raises PipelineFault when the source cannot be read.
+    Behind the empty text it is all of the ledger: a key may be empty, too. Raises PipelineFault
+    when the source cannot be read.
     """
-    query = sql.SQL(FIND_DELETED).format(**source_names(pipeline))
+    behind = sql.SQL("and key > %(last_key)s" if after_key else "")
+    query = sql.SQL(FIND_DELETED).format(**source_names(pipeline), behind=behind)
     values = {
         "pipeline_id": pipeline.id,
         "slice_records": slice_records,

@@ -216,12 +216,13 @@ def test_a_limit_of_nothing_is_refused(conninfo: str, reports: Pipeline) -> None
     assert ran.error == "--limit 0: give at least 1"
 
 
+@pytest.mark.parametrize("last_key", [None, "3"])
 @pytest.mark.parametrize("kind", [None, "of old"])
 def test_walk_through_dead_letters_is_never_by_the_small_index_of_their_kinds(
-    connection: Connection, reports: Pipeline, kind: str | None
+    connection: Connection, reports: Pipeline, kind: str | None, last_key: str | None
 ) -> None:
     """It is in another order: each slice would read and sort all that is left."""
-    values = (reports.id, "", kind, kind, 10)
+    values = (reports.id, last_key, last_key, kind, kind, 10)
     with connection.transaction(force_rollback=True):
         # With nothing else left, it is taken if it can be.
         connection.execute("drop index pgembed.records_dead, pgembed.records_dead_by_key")
