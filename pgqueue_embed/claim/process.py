@@ -319,15 +319,20 @@ def _write(
     )
     finish_items(session.connection, claim)
     hand_on(session.connection, pipeline, written.settled)
-    _put_back(session.connection, pipeline, reading.left_over)
+    _put_back(session.connection, claim, reading.left_over)
     commit = _commit(written, reading, embedding, time.monotonic() - started)
     record_commit(session.connection, pipeline.id, session.worker_id, commit)
     return commit
 
 
+def _told(claim: Claim) -> set[str]:
+    """Return the keys that one of the items allows to be deleted, whichever items have them too."""
+    return {key for item in claim.items if item.handling.allow_deletes for key in item.keys}
+
+
 def _with_evidence(claim: Claim, findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with what their items say about records that are not there."""
-    told = {key for item in claim.items if item.handling.allow_deletes for key in item.keys}
+    told = _told(claim)
     return [
         replace(finding, allow_deletes=True) if finding.key in told else finding
         for finding in findings
@@ -342,12 +347,14 @@ def _stacked(embedding: EmbeddingResult, dimensions: int) -> np.ndarray:
     return np.concatenate(embedding.vectors)
 
 
-def _put_back(
-    connection: Connection, pipeline: Pipeline, left_over: dict[WorkItem, list[str]]
-) -> None:
+def _put_back(connection: Connection, claim: Claim, left_over: dict[WorkItem, list[str]]) -> None:
+    told = _told(claim)
     for likes in alike(left_over):
         keys = [key for item in likes for key in left_over[item]]
-        add_items(connection, pipeline.id, keys, likes[0].handling)
+        for allow_deletes in (False, True):
+            some = [key for key in keys if (key in told) == allow_deletes]
+            handling = replace(likes[0].handling, allow_deletes=allow_deletes)
+            add_items(connection, claim.pipeline_id, some, handling)
 
 
 def _commit(

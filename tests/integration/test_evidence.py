@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pgqueue_embed.claim.process import Session
+from pgqueue_embed.claim.size import ClaimSize
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import PipelineFault, UsageError
 from pgqueue_embed.lifecycle.alter import catch_up
@@ -241,4 +242,23 @@ def test_changes_that_triggers_have_told_say_nothing_of_deletion(
         bring_back(connection)
         connection.execute("update reports set id = id + 1000 where id <= %s", (number,))
         drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_what_one_item_tells_is_kept_of_a_record_that_is_put_back_with_another(
+    connection: Connection, session: Session, pipeline: Pipeline
+) -> None:
+    """A claim that was cut to few records after one that took too long, as a slow source makes."""
+    install(connection, pipeline)
+    for statement in (
+        "update reports set body = 'changed' where id = 1",
+        "update reports set body = 'changed' where id = 2",
+        "delete from reports where id = 2",
+    ):
+        connection.execute(statement)
+    work_once(session, pipeline, size=ClaimSize(items=1, limit_bytes=1 << 20, records=1))
+    assert connection.execute("select keys, allow_deletes from pgembed.work").fetchall() == [
+        (["2"], True)
+    ]
+    drain(session, pipeline)
     assert_converged(connection, "reports")
