@@ -5,7 +5,7 @@ Whether a pipeline has it is asked of the catalogue, and stored nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import psycopg
@@ -18,7 +18,14 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.captured_columns import captured_columns
-from pgqueue_embed.queue.triggers import EVENTS, create_function, create_trigger, enable_trigger
+from pgqueue_embed.queue.triggers import (
+    EVENTS,
+    EVENTS_OF_A_PART,
+    Event,
+    create_function,
+    create_trigger,
+    enable_trigger,
+)
 from pgqueue_embed.source.trust import check_trust
 from pgqueue_embed.target.parts import is_partitioned
 from pgqueue_embed.untrusted.shell import command
@@ -63,23 +70,26 @@ def lacking(connection: Connection, pipeline: Pipeline) -> list[Table]:
 
     One that is disabled is lacking.
     """
+    wanted = _wanted(connection, pipeline)
     return [
         table
         for table in _tables(connection, pipeline)
-        if not _wanted(pipeline).keys() <= _firing(connection, table).keys()
+        if not wanted.keys() <= _firing(connection, table).keys()
     ]
 
 
 def misfiring(connection: Connection, pipeline: Pipeline) -> list[str]:
     """Return which triggers of `pipeline` fire in other sessions than they are meant for.
 
-    So they do once all triggers of a table were disabled and enabled again, as a restore does it.
+    So they do once all triggers of a table were disabled and enabled again, as a restore does it,
+    or once the source was made a partition of another table.
     """
+    wanted = _wanted(connection, pipeline)
     return [
-        f"{name} on {table} fires {SESSIONS[mode]}, not {SESSIONS[wanted]}"
+        f"{name} on {table} fires {SESSIONS[mode]}, not {SESSIONS[wanted[name]]}"
         for table in _tables(connection, pipeline)
         for name, mode in _firing(connection, table).items()
-        if (wanted := _wanted(pipeline).get(name, mode)) != mode
+        if wanted.get(name, mode) != mode
     ]
 
 
@@ -118,8 +128,14 @@ def _functions(connection: Connection, pipeline: Pipeline) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _wanted(pipeline: Pipeline) -> dict[str, str]:
-    return {event.trigger(pipeline): event.enabled for event in EVENTS}
+def _events(connection: Connection, pipeline: Pipeline) -> tuple[Event, ...]:
+    is_a_part = connection.value(IS_A_PART, (pipeline.source.quoted,))
+    return EVENTS_OF_A_PART if is_a_part else EVENTS
+
+
+def _wanted(connection: Connection, pipeline: Pipeline) -> dict[str, str]:
+    events = _events(connection, pipeline)
+    return {event.trigger(pipeline): event.enabled for event in events}
 
 
 def _enabled(connection: Connection, table: Table) -> dict[str, str]:
@@ -131,8 +147,7 @@ def _enabled(connection: Connection, table: Table) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-# A foreign table has no transition tables; and what others change there, no trigger is told of.
-TABLES = """
+FAMILY = """
 with recursive family (oid, depth) as (
     select to_regclass(%s)::oid, 0
     union all
@@ -140,6 +155,22 @@ with recursive family (oid, depth) as (
     from family
     join pg_inherits on inhparent = family.oid
 )
+"""
+
+# Whether statements that name none of these tables can write to them.
+IS_A_PART = """
+{family}
+select exists (
+    select
+    from family
+    join pg_inherits on inhrelid = family.oid
+    where inhparent not in (select oid from family)
+)
+""".replace("{family}", FAMILY)
+
+# A foreign table has no transition tables; and what others change there, no trigger is told of.
+TABLES = """
+{family}
 select nspname, relname
 from family
 join pg_class using (oid)
@@ -147,7 +178,7 @@ join pg_namespace on pg_namespace.oid = relnamespace
 where relkind in ('r', 'p')
 group by nspname, relname
 order by min(depth), nspname, relname
-"""
+""".replace("{family}", FAMILY)
 
 
 def _tables(connection: Connection, pipeline: Pipeline) -> list[Table]:
@@ -166,19 +197,24 @@ ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('pgembed capture'), %s::i
 
 def _install(connection: Connection, pipeline: Pipeline) -> list[Table]:
     connection.execute(ONE_AT_A_TIME, (pipeline.id % 2**31,))
+    wanted = _events(connection, pipeline)
     incomplete = _incomplete(connection, pipeline)
+    if incomplete and wanted != EVENTS:
+        # Those of before it was made a part would queue the same once more.
+        drop_functions(connection, pipeline)
     captured = captured_columns(connection, pipeline)
     version = connection.info.server_version
     partitioned = is_partitioned(connection, pipeline.source)
-    for event in EVENTS:
+    # A function that no trigger calls tells that capture is on, like the others.
+    for event in {event.name: event for event in (*EVENTS, *wanted)}.values():
         make = create_function(
             pipeline, event, captured, server_version=version, partitioned=partitioned
         )
         connection.execute(make)
         function = sql.Identifier("pgembed", event.function(pipeline))
         connection.execute(sql.SQL("revoke all on function {}() from public").format(function))
-    for table in incomplete:
-        _install_on(connection, pipeline, table)
+    for table in _incomplete(connection, pipeline):
+        _install_on(connection, pipeline, table, wanted)
     connection.execute(NOTE_IDENTITY, (pipeline.id,))
     return incomplete
 
@@ -193,17 +229,20 @@ where id = %s and has_column_privilege('pgembed.pipelines', 'source_identity', '
 
 
 def _incomplete(connection: Connection, pipeline: Pipeline) -> list[Table]:
+    wanted = _wanted(connection, pipeline)
     return [
         table
         for table in _tables(connection, pipeline)
-        if not _wanted(pipeline).items() <= _enabled(connection, table).items()
+        if not wanted.items() <= _enabled(connection, table).items()
     ]
 
 
-def _install_on(connection: Connection, pipeline: Pipeline, table: Table) -> None:
+def _install_on(
+    connection: Connection, pipeline: Pipeline, table: Table, wanted: Sequence[Event]
+) -> None:
     # A trigger for rows of a partitioned table is on its partitions already.
     there = _enabled(connection, table)
-    for event in EVENTS:
+    for event in wanted:
         if event.trigger(pipeline) not in there:
             connection.execute(create_trigger(pipeline, event, table))
         if there.get(event.trigger(pipeline), "O") != event.enabled:

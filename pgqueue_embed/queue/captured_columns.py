@@ -52,7 +52,8 @@ order by 1
 
 # PostgreSQL notes which columns a view uses, so it need not be guessed from the text. A use of the
 # row as a whole, ``source is not null``, leaves no note: it shows in the view's rule as a variable
-# with the number 0, and then every column counts.
+# with the number 0, and then every column counts. So it does where the condition asks for the
+# partition that a row lies in, by ``tableoid``: another value of any column may have moved it.
 USED = """
 select distinct attname
 from pg_rewrite
@@ -64,7 +65,7 @@ join pg_depend
 join pg_attribute
     on attrelid = refobjid
     and attnum > 0
-    and (attnum = refobjsubid or ev_action::text like '%%:varattno 0 %%')
+    and (attnum = refobjsubid or refobjsubid < 0 or ev_action::text like '%%:varattno 0 %%')
 where ev_class = %(view)s::regclass and not attisdropped
 """
 

@@ -14,7 +14,7 @@ own key types.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -23,185 +23,24 @@ from pgqueue_embed.pipeline.columns import OF_A_FUNCTION
 from pgqueue_embed.pipeline.key import KEY_TYPES
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
-
-# A writer needs no rights on schema pgembed, and can neither put another function or table in the
-# place of one named here nor change how a value is spelled.
-FUNCTION = """
-create or replace function {function}() returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-{settings}
-as {body}
-"""
-
-BODY = """
-begin
-    {statement};
-    return null;
-end
-"""
-
-# pg_typeof answers for the column as the statement sees it at this moment. The catalogue, read
-# under the snapshot of the writer's transaction, might tell of the type that it was of before.
-# Without any row there is nothing to queue, and null.
-GUARDED = """
-declare
-    keys_are_plain constant boolean := ({keys_are_plain});
-begin
-    if keys_are_plain then
-        {statement};
-    elsif not keys_are_plain then
-        perform pgembed.queue_comparison({pipeline_id});
-    end if;
-    {afterwards}
-    return null;
-end
-"""
-
-# PostgreSQL shows the triggers of a partitioned table no row that a MERGE moves to another
-# partition, neither as updated nor as deleted and inserted. Which rows they were is unknown;
-# that some were, by the deletions that it counts for the partitions in this transaction (and in
-# others of the session in the second before). The statement of a function is told by where it was
-# called from, and that of one in SQL not at all.
-MOVED_BY_MERGE = """
-    declare
-        caller text;
-    begin
-        get diagnostics caller = pg_context;
-        if concat_ws(chr(10), current_query(), caller) ~* '(?n)[[:<:]]merge[[:>:]]|^SQL function'
-            and (
-                select sum(pg_stat_get_xact_tuples_deleted(relid))
-                from pg_partition_tree(tg_relid)
-            ) > 0
-        then
-            perform pgembed.queue_comparison({pipeline_id});
-        end if;
-    end;
-"""
-
-# Fired in ordinary sessions it would queue every row of a statement once more: DISABLE TRIGGER ALL
-# and ENABLE TRIGGER ALL, of a restore for example, leave it to fire in all of them.
-REPLICATED = """
-declare
-    keys_are_plain boolean;
-begin
-    if current_setting('session_replication_role') <> 'replica' then
-        return null;
-    end if;
-    keys_are_plain := {keys_are_plain};
-    if keys_are_plain then
-        {statement};
-    else
-        perform pgembed.queue_comparison({pipeline_id});
-    end if;
-    return null;
-end
-"""
-
-# Numbered in whatever order they come: only how many make an item matters.
-QUEUED = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
-    select {pipeline_id}, array_agg(key), count(*), 0, {known}, {deleted}
-    from (
-        select {key_text} as key, (row_number() over () - 1) / {item_records} as item
-        from changed
-        where {present}
-    ) as numbered
-    group by item
-"""
-
-# What pgembed.progress counts: a new record is not in the ledger yet, so that its item adds it to
-# the total; one that is changed or deleted is. To look that up would cost the user's transaction
-# more than it is worth: where it is wrong, so is the total, until a worker has seen the record.
-# Only of a deleted key it is told that its vectors may go.
-INSERTED = QUEUED.replace("{known}", "false").replace("{deleted}", "false")
-DELETED = QUEUED.replace("{known}", "true").replace("{deleted}", "true")
-
-# What a key stood for before and after. A row whose key changed has both of its keys in the list;
-# two rows that have swapped keys, and differ in what counts, too. Compared byte by byte: to a
-# column's own equality two texts may be equal that are not the same. A key that is new counts as an
-# inserted one does.
-UPDATED = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
-    select {pipeline_id}, array_agg(key), count(*), 0, known, deleted
-    from (
-        select
-            case when {present_after} then {text_after} else {text_before} end as key,
-            {present_before} as known,
-            not ({present_after}) as deleted,
-            (row_number() over () - 1) / {item_records} as item
-        from (select {columns} from before as changed where {present}) as before
-        full join (select {columns} from after as changed where {present}) as after
-            on {key_before} = {key_after}
-        where {captured_differ}
-            or ({present_before}) <> ({present_after})
-    ) as numbered
-    group by known, deleted, item
-"""
-
-# Without the columns to compare, every row counts as changed: a key for each, before and after.
-UPDATED_BLINDLY = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known)
-    select {pipeline_id}, array_agg(key), count(*), 0, true
-    from (
-        select key, (row_number() over () - 1) / {item_records} as item
-        from (
-            select {key_text} as key from before as changed where {present}
-            union
-            select {key_text} as key from after as changed where {present}
-        ) as touched
-    ) as numbered
-    group by item
-"""
-
-# A column that was renamed or dropped must not let a writer's statement fail. The statement that
-# names it is not looked at before it is executed.
-COMPARING = """
-    if (
-        select count(*) = {captured_count}
-        from pg_attribute
-        where attrelid = tg_relid and attname = any({captured_names}) and not attisdropped
-    )
-    then {compared};
-    else {blindly};
-    end if
-"""
-
-# A worker sweeps the ledger, from its beginning, for what the source has lost.
-TRUNCATED = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known, sweep_after)
-    values ({pipeline_id}, '{{}}', 0, 0, true, '')
-"""
-
-# Of an insert, "old" is null; of a delete, "new".
-ROW = """
-    insert into pgembed.work (pipeline_id, keys, records, priority, known, allow_deletes)
-    select
-        {pipeline_id}, array_agg(distinct key), count(distinct key), 0, tg_op <> 'INSERT',
-        tg_op = 'DELETE' or count(distinct key) > 1
-    from (
-        values
-            (case when {present_old} then {text_old} end),
-            (case when {present_new} then {text_new} end)
-    ) as changed (key)
-    where key is not null {and_changed}
-    having count(key) > 0
-"""
-
-ROW_CHANGED = """
-        and (
-            tg_op <> 'UPDATE'
-            or {everything_differs}
-        )
-"""
-
-
-ROW_BLINDLY = ROW.replace("{and_changed}", "")
-
-
-def _comparing(compared: str, blindly: str) -> str:
-    return COMPARING.replace("{compared}", compared).replace("{blindly}", blindly)
+from pgqueue_embed.queue.trigger_statements import (
+    BODY,
+    DELETED,
+    EVERY_ROW,
+    FUNCTION,
+    GUARDED,
+    INSERTED,
+    MOVED_BY_MERGE,
+    OR_KEYS_MOVED,
+    REPLICATED,
+    ROW,
+    ROW_BLINDLY,
+    ROW_CHANGED,
+    TRUNCATED,
+    UPDATED,
+    UPDATED_BLINDLY,
+    comparing,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +69,23 @@ class Event:
 
 
 # Logical replication fires triggers of rows, and no statement's but that of TRUNCATE.
+ROWS_REPLICATED = Event(
+    name="row",
+    timing="after insert or update or delete on {table} for each row",
+    statement=comparing(ROW.replace("{and_changed}", ROW_CHANGED), ROW_BLINDLY),
+    body=REPLICATED,
+    rows="old",
+    enabled="R",
+)
+
+TRUNCATION = Event(
+    name="truncate",
+    timing="after truncate on {table} for each statement",
+    statement=TRUNCATED,
+    body=BODY,
+    enabled="A",
+)
+
 EVENTS = (
     Event(
         name="insert",
@@ -240,7 +96,7 @@ EVENTS = (
         name="update",
         timing="after update on {table} referencing old table as before new table as after"
         " for each statement",
-        statement=_comparing(UPDATED, UPDATED_BLINDLY),
+        statement=comparing(UPDATED, UPDATED_BLINDLY),
         rows="before",
     ),
     Event(
@@ -248,22 +104,13 @@ EVENTS = (
         timing="after delete on {table} referencing old table as changed for each statement",
         statement=DELETED,
     ),
-    Event(
-        name="truncate",
-        timing="after truncate on {table} for each statement",
-        statement=TRUNCATED,
-        body=BODY,
-        enabled="A",
-    ),
-    Event(
-        name="row",
-        timing="after insert or update or delete on {table} for each row",
-        statement=_comparing(ROW.replace("{and_changed}", ROW_CHANGED), ROW_BLINDLY),
-        body=REPLICATED,
-        rows="old",
-        enabled="R",
-    ),
+    TRUNCATION,
+    ROWS_REPLICATED,
 )
+
+# Where the source is a partition, or inherits from another table, a statement that names that one
+# fires triggers of that one alone, but for those of rows and of TRUNCATE.
+EVENTS_OF_A_PART = (TRUNCATION, replace(ROWS_REPLICATED, body=EVERY_ROW, enabled="A"))
 
 ENABLE = {"O": "enable trigger", "A": "enable always trigger", "R": "enable replica trigger"}
 
@@ -362,6 +209,7 @@ def _names(
     key = pipeline.key
     everything = list(dict.fromkeys((*key.names, *captured)))
     names: dict[str, sql.Composable] = {
+        "or_keys_moved": sql.SQL(""),
         "pipeline_id": sql.Literal(pipeline.id),
         "item_records": sql.Literal(MAX_ITEM_RECORDS),
         "key_text": key.plain_text("changed"),
@@ -376,6 +224,9 @@ def _names(
         names[f"present_{alias}"] = key.present(alias)
         names[f"text_{alias}"] = key.plain_text(alias)
         names[f"key_{alias}"] = key.of(alias)
+    if pipeline.spec.foreign_key:
+        names["key_changed"] = key.of("changed")
+        names["or_keys_moved"] = sql.SQL(OR_KEYS_MOVED).format(**names)
     return names
 
 

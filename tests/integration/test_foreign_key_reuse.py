@@ -83,6 +83,21 @@ def test_key_that_changes_to_that_of_a_record_with_the_same_text_is_written_anew
     assert_converged(connection, "reports")
 
 
+def test_keys_that_move_on_in_one_statement_take_no_chunks_of_others_along(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    start_capture(connection, reports)
+    # From the last key on, so that each moves to one that has just become free.
+    connection.execute(
+        "insert into reports (id, body) select 9 - i, 'Same.' from generate_series(1, 8) as i"
+    )
+    drain(session, reports)
+    connection.execute("update reports set id = id + 1")
+    connection.execute("insert into reports (id, body) values (1, 'Another.')")
+    drain(session, reports)
+    assert_converged(connection, "reports")
+
+
 @pytest.mark.parametrize("is_captured", [True, False], ids=["captured", "enqueued"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_records_converge_whatever_becomes_of_their_keys(

@@ -187,6 +187,8 @@ MOVES = {
     "MERGE": (MOVED, COMPARISON),
     "MERGE in a function": ("select in_plpgsql()", COMPARISON),
     "MERGE in a function of SQL": ("select in_sql()", COMPARISON),
+    "MERGE by its name": ("execute prepared", COMPARISON),
+    "MERGE by its name in a function": ("select by_name()", COMPARISON),
     "MERGE beside others": (MOVED.replace("docs.id = new.id", "docs.id >= new.id"), COMPARISON),
 }
 
@@ -202,6 +204,9 @@ def test_row_that_is_moved_to_another_partition_is_queued(connection: Connection
         insert into docs values (1, '2024-02-03', 'one'), (2, '2024-02-03', 'two');
         create function in_plpgsql() returns void language plpgsql as $$ begin {MOVED}; end $$;
         create function in_sql() returns void language sql as $$ {MOVED} $$;
+        prepare prepared as {MOVED};
+        create function by_name() returns void language plpgsql
+            as $$ begin execute 'execute prepared'; end $$;
         """
     )
     docs = Table(schema="public", name="docs")

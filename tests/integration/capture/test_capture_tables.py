@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from pgqueue_embed.claim.process import Session
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor.pipeline import check_capture
@@ -14,6 +15,7 @@ from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.switch import switch
 from pgqueue_embed.lifecycle.sync import queue_missed, start_capture, stop_capture
 from pgqueue_embed.queue.capture import install, is_on, lacking, remove
+from pgqueue_embed.queue.captured_columns import captured_columns
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.capturing import SWEEP, captured, trace
 from tests.support.conditions import wait_until_blocked
@@ -90,6 +92,113 @@ def test_inheriting_tables_are_captured(connection: Connection) -> None:
     connection.execute("set session_replication_role = replica")
     connection.execute("delete from child")
     assert captured(connection) == ["1"]
+
+
+# A statement that names the table above fires no trigger of statements on the source.
+PARTS = {
+    "partition": """
+        create table whole (id int, day int, body text) partition by list (day);
+        create table other_day partition of whole for values in (2);
+        create table reports partition of whole for values in (1);
+        create unique index on reports (id)
+    """,
+    "partition in parts": """
+        create table whole (id int, day int, body text) partition by list (day);
+        create table other_day partition of whole for values in (2);
+        create table reports partition of whole for values in (1) partition by range (id);
+        create table reports_1 partition of reports for values from (0) to (3);
+        create table reports_2 partition of reports for values from (3) to (99);
+        create unique index on reports (id)
+    """,
+}
+
+WRITES = (
+    ("insert into whole values (1, 1, 'a'), (2, 1, 'b'), (3, 1, 'c'), (9, 2, 'x')", "1", "2", "3"),
+    ("update whole set body = 'changed' where id in (1, 9)", "1"),
+    ("update whole set body = body",),
+    ("update whole set id = 4 where id = 2", "2", "4"),
+    ("update whole set day = 2 where id = 4", "4"),
+    ("update whole set day = 1 where id = 9", "9"),
+    ("delete from whole where id = 9", "9"),
+    ("update reports set body = 'straight' where id = 3", "3"),
+    ("truncate whole", SWEEP),
+)
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("role", ["origin", "replica"])
+@pytest.mark.parametrize("tables", PARTS.values(), ids=list(PARTS))
+def test_source_that_is_a_part_of_another_table_is_captured_whichever_is_written_to(
+    connection: Connection, tables: str, role: str
+) -> None:
+    connection.execute(tables)
+    install(connection, make_pipeline(connection))
+    connection.execute(f"set session_replication_role = {role}")
+    queued = []
+    for statement, *_ in WRITES:
+        connection.execute(statement)
+        queued.append(sorted(set(captured(connection))))
+    assert queued == [sorted(keys) for _, *keys in WRITES]
+
+
+def test_vectors_follow_a_source_that_inherits(connection: Connection, session: Session) -> None:
+    connection.execute(
+        """
+        create table base (id int, body text);
+        create table reports (primary key (id)) inherits (base)
+        """
+    )
+    pipeline = make_pipeline(connection)
+    install(connection, pipeline)
+    connection.execute("insert into reports values (1, 'one'), (2, 'two'), (3, 'three')")
+    drain(session, pipeline)
+    connection.execute("update base set body = 'changed' where id = 1")
+    connection.execute("delete from base where id = 2")
+    drain(session, pipeline)
+    assert_converged(connection, "reports")
+
+
+def test_source_that_is_attached_to_a_table_is_named_until_capture_is_put_on_it_again(
+    connection: Connection,
+) -> None:
+    make_source(connection, texts(2))
+    pipeline = make_pipeline(connection)
+    install(connection, pipeline)
+    connection.execute(
+        """
+        create table whole (id bigint not null, body text) partition by range (id);
+        alter table whole attach partition reports for values from (0) to (99)
+        """
+    )
+    (check,) = check_capture(connection, pipeline)
+    assert check.fix == "pgembed sync reports --on"
+    assert start_capture(connection, pipeline) == [REPORTS]
+    assert start_capture(connection, pipeline) == []
+    connection.execute("update whole set body = 'changed' where id = 1")
+    assert captured(connection) == ["1"], "and by no trigger of before as well"
+    connection.execute("alter table whole detach partition reports")
+    assert lacking(connection, pipeline) == [REPORTS]
+    assert start_capture(connection, pipeline) == [REPORTS]
+    connection.execute("update reports set body = 'again'")
+    assert captured(connection) == ["1", "2"]
+    assert connection.execute("select count(*) from pgembed.work").fetchone() == (0,)
+    remove(connection, pipeline)
+    assert trace(connection) == []
+
+
+def test_row_that_leaves_the_partition_of_the_condition_is_queued(connection: Connection) -> None:
+    connection.execute(
+        """
+        create table reports (id int, day int, body text, other int, primary key (id, day))
+            partition by list (day);
+        create table part_1 partition of reports for values in (1);
+        create table part_2 partition of reports for values in (2);
+        """
+    )
+    pipeline = make_pipeline(
+        connection, id_fields=("id", "day"), where="tableoid = 'public.part_1'::regclass"
+    )
+    assert "other" in captured_columns(connection, pipeline)
 
 
 def test_trigger_that_was_disabled_is_named_and_enabled_again(connection: Connection) -> None:

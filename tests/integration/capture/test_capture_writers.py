@@ -127,3 +127,19 @@ def test_writer_goes_on_when_a_column_that_is_embedded_has_gone(
     connection.execute("insert into reports (id) values (10)")
     connection.execute("delete from reports where id = 5")
     assert captured(connection) == ["10", "2", "3", "4", "40", "5"]
+
+
+@pytest.mark.on_both_servers
+@pytest.mark.parametrize("change", ["rename column body to content", "drop column body cascade"])
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_writer_whose_snapshot_is_older_than_that_goes_on_too(
+    conninfo: str, connection: Connection, pipeline: Pipeline, change: str, level: str
+) -> None:
+    del pipeline
+    with connect(conninfo) as writer:
+        writer.execute(f"begin isolation level {level}")
+        writer.execute("select from pgembed.pipelines").fetchall()
+        connection.execute(f"alter table reports {change}")
+        writer.execute("update public.reports set other = 7 where id = 2")
+        writer.execute("commit")
+    assert captured(connection) == ["2"]
