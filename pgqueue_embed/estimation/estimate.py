@@ -11,7 +11,13 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.estimation.drawn_records import DrawnRecords, draw_records
 from pgqueue_embed.estimation.rate import ChunkRate
-from pgqueue_embed.estimation.storage import Layout, index_bytes, ledger_bytes, table_bytes
+from pgqueue_embed.estimation.storage import (
+    Layout,
+    index_bytes,
+    ledger_bytes,
+    logged_bytes,
+    table_bytes,
+)
 from pgqueue_embed.estimation.text_sample import ChunkBytes, TextSample, take_sample
 from pgqueue_embed.pipeline.partitioning import parse_partitioning
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -168,7 +174,8 @@ def _storage(
     )
     in_column = pipeline.spec.into_column is not None
     table = table_bytes(layout, sample.chunks, chunks)
-    of_vectors = index_bytes(layout, chunks, quantisation=index)
+    logged = table.wal + logged_bytes(records)
+    of_vectors = index_bytes(layout, chunks, quantize=index)
     return Storage(
         vectors=vectors,
         index=index,
@@ -177,7 +184,7 @@ def _storage(
         vector_index=None if of_vectors is None else of_vectors.index,
         index_memory=None if of_vectors is None else of_vectors.memory,
         ledger=ledger_bytes(records, _key_bytes(sample.chunks)),
-        wal=None if in_column else table.wal + (of_vectors.index if of_vectors else 0),
+        wal=None if in_column else logged + (of_vectors.index if of_vectors else 0),
     )
 
 

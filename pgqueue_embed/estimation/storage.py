@@ -176,12 +176,12 @@ class IndexBytes:
     memory: int
 
 
-def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes | None:
+def index_bytes(layout: Layout, count: int, *, quantize: str) -> IndexBytes | None:
     """Return what an HNSW index of `count` vectors takes; None for too many dimensions.
 
-    `quantisation` is none, halfvec or binary.
+    `quantize` is none, halfvec or binary.
     """
-    element = element_type(layout.vector_type, quantisation)
+    element = element_type(layout.vector_type, quantize)
     if layout.dimensions > MAX_DIMENSIONS[element]:
         return None
     vector_bytes = element_bytes(element, layout.dimensions)
@@ -190,6 +190,11 @@ def index_bytes(layout: Layout, count: int, *, quantisation: str) -> IndexBytes 
         index=hnsw_index_bytes(count, vector_bytes=vector_bytes, m=m),
         memory=hnsw_bytes(ceil(count / max(1, layout.hashed)), vector_bytes, m),
     )
+
+
+def logged_bytes(records: int) -> int:
+    """Return what is logged of so many records in the queue and the ledger."""
+    return records * WAL_RECORD_BYTES
 
 
 def ledger_bytes(records: int, key_bytes: int) -> int:
