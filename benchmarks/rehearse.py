@@ -216,7 +216,7 @@ def _on_paper(vector_type: str, dimensions: int = 384) -> str:
     )
     chunk = ChunkBytes(key_bytes=9, text_bytes=400, copied_bytes=0)
     table = table_bytes(layout, [chunk] * 1_000, PAPER_RECORDS)
-    index = index_bytes(layout, PAPER_RECORDS, quantisation="none")
+    index = index_bytes(layout, PAPER_RECORDS, quantize="none")
     assert index is not None, "so few dimensions can be indexed"
     return (
         f"With a chunk of 400 characters each and {vector_type}({dimensions}): table"
