@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 # Less than half of the time is no bottleneck.
 LEAST_SHARE = 0.5
@@ -17,6 +19,11 @@ class StageSeconds:
     embed_seconds: float = 0.0
     write_seconds: float = 0.0
     lock_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> StageSeconds:
+        """Return the sums of the columns of `rows` that are called as the fields are."""
+        return cls(**{each.name: sum(row[each.name] for row in rows) for each in fields(cls)})
 
     def apart(self) -> dict[str, float]:
         """Return the seconds of each stage of `STAGES`, in order; waiting is no part of writing."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import NotFound
 from pgqueue_embed.monitoring.bottleneck import StageSeconds
 from pgqueue_embed.monitoring.snapshot import Row, read_rows
+from pgqueue_embed.pipeline.catalog import no_pipeline
 
 QUARTERS = 96
 QUARTER_SECONDS = 900
@@ -35,6 +36,8 @@ class Details:
         measured = [each["measured_recall"] for each in self.indexes if each["is_valid"]]
         return next((each for each in measured if each is not None), None)
 
+
+NAMES = "select pipeline from pgembed.settings order by pipeline"
 
 READ_SETTINGS = """
 select *
@@ -67,19 +70,18 @@ group by 1
 
 
 def read_details(connection: Connection, name: str) -> Details:
-    """Return a closer look at the pipeline `name`; raises UsageError when there is none."""
+    """Return a closer look at the pipeline `name`; raises NotFound when there is none."""
     values = {"name": name, "seconds": QUARTER_SECONDS}
     settings = read_rows(connection, READ_SETTINGS, values)
     if not settings:
-        raise UsageError(f"there is no pipeline '{name}'{connection.place_if_private}")
+        known = [row["pipeline"] for row in read_rows(connection, NAMES, {})]
+        raise NotFound(no_pipeline(name, known, connection.place_if_private))
     day = read_rows(connection, DAY, values)
     return Details(
         settings=settings,
         indexes=read_rows(connection, INDEXES, values),
         records=_by_quarter(day),
-        stages=StageSeconds(
-            **{each: sum(row[each] for row in day) for each in StageSeconds.__dataclass_fields__}
-        ),
+        stages=StageSeconds.of(day),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pgqueue_embed.monitoring import words
 from pgqueue_embed.monitoring.snapshot import Snapshot, WorkerState
 from pgqueue_embed.untrusted.foreign_text import printable
+from pgqueue_embed.worker.stop_reasons import CRASHED
 
 MOST_REASON = 60
 
@@ -24,7 +24,7 @@ def parted(workers: Sequence[WorkerState]) -> tuple[list[WorkerState], list[Work
     shown: list[WorkerState] = []
     stopped: list[WorkerState] = []
     for each in workers:
-        crashed = str(each.row["stop_reason"]).startswith(words.CRASHED)
+        crashed = str(each.row["stop_reason"]).startswith(CRASHED)
         is_news = crashed and each.row["host"] not in live_hosts
         ended = each.row["state"] == "stopped" and not is_news
         (stopped if ended else shown).append(each)

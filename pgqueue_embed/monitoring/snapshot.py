@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from pgqueue_embed.db.migrate import check_schema
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.errors import NotFound
 from pgqueue_embed.monitoring.bottleneck import StageSeconds, bottleneck
 from pgqueue_embed.monitoring.pace import HistoryStep, Pace, TimeLeft, pace_of, time_left
 from pgqueue_embed.monitoring.progress import Progress
@@ -108,7 +108,7 @@ class Snapshot:
 def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
     """Return how the pipeline `name`, or every pipeline, stands, with its workers.
 
-    With a pipeline comes its next generation. Raises UsageError for an unknown name, MigrationError
+    With a pipeline comes its next generation. Raises NotFound for an unknown name, MigrationError
     for a schema that has not what is read.
     """
     with _explained(connection):
@@ -148,7 +148,7 @@ def read_snapshot(connection: Connection, name: str | None = None) -> Snapshot:
 
 
 def read_progress(connection: Connection, name: str) -> Progress:
-    """Return how far the pipeline called `name` is; raises UsageError when there is none."""
+    """Return how far the pipeline called `name` is; raises NotFound when there is none."""
     with _explained(connection):
         (row, *_) = (each for each in _progress(connection, name) if each["pipeline"] == name)
     return Progress.of(row)
@@ -252,7 +252,7 @@ def _progress(connection: Connection, name: str | None) -> list[Row]:
         return rows
     known = [row["pipeline"] for row in rows]
     if name not in known:
-        raise UsageError(no_pipeline(name, known, connection.place_if_private))
+        raise NotFound(no_pipeline(name, known, connection.place_if_private))
     return [row for row in rows if name in (row["pipeline"], row["next_of"])]
 
 
@@ -276,14 +276,8 @@ def _pipeline(row: Row, own: Sequence[Row]) -> PipelineState:
         row=row,
         pace=pace,
         minutes=_minutes(own),
-        stages=_stages(own),
-        bottleneck=bottleneck(_stages(within)),
-    )
-
-
-def _stages(steps: Sequence[Row]) -> StageSeconds:
-    return StageSeconds(
-        **{each: sum(step[each] for step in steps) for each in StageSeconds.__dataclass_fields__}
+        stages=StageSeconds.of(own),
+        bottleneck=bottleneck(StageSeconds.of(within)),
     )
 
 
@@ -313,7 +307,7 @@ def _worker(
         row=row,
         pace=_pace(own),
         minutes=_minutes(own),
-        stages=_stages(own),
+        stages=StageSeconds.of(own),
         in_flight=0 if row["stopped_at"] else flying.get((row["host"], row["pid"]), 0),
         commit_seconds_ago=commit_seconds_ago,
     )

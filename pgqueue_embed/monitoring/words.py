@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 from pgqueue_embed.monitoring.progress import is_complete
 from pgqueue_embed.quantities import count, duration, size, span
 from pgqueue_embed.untrusted.shell import command
-from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, DRAINED, MAX_RECORDS, RECYCLED, STOPPED
+from pgqueue_embed.worker.stop_reasons import (
+    ANOTHER_MODEL,
+    CRASHED,
+    DRAINED,
+    MAX_RECORDS,
+    RECYCLED,
+    STOPPED,
+)
 
 if TYPE_CHECKING:
     from pgqueue_embed.monitoring.snapshot import PipelineState, Row, Snapshot, WorkerState
 
 # Reasons of a stop that need no attention.
 ORDINARY_ENDINGS = (STOPPED, DRAINED, MAX_RECORDS, RECYCLED, ANOTHER_MODEL)
-
-CRASHED = "crashed: "
 
 # For so long after its last commit a worker without a claim is not idle, but between two of them.
 BETWEEN_CLAIMS_SECONDS = 15.0

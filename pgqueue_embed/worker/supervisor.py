@@ -1,4 +1,4 @@
-"""The parent of a worker process: starts it, starts it again after a crash, writes deaths down.
+"""The parent of a worker process: starts it, starts it again after a crash, writes crashes down.
 
 The worker is spawned, never forked (a fork after Metal has started kills the child), in a process
 group of its own, so that Ctrl-C reaches it once, through us. A process that ends without having
@@ -26,7 +26,7 @@ from pgqueue_embed.worker.delays import reconnect_delay_seconds, restart_delay_s
 from pgqueue_embed.worker.process import Orders
 from pgqueue_embed.worker.python_process import start_python
 from pgqueue_embed.worker.settings import WorkerSettings
-from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, RECYCLED, STALLED, STOPPED
+from pgqueue_embed.worker.stop_reasons import ANOTHER_MODEL, CRASHED, RECYCLED, STALLED, STOPPED
 
 TICK_SECONDS = 0.2
 
@@ -254,24 +254,24 @@ class Supervisor:
     def _after_crash(self, process: _Process) -> None:
         how = process.describe_end()
         get_logger().error("worker process died", how=how, worker=process.worker_id)
-        death = self._record(process.worker_id, how) if process.worker_id else None
-        self._judge_machine(death, how, was_ready=process.worker_id is not None)
+        crash = self._record(process.worker_id, how) if process.worker_id else None
+        self._judge_machine(crash, how, was_ready=process.worker_id is not None)
         self._pause(restart_delay_seconds(self._crashes_in_a_row))
 
-    def _judge_machine(self, death: Crash | None, how: str, *, was_ready: bool) -> None:
-        """Raise MachineFault when the deaths so far say that no record is to blame."""
+    def _judge_machine(self, crash: Crash | None, how: str, *, was_ready: bool) -> None:
+        """Raise MachineFault when the crashes so far say that no record is to blame."""
         # One that was ready could claim, if only there had been something to claim.
         self._startup_crashes = 0 if was_ready else self._startup_crashes + 1
-        has_settled = death is not None and death.settled
+        has_settled = crash is not None and crash.settled
         self._crashes_in_a_row = 1 if has_settled else self._crashes_in_a_row + 1
         if self._startup_crashes >= MAX_STARTUP_CRASHES:
             raise MachineFault(
                 f"the worker process died {self._startup_crashes} times before it could claim"
                 f" anything (the last one {how}); run pgembed doctor on this machine"
             )
-        if death is None:
+        if crash is None:
             return
-        self._evidence = self._evidence.with_crash(death)
+        self._evidence = self._evidence.with_crash(crash)
         if (died_on := self._evidence.summary) is not None:
             raise MachineFault(
                 f"the worker process died on {died_on} with nothing embedded in between (the last"
@@ -280,12 +280,12 @@ class Supervisor:
             )
 
     def _record(self, worker_id: int, how: str) -> Crash | None:
-        """Write the death down, however long the database is away, unless told to stop."""
+        """Write the crash down, however long the database is away, unless told to stop."""
         failures = 0
         while True:
             try:
                 with connect(self._conninfo, patience_seconds=BOOKKEEPING_SECONDS) as connection:
-                    return record_crash(connection, worker_id, f"crashed: {how}")
+                    return record_crash(connection, worker_id, CRASHED + how)
             except (PgembedError, psycopg.Error) as error:
                 if not is_away(error):
                     raise

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from random import Random
 
 import pytest
 
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.errors import NotFound
 from pgqueue_embed.ledger.commits import roll_up
 from pgqueue_embed.lifecycle.alter import Changes, alter, catch_up
 from pgqueue_embed.lifecycle.switch import switch
-from pgqueue_embed.monitoring.snapshot import HISTORY_MINUTES, read_snapshot
+from pgqueue_embed.monitoring.details import read_details
+from pgqueue_embed.monitoring.snapshot import HISTORY_MINUTES, read_progress, read_snapshot
 from pgqueue_embed.pipeline.catalog import pause_pipeline
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.worker.crashes import record_crash
@@ -147,6 +149,15 @@ def test_snapshot_sums_what_workers_committed_lately(
     shown = {each.row["worker_id"]: sum(each.minutes) for each in snapshot.workers}
     assert shown == dict(by_worker)
     assert all((each.commit_seconds_ago or 0) < 120 for each in snapshot.workers)
+
+
+@pytest.mark.usefixtures("reports")
+@pytest.mark.parametrize("read", [read_snapshot, read_progress, read_details])
+def test_unknown_pipeline_is_told_with_those_that_are_there(
+    connection: Connection, read: Callable[[Connection, str], object]
+) -> None:
+    with pytest.raises(NotFound, match="there is no pipeline 'report'; there is reports"):
+        read(connection, "report")
 
 
 def test_dead_letters_are_grouped_by_what_their_errors_have_in_common(
