@@ -14,6 +14,7 @@ from pgqueue_embed.chunking.readers import describe_reader
 from pgqueue_embed.doctor.check import Check, ok, warning
 from pgqueue_embed.embedding import (
     EmbeddingModel,
+    Memory,
     ModelUse,
     ResolvedModel,
     keep_heap,
@@ -21,7 +22,9 @@ from pgqueue_embed.embedding import (
     refuse_unsuited,
     resolve_model,
 )
+from pgqueue_embed.embedding.chooser import learnt_key
 from pgqueue_embed.embedding.devices import require_torch
+from pgqueue_embed.embedding.precision import AUTO
 from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.pipeline.model import check_local_model, use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -93,6 +96,7 @@ class Models:
         model.verify(ROWS, min(TOKENS, model.max_sequence_tokens))
         self._loaded[resolved.path, use] = model
         yield ok(subject, f"computes {model.choice}")
+        yield from (ok(subject, sentence) for sentence in _learnt_otherwise(model))
         yield ok(
             subject,
             f"runs on {model.device} in {model.precision}; {model.dimensions} dimensions,"
@@ -102,6 +106,14 @@ class Models:
         yield from check_reader(
             subject, private_copy(model.tokenizer, control_tokens=use.control_tokens)
         )
+
+
+def _learnt_otherwise(model: EmbeddingModel) -> Iterator[str]:
+    """Say what workers here take, where real batches and texts told them of another variant."""
+    known = Memory().recall(learnt_key(model.device, AUTO, model.fingerprint.digest))
+    if known is not None and known.variant != str(model.choice.variant):
+        refused = f"; refused: {', '.join(known.refused)}" if known.refused else ""
+        yield f"workers here compute {known.variant}, as they have learnt{refused}"
 
 
 def check_reader(subject: str, tokenizer: Tokenizer) -> Iterator[Check]:

@@ -16,6 +16,10 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.doctor import Check, Mark, examination, examine
 from pgqueue_embed.doctor import database as database_checks
+from pgqueue_embed.embedding import Memory, fingerprint, learnt
+from pgqueue_embed.embedding.chooser import learnt_key
+from pgqueue_embed.embedding.devices import choose_device
+from pgqueue_embed.embedding.learnt import Learnt
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle import create as creating
 from pgqueue_embed.pipeline.catalog import pause_pipeline
@@ -33,6 +37,12 @@ ENGLISH = ["The pump stopped at night.", "A valve was stuck."]
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What this machine has learnt of a model is told, too."""
+    monkeypatch.setattr(learnt, "_cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +193,18 @@ def test_without_a_pipeline_the_default_model_is_tried(conninfo: str) -> None:
     computes, runs = (check.finding for check in checks[-3:-1])
     assert re.search(r"^computes (fp32|bf16)", computes)
     assert re.search(r"runs on cpu in (fp32|bf16); 16 dimensions", runs)
+
+
+def test_what_workers_have_learnt_otherwise_is_told_beside_what_is_found_now(
+    conninfo: str, tiny_model: Path
+) -> None:
+    def told() -> list[str]:
+        return [check.finding for check in examine(conninfo) if "workers" in check.finding]
+
+    assert not told()
+    key = learnt_key(choose_device("auto"), "auto", fingerprint(tiny_model).digest)
+    Memory().keep(key, Learnt(variant="of this week", refused=["bf16", "fp16"]))
+    assert told() == ["workers here compute of this week, as they have learnt; refused: bf16, fp16"]
 
 
 def test_a_role_without_rights_is_told_which_grant_is_missing(
