@@ -17,11 +17,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pgqueue_embed.db.dsn import describe_dsn
-from pgqueue_embed.db.errors import is_away, refused
-from pgqueue_embed.errors import DatabaseUnavailable, PgembedError, RoleFault
+from pgqueue_embed.db.errors import refused
+from pgqueue_embed.db.faults import error_type
+from pgqueue_embed.errors import PgembedError
 from pgqueue_embed.web.actions import Actions
 from pgqueue_embed.web.failures import Failures
-from pgqueue_embed.web.live import Live, NothingSeen, TooManyViewers
+from pgqueue_embed.web.live import Live
 from pgqueue_embed.web.pages import Pages
 from pgqueue_embed.web.refused import PageRefused
 from pgqueue_embed.web.rights import lacking_to_look, lacking_to_search
@@ -126,17 +127,13 @@ class _Errors:
         says = "there is no such page" if status == 404 else "that cannot be asked for here"
         return self._page(request, status, says)
 
-    def of_pgembed(self, request: Request, error: Exception) -> Response:
+    def of_pgembed(self, request: Request, error: PgembedError) -> Response:
         """Show what is wrong with the database, or with what was asked for."""
-        away = (NothingSeen, TooManyViewers, DatabaseUnavailable)
-        status = 503 if isinstance(error, away) else 403 if isinstance(error, RoleFault) else 404
-        return self._page(request, status, str(error))
+        return self._page(request, error.status, str(error))
 
-    def of_the_database(self, request: Request, error: Exception) -> Response:
+    def of_the_database(self, request: Request, error: psycopg.Error) -> Response:
         """Show what the database says."""
-        kinds = {psycopg.errors.InsufficientPrivilege: 403, psycopg.DataError: 400}
-        status = next((kinds[each] for each in kinds if isinstance(error, each)), 500)
-        return self._page(request, 503 if is_away(error) else status, refused(error))
+        return self._page(request, error_type(error).status, refused(error))
 
     def _page(self, request: Request, status: int, says: str) -> Response:
         grants = self._grants(request) if status in (403, 503) else []

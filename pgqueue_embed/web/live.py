@@ -32,9 +32,13 @@ MOST_VIEWERS = 500
 class NothingSeen(PgembedError):
     """The database could not be looked at even once."""
 
+    status = 503
+
 
 class TooManyViewers(PgembedError):
     """So many pages are open that another one gets no stream."""
+
+    status = 503
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,21 @@ def test_a_pipeline_that_is_dropped_is_said_to_be_gone(
     assert world.looking.get(url("/pipeline", name="short")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("page", "status"),
+    [
+        ("/events?before=yesterday", 400),
+        ("/live?page=nothing", 400),
+        (url("/pipeline", name="nothing"), 404),
+        ("/nothing", 404),
+    ],
+)
+def test_what_cannot_be_shown_has_the_status_of_its_error(
+    world: World, page: str, status: int
+) -> None:
+    assert world.looking.get(page).status_code == status
+
+
 def test_what_was_seen_stays_while_the_database_is_away(
     world: World, administrator: Administrator
 ) -> None:
