@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +19,9 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import connect
 from pgqueue_embed.lifecycle.create import create
 from pgqueue_embed.pipeline.catalog import load_pipeline
-from pgqueue_embed.pipeline.spec import PipelineSpec
+from pgqueue_embed.pipeline.spec import USE_OPTIONS, PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
+from pgqueue_embed.search_server import encoders
 from pgqueue_embed.search_server.announce import announced
 from pgqueue_embed.search_server.encoders import WarmEncoders
 from pgqueue_embed.vector_search import query_vector, warm_query
@@ -105,6 +107,27 @@ def test_answer_is_that_of_a_search_without_a_server(
     assert found == expected
     assert len(found) == 2
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_model_that_was_not_used_for_longest_is_forgotten_for_another(
+    world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "MOST_MODELS", 1)
+    with connect(world) as connection:
+        first = load_pipeline(connection, "reports")
+    second = replace(first, spec=replace(first.spec, query_prompt="search: "))
+    with closing(WarmEncoders()) as warm:
+        for each in (first, second):
+            warm.load(each)
+        uses = [
+            {name: getattr(each.spec, name) for name in USE_OPTIONS} for each in (first, second)
+        ]
+        found = [
+            asyncio.run(warm.encode_if_loaded(first.model_fingerprint, use, None, QUERY))
+            for use in uses
+        ]
+    assert found[0] is None
+    assert found[1] is not None
 
 
 def test_server_that_is_dead_strange_or_hangs_is_left_out(
