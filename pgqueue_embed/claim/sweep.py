@@ -51,7 +51,7 @@ def sweep_slice(
             on_slice=lambda: renew(connection),
         )
         check_doubt(side, pipeline, swept)
-    found = find_deleted(side, pipeline, first.sweep_after or "", slice_records=slice_records)
+    found = find_deleted(side, pipeline, first.sweep_after or None, slice_records=slice_records)
     queue_deleted(connection, pipeline, found.keys)
     done = others if found.last_key is not None else [first, *others]
     connection.execute("delete from pgembed.work where id = any(%s)", ([each.id for each in done],))

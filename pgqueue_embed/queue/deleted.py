@@ -93,7 +93,7 @@ class LedgerSweep:
 
     records: int = 0
     untold: int = 0
-    places: list[str] = field(default_factory=list)
+    places: list[str | None] = field(default_factory=list)
 
     @property
     def is_doubtful(self) -> bool:
@@ -107,14 +107,13 @@ def is_doubtful(gone: int, records: int) -> bool:
 
 
 def find_deleted(
-    connection: Connection, pipeline: Pipeline, after_key: str, *, slice_records: int
+    connection: Connection, pipeline: Pipeline, after_key: str | None, *, slice_records: int
 ) -> DeletedSlice:
-    """Return what is gone of the `slice_records` records of the ledger behind `after_key`.
+    """Return what is gone of `slice_records` records of the ledger, behind `after_key` or first.
 
-    Behind the empty text it is all of the ledger: a key may be empty, too. Raises PipelineFault
-    when the source cannot be read.
+    A key may be the empty text. Raises PipelineFault when the source cannot be read.
     """
-    behind = sql.SQL("and key > %(last_key)s" if after_key else "")
+    behind = sql.SQL("" if after_key is None else "and key > %(last_key)s")
     query = sql.SQL(FIND_DELETED).format(**source_names(pipeline), behind=behind)
     values = {
         "pipeline_id": pipeline.id,
@@ -170,15 +169,16 @@ def sweep_ledger(
 ) -> LedgerSweep:
     """Go through the ledger for what the source has lost, and queue nothing."""
     swept = LedgerSweep()
-    after_key: str | None = ""
-    while after_key is not None:
+    after_key: str | None = None
+    ended = False
+    while not ended:
         found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
         swept.records += found.records
         keys = told.without_waiting(connection, found.keys) if found.keys else []
         if keys:
             swept.places.append(after_key)
             swept.untold += told.count_untold(connection, keys)
-        after_key = found.last_key
+        after_key, ended = found.last_key, found.last_key is None
         on_slice()
     return swept
 
@@ -242,7 +242,11 @@ def _deleted_in_flight(connection: Connection, pipeline: Pipeline) -> list[str]:
 
 
 def _queue_slice(
-    connection: Connection, pipeline: Pipeline, told: Told, after_key: str, slice_records: int
+    connection: Connection,
+    pipeline: Pipeline,
+    told: Told,
+    after_key: str | None,
+    slice_records: int,
 ) -> int:
     found = find_deleted(connection, pipeline, after_key, slice_records=slice_records)
     keys = told.without_waiting(connection, found.keys)

@@ -62,7 +62,7 @@ def test_record_whose_key_is_the_empty_text_is_forgotten_like_others(
         install(connection, pipeline)
     connection.execute(statement)
     if statement.startswith("delete"):
-        assert enqueue(connection, pipeline, Selection()) == 1
+        assert enqueue(connection, pipeline, Selection(), slice_records=1) == 1
     drain(session, pipeline)
     assert_converged(connection, "reports")
 
