@@ -40,7 +40,7 @@ begin
         select work_id from pgembed.claimed_work
     ),
     queue as (
-        select unnest(work.keys) as key, work.id, work.xmin
+        select unnest(work.keys) as key, work.id, work.xmin, work.allow_deletes
         from pgembed.work
         where work.pipeline_id = pipeline.id
     ),
@@ -51,11 +51,19 @@ begin
             bool_or(
                 queue.id not in (select work_id from claimed)
                 and (waiting_suffices or queue.xmin = own_transaction)
-            ) as suffices
+            ) as suffices,
+            bool_or(
+                queue.allow_deletes
+                and queue.id not in (select work_id from claimed)
+                and (waiting_suffices or queue.xmin = own_transaction)
+            ) as tells,
+            bool_or(queue.id in (select work_id from claimed)) as in_flight
         from listed
         join queue on queue.key = listed.key
         group by listed.key
     ),
+    -- What a scan has queued does not tell that a record may have been deleted, and this call does.
+    -- That is no matter of one that has no vectors, nor gets some before.
     wanted as (
         select listed.key, ledger.state is not null or waiting.key is not null as known
         from listed
@@ -66,7 +74,10 @@ begin
             where records.pipeline_id = pipeline.id and records.key = pgembed.ledger_key(listed.key)
             limit 1
         ) as ledger on true
-        where waiting.suffices is not true
+        where (
+            waiting.tells
+            or (waiting.suffices and ledger.state is null and not waiting.in_flight)
+        ) is not true
     ),
     numbered as (
         select

@@ -86,9 +86,10 @@ select pgembed.enqueue('visits', array(
   records that want it.
 - **A key that waits already is not queued twice**, unless what waits may be claimed without your
   change being seen: when a worker holds it at this moment, and when your transaction has written
-  something before, or is not READ COMMITTED. To know this, `enqueue` looks through the pipeline's
-  whole queue: while a large table is loaded, that takes seconds. To queue every change of a table,
-  let [triggers](keeping-in-sync.md) do it.
+  something before, or is not READ COMMITTED. Nor does a scan's item do where there are vectors:
+  it tells of no deletion. To know this, `enqueue` looks through the pipeline's whole queue: while a
+  large table is loaded, that takes seconds. To queue every change of a table, let
+  [triggers](keeping-in-sync.md) do it.
 - **Rights.** `enqueue` works for whoever may execute it, whatever their rights on the tables, and
   by default that is its owner alone. A program that writes the source needs `usage` on schema
   `pgembed`, and `grant execute on function pgembed.enqueue(text, text[]) to …`. The other functions

@@ -107,6 +107,16 @@ class TestEnqueue:
         assert call(connection, "enqueue", "'reports'", "array[2, 3]") == 1
         assert queued_keys(connection) == ["1", "2", "3"]
 
+    def test_deletion_is_told_of_a_record_that_waits_for_a_scan(
+        self, connection: Connection, session: Session, reports: Pipeline
+    ) -> None:
+        enqueue(connection, reports, Selection(everything=True))
+        delete_records(connection, REPORTS, [2])
+        assert call(connection, "enqueue", "'reports'", "array[2]") == 1
+        assert call(connection, "enqueue", "'reports'", "array[2]") == 0
+        drain(session, reports)
+        assert_converged(connection, "reports")
+
     def test_what_a_worker_holds_is_queued_again(
         self, conninfo: str, connection: Connection, reports: Pipeline
     ) -> None:
