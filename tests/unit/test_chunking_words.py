@@ -218,7 +218,6 @@ def assert_cut_alike(documents: Sequence[str], budget: tuple[int, int]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(documents=TEXTS, budget=st.sampled_from([(8, 2), (32, 8), (128, 20)]))
 def test_documents_are_cut_alike(documents: list[str], budget: tuple[int, int]) -> None:
-    documents = [document.replace("각", "") for document in documents]
     assert_cut_alike(documents, budget)
 
 
