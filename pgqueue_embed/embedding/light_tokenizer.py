@@ -96,18 +96,18 @@ def open_tokenizer(path: Path) -> LightTokenizer:
     # Taken before control tokens are hidden, which is done in the state itself.
     model = {name: value for name, value in state["model"].items() if name != "vocab"}
     tokenizer = private_tokenizer(state)
-    padding = {_content(each["pad_token"]) for each in named if "pad_token" in each}
-    require(len(padding) <= 1, "two tokens that pad")
+    names = _control_names(named)
+    padding = names.get("pad_token")
     if config["tokenizer_class"] not in _AS_IT_IS:
         require(controls == ids.keys(), "an added token")
-        first, last = _check_made_anew(config, tokenizer, model)
+        first, last = _check_made_anew(config | names, tokenizer, model)
         require(tokenizer.encode("").ids == [ids[first], ids[last]], "its special tokens")
-        padding = padding or {_PADDING[_class_of(config)]}
+        padding = names.get("pad_token", _PADDING[_class_of(config)])
     return LightTokenizer(
         path=path / "tokenizer.json",
         private=tokenizer,
         controls=frozenset(controls),
-        padding=next(iter(padding), None),
+        padding=padding,
         settings=config,
     )
 
@@ -116,6 +116,16 @@ def _named_elsewhere(path: Path) -> Settings:
     """Return the control tokens that older models name in a file of their own."""
     name = "special_tokens_map.json"
     return settings_of(path, name) if (path / name).is_file() else {}
+
+
+def _control_names(named: Sequence[Settings]) -> Settings:
+    """Return what the control tokens are called; raises NotUnderstood where two files differ."""
+    found: Settings = {}
+    for settings in named:
+        for name in (f"{each}_token" for each in _NAMES if f"{each}_token" in settings):
+            content = _content(settings[name])
+            require(found.setdefault(name, content) == content, "a control token")
+    return found
 
 
 def _check_added(

@@ -85,6 +85,26 @@ def test_tokenizer_that_its_settings_contradict(
     assert light(folder) is None
 
 
+@pytest.mark.parametrize(
+    ("in_settings", "elsewhere", "is_light"),
+    [
+        ("[CLS]", "[CLS]", True),
+        (None, "[CLS]", True),
+        ("[CLS]", None, True),
+        ("[CLS]", "[MASK]", False),
+        (None, "[MASK]", False),
+    ],
+)
+def test_control_token_that_two_files_name(
+    in_settings: str | None, elsewhere: str | None, is_light: bool, tmp_path: Path
+) -> None:
+    folder = ANEW["BertTokenizer"].save("BertTokenizer", tmp_path / "model")
+    edit(folder, "tokenizer_config.json", cls_token=in_settings)
+    with_a_file("special_tokens_map.json")(folder)
+    edit(folder, "special_tokens_map.json", cls_token=elsewhere)
+    assert (light(folder) is not None) is is_light
+
+
 def test_added_token_that_the_settings_have_otherwise(tmp_path: Path) -> None:
     folder = ZOO["bert-mean"].save(tmp_path / "model")
     state = json.loads((folder / "tokenizer.json").read_text())
