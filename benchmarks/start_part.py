@@ -1,8 +1,8 @@
 """The processor time of commands that load a model anew, from the shell to their end.
 
 One `pgembed search`, one `pgembed create`, and one `pgembed work --drain` of a single record: a
-worker's way to its first claim. Against the same commands with the model opened by the library, as
-models are that this package leaves to it.
+worker's way to its first claim; and the whole demonstration. Against the same commands with the
+model opened by the library, as models are that this package leaves to it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,21 @@ _BY_LIBRARY = (
     " opening.open_light = query_vector.open_light_encoder = lambda *_: None;"
     " supervisor.WORKER_PROGRAM = 'benchmarks.library_worker'; "
 )
-PROGRAMS = {"files alone": _USUAL, "library": _BY_LIBRARY + _USUAL}
+# The demonstration starts its workers by a command of its own.
+_CHILDREN_TOO = (
+    f"by_library = {_BY_LIBRARY!r}; from pgqueue_embed.worker import python_process;"
+    " start = python_process.START.replace('import runpy', by_library + '\\nimport runpy');"
+    " python_process.START = start; "
+)
+PROGRAMS = {"files alone": _USUAL, "library": _CHILDREN_TOO + _BY_LIBRARY + _USUAL}
 COMMANDS = {
     "search": ("reports", "battery overheated while charging"),
     "create": ("reports", "--source-table", "reports", "--text-field", "body"),
     "work": ("--drain",),
+    "demo": (),
 }
+_IN_THE_QUEUE = {"search", "work"}
+_CORPORA = {"demo": "the language reference of Python"}
 
 _VECTOR = """
 insert into public.reports_vectors (
@@ -65,7 +74,7 @@ def _measured(command: str, outcomes: dict[str, list[float]]) -> Measured:
         Figure(
             part=PART,
             name=f"pgembed {command}, its model opened by {name}",
-            corpus="one record",
+            corpus=_CORPORA.get(command, "one record"),
             unit="s of processor time",
             values=seconds,
             note=f"{ratio(seconds, outcomes['library']):.2f} of the library's",
@@ -91,7 +100,7 @@ def _run(bench: Bench, command: str, program: str) -> float:
     try:
         with connect(conninfo) as connection:
             make_source(connection, ["pump"])
-            if command != "create":
+            if command in _IN_THE_QUEUE:
                 enqueue(connection, _pipeline(connection), Selection())
             if command == "search":
                 connection.execute(_VECTOR)
