@@ -118,6 +118,14 @@ def test_a_sample_tells_of_all(connection: Connection) -> None:
     assert found.hours == pytest.approx(found.chunks / 36_000)
 
 
+@pytest.mark.parametrize(("records", "sampled"), [(600, 600), (3_000, 1_000)])
+def test_few_records_are_all_looked_at_and_of_many_alike_no_more_than_needed(
+    connection: Connection, records: int, sampled: int
+) -> None:
+    found = estimated(connection, embeddable(connection, ["The pump stopped."] * records))
+    assert (found.records, found.sampled, found.chunks) == (records, sampled, records)
+
+
 def embeddable(
     connection: Connection,
     documents: Sequence[str],

@@ -72,6 +72,8 @@ def test_each_option_is_compared(connection: Connection) -> None:
             refuse_differences(connection, "reports", {key: another})
         way = "sync" if key == "sync" else "alter" if key in ALTERABLE else "another name"
         assert way in str(caught.value)
+        if key in ALTERABLE and another is True:
+            assert f" {ALTERABLE[key].flag}" in str(caught.value)
 
 
 def test_table_is_looked_for_in_the_schema_that_is_named(connection: Connection) -> None:

@@ -101,6 +101,15 @@ def test_ids_at_edges_that_are_read_as_spaces_are_those_of_the_chunk(unit: str) 
         assert len(own) <= 126
 
 
+@pytest.mark.parametrize("document", ["  pump  ", "pump ", "\tpump\t", " \n pump"])
+def test_ids_of_a_document_without_a_cut_are_those_without_its_outer_spaces(document: str) -> None:
+    """A chunk has no space at its edges; a tokenizer may have tokens for them."""
+    tokenizer = metaspace_of_whole_words()
+    (found,) = Chunker(tokenizer, max_tokens=126, overlap_tokens=20).chunk([document])
+    (chunk,) = found.chunks
+    assert chunk.token_ids.tolist() == tokenizer.encode("pump", add_special_tokens=False).ids
+
+
 # Prompts
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import pgqueue_embed
 from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search, search_async
+from pgqueue_embed.adopt import run
 from pgqueue_embed.db.session import Connection, connect
 from pgqueue_embed.errors import UsageError
 from tests.acceptance.test_docs import commands
@@ -187,6 +188,40 @@ def test_a_pipeline_is_made_embedded_searched_and_dropped(empty_conninfo: str, m
         assert database.pipelines() == []
     with pytest.raises(UsageError, match="there is no pipeline 'reports'"):
         reports.progress()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not know")
+def test_a_table_of_vectors_is_adopted_and_an_interrupted_adoption_goes_on(
+    conninfo: str, connection: Connection, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(connection, texts(8))
+    database = Database(conninfo)
+    made = make_reports(database, model)
+    made.enqueue()
+    assert Worker(database, drain=True, device="cpu").run() == "drained"
+    made.drop()
+
+    def adopted() -> Pipeline:
+        return database.adopt(
+            "reports",
+            source_table="reports",
+            target_table="chunks",
+            text_field="body",
+            target_columns={"embedding": "vector"},
+            model=str(model),
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "adopt_records", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            adopted()
+    monkeypatch.setattr(run, "compare_sample", None)  # What was compared is not compared again.
+    assert adopted().progress().done == 8
+    assert_converged(connection, "reports")
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_wrong_arguments_are_refused_in_one_line(conninfo: str, connection: Connection) -> None:

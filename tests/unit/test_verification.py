@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import date
 from typing import Any
 
 import pytest
 
 from pgqueue_embed.verification.result import Compared, Verification, wilson_interval
+from pgqueue_embed.verification.sample import DrawnChunk
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,22 @@ def test_interval_is_that_of_wilson(successes: int, trials: int, low: float, hig
 def compared(key: str, cosine: float, **known: Any) -> Compared:
     values = {"length": 1.0, "worker": None, "precision": None, "day": None, **known}
     return Compared(key=key, chunk_index=0, cosine=cosine, **values)
+
+
+@pytest.mark.parametrize(
+    ("known", "named"),
+    [
+        ({"worker_id": 3, "host": "gpu-1.example.org", "pid": 42}, "gpu-1:42"),
+        ({"worker_id": 3, "host": "gpu-1", "pid": 42}, "gpu-1:42"),
+        ({"worker_id": 3}, "worker 3"),
+        ({}, None),
+    ],
+)
+def test_worker_is_named_by_host_and_process_or_by_its_number(
+    known: dict[str, Any], named: str | None
+) -> None:
+    unknown = dict.fromkeys(each.name for each in fields(DrawnChunk))
+    assert DrawnChunk(**{**unknown, **known}).worker == named
 
 
 def test_sample_is_split_by_what_is_known() -> None:
