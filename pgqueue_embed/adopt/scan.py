@@ -53,10 +53,12 @@ def adopt_records(
     for too long, PipelineFault when one cannot be read or written.
     """
     try:
-        while (adoption := _state_of(connection, pipeline)).walking != "finished":
-            walk = _walk_source if adoption.walking == "source" else _walk_table
+        while not (adoption := _state_of(connection, pipeline)).is_finished:
             with on_users_tables(connection, f"adopting {pipeline.target}"):
-                done = walk(connection, pipeline, judge, adoption)
+                if adoption.walking == "source":
+                    done = _walk_source(connection, pipeline, judge, adoption)
+                else:
+                    done = _walk_table(connection, pipeline, adoption)
             if done is not None:
                 on_slice(done)
         return adoption.counts
@@ -245,9 +247,7 @@ def table_keys(
     return connection.execute(query, values).fetchall()
 
 
-def _walk_table(
-    connection: Connection, pipeline: Pipeline, _judge: Judge, adoption: Adoption
-) -> Slice | None:
+def _walk_table(connection: Connection, pipeline: Pipeline, adoption: Adoption) -> Slice | None:
     def queue_slice() -> Slice | None:
         if not take_adoption_turn(connection, pipeline, adoption):
             return None

@@ -10,15 +10,13 @@ from psycopg import sql
 
 from pgqueue_embed.adopt.judge import StoredRow
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.db.vectors import VectorCodec
+from pgqueue_embed.db.vectors import LENGTH_TOLERANCE, VectorCodec
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.target import column_names, target_of
 
-# A shorter vector has no direction worth the name; half precision rounds lengths by less than the
-# tolerance.
+# A shorter vector has no direction worth the name.
 SHORTEST_NORM = 1e-6
-NORM_TOLERANCE = 1e-3
 
 # A row and its version: whoever updates a row gives it another place or transaction.
 VERSION = "target.ctid::text || ' ' || target.xmin::text"
@@ -65,7 +63,7 @@ def read_stored(
         "keys": list(keys),
         "dimensions": pipeline.dimensions,
         "shortest": SHORTEST_NORM,
-        "tolerance": NORM_TOLERANCE,
+        "tolerance": LENGTH_TOLERANCE,
     }
     stored: dict[str, list[StoredRow]] = {}
     for key, version, text, usable, has_unit_norm in connection.execute(query, values):

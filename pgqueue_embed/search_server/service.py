@@ -21,7 +21,7 @@ from pgqueue_embed.errors import (
     UsageError,
 )
 from pgqueue_embed.log import get_logger
-from pgqueue_embed.pipeline.catalog import load_pipelines
+from pgqueue_embed.pipeline.catalog import load_pipelines, no_pipeline
 from pgqueue_embed.pipeline.model import use_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.search_server.encoders import Encoder, WarmEncoders
@@ -95,8 +95,7 @@ class SearchService:
         if name not in found:
             found = {each.name: each for each in await self.pipelines(anew=True)}
         if name not in found:
-            known = ", ".join(found) or "none yet"
-            raise NotFound(f"there is no pipeline '{name}' here; there is {known}")
+            raise NotFound(no_pipeline(name, list(found), " here"))
         return found[name]
 
     async def find(self, search: Search) -> list[Hit]:

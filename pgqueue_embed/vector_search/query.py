@@ -39,7 +39,6 @@ from pgqueue_embed.vector_search.near import LikeRecord, Near, origin_of
 from pgqueue_embed.vector_search.order import Score, in_better_order, wanted_to_order
 from pgqueue_embed.vector_search.reading import (
     COMPARING,
-    WHAT_ONE_MAY_SEE,
     read_by,
     reading_chunks,
     why_unreadable,
@@ -53,6 +52,9 @@ from pgqueue_embed.vector_search.together import Spent, timed, together
 # A condition is a person's own SQL, which may change nothing and not run for ever. Nor may a
 # search by words, of a role whose policies keep it from the index.
 CONDITION_SECONDS = 60
+
+# Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
+ROLE_AND_WHAT_IT_MAY_SEE = "select current_user, set_config('row_security', 'on', true)"
 
 # Where tables are not as they were: of another generation, or of those that were known.
 DOUBTED = (PipelineFault, SetupError, UsageError)
@@ -210,7 +212,7 @@ class _Search:
 
 def _prepare(request: SearchRequest) -> Steps[str]:
     """Limit what the transaction may do and see; returns the role that it is of."""
-    [(role, _)] = yield Step(WHAT_ONE_MAY_SEE)
+    [(role, _)] = yield Step(ROLE_AND_WHAT_IT_MAY_SEE)
     if request.where is not None:
         yield Step("set local transaction_read_only = on")
     if request.where is not None or request.words is not None:

@@ -16,12 +16,10 @@ from pgqueue_embed.errors import MissingRight, PipelineFault, RoleFault, Untrust
 from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
 from pgqueue_embed.source.condition_names import names_whole_rows, possible_columns
+from pgqueue_embed.source.passages import WHAT_ONE_MAY_SEE
 from pgqueue_embed.source.trust import trusting
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.vector_search.rights import Readable, naming_missing_rights
-
-# Nothing is taken for deleted here: who searches finds what the policies of the target let him see.
-WHAT_ONE_MAY_SEE = "select current_user, set_config('row_security', 'on', true)"
 
 # What a search does, as the beginning of an error.
 COMPARING = "comparing its vectors"

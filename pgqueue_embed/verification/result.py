@@ -9,11 +9,10 @@ from datetime import date
 from statistics import median
 from typing import Any
 
+from pgqueue_embed.db.vectors import LENGTH_TOLERANCE
+
 # The quantile of the normal distribution for 95 % in the middle.
 Z = 1.959964
-
-# The rounding of halfvec included.
-LENGTH_TOLERANCE = 1e-3
 
 # What a sample is split by: fields of Compared.
 SPLIT_BY = ("worker", "precision", "day")
