@@ -18,7 +18,12 @@ from pgqueue_embed.db.errors import dependents, first_line
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.cleanup import finish
-from pgqueue_embed.lifecycle.create import Prepared, create_pipeline, prepare
+from pgqueue_embed.lifecycle.create import (
+    Prepared,
+    check_condition_is_apart,
+    create_pipeline,
+    prepare,
+)
 from pgqueue_embed.lifecycle.drop import drop_pipeline
 from pgqueue_embed.lifecycle.replace import replacement_of
 from pgqueue_embed.lifecycle.replace_table import renew_own_view
@@ -223,6 +228,7 @@ def _prepare(connection: Connection, pipeline: Pipeline, changes: Changes) -> Pr
         prepared = prepare(connection, spec, pipeline.model, pipeline.model_revision)
     else:
         prepared = prepare(connection, spec, model)
+    check_condition_is_apart(connection, prepared.spec, pipeline.spec.into_column)
     place = {each: getattr(pipeline.spec, each) for each in ("target", "into_column", "view")}
     same = replace(prepared.spec, name=pipeline.name, **place) == pipeline.spec
     if same and prepared.model.fingerprint == pipeline.model_fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -28,6 +29,7 @@ from pgqueue_embed.pipeline.row import SourceShape, to_row
 from pgqueue_embed.pipeline.spec import AUTO, PipelineSpec
 from pgqueue_embed.pipeline.spec_checks import checked
 from pgqueue_embed.queue import capture
+from pgqueue_embed.queue.captured_columns import condition_names
 from pgqueue_embed.source.check import check_source
 from pgqueue_embed.source.unknown_tokens import describe_unknown_tokens
 from pgqueue_embed.target import new_target
@@ -179,6 +181,7 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> SourceShape:
     """
     with on_users_tables(connection, f"reading {spec.source}"):
         shape = check_source(connection, spec)
+    check_condition_is_apart(connection, spec, spec.into_column)
     _check_name_is_free(connection, spec)
     new_target(spec, shape.key, shape.document).check(connection)
     codec = VectorCodec(connection)
@@ -188,6 +191,24 @@ def check_tables(connection: Connection, spec: PipelineSpec) -> SourceShape:
             " (it came with 0.7); use --vector-type vector or upgrade the extension"
         )
     return shape
+
+
+def check_condition_is_apart(
+    connection: Connection, spec: PipelineSpec, into_column: str | None
+) -> None:
+    """Raise UsageError if the condition of `spec` names the column that the vectors go into.
+
+    A role that may make no view in schema pgembed, by which that is found, has to know it.
+    """
+    if spec.where is None or into_column is None:
+        return
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        if condition_names(connection, spec.source, spec.where, into_column):
+            raise UsageError(
+                f"--where names {into_column}, which the vectors go into: what is embedded would"
+                " be no record any more, and lose its vector; leave that out, since what is"
+                " embedded is not embedded again"
+            )
 
 
 def _check_name_is_free(connection: Connection, spec: PipelineSpec) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from psycopg import sql
 
 from pgqueue_embed.db.names import Table
@@ -70,13 +72,42 @@ where ev_class = %(view)s::regclass and not attisdropped
 """
 
 
+# Where the row is used as a whole, it is not known whether that is for the column.
+NAMED = """
+select exists (
+    select
+    from pg_rewrite
+    join pg_depend
+        on classid = 'pg_rewrite'::regclass
+        and objid = pg_rewrite.oid
+        and refclassid = 'pg_class'::regclass
+        and refobjid = %(source)s::regclass
+    join pg_attribute on attrelid = refobjid and attnum = refobjsubid
+    where ev_class = %(view)s::regclass and attname = %(column)s
+)
+"""
+
+
+def condition_names(connection: Connection, source: Table, where: str, column: str) -> bool:
+    """Return whether `where` names the `column` of `source`."""
+    [(named,)] = _of_condition(connection, source, where, NAMED, column=column)
+    return bool(named)
+
+
 def _columns_of_condition(connection: Connection, source: Table, where: str) -> list[str]:
-    """Return the columns of `source` that `where` uses, as a view that is made and taken back."""
+    """Return the columns of `source` that `where` uses."""
+    return [name for (name,) in _of_condition(connection, source, where, USED)]
+
+
+def _of_condition(
+    connection: Connection, source: Table, where: str, query: str, **values: str
+) -> list[tuple[Any, ...]]:
+    """Return what `query` tells of `where`, as a view that is made and taken back."""
     view = Table(schema="pgembed", name="columns_of_condition")
     create = sql.SQL("create view {} as select 1 as one from {} as source where {}").format(
         view.identifier, source.identifier, condition(where)
     )
-    values = {"source": source.quoted, "view": view.quoted}
     with connection.transaction(force_rollback=True):
         connection.execute(create, ())
-        return [name for (name,) in connection.execute(USED, values)]
+        values |= {"source": source.quoted, "view": view.quoted}
+        return connection.execute(query, values).fetchall()

@@ -205,6 +205,16 @@ class TestWriting:
         assert_column_converged(connection, pipeline)
         assert [id_ for id_, (_, embedded) in versions(connection).items() if not embedded] == [2]
 
+    @pytest.mark.parametrize("where", ["embedding is null", "id > 0 and source.embedding is null"])
+    def test_condition_that_names_the_column_of_the_vectors_is_refused(
+        self, connection: Connection, where: str
+    ) -> None:
+        """With it, what is embedded would leave the records, and each enqueue take it away."""
+        make_source(connection, texts(1))
+        connection.execute("alter table reports add embedding vector(8)")
+        with pytest.raises(UsageError, match="--where names embedding, which the vectors go into"):
+            into_column(connection, where=where)
+
     @pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
     @pytest.mark.on_both_servers
     def test_partitioned_table_with_a_composite_key_and_a_template(

@@ -176,6 +176,15 @@ def test_users_own_column_stays_when_its_pipeline_is_dropped_after_a_switch(
     assert dimensions(connection) == set()
 
 
+def test_condition_that_names_the_column_is_refused(
+    connection: Connection, reports: Pipeline
+) -> None:
+    """The next column takes its name at the switch."""
+    with pytest.raises(UsageError, match="--where names embedding, which the vectors go into"):
+        alter(connection, reports, Changes(where="embedding is null"))
+    assert load_pipelines(connection) == [reports]
+
+
 class TestViews:
     """Views that read the column read the new one, or keep the switch from happening."""
 
