@@ -23,6 +23,9 @@ from pgqueue_embed.worker.settings import MOST_PROCESSES
 SETTLING_SECONDS = 120.0
 POLL_SECONDS = 5.0
 
+# Of the time of claims: a model that takes less leaves cores to others.
+BUSY_SHARE = 0.5
+
 # One more process holds the model once more, and a minute is not like the other.
 WORTH = 1.1
 
@@ -90,17 +93,29 @@ class Growth:
             application_name=applications.PROGRESS,
             patience_seconds=BOOKKEEPING_SECONDS,
         ) as connection:
-            (devices, rate, pending), *_ = connection.execute(RATE, {"ids": list(ids)}).fetchall()
-        if devices is not None and "cpu" in devices:
-            self.give_up(1)  # a process computes on all cores
+            values = {"ids": list(ids), "least_share": BUSY_SHARE}
+            (is_cpu_bound, rate, pending), *_ = connection.execute(RATE, values).fetchall()
+        if is_cpu_bound and self.wanted == 1:
+            self.give_up(1)  # its model computes on all cores
             return None
         return float(rate) if rate and pending else None
 
 
-# Without anything pending at the end, there may have been too little to do before.
+# A CPU is the bottleneck where its model takes most of the time; of one that costs next to nothing,
+# such as a table of vectors, a process cuts and writes. Without anything pending at the end, there
+# may have been too little to do before.
 RATE = """
 select
-    (select array_agg(device) from pgembed.worker_status where worker_id = any (%(ids)s)),
+    exists (
+        select from pgembed.worker_status where worker_id = any (%(ids)s) and device = 'cpu'
+    ) and (
+        select
+            sum(embed_seconds) >= %(least_share)s
+                * sum(read_seconds + chunk_seconds + embed_seconds + write_seconds)
+        from pgembed.recent_history
+        where worker_id = any (%(ids)s)
+            and step > statement_timestamp() - interval '1 minute'
+    ),
     (select sum(chunks_per_second) from pgembed.worker_status where worker_id = any (%(ids)s)),
     (select sum(pending) from pgembed.progress where state = 'active')
 """

@@ -125,7 +125,12 @@ class WorkerProcesses:
             staying[-1].supervisor.stop()
 
     def _warn_of_cpu(self) -> None:
-        """Say once that several processes on a CPU are too many, unless each has cores assigned."""
+        """Say once that several processes on a CPU are too many, unless each has cores assigned.
+
+        Of those that were found to help it is not said.
+        """
+        if self._growth is not None:
+            return
         devices = [each.supervisor.device for each in self._staying]
         if self._has_warned or len(devices) < 2 or "cpu" not in devices:
             return

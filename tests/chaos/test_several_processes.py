@@ -21,6 +21,7 @@ from pgqueue_embed.worker.growth import WORTH, wanted_processes
 from pgqueue_embed.worker.processes import WorkerProcesses
 from pgqueue_embed.worker.settings import WorkerSettings, check_processes
 from pgqueue_embed.worker.stop_reasons import DRAINED, STOPPED
+from tests.support import light_worker
 from tests.support.conditions import wait_until
 from tests.support.corpus import texts
 from tests.support.light import ThreadSupervisor, light_program, light_settings
@@ -153,7 +154,7 @@ def test_processes_are_added_as_long_as_they_help(
     monkeypatch.setattr(
         growth,
         "RATE",
-        "select array['cuda'], (%(rates)s::float[])[cardinality(%(ids)s::bigint[])], 1".replace(
+        "select false, (%(rates)s::float[])[cardinality(%(ids)s::bigint[])], 1".replace(
             "%(rates)s", f"'{{{','.join(map(str, rates))}}}'"
         ),
     )
@@ -172,12 +173,13 @@ def test_processes_are_added_as_long_as_they_help(
     assert one_value(connection, LIVE) == 0
 
 
-def test_a_machine_without_a_gpu_has_one_process(
+def test_a_machine_whose_cores_compute_has_one_process(
     conninfo: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue_documents(connection, texts(5))
+    queue_documents(connection, texts(500))
     monkeypatch.setattr(growth, "SETTLING_SECONDS", 0.1)
     monkeypatch.setattr(growth, "POLL_SECONDS", 0.02)
+    monkeypatch.setenv(light_worker.SECONDS_VARIABLE, "0.2")
     command = Command(conninfo, tmp_path, None, light_settings(drain=False))
     command.start()
     growing = command.processes._growth
@@ -188,6 +190,22 @@ def test_a_machine_without_a_gpu_has_one_process(
 
     assert command.ended() == STOPPED
     assert len(command.supervisors) == 1
+
+
+def test_another_process_is_tried_without_a_gpu_where_the_model_costs_next_to_nothing(
+    conninfo: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue_documents(connection, texts(20_000))
+    monkeypatch.setattr(growth, "SETTLING_SECONDS", 0.5)
+    monkeypatch.setattr(growth, "POLL_SECONDS", 0.02)
+    command = Command(conninfo, tmp_path, None, light_settings(drain=False))
+    command.start()
+
+    wait_until(lambda: len(command.supervisors) == 2, "a second one is tried")
+    command.processes.stop()
+
+    assert command.ended() == STOPPED
+    assert not command.told
 
 
 def test_added_process_that_fails_is_done_without(
