@@ -30,6 +30,7 @@ class Chooser:
         self._memory = memory
         self._key = key
         self._learnt = memory.recall(key) if memory else None
+        self._refused = memory.refused(key) if memory else ()
         self.order: list[Variant] = list(variants)
         self._rates: Rates = {}
         if len(variants) > 1:
@@ -45,8 +46,10 @@ class Chooser:
         else:
             rates = self._learnt.rates
             self._rates = {each: rates[name] for name, each in by_name.items() if name in rates}
-        order = [first, *ranked(self._rates), FP32]
-        self.order = list(dict.fromkeys(each for each in order if each is not None))
+        found = [*ranked(self._rates), FP32]
+        # What was refused is better than nothing: where fp32 fails on a device.
+        found.sort(key=lambda each: str(each) in self._refused)
+        self.order = list(dict.fromkeys(found if first is None else [first, *found]))
 
     def settle(self, variant: Variant, refused: Iterable[Variant]) -> None:
         """Take note of the variant that is used, and of others that did not agree.
@@ -54,7 +57,8 @@ class Chooser:
         What was refused before stays so, until it is used: a text may have told.
         """
         known = self._learnt
-        names = {*map(str, refused), *(known.refused if known else ())} - {str(variant)}
+        names = {*map(str, refused), *self._refused} - {str(variant)}
+        self._refused = tuple(names)
         self.choice = Choice(
             variant=variant,
             rates=self._rates,

@@ -71,6 +71,14 @@ class Memory:
         learnt = None if self._anew else self._read().get(key)
         return None if learnt is None or learnt.is_old else learnt
 
+    def refused(self, key: str) -> Sequence[str]:
+        """Return what was refused in the last days, though all else be learnt anew.
+
+        A user's text may have told, of which no probe and no canary tells.
+        """
+        learnt = self._read().get(key)
+        return () if learnt is None or learnt.is_old else learnt.refused
+
     def references(self, key: str) -> References | None:
         """Return the file of known texts' vectors of one model; None with ``anew``."""
         return None if self._anew else References(self._folder, key, KEPT_SECONDS)

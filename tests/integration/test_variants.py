@@ -387,9 +387,10 @@ def test_what_a_users_text_has_refused_is_not_taken_again(
         compute(model, 1)
         assert model.choice.variant == FP32
         assert {*model.choice.refused} == refused
-    again = load(folder, memory=Memory(tmp_path))
-    assert (again.choice.variant, again.choice.rival) == (FP32, None)
-    assert {*again.choice.refused} == {BF16_WEIGHTS, BF16}
+    for anew in (False, True):
+        again = load(folder, memory=Memory(tmp_path, anew=anew))
+        assert (again.choice.variant, again.choice.rival) == (FP32, None)
+        assert {*again.choice.refused} == {BF16_WEIGHTS, BF16}
 
 
 def test_what_is_refused_stays_so_for_days_however_long_the_rest_is_known(
