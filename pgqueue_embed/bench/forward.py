@@ -25,6 +25,8 @@ CUT_DOCUMENTS = 64
 FIRST_CHUNKS = 8
 PASSES = 3
 
+REFUSED_BY_A_TEXT = "a worker here has refused it in the last days"
+
 Tell = Callable[[str], None]
 
 
@@ -221,13 +223,17 @@ def _timed(
         found = rate()
     except Exception as error:  # noqa: BLE001 - of torch or a library; the next one may do
         return _not_timed(str(variant), in_a_line(error))
-    least = variant.lowest_cosine
+    reason = ""
+    if cosine < variant.lowest_cosine:
+        reason = f"its cosine is below {variant.lowest_cosine}"
+    elif variant in taken.choice.refused:
+        reason = REFUSED_BY_A_TEXT
     return Tried(
         name=str(variant),
         cosine=cosine,
         chunks_per_second=found,
         is_taken=is_taken,
-        reason="" if cosine >= least else f"its cosine is below {least}",
+        reason=reason,
     )
 
 

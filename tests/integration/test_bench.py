@@ -12,9 +12,14 @@ import psycopg
 import pytest
 
 from pgqueue_embed.bench import run, throw_away
+from pgqueue_embed.bench.forward import REFUSED_BY_A_TEXT, measure_forward
 from pgqueue_embed.bench.run import Measured, Worked, with_best
 from pgqueue_embed.bench.texts import documents
 from pgqueue_embed.cli.bench import report
+from pgqueue_embed.embedding import Memory, fingerprint, learnt
+from pgqueue_embed.embedding.chooser import learnt_key
+from pgqueue_embed.embedding.learnt import Learnt
+from pgqueue_embed.embedding.precision import AUTO, candidates
 from pgqueue_embed.local_server import LocalServer
 from tests.conftest import DEFAULT_VERSION
 from tests.support.commands import pgembed
@@ -71,6 +76,19 @@ def test_the_forward_pass_and_a_worker_are_measured_and_nothing_is_left(
         worked.chunks_per_second / measured.forward.chunks_per_second
     )
     assert databases(place) == []
+
+
+def test_a_variant_that_a_text_has_refused_is_not_taken_and_told_of(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learnt, "_cache_folder", lambda: tmp_path)
+    fp32, *others = map(str, candidates("cpu", AUTO))
+    key = learnt_key("cpu", AUTO, fingerprint(model).digest)
+    Memory().keep(key, Learnt(variant=fp32, refused=others))
+    found = measure_forward(str(model), "cpu", 0.1)
+    timed = [each for each in found.tried if each.chunks_per_second]
+    assert [each.name for each in timed if each.is_taken] == [fp32]
+    assert {each.reason for each in timed if not each.is_taken} <= {REFUSED_BY_A_TEXT}
 
 
 def test_what_a_killed_one_has_left_is_dropped_by_the_next(
