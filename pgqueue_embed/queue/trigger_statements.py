@@ -164,7 +164,9 @@ UPDATED_BLINDLY = """
 
 # A column that was renamed or dropped must not let a writer's statement fail. The statement that
 # names it is not looked at before it is executed. A snapshot for the whole transaction may be of
-# before; what an object is called, PostgreSQL tells as of now.
+# before; what an object is called, PostgreSQL tells as of now. A column that is virtual now has no
+# value to compare. Where a virtual one had another expression when the columns were listed, or a
+# condition that uses the row as a whole had other columns, more may count than these.
 COMPARING = """
     if (
         select count(*) = {captured_count}
@@ -172,16 +174,22 @@ COMPARING = """
         where attrelid = tg_relid
             and attname = any({captured_names})
             and not attisdropped
+            and attgenerated <> 'v'
             and (
                 current_setting('transaction_isolation') = 'read committed'
                 or attname = (
                     pg_identify_object_as_address('pg_class'::regclass, attrelid, attnum)
                 ).object_names[3]
             )
-    )
+    ) {and_as_derived}
     then {compared};
     else {blindly};
     end if
+"""
+
+AND_AS_DERIVED = """
+    and current_setting('transaction_isolation') = 'read committed'
+    and ({derived_now}) = {derived_from}
 """
 
 # A worker sweeps the ledger, from its beginning, for what the source has lost.

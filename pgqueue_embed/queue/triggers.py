@@ -22,8 +22,10 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.pipeline.columns import OF_A_FUNCTION
 from pgqueue_embed.pipeline.key import KEY_TYPES
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.queue.captured_columns import Captured, derived_from
 from pgqueue_embed.queue.item_size import MAX_ITEM_RECORDS
 from pgqueue_embed.queue.trigger_statements import (
+    AND_AS_DERIVED,
     BODY,
     DELETED,
     EVERY_ROW,
@@ -118,7 +120,7 @@ ENABLE = {"O": "enable trigger", "A": "enable always trigger", "R": "enable repl
 def create_function(
     pipeline: Pipeline,
     event: Event,
-    captured: Sequence[str],
+    captured: Captured,
     *,
     server_version: int,
     partitioned: bool,
@@ -203,11 +205,9 @@ def _differ(comparison: str, before: str, after: str, names: Sequence[str]) -> s
     return sql.SQL("({})").format(sql.SQL(" or ").join(differences or [sql.SQL("false")]))
 
 
-def _names(
-    pipeline: Pipeline, captured: Sequence[str], comparison: str
-) -> dict[str, sql.Composable]:
+def _names(pipeline: Pipeline, captured: Captured, comparison: str) -> dict[str, sql.Composable]:
     key = pipeline.key
-    everything = list(dict.fromkeys((*key.names, *captured)))
+    everything = list(dict.fromkeys((*key.names, *captured.names)))
     names: dict[str, sql.Composable] = {
         "or_keys_moved": sql.SQL(""),
         "pipeline_id": sql.Literal(pipeline.id),
@@ -215,15 +215,21 @@ def _names(
         "key_text": key.plain_text("changed"),
         "present": key.present("changed"),
         "columns": _listed("changed", everything),
-        "captured_differ": _differ(comparison, "before", "after", captured),
+        "captured_differ": _differ(comparison, "before", "after", captured.names),
         "everything_differs": _differ(comparison, "old", "new", everything),
-        "captured_names": sql.Literal(list(captured)),
-        "captured_count": sql.Literal(len(captured)),
+        "captured_names": sql.Literal(list(captured.names)),
+        "captured_count": sql.Literal(len(captured.names)),
+        "and_as_derived": sql.SQL(""),
     }
     for alias in ("before", "after", "old", "new"):
         names[f"present_{alias}"] = key.present(alias)
         names[f"text_{alias}"] = key.plain_text(alias)
         names[f"key_{alias}"] = key.of(alias)
+    if captured.derived_from:
+        names["and_as_derived"] = sql.SQL(AND_AS_DERIVED).format(
+            derived_now=derived_from(captured, sql.SQL("tg_relid")),
+            derived_from=sql.Literal(captured.derived_from),
+        )
     if pipeline.spec.foreign_key:
         names["key_changed"] = key.of("changed")
         names["or_keys_moved"] = sql.SQL(OR_KEYS_MOVED).format(**names)
