@@ -142,7 +142,7 @@ class EmbeddingModel(PlacedModel):
             self._chooser.keep()
 
     def _references_key(self) -> str:
-        """Return the name of the canaries' vectors in fp32: all that they depend on."""
+        """Return the name of the canaries' vectors in fp32: what they depend on."""
         texts = (chunk.text for chunk in self._canaries.chunks)
         return " | ".join(
             (learnt_key("cpu", "fp32", self.fingerprint.digest), repr(self._use), *texts)

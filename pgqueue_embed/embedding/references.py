@@ -17,10 +17,11 @@ from pgqueue_embed.whole_file import replacing
 
 
 class References:
-    """The file of one model on one machine; ``key`` names all that its vectors depend on.
+    """The file of one model on one machine; ``key`` names what its vectors depend on.
 
-    It may hold anything: who recalls it compares. What is older than ``kept_seconds`` is not
-    recalled, and what cannot be written is computed at each start.
+    It may hold anything, and be of another version of a library: who recalls it compares. What is
+    older than ``kept_seconds`` is not recalled, and what cannot be written is computed at each
+    start.
     """
 
     def __init__(self, folder: Path, key: str, kept_seconds: float) -> None:
