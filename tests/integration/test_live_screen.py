@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -211,13 +210,23 @@ def test_work_shows_itself_and_says_what_it_has_done_in_the_end(
 
 
 def test_what_is_logged_behind_the_screen_is_said_when_it_is_left(
-    conninfo: str, connection: Connection, tmp_path: Path
+    conninfo: str, connection: Connection
 ) -> None:
+    queue_documents(connection, texts(5))
+    connection.execute("alter table reports drop column body")
+    with on_terminal(conninfo, "work", "--drain") as tty:
+        assert tty.wait() == 1
+        before, after = tty.shown.rsplit(LEAVE, 1)
+        assert ENTER in before
+        assert re.search(r"\[error +\] pipeline paused .*column source.body does not exist", after)
+
+
+def test_who_asks_for_the_log_gets_it_and_no_screen(conninfo: str, connection: Connection) -> None:
     queue_documents(connection, [*texts(5), POISON], max_attempts=1)
     with on_terminal(conninfo, "work", "--drain", "--log-level", "info") as tty:
         assert tty.wait() == 0
         assert "batch committed" in tty.shown
-        assert ENTER not in tty.shown, "who asks for the log gets it"
+        assert ENTER not in tty.shown
 
 
 def crash(tty: Tty) -> None:
@@ -297,6 +306,7 @@ def test_keys_are_for_what_is_shown_and_what_matters_is_not_cut(
     first = lines()
     assert "accounts" not in "".join(first)
     assert all(key in first[-1] for key in ("p pause", "f failures", "r retry dead"))
+    assert "Tab" not in first[-1], "there is no next one"
     title = next(n for n, line in enumerate(first) if line.startswith("Worker"))
     assert [line.split(":")[0] for line in first[title + 2 : title + 4]] == [
         "air-4",

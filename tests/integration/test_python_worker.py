@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search
+from pgqueue_embed import Database, PgembedError, Pipeline, Worker, search, search_async
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import DatabaseUnavailable, SetupError, UsageError
 from pgqueue_embed.pipeline.catalog import load_pipelines
@@ -318,6 +319,11 @@ def named(conninfo: str, name: Any) -> Pipeline:
         (lambda each: ANYTHING(each, "pump", limit="5"), "give a whole number"),
         (lambda each: ANYTHING(each, "pump", threshold="high"), "give a number"),
         (lambda each: ANYTHING(each, None), "give one of them"),
+        (lambda each: ANYTHING(each, "pump", connection=1), r"give a psycopg\.Connection"),
+        (
+            lambda each: asyncio.run(search_async(each, "pump", connection=cast(Any, 1))),
+            r"give a psycopg\.AsyncConnection",
+        ),
     ],
 )
 def test_whatever_a_program_gives_is_answered_with_a_pgembed_error(

@@ -267,6 +267,8 @@ def test_when_nothing_reaches_the_threshold_the_best_score_is_said(
     assert "the nearest chunk has 0." in ran.stderr
     behind = pgembed(conninfo, "search", "reports", "valve", "--threshold", "-1", "--offset", "99")
     assert behind.stderr == "--offset 99 leaves out all that there is\n"
+    nowhere = pgembed(conninfo, "search", "reports", "valve", "--where", "false", "--json")
+    assert (nowhere.stdout, nowhere.stderr) == ("[]\n", "no chunk fulfils the --where\n")
 
 
 def test_what_the_threshold_leaves_out_is_said(
