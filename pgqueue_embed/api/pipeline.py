@@ -231,7 +231,7 @@ class Pipeline:
 
         Example::
 
-            reports.alter(chunk_size=256, overlap_tokens=32)
+            reports.alter(chunk_size=200, overlap_tokens=32)
         """
         given = given_options(locals())
         changes = Changes(name=name, **{ALTERABLE[each].field: given[each] for each in given})

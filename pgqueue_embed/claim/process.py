@@ -46,6 +46,9 @@ from pgqueue_embed.source.ambiguous import hash_of_rows
 from pgqueue_embed.source.read import SourceRecord
 from pgqueue_embed.source.trust import check_trust_often
 
+# A process died over one of its records: the one event of a claim that is of interest to people.
+SET_APART = "suspect set apart"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -124,7 +127,7 @@ def process_claim(
             return None
         if suspects(claim):
             isolate(session.connection, claim)
-            return ClaimOutcome(commit=Commit(), rate=None, event="suspect set apart")
+            return ClaimOutcome(commit=Commit(), rate=None, event=SET_APART)
         if comparisons(claim):
             most = max(int(COMPARED_RECORDS * size.share), 1)
             compare_slice(session.connection, session.side, pipeline, claim, slice_records=most)
@@ -134,9 +137,7 @@ def process_claim(
         if sweeps(claim):
             most = max(int(SWEPT_RECORDS * size.share), 1)
             sweep_slice(session.connection, session.side, pipeline, claim, slice_records=most)
-            return ClaimOutcome(
-                commit=Commit(), rate=None, event="looked for what a truncate removed"
-            )
+            return ClaimOutcome(commit=Commit(), rate=None, event="looked for deleted records")
         attempt_ids += log_attempts(session.side, claim, session.worker_id)
         reading = _read(session, pipeline, claim, size)
         embedding = _embed(session, pipeline, reading, chunker, device)

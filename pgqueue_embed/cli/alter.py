@@ -122,7 +122,7 @@ def alter(
     A new generation is embedded beside the old one, which searches go on with until --switch
     puts the new table in its place, in one transaction. --abort gives the new one up.
 
-    Example: pgembed alter reports --chunk-size 256
+    Example: pgembed alter reports --chunk-size 200
     """
     from pgqueue_embed.db.migrate import check_schema
     from pgqueue_embed.db.session import connect

@@ -71,7 +71,9 @@ def scanning(connection: Connection, pipeline: Pipeline) -> Iterator[Callable[[S
     from pgqueue_embed.queue.enqueue import estimated_records
 
     columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TextColumn("records"))
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
+    out = progress_console()
+    # Elsewhere than on a terminal a bar would leave an empty line.
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         total = estimated_records(connection, pipeline)
         task, lines = bar.add_task("scan", total=total), MinuteLines()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 
 from pgqueue_embed.cli.display import say
+from pgqueue_embed.cli.empty_options import refuse_empty_options
 from pgqueue_embed.db.names import split_columns
 from pgqueue_embed.pipeline.option import Option
 
@@ -37,7 +38,8 @@ Host = Annotated[
     typer.Option("--db-host", help="Host or socket folder.", rich_help_panel=CONNECTION),
 ]
 Port = Annotated[
-    int | None, typer.Option("--db-port", help="Port.", rich_help_panel=CONNECTION, min=1)
+    int | None,
+    typer.Option("--db-port", help="Port.", rich_help_panel=CONNECTION, min=1, max=65535),
 ]
 Name = Annotated[
     str | None, typer.Option("--db-name", help="Database.", rich_help_panel=CONNECTION)
@@ -161,6 +163,7 @@ def connected(
 
     @functools.wraps(command)
     def wrapper(ctx: typer.Context, **values: Any) -> None:
+        refuse_empty_options(ctx, _may_be_empty(groups.values()))
         given = {name: values.pop(name) for name in SHARED_OPTIONS}
         _configure_log({name: given.pop(name) for name in LOG_OPTIONS}, ctx.obj or {})
         for name, group in groups.items():
@@ -182,6 +185,12 @@ def _named(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if getattr(ctx.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT"
     }
+
+
+def _may_be_empty(groups: Iterable[type[Any]]) -> set[str]:
+    """Return the names of options to which an empty value is one."""
+    tables = [each.options for each in groups if issubclass(each, OptionGroup)]
+    return {option.name for table in tables for option in table if option.may_go}
 
 
 def _is_group(hint: Any) -> bool:

@@ -61,6 +61,14 @@ def use_cores(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def check_device(requested: str) -> None:
+    """Raise UsageError for what names no device, of whatever machine."""
+    kind, _, number = requested.partition(":")
+    known = kind in ("auto", "mps", "cuda", "cpu")
+    if not known or (number and not (kind == "cuda" and number.isdigit())):
+        raise UsageError(f"unknown device {requested!r}: give auto, mps, cuda, cuda:N or cpu")
+
+
 def choose_device(requested: str) -> str:
     """Return the device for ``auto``, ``mps``, ``cuda``, ``cuda:N`` or ``cpu``.
 
@@ -80,9 +88,8 @@ def choose_device(requested: str) -> str:
     }
     if requested == "auto":
         return next(device for device, there in available.items() if there)
+    check_device(requested)
     kind, _, number = requested.partition(":")
-    if kind not in available or (number and not (kind == "cuda" and number.isdigit())):
-        raise UsageError(f"unknown device {requested!r}: give auto, mps, cuda, cuda:N or cpu")
     if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
         raise UsageError(f"this machine has no {requested} device; give --device auto or cpu")
     return requested

@@ -77,13 +77,18 @@ _ASKED_FOR = {"fp32": (FP32,), "fp16": (FP16_WEIGHTS,), "bf16": (BF16,)}
 _ASKED_FOR_ON_CPU = {**_ASKED_FOR, "fp32": (FP32, FP32_PACKED)}
 
 
+def check_precision(requested: str) -> None:
+    """Raise UsageError for a precision that there is not."""
+    if requested not in PRECISIONS:
+        raise UsageError(f"unknown precision {requested!r}: give one of {', '.join(PRECISIONS)}")
+
+
 def candidates(device: str, requested: str) -> tuple[Variant, ...]:
     """Return the variants that a precision stands for on a device, the most exact first.
 
     Raises UsageError for a precision that there is not.
     """
-    if requested not in PRECISIONS:
-        raise UsageError(f"unknown precision {requested!r}: give one of {', '.join(PRECISIONS)}")
+    check_precision(requested)
     is_cpu = kind_of(device) == "cpu"
     if requested != AUTO:
         return (_ASKED_FOR_ON_CPU if is_cpu else _ASKED_FOR)[requested]

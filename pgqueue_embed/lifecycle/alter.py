@@ -121,7 +121,7 @@ def prepare_alteration(connection: Connection, pipeline: Pipeline, changes: Chan
     pipeline has a successor already.
     """
     if not changes.given:
-        raise UsageError("nothing to alter; say what, e.g. --chunk-size 256 or --priority 20")
+        raise UsageError("nothing to alter; say what, e.g. --chunk-size 200 or --priority 20")
     _check_quantize(pipeline, changes)
     if changes.given.get("lexical"):
         check_has_texts(pipeline)

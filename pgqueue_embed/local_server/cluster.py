@@ -17,6 +17,7 @@ from pgqueue_embed.local_server.folders import (
 from pgqueue_embed.local_server.layout import ServerLayout
 from pgqueue_embed.local_server.ports import pick_port
 from pgqueue_embed.local_server.programs import Programs, last_line
+from pgqueue_embed.local_server.serverlog import last_fault
 
 INITDB_SECONDS = 300
 PASSWORD_BYTES = 24
@@ -79,9 +80,11 @@ def _initdb(
         timeout_seconds=INITDB_SECONDS,
     )
     if done.returncode != 0:
+        # Behind its reason it says what it has cleared away.
+        reason = last_fault(done.stderr) or last_line(done.stderr)
         raise LocalServerError(
             f"cannot make the private server's data folder {data.parent}: initdb says "
-            f"'{last_line(done.stderr)}'; mend that, or set PGEMBED_HOME to another folder"
+            f"'{reason}'; mend that, or set PGEMBED_HOME to another folder"
         )
 
 

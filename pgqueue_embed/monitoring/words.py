@@ -99,6 +99,9 @@ def line(pipeline: PipelineState, no_worker: str = NO_WORKER) -> str:
     """Return a pipeline on one line, for a file: ``68.2 % · 412 records/s · 2 h 10 min left``."""
     row = pipeline.row
     said = [f"{row['done']:,}/{row['total']:,} records", f"{row['percent']:.1f} %"]
+    if row["pending_changed"]:
+        # These are done, too, and the share leaves them out.
+        said.append(f"{row['pending_changed']:,} changed")
     if row["pending"] and pipeline.pace:
         said.append(f"{rate(pipeline.pace.records_per_second)} records/s")
     said.append(outlook(pipeline, no_worker))
@@ -134,7 +137,7 @@ def worker_state(worker: WorkerState, now: Any) -> str:
 def event(row: Row) -> str:
     """Return an event on one line, without its time."""
     who = row["pipeline"] if row["host"] is None else worker_name(row)
-    detail = f": {row['detail']}" if row["detail"] else ""
+    detail = f": {row['detail']}" if row["detail"] and row["detail"] != row["kind"] else ""
     return f"{who} {row['kind']}{detail}"
 
 

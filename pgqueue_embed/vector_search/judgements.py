@@ -157,7 +157,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read(path: Path, option: str, most_bytes: int) -> str:
     try:
         return read_bounded(path, most_bytes)
-    except (OSError, UnreadableFile) as error:
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be read: {error.strerror}") from None
+    except UnreadableFile as error:
         raise UsageError(f"{option} {path} cannot be read: {error}") from None
 
 

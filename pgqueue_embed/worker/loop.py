@@ -13,7 +13,7 @@ import psycopg
 
 from pgqueue_embed.claim.embed import Device, DocumentChunker
 from pgqueue_embed.claim.lateness import READ_SHARE
-from pgqueue_embed.claim.process import ClaimOutcome, Session, process_claim
+from pgqueue_embed.claim.process import SET_APART, ClaimOutcome, Session, process_claim
 from pgqueue_embed.claim.size import FIRST_CLAIM
 from pgqueue_embed.db import applications
 from pgqueue_embed.db.errors import first_line
@@ -306,7 +306,8 @@ def _pause(side: Connection, pipeline: Pipeline, error: PipelineFault) -> None:
 
 def _log_claim(pipeline: Pipeline, done: ClaimOutcome) -> None:
     if done.rate is None:
-        get_logger().warning(done.event or "", pipeline=pipeline.name)
+        log = get_logger().warning if done.event == SET_APART else get_logger().info
+        log(done.event or "", pipeline=pipeline.name)
         return
     commit = done.commit
     get_logger().info(

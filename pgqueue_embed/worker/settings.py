@@ -36,6 +36,25 @@ def _check_url(option: Option, url: str) -> None:
         )
 
 
+# What computes is imported for what is not usual alone: every command reads this file.
+
+
+def _check_device(_: Option, device: str) -> None:
+    """Raise UsageError for what names no device; whether it is here, the worker process finds."""
+    if device != "auto":
+        from pgqueue_embed.embedding.devices import check_device
+
+        check_device(device)
+
+
+def _check_precision(_: Option, precision: str) -> None:
+    """Raise UsageError for a precision that there is not."""
+    if precision != "auto":
+        from pgqueue_embed.embedding.precision import check_precision
+
+        check_precision(precision)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How one worker process works; see `pgembed work --help`.
@@ -54,10 +73,21 @@ class WorkerSettings:
             panel=WORKER,
         ),
     ] = 2
-    device: Annotated[str, Option(help="auto, mps, cuda or cpu.", panel=WORKER)] = "auto"
+    device: Annotated[
+        str,
+        Option(
+            help="auto, mps, cuda or cpu.",
+            rule=_check_device,
+            panel=WORKER,
+        ),
+    ] = "auto"
     precision: Annotated[
         str,
-        Option(help="auto (the fastest that agrees with fp32), fp32, fp16 or bf16.", panel=WORKER),
+        Option(
+            help="auto (the fastest that agrees with fp32), fp32, fp16 or bf16.",
+            rule=_check_precision,
+            panel=WORKER,
+        ),
     ] = "auto"
     model_path: Annotated[
         str | None,
@@ -95,6 +125,7 @@ class WorkerSettings:
             help="Megabytes of process and device memory after which the worker process is"
             " replaced.",
             unit="megabyte",
+            minimum=1,
             panel=WORKER,
         ),
     ] = None
@@ -104,6 +135,7 @@ class WorkerSettings:
             name="cache_size",
             help="Megabytes of vectors kept for chunks that occur again; 0 for none.",
             unit="megabyte",
+            minimum=0,
             panel=WORKER,
         ),
     ] = 256

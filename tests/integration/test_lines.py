@@ -14,8 +14,11 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli import following, minute_lines
 from pgqueue_embed.db.session import Connection
+from pgqueue_embed.monitoring import words
 from pgqueue_embed.monitoring.snapshot import Snapshot, read_snapshot
 from pgqueue_embed.monitoring.watcher import Watcher
+from pgqueue_embed.queue.enqueue import Selection, enqueue
+from tests.support.commands import pgembed
 from tests.support.corpus import texts
 from tests.support.pipelines import queue_documents
 from tests.support.processes import workers
@@ -90,6 +93,29 @@ def test_what_hinders_the_first_look_is_said_once_it_has_not_ended_the_work(
     monkeypatch.setattr(following, "BEGINNING_SECONDS", 0.0)
     lines.update()
     assert capsys.readouterr().out == "how it gets on is not known: no answer\n"
+
+
+def test_line_says_what_is_done_and_waits_again(connection: Connection, session: Session) -> None:
+    """Else it would read as three of three, and none of them done."""
+    pipeline = embed_documents(connection, session, texts(3))
+    enqueue(connection, pipeline, Selection(everything=True))
+    (shown,) = read_snapshot(connection).pipelines
+    assert words.line(shown).startswith("reports: 3/3 records · 0.0 % · 3 changed · ")
+
+
+def test_event_says_no_word_twice() -> None:
+    row = {"pipeline": None, "host": "mini", "pid": 7, "kind": "stopped", "detail": "stopped"}
+    assert words.event(row) == "mini:7 stopped"
+    assert words.event({**row, "detail": "drained"}) == "mini:7 stopped: drained"
+
+
+def test_command_without_a_terminal_says_nothing_but_its_lines(
+    connection: Connection, session: Session, conninfo: str
+) -> None:
+    """An empty line would be a letter from cron each night."""
+    embed_documents(connection, session, texts(3))
+    ran = pgembed(conninfo, "enqueue", "reports")
+    assert (ran.stdout, ran.stderr) == ("queued 0 records of public.reports\n", "")
 
 
 def with_event(snapshot: Snapshot, kind: str) -> Snapshot:

@@ -13,12 +13,14 @@ import pytest
 from pgqueue_embed.errors import LocalServerError
 from pgqueue_embed.local_server import LocalServer, config, default_server, distribution
 from pgqueue_embed.local_server.account import Account
+from pgqueue_embed.local_server.cluster import create_cluster
 from pgqueue_embed.local_server.config import config_text, configured_port
 from pgqueue_embed.local_server.folders import write_private_file
 from pgqueue_embed.local_server.layout import MAX_LOG_BYTES, ServerLayout
 from pgqueue_embed.local_server.lock import exclusive_lock
 from pgqueue_embed.local_server.ports import HOST, is_free, pick_port
 from pgqueue_embed.local_server.postmaster import live_pid, recorded_pid, remove_stale_pid_file
+from pgqueue_embed.local_server.programs import Programs
 from pgqueue_embed.local_server.serverlog import is_passing, last_fault, port_was_taken
 
 TAKEN = """\
@@ -28,6 +30,7 @@ TAKEN = """\
 2026-01-02 03:04:05 UTC [9] LOG:  database system is shut down
 """
 ORPHANS = "1 UTC [9] FATAL:  pre-existing shared memory block (key 1, ID 2) is still in use\n"
+FULL = 'could not write to file "pg_wal/xlogtemp.9": No space left on device'
 FAREWELL = "1 UTC [8] FATAL:  terminating connection due to unexpected postmaster exit\n"
 
 
@@ -42,6 +45,16 @@ def test_a_taken_port_and_orphans_are_told_from_lasting_faults() -> None:
     assert is_passing(ORPHANS + FAREWELL)
     assert "shared memory" in str(last_fault(ORPHANS + FAREWELL))
     assert not is_passing("FATAL:  could not open file\n")
+
+
+def test_initdb_that_fails_says_why_and_not_what_it_cleared_away(tmp_path: Path) -> None:
+    program = tmp_path / "initdb"
+    said = f"FATAL:  {FULL}\nchild process exited with exit code 1\ninitdb: removing data directory"
+    program.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n1 UTC [9] {said}\nEND\nexit 1\n")
+    program.chmod(0o755)
+    programs = Programs(folder=tmp_path, account=None)
+    with pytest.raises(LocalServerError, match=f"initdb says '{FULL}'; mend that"):
+        create_cluster(ServerLayout(tmp_path / "data"), programs, 18, {})
 
 
 def test_configured_port_is_read_back() -> None:

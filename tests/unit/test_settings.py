@@ -139,3 +139,20 @@ def test_worker_settings_survive_json() -> None:
         concurrency=3, pipelines=("a", "b"), drain=True, model_path="m", unserved=((3, "no right"),)
     )
     assert WorkerSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"device": "gpu"}, "unknown device 'gpu': give auto, mps, cuda, cuda:N or cpu"),
+        ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': give one of auto, fp32"),
+        ({"cache_megabytes": -1}, "--cache-size -1: give at least 0 megabytes"),
+        ({"memory_limit_megabytes": 0}, "--memory-limit 0: give at least 1 megabyte$"),
+    ],
+)
+def test_worker_that_cannot_be_is_refused_before_it_starts(
+    settings: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{says}"):
+        WorkerSettings(**settings)  # type: ignore[arg-type]

@@ -196,7 +196,7 @@ def test_stored_chunks_are_the_same_ones_again(connection: Connection, reports: 
         (("--k", "0"), "--k 0: give a number from 1 to 100"),
         (("--recall", "1.5"), "--recall 1.5: give a share"),
         (("--sample", "0"), "--sample 0"),
-        (("--queries", "/nowhere"), "--queries /nowhere cannot be read"),
+        (("--queries", "/nowhere"), "--queries /nowhere cannot be read: No such file or directory"),
         ((), "reports has no vector index, so that its searches are exact"),
     ],
 )
