@@ -132,6 +132,28 @@ class TestEnqueue:
             drain(session, reports)
         assert_converged(connection, "reports")
 
+    def test_new_record_that_a_worker_holds_counts_once_and_its_deletion_is_told(
+        self, conninfo: str, connection: Connection, reports: Pipeline
+    ) -> None:
+        """It will have vectors once the worker is done, and no scan tells that they must go."""
+        connection.execute("insert into reports (id, body) values (10, 'New.')")
+        call(connection, "enqueue", "'reports'", "array[10]")
+
+        seen: list[object] = []
+
+        def delete() -> None:
+            seen.append(enqueue(connection, reports, Selection()))
+            delete_records(connection, REPORTS, [10])
+            seen.append(call(connection, "enqueue", "'reports'", "array[10]"))
+            progress = "select total, pending from pgembed.progress"
+            seen.append(connection.execute(progress).fetchone())
+
+        with open_session(conninfo) as session:
+            assert work_once(session, reports, FakeDevice(during=delete))
+            assert seen == [1, 1, (10, 3)]
+            drain(session, reports)
+        assert_converged(connection, "reports")
+
     @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
     def test_what_waits_may_be_claimed_before_the_change_is_committed(
         self, conninfo: str, connection: Connection, reports: Pipeline, isolation: str
