@@ -45,6 +45,10 @@ def unit_vector(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
     return unit
 
 
+class NotDone(BaseException):
+    """What a test wanted to do while a device computes has failed, an assertion included."""
+
+
 class FakeDevice:
     """Fulfils embed.Device with the vectors of `unit_vector`; safe to use from many threads.
 
@@ -80,7 +84,11 @@ class FakeDevice:
         """Return the vectors of `chunks`; raises ValueError for poison."""
         del anew  # nothing is kept from call to call
         self._wait()
-        self.during()
+        try:
+            self.during()
+        except Exception as error:
+            # A worker would take it for a fault of the record.
+            raise NotDone from error
         on_progress()
         if self.broken:
             raise RuntimeError("the fake device is broken")
