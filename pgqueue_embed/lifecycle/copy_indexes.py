@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import psycopg
@@ -57,6 +57,32 @@ def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[s
             _build(connection, table, index, body)
             built.append(body)
     return built
+
+
+def index_names(connection: Connection, old: Pipeline, new: Pipeline) -> list[tuple[str, str]]:
+    """Return what the old target's indexes are of, for the vectors of the new one, and called."""
+    return [
+        (_for_vectors(each.body, old, new), each.name) for each in _indexes(connection, old.target)
+    ]
+
+
+def take_index_names(
+    connection: Connection, table: Table, names: Iterable[tuple[str, str]]
+) -> None:
+    """Call the indexes of `table` as those of the table were in whose place it is.
+
+    PostgreSQL has named them, since the names were taken. One that is taken still is left as it is.
+    """
+    unnamed = _indexes(connection, table)
+    for body, name in names:
+        index = next((each for each in unnamed if each.body == body), None)
+        if index is None:
+            continue
+        unnamed.remove(index)
+        if not connection.has_relation(Table(schema=table.schema, name=name)):
+            query = sql.SQL("alter index {} rename to {}")
+            index_now = sql.Identifier(table.schema, index.name)
+            connection.execute(query.format(index_now, sql.Identifier(name)))
 
 
 # What is indexed of smaller vectors has their dimensions in it.

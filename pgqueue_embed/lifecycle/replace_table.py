@@ -14,7 +14,7 @@ from pgqueue_embed.db.errors import first_line
 from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.lifecycle.copy_indexes import copy_indexes
+from pgqueue_embed.lifecycle.copy_indexes import copy_indexes, index_names, take_index_names
 from pgqueue_embed.lifecycle.rights import check_rights, copy_rights, take_owner
 from pgqueue_embed.lifecycle.storage_parameters import copy_parameters
 from pgqueue_embed.pipeline.pipeline import Pipeline
@@ -54,6 +54,7 @@ class TableReplacement:
         comment = connection.execute(
             "select obj_description(%s::regclass, 'pg_class')", (old.quoted,)
         ).fetchone()
+        names = index_names(connection, self.pipeline, self.successor)
         parked = Table(schema=old.schema, name=f"pgembed_old_{self.pipeline.id}")
         _rename(connection, old, parked)
         _rename(connection, new, old)
@@ -61,6 +62,7 @@ class TableReplacement:
         self._exchange_own_views(connection, own)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_all(connection, old, new)
+        take_index_names(connection, old, names)
         text = sql.Literal(comment[0] if comment else None)
         connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
 

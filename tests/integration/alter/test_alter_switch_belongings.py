@@ -75,6 +75,26 @@ def test_indexes_rights_views_and_comment_are_taken_over(
         connection.execute("drop role reader_of_vectors")
 
 
+NAMES = """
+select array_agg(relname order by relname)
+from pg_index join pg_class on pg_class.oid = indexrelid
+where indrelid = 'public.reports_chunks'::regclass
+"""
+
+
+def test_indexes_keep_their_names(
+    connection: Connection, session: Session, reports: Pipeline
+) -> None:
+    """Whoever drops, builds anew or watches an index goes by its name."""
+    on_text, on_vectors = "(length(text_chunk))", "using hnsw (embedding vector_cosine_ops)"
+    for name, what in (("mine", on_text), ("twice", on_text), ("nearest", on_vectors)):
+        connection.execute(f"create index {name} on reports_chunks {what}")
+    before = one_value(connection, NAMES)
+    embed(session, begin(connection, reports))
+    switch(connection, reports)
+    assert one_value(connection, NAMES) == before
+
+
 @pytest.mark.parametrize("partition_by", [None, "hash:2"])
 def test_storage_parameters_are_taken_over(
     connection: Connection, session: Session, partition_by: str | None
