@@ -96,7 +96,7 @@ def _finish(conninfo: str, name: str | None, seconds: float) -> None:
     from pgqueue_embed.monitoring.snapshot import read_snapshot
 
     with suppress(PgembedError, psycopg.Error), connect(conninfo) as connection:
-        for line in ending(read_snapshot(connection, name)):
+        for line in ending(read_snapshot(connection, name), seconds=seconds):
             say(f"{line} · in {duration(seconds)}", err=True)
 
 

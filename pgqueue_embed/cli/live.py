@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -251,6 +252,21 @@ def _rendered(console: Console, parts: Sequence[RenderableType]) -> list[str]:
     return captured.get().splitlines()
 
 
-def ending(snapshot: Snapshot, no_worker: str = words.NO_WORKER) -> list[str]:
-    """Return what stays on the terminal when the screen is gone: a line for each pipeline."""
-    return [words.line(each, no_worker) for each in collapsed(snapshot).pipelines]
+def ending(
+    snapshot: Snapshot, no_worker: str = words.NO_WORKER, *, seconds: float = 0.0
+) -> list[str]:
+    """Return what stays on the terminal when the screen is gone: a line for each pipeline.
+
+    Of those in which nothing happens now, what others are busy hides, unless a worker has
+    committed in these last seconds.
+    """
+    busy = collapsed(snapshot).pipelines
+    return [
+        words.line(each, no_worker)
+        for each in snapshot.pipelines
+        if each in busy or _has_committed(each.row, snapshot.now - timedelta(seconds=seconds))
+    ]
+
+
+def _has_committed(row: Row, since: datetime) -> bool:
+    return row["last_commit_at"] is not None and row["last_commit_at"] > since

@@ -225,7 +225,7 @@ def suggest_index(
 def _suggest(connection: Connection, pipeline: Pipeline) -> None:
     from pgqueue_embed.monitoring.progress import is_complete
     from pgqueue_embed.monitoring.snapshot import read_snapshot
-    from pgqueue_embed.monitoring.words import never_queued
+    from pgqueue_embed.monitoring.words import never_queued, switch_now
     from pgqueue_embed.pipeline.catalog import why_paused
     from pgqueue_embed.vector_search.index import has_vector_index
 
@@ -238,6 +238,10 @@ def _suggest(connection: Connection, pipeline: Pipeline) -> None:
         letters = count(row["dead"], "dead letter")
         say(f"{name} has {letters}; see why: {command('failures', name)}", fg="yellow", err=True)
     if row["pending"]:
+        return
+    if row["next_of"]:
+        # The switch builds what indexes it lacks.
+        say(switch_now(row))
         return
     if row["never_queued"]:
         say(never_queued(row), fg="yellow", err=True)

@@ -152,6 +152,12 @@ def never_queued(row: Row) -> str:
     )
 
 
+def switch_now(row: Row) -> str:
+    """Return what is left to do for a next generation of which nothing is pending."""
+    switch = command("alter", row["next_of"], "--switch")
+    return f"nothing of {row['pipeline']} is pending; let searches use it: {switch}"
+
+
 def notes(snapshot: Snapshot) -> list[str]:
     """Return what a person may do next, or should know."""
     said = [note for each in snapshot.pipelines for note in _pipeline_notes(each.row)]
@@ -201,8 +207,7 @@ def _pipeline_notes(row: Row) -> list[str]:
     if row["state"] == "paused":
         said.append(f"{name} is paused: {why_paused(name, row['state_reason'])}")
     elif row["next_of"] and row["total"] and not row["pending"]:
-        switch = command("alter", row["next_of"], "--switch")
-        said.append(f"nothing of {name} is pending; let searches use it: {switch}")
+        said.append(switch_now(row))
     elif row["pending"] and not row["live_workers"]:
         said.append(f"{name} waits for a worker; on any machine: pgembed work")
     return said

@@ -13,14 +13,15 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue_embed.claim.process import Session
 from pgqueue_embed.cli import following, minute_lines
+from pgqueue_embed.cli.live import ending
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.monitoring import words
 from pgqueue_embed.monitoring.snapshot import Snapshot, read_snapshot
 from pgqueue_embed.monitoring.watcher import Watcher
 from pgqueue_embed.queue.enqueue import Selection, enqueue
 from tests.support.commands import pgembed
-from tests.support.corpus import texts
-from tests.support.pipelines import queue_documents
+from tests.support.corpus import make_source, texts
+from tests.support.pipelines import make_pipeline, queue_documents
 from tests.support.processes import workers
 from tests.support.working import embed_documents
 
@@ -101,6 +102,23 @@ def test_line_says_what_is_done_and_waits_again(connection: Connection, session:
     enqueue(connection, pipeline, Selection(everything=True))
     (shown,) = read_snapshot(connection).pipelines
     assert words.line(shown).startswith("reports: 3/3 records · 0.0 % · 3 changed · ")
+
+
+def test_last_lines_are_of_what_was_worked_on_and_of_what_is_not_done(
+    connection: Connection, session: Session
+) -> None:
+    """One pipeline with dead letters from long ago hid all that had just been embedded."""
+    embed_documents(connection, session, texts(3))
+    others = make_source(connection, texts(1), table="others")
+    waiting = make_pipeline(connection, others, name="waiting")
+    enqueue(connection, waiting, Selection())
+    shown = read_snapshot(connection)
+
+    def names(lines: list[str]) -> list[str]:
+        return sorted(line.partition(":")[0] for line in lines)
+
+    assert names(ending(shown, seconds=60.0)) == ["reports", "waiting"]
+    assert names(ending(shown)) == ["waiting"]
 
 
 def test_event_says_no_word_twice() -> None:

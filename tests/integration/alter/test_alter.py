@@ -9,6 +9,7 @@ from psycopg import sql
 
 from pgqueue_embed import Database
 from pgqueue_embed.claim.process import Session
+from pgqueue_embed.cli.work import suggest_index
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.lifecycle.alter import Changes, abort, alter, catch_up
@@ -339,3 +340,19 @@ def test_worker_of_a_pipeline_works_on_its_next_generation_too(
     make_pipeline(connection, make_source(connection, table="letters"), name="letters")
     found = with_successors(connection, ["reports"])
     assert [each.id for each in found] == [reports.id, successor.id]
+
+
+def test_worker_that_has_drained_a_next_generation_names_the_switch(
+    connection: Connection,
+    session: Session,
+    conninfo: str,
+    reports: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not an index of it, which the switch builds where the old vectors have one."""
+    embed(session, begin(connection, reports))
+    suggest_index(conninfo, ("reports (next)",))
+    assert capsys.readouterr().out == (
+        "nothing of reports (next) is pending; let searches use it:"
+        " pgembed alter reports --switch\n"
+    )
