@@ -27,6 +27,10 @@ class WantedSearch(OptionGroup):
         columns = tuple(name.strip() for each in lists if each for name in each.split(","))
         request = request_of(query, {**self.given, "columns": columns})
         request.check()
+        if self.given["device"] != "auto":
+            from pgqueue_embed.embedding.devices import check_device
+
+            check_device(self.given["device"])
         return request
 
     def score(self, query: str) -> Score | None:

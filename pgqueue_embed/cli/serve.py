@@ -52,11 +52,15 @@ def serve(
     from pgqueue_embed.web_server import require_server_extra, serve
 
     require_server_extra()
+    from pgqueue_embed.embedding.devices import choose_device
     from pgqueue_embed.search_server.announce import announced
     from pgqueue_embed.search_server.app import HEALTH
 
     log_settings().apply()
     where = listening.listening(port)
+    if device != "cpu":
+        # Without it no pipeline could be searched. For the CPU, torch need not be there.
+        choose_device(device)
     with announced() as private:
         serve(
             lambda _url: _app(conninfo, device, names or ()),

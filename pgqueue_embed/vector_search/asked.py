@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pgqueue_embed.db.migrate import schema_checked
 from pgqueue_embed.db.steps import AnyConnection, Steps
 from pgqueue_embed.embedding.cross_encoder import cross_encoder
+from pgqueue_embed.embedding.devices import check_device
 from pgqueue_embed.errors import PipelineReplaced, UsageError
 from pgqueue_embed.pipeline.catalog import called, pipelines_read
 from pgqueue_embed.pipeline.option import check_type
@@ -77,7 +78,8 @@ class Asked:
             raise UsageError("--rerank compares a query in words with the chunks; give a query")
         if self.rerank is not None:
             check_type("--rerank", self.rerank, str)
-            check_type("--device", self.device, str)
+        check_type("--device", self.device, str)
+        check_device(self.device)
         self.request.check()
 
     def near(self, pipeline: Pipeline) -> Near:

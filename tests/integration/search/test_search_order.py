@@ -219,6 +219,7 @@ def test_what_cannot_order_is_said_in_one_line(
         (("--rerank", str(headless)), "lacks weights of BertForSequenceClassification"),
         (("--rerank", str(tmp_path / "none")), "there is no model folder"),
         (("--rerank", str(reranker), "--device", "tpu"), "unknown device 'tpu'"),
+        (("--device", "tpu"), "unknown device 'tpu'"),
         (("--rerank-top", "0"), "--rerank-top 0: give how many hits to order anew, 1 to 1,000"),
         (("--mmr", "7"), "--mmr 7: give a number from 0 to 1"),
         (("--mmr", "nan"), "--mmr nan: give a number from 0 to 1"),

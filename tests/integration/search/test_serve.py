@@ -26,6 +26,7 @@ from pgqueue_embed.vector_search.hit_json import hit_json
 from pgqueue_embed.vector_search.query import search
 from pgqueue_embed.vector_search.request import SearchRequest
 from pgqueue_embed.web_server import server as web_server
+from tests.support.commands import pgembed
 from tests.support.conditions import wait_until
 from tests.support.fakes import unit_vector
 from tests.support.serving import BREAKING, QUERY, SEARCH, TOO_LONG, Served, serving, status_of
@@ -432,3 +433,13 @@ def test_database_that_is_away_is_worth_trying_again(shared_conninfo: str) -> No
     assert status == 503
     assert "cannot connect" in message
     assert "password" not in message
+
+
+def test_server_does_not_start_on_a_device_that_is_not_there(conninfo: str) -> None:
+    """It would answer that no pipeline can be searched."""
+    for device, why in (
+        ("gpu", "unknown device 'gpu'"),
+        ("cuda:99", "this machine has no cuda:99"),
+    ):
+        ran = pgembed(conninfo, "serve", "--port", "0", "--device", device)
+        assert (ran.exit_code, (ran.error or "")[: len(why)]) == (2, why)
