@@ -23,7 +23,7 @@ OUTPUT_FAULTS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
 TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 INTERRUPTED_CODE = 130
-INTERRUPTED = "interrupted; what was committed stays, everything else is still queued"
+INTERRUPTED = "interrupted; what was committed stays, and what is queued waits"
 
 
 def command() -> None:

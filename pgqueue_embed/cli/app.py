@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.cli.group import PrintableGroup, show_no_type_of_flags
+from pgqueue_embed.cli.group import OneLineGroup, show_no_type_of_flags
 from pgqueue_embed.cli.lazy_commands import LazyCommands
 from pgqueue_embed.cli.options import LogFile, LogFormat, LogLevel
 from pgqueue_embed.version import VERSION
@@ -43,7 +43,7 @@ COMMANDS = {
 show_no_type_of_flags()
 
 
-class _Commands(PrintableGroup):
+class _Commands(OneLineGroup):
     """All commands, each imported when it is asked for."""
 
     def __init__(self, **settings: Any) -> None:

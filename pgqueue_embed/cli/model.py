@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.cli.group import PrintableGroup
+from pgqueue_embed.cli.group import OneLineGroup
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.untrusted.shell import command
 
 app = typer.Typer(
-    cls=PrintableGroup,
+    cls=OneLineGroup,
     no_args_is_help=True,
     help="Carry a pipeline's model to machines that reach no hub.",
 )

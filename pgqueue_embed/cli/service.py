@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgqueue_embed.cli.display import say
-from pgqueue_embed.cli.group import PrintableGroup
+from pgqueue_embed.cli.group import OneLineGroup
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.work import OnlyPipelines, Processes
 from pgqueue_embed.cli.worker_options import WorkerOptions
@@ -31,7 +31,7 @@ System = Annotated[
 ]
 
 app = typer.Typer(
-    cls=PrintableGroup,
+    cls=OneLineGroup,
     no_args_is_help=True,
     help="A worker that starts by itself after a reboot, by launchd or systemd.",
 )

@@ -93,7 +93,7 @@ def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
         said
     )
     assert said.rstrip().endswith(
-        "interrupted; what was committed stays, everything else is still queued"
+        "interrupted; what was committed stays, and what is queued waits"
     )
     done, pending, in_flight = progress(connection)
     assert done > 0

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pgqueue_embed import Database
 from pgqueue_embed.cli import following as shown_meanwhile
 from pgqueue_embed.cli import minute_lines as lines
-from pgqueue_embed.cli.group import GONE
+from pgqueue_embed.cli.wrong_arguments import GONE
 from pgqueue_embed.db.dsn import describe_dsn
 from pgqueue_embed.db.errors import refused
 from pgqueue_embed.db.session import Connection
