@@ -20,9 +20,9 @@ SAID = {
     "serach": "no such command 'serach'. Did you mean 'search', 'service'? (see pgembed",
     "db strat": "no such command 'strat'. Did you mean 'start', 'status'? (see pgembed db",
     "search a b -c 3": "pgembed search has no option -c: it belongs to pgembed",
-    "search a b --concurrency 3": "pgembed search has no option --concurrency: it belongs to pgembed",
-    "--dsn x status": "pgembed has no option --dsn: write it behind the command: pgembed COMMAND",
-    "work --role worker": "pgembed work has no option --role: there are no roles; every machine runs",
+    "search a b --concurrency 3": "pgembed search has no option --concurrency: it belongs to",
+    "--dsn x status": "pgembed has no option --dsn: write it behind the command: pgembed",
+    "work --role worker": "pgembed work has no option --role: there are no roles; every machine",
     "db start --port 1": "pgembed db start has no option --port: it belongs to pgembed serve",
 }
 
