@@ -92,9 +92,7 @@ def test_stopped_worker_finishes_its_claim_and_leaves_the_rest_queued(
     assert re.search(r"^finishing [12] claims? \(up to 16 s\); Ctrl-C again gives", said, re.M), (
         said
     )
-    assert said.rstrip().endswith(
-        "interrupted; what was committed stays, and what is queued waits"
-    )
+    assert said.rstrip().endswith("interrupted; what was committed stays, and what is queued waits")
     done, pending, in_flight = progress(connection)
     assert done > 0
     assert (done + pending, in_flight) == (RECORDS, 0)
