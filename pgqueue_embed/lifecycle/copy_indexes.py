@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -16,7 +16,7 @@ from pgqueue_embed.db.names import Table
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.pipeline import Pipeline
-from pgqueue_embed.target.parts import drop_left_behind, index_whole, leaves
+from pgqueue_embed.target.parts import drop_left_behind, index_whole, leaves, parts_of
 from pgqueue_embed.target.unusable_indexes import dropped_if_broken_off
 
 INDEXES = """
@@ -59,30 +59,36 @@ def copy_indexes(connection: Connection, old: Pipeline, new: Pipeline) -> list[s
     return built
 
 
-def index_names(connection: Connection, old: Pipeline, new: Pipeline) -> list[tuple[str, str]]:
+# Of a table and its parts, what each index is of and how it is called.
+IndexNames = Mapping[Table, Sequence[tuple[str, str]]]
+
+
+def index_names(connection: Connection, old: Pipeline, new: Pipeline) -> IndexNames:
     """Return what the old target's indexes are of, for the vectors of the new one, and called."""
-    return [
-        (_for_vectors(each.body, old, new), each.name) for each in _indexes(connection, old.target)
-    ]
+    return {
+        table: [
+            (_for_vectors(each.body, old, new), each.name) for each in _indexes(connection, table)
+        ]
+        for table in (old.target, *parts_of(connection, old.target))
+    }
 
 
-def take_index_names(
-    connection: Connection, table: Table, names: Iterable[tuple[str, str]]
-) -> None:
-    """Call the indexes of `table` as those of the table were in whose place it is.
+def take_index_names(connection: Connection, names: IndexNames) -> None:
+    """Call the indexes of tables as those of the tables were in whose place they are.
 
     PostgreSQL has named them, since the names were taken. One that is taken still is left as it is.
     """
-    unnamed = _indexes(connection, table)
-    for body, name in names:
-        index = next((each for each in unnamed if each.body == body), None)
-        if index is None:
-            continue
-        unnamed.remove(index)
-        if not connection.has_relation(Table(schema=table.schema, name=name)):
-            query = sql.SQL("alter index {} rename to {}")
-            index_now = sql.Identifier(table.schema, index.name)
-            connection.execute(query.format(index_now, sql.Identifier(name)))
+    for table in filter(connection.has_relation, names):
+        unnamed = _indexes(connection, table)
+        for body, name in names[table]:
+            index = next((each for each in unnamed if each.body == body), None)
+            if index is None:
+                continue
+            unnamed.remove(index)
+            if not connection.has_relation(Table(schema=table.schema, name=name)):
+                query = sql.SQL("alter index {} rename to {}")
+                index_now = sql.Identifier(table.schema, index.name)
+                connection.execute(query.format(index_now, sql.Identifier(name)))
 
 
 # What is indexed of smaller vectors has their dimensions in it.

@@ -62,7 +62,7 @@ class TableReplacement:
         self._exchange_own_views(connection, own)
         connection.execute(sql.SQL("drop table {}").format(parked.identifier))
         rename_all(connection, old, new)
-        take_index_names(connection, old, names)
+        take_index_names(connection, names)
         text = sql.Literal(comment[0] if comment else None)
         connection.execute(sql.SQL("comment on table {} is {}").format(old.identifier, text))
 
