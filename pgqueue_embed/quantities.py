@@ -39,9 +39,16 @@ def span(low_seconds: float, high_seconds: float) -> str:
     return f"{' '.join(first if is_alike else [*first, unit])} – {' '.join(last)}"
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share, 0 to 1, as ``68.2 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def size(byte_count: int | None) -> str:
-    """Return a number of bytes for reading: ``850 MB``, ``1.9 GB``, or nothing for None."""
+    """Return a number of bytes: ``40 kB``, ``850 MB``, ``1.9 GB``, or nothing for None."""
     if byte_count is None:
         return ""
     megabytes = byte_count / 1024**2
+    if 0 < megabytes < 1:
+        return f"{-(-byte_count // 1024)} kB"
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"

@@ -19,6 +19,7 @@ from pgqueue_embed.db.session import Connection
 from pgqueue_embed.embedding.rows import unit_rows
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.options import SampleOptions
+from pgqueue_embed.quantities import percent
 from pgqueue_embed.source.trust import trusting
 
 MIN_COSINE = SampleOptions.min_cosine
@@ -175,7 +176,7 @@ def check_agreement(candidate: Candidate, agreement: Agreement) -> None:
     if agreement.share >= LOWEST_SHARE:
         return
     what = (
-        f"of {len(cosines):,} vectors of {table}, {agreement.share:.0%} agree with"
+        f"of {len(cosines):,} vectors of {table}, {percent(agreement.share, 0)} agree with"
         f" {candidate.identity.name} (median cosine {agreement.median:.4f}, --min-cosine"
         f" {agreement.min_cosine:g})"
     )

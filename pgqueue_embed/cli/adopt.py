@@ -12,7 +12,7 @@ from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.errors import UsageError
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import SampleOptions
-from pgqueue_embed.quantities import count
+from pgqueue_embed.quantities import count, percent
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _compare(
     if compared:
         say(
             f"compared with {candidate.identity.name}: median cosine {agreement.median:.4f}, lowest"
-            f" {agreement.cosines.min():.4f}, {agreement.share:.1%} of at least"
+            f" {agreement.cosines.min():.4f}, {percent(agreement.share)} of at least"
             f" {agreement.min_cosine:g}"
         )
     check_agreement(candidate, agreement)

@@ -10,7 +10,7 @@ from pgqueue_embed.cli import pipeline_options as options
 from pgqueue_embed.cli.display import console, plain_table, print_json, progress_console
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.quantities import duration, size
+from pgqueue_embed.quantities import duration, percent, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,7 +121,7 @@ def _sampled(found: Estimate) -> str:
         return f"all {found.records:,} records were looked at"
     return (
         f"from {found.sampled:,} records, drawn at random: in 95 of 100 such samples the numbers of"
-        f" chunks and tokens are right to ± {max(found.margin, 0.001):.1%}"
+        f" chunks and tokens are right to ± {percent(max(found.margin, 0.001))}"
     )
 
 

@@ -14,6 +14,7 @@ from pgqueue_embed.cli.display import console, one_line, print_json, say
 from pgqueue_embed.cli.options import connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.cli.search_options import WantedSearch
+from pgqueue_embed.quantities import percent
 from pgqueue_embed.untrusted.plain_json import json_text
 from pgqueue_embed.vector_search.request import LEAST_COSINE, SearchRequest, no_vectors
 
@@ -170,8 +171,8 @@ def _warn_of_unknown_words(pipeline: Pipeline, share: float) -> None:
         from pgqueue_embed.source.unknown_tokens import READERS
 
         say(
-            f"warning: {pipeline.model} does not know {share:.0%} of the query's tokens, so what it"
-            f" finds means little; models for more languages: {READERS}",
+            f"warning: {pipeline.model} does not know {percent(share, 0)} of the query's tokens, so"
+            f" what it finds means little; models for more languages: {READERS}",
             fg="yellow",
             err=True,
         )

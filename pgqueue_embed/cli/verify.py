@@ -12,7 +12,7 @@ from pgqueue_embed.cli.options import OptionGroup, connected
 from pgqueue_embed.cli.pipeline_options import ModelPath, PipelineName
 from pgqueue_embed.pipeline.option import options_of
 from pgqueue_embed.pipeline.options import VerifyOptions
-from pgqueue_embed.quantities import count
+from pgqueue_embed.quantities import count, percent
 from pgqueue_embed.untrusted.shell import command
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def _sentence(found: Verification) -> str:
     )
     return (
         f"{agreeing:,} of {count(compared, 'vector')} agree with fp32 (cosine of at least"
-        f" {found.min_cosine:g}): {agreeing / compared:.1%}; of all stored ones {low:.1%} to"
-        f" {high:.1%} do, with 95 % confidence; lowest cosine {min(cosines):.4f}{outdated}"
+        f" {found.min_cosine:g}): {percent(agreeing / compared)}; of all stored ones"
+        f" {percent(low)} to {percent(high)} do, with 95 % confidence; lowest cosine {min(cosines):.4f}{outdated}"
     )
 
 

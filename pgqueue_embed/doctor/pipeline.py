@@ -20,6 +20,7 @@ from pgqueue_embed.lifecycle.follow_source import changed_types
 from pgqueue_embed.pipeline.catalog import why_paused
 from pgqueue_embed.pipeline.missing import if_renamed, missing_of
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.quantities import percent
 from pgqueue_embed.queue.adoptions import read_adoption
 from pgqueue_embed.queue.capture import is_on, lacking, misfiring
 from pgqueue_embed.source.trust import check_trust
@@ -228,7 +229,7 @@ def check_text(
     except PipelineFault as error:
         yield failed(pipeline.name, str(error))
         return
-    finding = f"{share:.1%} of the tokens in {pipeline.document} are unknown to the model"
+    finding = f"{percent(share)} of the tokens in {pipeline.document} are unknown to the model"
     if share < WORRYING_SHARE:
         yield ok(pipeline.name, finding)
         return

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from pgqueue_embed.chunking import Chunker
 from pgqueue_embed.db.session import Connection
 from pgqueue_embed.pipeline.pipeline import Pipeline
+from pgqueue_embed.quantities import percent
 from pgqueue_embed.source.read import source_names
 from pgqueue_embed.source.trust import trusting
 
@@ -47,7 +48,7 @@ def describe_unknown_tokens(
     if share < WORRYING_SHARE:
         return None
     return (
-        f"{pipeline.model} does not know {share:.0%} of the tokens in {pipeline.document} of"
-        f" {pipeline.source}: those parts cannot be found by search; a model that reads them:"
+        f"{pipeline.model} does not know {percent(share, 0)} of the tokens in {pipeline.document}"
+        f" of {pipeline.source}: those parts cannot be found by search; a model that reads them:"
         f" {READERS} (--model)"
     )

@@ -109,7 +109,7 @@ def test_command_shows_what_differs_and_tells_by_its_exit_code(
     assert ran.exit_code == 0
     (total,) = one_row(connection, "select count(*) from reports_vectors")
     assert ran.stdout.startswith(f"{total} of {total} vectors agree with fp32")
-    assert " to 100.0% do, with 95 % confidence" in ran.stdout
+    assert " to 100.0 % do, with 95 % confidence" in ran.stdout
     connection.execute(
         "update reports_vectors set embedding = array_fill(2, array[32])::vector"
         " where fulltext_id = 7 and chunk_index = 0"
