@@ -126,7 +126,8 @@ def _sentence(found: Verification) -> str:
     return (
         f"{agreeing:,} of {count(compared, 'vector')} agree with fp32 (cosine of at least"
         f" {found.min_cosine:g}): {percent(agreeing / compared)}; of all stored ones"
-        f" {percent(low)} to {percent(high)} do, with 95 % confidence; lowest cosine {min(cosines):.4f}{outdated}"
+        f" {percent(low)} to {percent(high)} do, with 95 % confidence; lowest cosine"
+        f" {min(cosines):.4f}{outdated}"
     )
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from pgqueue_embed.errors import UsageError
-from pgqueue_embed.pipeline.option import CALLED, shown
 from pgqueue_embed.untrusted.foreign_text import MOST_CHARACTERS, printable
 
 # Options that people know from MacM4VecFlow, and what does the same here.
@@ -27,9 +26,6 @@ GONE = {
 WORKING = ("pgembed", "pgembed work", "pgembed run")
 
 BEHIND = "write it behind the command: pgembed COMMAND"
-
-# The kinds of pydantic's errors begin with the type that was wanted.
-_WANTED = {type_.__name__: called for type_, called in CALLED.items()}
 
 
 @contextmanager
@@ -71,8 +67,13 @@ def _wrong_value(error: Any) -> str | None:
     param = getattr(error, "param", None)
     if faults is None or param is None:
         return None
+    # Imported late: every command reads this file.
+    from pgqueue_embed.pipeline.option import CALLED, shown
+
     fault = faults()[0]
-    wanted = _WANTED.get(fault["type"].partition("_")[0])
+    # The kinds of pydantic's errors begin with the type that was wanted.
+    type_name = fault["type"].partition("_")[0]
+    wanted = {type_.__name__: called for type_, called in CALLED.items()}.get(type_name)
     if wanted is None:
         return None
     return f"{max(param.opts, key=len)} {shown(fault['input'])}: give {wanted}"
