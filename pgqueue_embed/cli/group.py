@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperGroup, TyperOption
 
-from pgqueue_embed.cli.wrong_arguments import said_in_one_line
+from pgqueue_embed.errors import UsageError
 
 
 class OneLineGroup(TyperGroup):
@@ -14,13 +16,28 @@ class OneLineGroup(TyperGroup):
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Read the arguments in front of the command."""
-        with said_in_one_line():
+        with _said_in_one_line():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Read the arguments of the command, and run it."""
-        with said_in_one_line(ctx):
+        with _said_in_one_line(ctx):
             return super().invoke(ctx)
+
+
+@contextmanager
+def _said_in_one_line(context: Any = None) -> Iterator[None]:
+    """Raise UsageError for arguments that typer cannot read."""
+    try:
+        yield
+    except Exception as error:
+        # Of click, or of the copy of it that typer brings along, by its version. Without any
+        # argument the help is shown.
+        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        from pgqueue_embed.cli.wrong_arguments import in_one_line
+
+        raise UsageError(in_one_line(error, context)) from None
 
 
 def show_no_type_of_flags() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from pgqueue_embed.errors import UsageError
+from pgqueue_embed.pipeline.option import CALLED, shown
 from pgqueue_embed.untrusted.foreign_text import MOST_CHARACTERS, printable
 
 # Options that people know from MacM4VecFlow, and what does the same here.
@@ -28,20 +27,15 @@ WORKING = ("pgembed", "pgembed work", "pgembed run")
 BEHIND = "write it behind the command: pgembed COMMAND"
 
 
-@contextmanager
-def said_in_one_line(group: Any = None) -> Iterator[None]:
-    """Raise UsageError for arguments that cannot be read, which typer would print in a box.
+def in_one_line(error: Any, group: Any = None) -> str:
+    """Return what is wrong with arguments, where typer would print a box.
 
     `group` is the context that reads those of a command.
     """
-    try:
-        yield
-    except Exception as error:
-        # Of click, or of the copy of it that typer brings along, by its version. Without any
-        # argument the help is shown.
-        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
-            raise
-        raise UsageError(_line(error, _command(getattr(error, "ctx", None), group))) from None
+    command = _command(getattr(error, "ctx", None), group)
+    told = _where_it_is(error, command) or _wrong_value(error) or error.format_message()
+    line = printable(told, MOST_CHARACTERS).rstrip(".")
+    return f"{line[:1].lower()}{line[1:]} (see {command} --help)"
 
 
 def _command(context: Any, group: Any) -> str:
@@ -55,21 +49,12 @@ def _command(context: Any, group: Any) -> str:
     return " ".join(("pgembed", *reversed(names)))
 
 
-def _line(error: Any, command: str) -> str:
-    told = _where_it_is(error, command) or _wrong_value(error) or error.format_message()
-    line = printable(told, MOST_CHARACTERS).rstrip(".")
-    return f"{line[:1].lower()}{line[1:]} (see {command} --help)"
-
-
 def _wrong_value(error: Any) -> str | None:
     """Return which value of which argument is not of its type; None for another error."""
     faults = getattr(error.__cause__, "errors", None)
     param = getattr(error, "param", None)
     if faults is None or param is None:
         return None
-    # Imported late: every command reads this file.
-    from pgqueue_embed.pipeline.option import CALLED, shown
-
     fault = faults()[0]
     # The kinds of pydantic's errors begin with the type that was wanted.
     type_name = fault["type"].partition("_")[0]
