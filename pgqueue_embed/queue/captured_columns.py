@@ -106,18 +106,23 @@ where named.is_virtual and refobjsubid <> named.attnum
 order by 1
 """
 
-# PostgreSQL notes which columns a view uses, so it need not be guessed from the text. A use of the
-# row as a whole, ``source is not null``, leaves no note: it shows in the view's rule as a variable
-# with the number 0, and then every column counts. So it does where the condition asks for the
-# partition that a row lies in, by ``tableoid``: another value of any column may have moved it.
-USED = """
-select attname, bool_or(refobjsubid < 0 or ev_action::text like '%%:varattno 0 %%')
+# What a view uses of the source.
+OF_VIEW = """
 from pg_rewrite
 join pg_depend
     on classid = 'pg_rewrite'::regclass
     and objid = pg_rewrite.oid
     and refclassid = 'pg_class'::regclass
     and refobjid = %(source)s::regclass
+"""
+
+# PostgreSQL notes which columns a view uses, so it need not be guessed from the text. A use of the
+# row as a whole, ``source is not null``, leaves no note: it shows in the view's rule as a variable
+# with the number 0, and then every column counts. So it does where the condition asks for the
+# partition that a row lies in, by ``tableoid``: another value of any column may have moved it.
+USED = f"""
+select attname, bool_or(refobjsubid < 0 or ev_action::text like '%%:varattno 0 %%')
+{OF_VIEW}
 join pg_attribute
     on attrelid = refobjid
     and attnum > 0
@@ -128,15 +133,10 @@ group by attname
 
 
 # Where the row is used as a whole, it is not known whether that is for the column.
-NAMED = """
+NAMED = f"""
 select exists (
     select
-    from pg_rewrite
-    join pg_depend
-        on classid = 'pg_rewrite'::regclass
-        and objid = pg_rewrite.oid
-        and refclassid = 'pg_class'::regclass
-        and refobjid = %(source)s::regclass
+    {OF_VIEW}
     join pg_attribute on attrelid = refobjid and attnum = refobjsubid
     where ev_class = %(view)s::regclass and attname = %(column)s
 )
